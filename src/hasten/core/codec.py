@@ -1,0 +1,90 @@
+"""How pictures in [0, 1] become what the network sees, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+
+from hasten.core.errors import require, require_whole
+from hasten.core.registry import Registry
+
+Shape = tuple[int, int, int]
+
+
+class Codec(ABC):
+    """``encode``: pictures (n, c, h, w) in [0, 1] to the network's space; ``decode``: back."""
+
+    part_name: ClassVar[str]
+
+    @abstractmethod
+    def encode(self, pictures: torch.Tensor) -> torch.Tensor: ...
+
+    @abstractmethod
+    def decode(self, latents: torch.Tensor) -> torch.Tensor: ...
+
+    @abstractmethod
+    def encoded_shape(self, shape: Shape) -> Shape:
+        """(c, h, w) in the network's space for pictures of ``shape``."""
+
+    @abstractmethod
+    def decoded_shape(self, shape: Shape) -> Shape:
+        """(c, h, w) of the pictures for a network's ``shape``."""
+
+
+codecs: Registry[Codec] = Registry("codec")
+
+
+@codecs.add("identity")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Identity(Codec):
+    """Pixels in [-1, 1]."""
+
+    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+        return pictures * 2 - 1
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return (latents * 0.5 + 0.5).clamp(0, 1)
+
+    def encoded_shape(self, shape: Shape) -> Shape:
+        return shape
+
+    def decoded_shape(self, shape: Shape) -> Shape:
+        return shape
+
+
+@codecs.add("pixel-unshuffle")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PixelUnshuffle(Codec):
+    """Pixels in [-1, 1], each ``factor`` x ``factor`` block moved into channels (lossless).
+
+    A network on the smaller grid costs a fraction of one on the full grid.
+    """
+
+    factor: int = 2
+
+    def __post_init__(self) -> None:
+        require_whole("codec option factor", self.factor, 2, 64)
+
+    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+        return F.pixel_unshuffle(pictures * 2 - 1, self.factor)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return F.pixel_shuffle((latents * 0.5 + 0.5).clamp(0, 1), self.factor)
+
+    def encoded_shape(self, shape: Shape) -> Shape:
+        channels, height, width = shape
+        fits = height % self.factor == 0 and width % self.factor == 0
+        require(fits, f"codec pixel-unshuffle: {height}x{width} is no multiple of {self.factor}.")
+        return channels * self.factor**2, height // self.factor, width // self.factor
+
+    def decoded_shape(self, shape: Shape) -> Shape:
+        channels, height, width = shape
+        require(
+            channels % self.factor**2 == 0,
+            f"codec pixel-unshuffle: {channels} channels are no multiple of {self.factor**2}.",
+        )
+        return channels // self.factor**2, height * self.factor, width * self.factor

@@ -1,0 +1,65 @@
+"""The errors hasten raises: each one line that says what was asked, what is allowed, what to do."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+
+
+class HastenError(Exception):
+    """Anything hasten refuses; the command line turns it into one line and an exit status."""
+
+    exit_status = 1
+
+
+class UserError(HastenError, ValueError):
+    """The request cannot be met as asked; the message names the field and the mend."""
+
+    exit_status = 2
+
+
+class NonFiniteError(UserError):
+    """A latent or picture holds NaN or infinity; the message names the step and the part."""
+
+
+class TracingError(UserError):
+    """A walk did something that a Program cannot hold (it was not linear in what it was given)."""
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str:
+    """``allowed: a, b; did you mean 'a'?`` for an unknown ``word``."""
+    names = sorted(allowed)
+    close = difflib.get_close_matches(word, names, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return f"Allowed: {', '.join(names)}.{hint}"
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ``UserError(message)`` unless ``condition`` holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def require_whole(name: str, value: object, low: int, high: int) -> None:
+    """Raise unless ``value`` is a whole number with ``low <= value <= high``."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    require(
+        whole and low <= value <= high,  # type: ignore[operator]
+        f"{name} is {value!r}; it takes a whole number from {low} to {high}.",
+    )
+
+
+def require_number(name: str, value: object, low: float, high: float) -> None:
+    """Raise unless ``value`` is a finite number with ``low <= value <= high``."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    require(
+        number and math.isfinite(value) and low <= value <= high,  # type: ignore[arg-type, operator]
+        f"{name} is {value!r}; it takes a number from {low:g} to {high:g}.",
+    )
+
+
+def require_choice(name: str, value: object, allowed: Iterable[str]) -> None:
+    """Raise unless ``value`` is one of the words ``allowed``."""
+    names = list(allowed)
+    require(value in names, f"{name} is {value!r}. {nearest(str(value), names)}")

@@ -1,0 +1,120 @@
+"""Files that are whole or not there: written beside, checked by sha256, moved into place."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hasten.core.errors import UserError
+
+MANIFEST = "manifest.json"
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` so that a reader sees the old file or the new one, never a half."""
+    with _named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with beside.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in ``path``; a file that cannot be read names itself."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from error
+
+
+@contextlib.contextmanager
+def new_folder(target: Path, facts: dict[str, Any] | None = None) -> Iterator[Path]:
+    """A folder to fill, which becomes ``target`` with a sha256 manifest, or leaves nothing behind.
+
+    An existing ``target`` is replaced only once the new folder is complete and on the disk.
+    """
+    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    with _named(target):
+        try:
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+            yield beside
+            write_manifest(beside, facts)
+            _fsync_tree(beside)
+            old = target.with_name(f".{target.name}.{os.getpid()}.old")
+            if target.exists():
+                target.replace(old)
+            beside.replace(target)
+            _fsync(target.parent)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_manifest(folder: Path, facts: dict[str, Any] | None = None) -> None:
+    """List every file of ``folder`` with its size and sha256 in ``manifest.json``."""
+    files = {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    text = json.dumps({**(facts or {}), "files": files}, indent=1)
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """The manifest of ``folder``, after every file it lists was found whole.
+
+    Raises:
+        UserError: naming the first file that is missing, outside the folder, or changed.
+    """
+    manifest = read_json(folder / MANIFEST)
+    root = folder.resolve()
+    for name, facts in manifest["files"].items():
+        path = (folder / name).resolve()
+        if not path.is_relative_to(root) or not path.is_file():
+            raise UserError(f"{folder / name} is missing; copy or download the folder again.")
+        if path.stat().st_size != facts["bytes"] or sha256(path) != facts["sha256"]:
+            raise UserError(f"{folder / name} is damaged; copy or download the folder again.")
+    return manifest
+
+
+@contextlib.contextmanager
+def _named(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error.strerror or error}.") from error
+
+
+def _fsync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            _fsync(path)
+    _fsync(folder)
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

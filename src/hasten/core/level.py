@@ -1,0 +1,440 @@
+"""How noise is added over time: ``x = alpha * x0 + sigma * noise`` along a Path of Levels.
+
+A position runs along the path in the path's own unit (an index, a fraction, a sigma); a Level says
+how much signal and noise there is at that position, and which time the network knows it by. All
+numbers are float64. Every path is written once, in NumPy, for one position or an array of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hasten.core.errors import require, require_choice, require_number, require_whole
+from hasten.core.registry import Registry
+
+Array = NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Level:
+    """One noise level: the time ``t`` told to the network, and ``x = alpha * x0 + sigma * noise``."""
+
+    t: float
+    alpha: float
+    sigma: float
+
+    @property
+    def half_log_snr(self) -> float:
+        """lambda = log(alpha / sigma): +inf for a clean picture, -inf for pure noise."""
+        if self.sigma == 0:
+            return math.inf
+        return math.log(self.alpha / self.sigma) if self.alpha > 0 else -math.inf
+
+    @property
+    def ratio(self) -> float:
+        """sigma / alpha, the noise level of EDM and k-diffusion; inf for pure noise."""
+        return self.sigma / self.alpha if self.alpha > 0 else math.inf
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation of x for data of unit variance; a start is this times normal noise."""
+        return math.hypot(self.alpha, self.sigma)
+
+
+class Path(ABC):
+    """The levels between a clean picture and noise, by position.
+
+    ``noisy`` is the position of the noisiest level, ``low`` of the cleanest level the network was
+    trained at, ``clean`` of a picture without noise (sigma = 0).
+    """
+
+    part_name: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def noisy(self) -> float: ...
+
+    @property
+    @abstractmethod
+    def low(self) -> float: ...
+
+    @property
+    def clean(self) -> float:
+        return 0.0
+
+    @abstractmethod
+    def curve(self, position: Array) -> tuple[Array, Array, Array]:
+        """(t, alpha, sigma) at an array of positions."""
+
+    @abstractmethod
+    def position(self, half_log_snr: float) -> float:
+        """The position whose log(alpha / sigma) is ``half_log_snr``: the inverse of :meth:`at`."""
+
+    def at(self, position: float) -> Level:
+        """The level at one position."""
+        with np.errstate(divide="ignore"):
+            t, alpha, sigma = self.curve(np.asarray(position, np.float64))
+        return Level(float(t), float(alpha), float(sigma))
+
+    def config(self) -> dict[str, Any]:
+        """JSON from which :func:`path` makes the same path."""
+        return {"name": self.part_name, **dataclasses.asdict(self)}  # type: ignore[call-overload]
+
+
+paths: Registry[Path] = Registry("path")
+
+
+@paths.add("vp-linear")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VPLinear(Path):
+    """Variance preserving with linear beta, in continuous time (Song et al. 2011.13456, eq. 32).
+
+    Positions are fractions in [0, 1]; the network is told ``1000 * position``.
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    first: float = 1e-3
+
+    def __post_init__(self) -> None:
+        require_number("path option beta_min", self.beta_min, 1e-6, 1e3)
+        require_number("path option beta_max", self.beta_max, self.beta_min, 1e4)
+        require_number("path option first", self.first, 1e-6, 0.5)
+
+    @property
+    def noisy(self) -> float:
+        return 1.0
+
+    @property
+    def low(self) -> float:
+        return self.first
+
+    def curve(self, position: Array) -> tuple[Array, Array, Array]:
+        slope = self.beta_max - self.beta_min
+        log_alpha = -0.25 * position**2 * slope - 0.5 * position * self.beta_min
+        return 1000.0 * position, np.exp(log_alpha), np.sqrt(-np.expm1(2 * log_alpha))
+
+    def position(self, half_log_snr: float) -> float:
+        slope = self.beta_max - self.beta_min
+        log_alpha = -0.5 * np.logaddexp(0.0, -2.0 * half_log_snr)
+        # slope/4 p^2 + beta_min/2 p + log_alpha = 0, in the form that does not cancel.
+        root = math.sqrt(0.25 * self.beta_min**2 - slope * log_alpha)
+        return float(-2.0 * log_alpha / (0.5 * self.beta_min + root))
+
+
+@paths.add("vp-cosine")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VPCosine(Path):
+    """Variance preserving with the cosine curve (Nichol & Dhariwal 2102.09672, eq. 17).
+
+    Positions are fractions in [0, 1]; the network is told ``1000 * position``. At 1 there is no
+    signal left (alpha = 0), which an epsilon network cannot answer, so the path ends at ``end``.
+    """
+
+    offset: float = 0.008
+    end: float = 0.9946
+    first: float = 1e-3
+
+    def __post_init__(self) -> None:
+        require_number("path option offset", self.offset, 0.0, 0.5)
+        require_number("path option end", self.end, 0.5, 1.0)
+        require_number("path option first", self.first, 1e-6, 0.5)
+
+    @property
+    def noisy(self) -> float:
+        return self.end
+
+    @property
+    def low(self) -> float:
+        return self.first
+
+    @property
+    def _origin(self) -> float:
+        return math.cos(self.offset / (1 + self.offset) * math.pi / 2)
+
+    def curve(self, position: Array) -> tuple[Array, Array, Array]:
+        angle = (position + self.offset) / (1 + self.offset) * np.pi / 2
+        alpha = np.where(position >= 1.0, 0.0, np.minimum(np.cos(angle) / self._origin, 1.0))
+        return 1000.0 * position, alpha, np.sqrt(1 - alpha**2)
+
+    def position(self, half_log_snr: float) -> float:
+        alpha = math.exp(-0.5 * float(np.logaddexp(0.0, -2.0 * half_log_snr)))
+        angle = math.acos(alpha * self._origin)
+        return angle * 2 / math.pi * (1 + self.offset) - self.offset
+
+
+@paths.add("edm")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EDM(Path):
+    """Variance exploding, positions are sigma itself (Karras et al. 2206.00364).
+
+    The network is told ``log(sigma) / 4`` (their c_noise).
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+
+    def __post_init__(self) -> None:
+        require_number("path option sigma_min", self.sigma_min, 1e-8, 1e3)
+        require_number("path option sigma_max", self.sigma_max, self.sigma_min, 1e6)
+
+    @property
+    def noisy(self) -> float:
+        return self.sigma_max
+
+    @property
+    def low(self) -> float:
+        return self.sigma_min
+
+    def curve(self, position: Array) -> tuple[Array, Array, Array]:
+        return 0.25 * np.log(position), np.ones_like(position), position
+
+    def position(self, half_log_snr: float) -> float:
+        return math.exp(-half_log_snr)
+
+
+@paths.add("flow")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Flow(Path):
+    """Straight line from data to noise (Lipman et al. 2210.02747), with the resolution shift of
+    Esser et al. 2403.03206, eq. 23.
+
+    Positions are fractions before the shift; sigma is the shifted fraction, alpha = 1 - sigma, and
+    the network is told ``1000 * sigma``.
+    """
+
+    shift: float = 1.0
+    first: float = 1e-3
+
+    def __post_init__(self) -> None:
+        require_number("path option shift", self.shift, 1e-3, 1e3)
+        require_number("path option first", self.first, 1e-6, 0.5)
+
+    @property
+    def noisy(self) -> float:
+        return 1.0
+
+    @property
+    def low(self) -> float:
+        return self.first
+
+    def curve(self, position: Array) -> tuple[Array, Array, Array]:
+        sigma = self.shift * position / (1 + (self.shift - 1) * position)
+        return 1000.0 * sigma, 1.0 - sigma, sigma
+
+    def position(self, half_log_snr: float) -> float:
+        sigma = 1.0 / (1.0 + math.exp(half_log_snr))
+        return sigma / (self.shift - (self.shift - 1) * sigma)
+
+
+@paths.add("discrete")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Discrete(Path):
+    """The table ``alphas_cumprod`` of a discrete-time model (Ho et al. 2006.11239), read between
+    its entries too.
+
+    Positions are float indices and also the times told to the network: 0 is the first entry, -1 a
+    clean picture. Between two entries log-SNR is linear, as in k-diffusion and diffusers; next to
+    an end without noise or without signal, where log-SNR is infinite, the angle is.
+    """
+
+    alphas_cumprod: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        table = tuple(float(value) for value in self.alphas_cumprod)
+        object.__setattr__(self, "alphas_cumprod", table)
+        require(len(table) >= 2, "path option alphas_cumprod needs two entries or more.")
+        inside = all(0 <= value < 1 for value in table) and min(table[:-1]) > 0
+        falling = all(a > b for a, b in zip(table, table[1:], strict=False))
+        require(
+            inside and falling,
+            "path option alphas_cumprod must fall from below 1 to 0 or above; "
+            "give the cumulative product of (1 - beta).",
+        )
+
+    @property
+    def noisy(self) -> float:
+        return len(self.alphas_cumprod) - 1.0
+
+    @property
+    def low(self) -> float:
+        return 0.0
+
+    @property
+    def clean(self) -> float:
+        return -1.0
+
+    @functools.cached_property
+    def _angles(self) -> Array:
+        """Angle of each entry, tan(angle) = sigma / alpha, with the clean entry in front."""
+        table = np.asarray((1.0, *self.alphas_cumprod))
+        return np.arctan2(np.sqrt(1 - table), np.sqrt(table))
+
+    @functools.cached_property
+    def _half_log_snrs(self) -> Array:
+        with np.errstate(divide="ignore"):
+            return -np.log(np.tan(self._angles))[1:]
+
+    @property
+    def _last_finite(self) -> int:
+        return len(self.alphas_cumprod) - (2 if self.alphas_cumprod[-1] == 0 else 1)
+
+    def curve(self, position: Array) -> tuple[Array, Array, Array]:
+        index = np.arange(-1.0, len(self.alphas_cumprod))
+        angle = np.interp(position, index, self._angles)
+        last = self._last_finite
+        inside = (position >= 0) & (position <= last)
+        value = np.interp(position, index[1 : last + 2], self._half_log_snrs[: last + 1])
+        angle = np.where(inside, np.arctan(np.exp(-value)), angle)
+        alpha = np.where(angle >= np.pi / 2, 0.0, np.cos(angle))
+        return position * 1.0, alpha, np.sin(angle)
+
+    def position(self, half_log_snr: float) -> float:
+        index = np.arange(-1.0, len(self.alphas_cumprod))
+        last = self._last_finite
+        known = self._half_log_snrs[: last + 1]
+        if known[-1] <= half_log_snr <= known[0]:
+            return float(np.interp(half_log_snr, known[::-1], index[1 : last + 2][::-1]))
+        angle = math.atan(math.exp(-half_log_snr)) if half_log_snr > -700 else math.pi / 2
+        return float(np.interp(angle, self._angles, index))
+
+    def config(self) -> dict[str, Any]:
+        return {"name": "discrete", "alphas_cumprod": list(self.alphas_cumprod)}
+
+    @staticmethod
+    def from_betas(betas: Sequence[float] | Array, zero_terminal_snr: bool = False) -> Discrete:
+        """From the betas of DDPM; ``zero_terminal_snr`` rescales them (Lin et al. 2305.08891)."""
+        table = np.cumprod(1.0 - np.asarray(betas, np.float64))
+        if zero_terminal_snr:
+            root = np.sqrt(table)
+            table = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+        return Discrete(alphas_cumprod=tuple(table.tolist()))
+
+
+@paths.add("learned")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Learned(Path):
+    """A monotone network for log-SNR (Kingma et al. 2107.00630, appendix H).
+
+    Positions are fractions in [0, 1]; ``-2 lambda`` there is ``ends[0] + (ends[1] - ends[0]) *
+    shape(position)`` with a shape that rises from 0 to 1: ``scale * p + sum_k out_k *
+    sigmoid(slope_k * p + bias_k)``, normalised, all weights non-negative. The network is told
+    ``1000 * shape``, so that its time means the same while the shape is still being learned.
+    """
+
+    ends: tuple[float, float] = (-13.3, 5.0)
+    scale: float = 1.0
+    slope: tuple[float, ...] = ()
+    bias: tuple[float, ...] = ()
+    out: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("ends", "slope", "bias", "out"):
+            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+        require(self.ends[0] < self.ends[1], "path option ends must rise (least noise first).")
+        sizes = {len(self.slope), len(self.bias), len(self.out)}
+        require(len(sizes) == 1, "path options slope, bias and out must have one length.")
+        weights = (self.scale, *self.slope, *self.out)
+        require(self.scale > 0 and min(weights) >= 0, "a learned path needs weights >= 0.")
+
+    @property
+    def noisy(self) -> float:
+        return 1.0
+
+    @property
+    def low(self) -> float:
+        return 0.0
+
+    @property
+    def clean(self) -> float:
+        return -1.0
+
+    def _raw(self, position: Array) -> Array:
+        inner = np.multiply.outer(position, np.asarray(self.slope)) + np.asarray(self.bias)
+        return self.scale * position + (1 / (1 + np.exp(-inner))) @ np.asarray(self.out)
+
+    def _shape(self, position: Array) -> Array:
+        first, last = self._raw(np.asarray(0.0)), self._raw(np.asarray(1.0))
+        return (self._raw(position) - first) / (last - first)
+
+    def curve(self, position: Array) -> tuple[Array, Array, Array]:
+        shape = self._shape(np.clip(position, 0.0, 1.0))
+        gamma = self.ends[0] + (self.ends[1] - self.ends[0]) * shape
+        alpha, sigma = np.sqrt(1 / (1 + np.exp(gamma))), np.sqrt(1 / (1 + np.exp(-gamma)))
+        # Below 0 the path goes straight to a clean picture, as a table's entry before its first.
+        rest = np.clip(1 + position, 0.0, 1.0)
+        sigma = np.where(position < 0, sigma * rest, sigma)
+        return 1000.0 * shape, np.where(position < 0, np.sqrt(1 - sigma**2), alpha), sigma
+
+    def position(self, half_log_snr: float) -> float:
+        gamma = min(max(-2.0 * half_log_snr, self.ends[0]), self.ends[1])
+        target = (gamma - self.ends[0]) / (self.ends[1] - self.ends[0])
+        low, high = 0.0, 1.0
+        for _ in range(60):  # bisection to float64
+            middle = 0.5 * (low + high)
+            if float(self._shape(np.asarray(middle))) < target:
+                low = middle
+            else:
+                high = middle
+        return 0.5 * (low + high)
+
+
+def betas(schedule: str, count: int, start: float, end: float) -> Array:
+    """The named beta schedules of ``scheduler_config.json``, in float64."""
+    if schedule == "linear":
+        return np.linspace(start, end, count)
+    if schedule == "scaled_linear":
+        return np.linspace(math.sqrt(start), math.sqrt(end), count) ** 2
+    edges = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * np.pi / 2) ** 2
+    return np.minimum(1 - edges[1:] / edges[:-1], 0.999)
+
+
+def ddpm_path(levels: int = 1000) -> Discrete:
+    """The path as published in DDPM: ``levels`` betas from 1e-4 to 0.02."""
+    return Discrete.from_betas(betas("linear", levels, 1e-4, 0.02))
+
+
+def path(given: str | dict[str, Any] | Path) -> Path:
+    """A Path from a name (``"vp-linear"``, ``"flow(shift=3.0)"``, ``"ddpm"``), a dict as
+    :meth:`Path.config` gives it, or the dict of a diffusers ``scheduler_config.json``.
+
+    Raises:
+        UserError: unknown name, option or schedule.
+    """
+    if isinstance(given, Path):
+        return given
+    if isinstance(given, str):
+        return ddpm_path() if given.strip() == "ddpm" else paths.parse(given)
+    require(isinstance(given, dict), f"path is {given!r}; give a name or a dict.")
+    if "name" in given:
+        options = {key: value for key, value in given.items() if key != "name"}
+        return ddpm_path(**options) if given["name"] == "ddpm" else paths.make(given["name"], options)
+    return _from_scheduler(given)
+
+
+def _from_scheduler(config: dict[str, Any]) -> Path:
+    kind = str(config.get("_class_name", ""))
+    if "FlowMatch" in kind or config.get("prediction_type") == "flow_prediction":
+        shift = config.get("shift", config.get("flow_shift", 1.0))
+        return Flow(shift=float(shift or 1.0))
+    if kind.startswith("EDM"):
+        low, high = config.get("sigma_min", 0.002), config.get("sigma_max", 80.0)
+        return EDM(sigma_min=float(low), sigma_max=float(high))
+    if config.get("trained_betas") is not None:
+        return Discrete.from_betas(config["trained_betas"])
+    schedule = config.get("beta_schedule", "linear")
+    names = ["linear", "scaled_linear", "squaredcos_cap_v2"]
+    require_choice("scheduler_config.json beta_schedule", schedule, names)
+    count = config.get("num_train_timesteps", 1000)
+    require_whole("scheduler_config.json num_train_timesteps", count, 2, 100_000)
+    start, end = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
+    zero = bool(config.get("rescale_betas_zero_snr", False))
+    return Discrete.from_betas(betas(schedule, count, start, end), zero_terminal_snr=zero)

@@ -1,0 +1,73 @@
+"""A trained network with everything that is needed to sample from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from hasten.core.codec import Codec, Identity, Shape
+from hasten.core.errors import require, require_whole
+from hasten.core.level import Path
+from hasten.core.prediction import Prediction
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    """``net(x, t, cond)`` and what its answer means.
+
+    Attributes:
+        net: module that maps x (n, c, h, w), times t (n,) and labels (n,) or None to its prediction.
+        path: how noise is added over time.
+        prediction: what the network answers.
+        shape: (c, h, w) in the network's space.
+        codec: pictures in [0, 1] to the network's space and back.
+        labels: how many classes there are, None for a model without labels.
+        null_label: the label that stands for "no label", None where there is none.
+        learned_variance: the network answers 2c channels, the last c a variance (2102.09672).
+        name: what the user called it, for reports.
+        sha256: digest of the weights' file, "" for a module from memory.
+    """
+
+    net: torch.nn.Module
+    path: Path
+    prediction: Prediction
+    shape: Shape
+    codec: Codec = dataclasses.field(default_factory=Identity)
+    labels: int | None = None
+    null_label: int | None = None
+    learned_variance: bool = False
+    name: str = "module"
+    sha256: str = ""
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.net.parameters(), torch.empty(0)).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.net.parameters(), torch.empty(0)).dtype
+
+    @property
+    def picture_shape(self) -> Shape:
+        return self.codec.decoded_shape(self.shape)
+
+    def conditions(self, n: int, cond: Any) -> torch.Tensor | None:
+        """Labels (n,) from one label, a list of n, or None.
+
+        None means "no label" where the model knows that, and every class in turn where it does not.
+        """
+        if self.labels is None:
+            require(cond is None, f"cond is {cond!r}, but model {self.name!r} has no labels.")
+            return None
+        if cond is None:
+            every = torch.arange(n) % self.labels
+            return every if self.null_label is None else torch.full((n,), self.null_label)
+        given = cond.tolist() if isinstance(cond, torch.Tensor) else cond
+        labels = [given] * n if isinstance(given, int) else list(given)
+        require(len(labels) == n, f"cond has {len(labels)} labels for {n} pictures; give 1 or {n}.")
+        for label in labels:
+            require_whole("cond", label, 0, self.labels - 1)
+        return torch.tensor(labels)

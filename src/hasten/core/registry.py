@@ -1,0 +1,105 @@
+"""Names for parts: ``name`` or ``name(option=value, ...)``, the same in Python, YAML and the shell."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+from hasten.core.errors import UserError, nearest
+
+Part = TypeVar("Part")
+Class = TypeVar("Class", bound=type)
+
+
+class Registry(Generic[Part]):
+    """Parts of one kind by name; importing a part's file is what registers it.
+
+    A part is a frozen keyword-only dataclass: its fields are its options.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._classes: dict[str, type] = {}
+
+    def add(self, name: str) -> Callable[[Class], Class]:
+        """Class decorator that registers a part under ``name``; refuses a name twice."""
+
+        def register(cls: Class) -> Class:
+            if name in self._classes:
+                raise ValueError(f"two {self.kind}s are named {name!r}")
+            self._classes[name] = cls
+            cls.part_name = name  # type: ignore[attr-defined]
+            return cls
+
+        return register
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._classes)
+
+    def __getitem__(self, name: str) -> type:
+        if name not in self._classes:
+            raise UserError(f"{self.kind} {name!r} is unknown. {nearest(name, self._classes)}")
+        return self._classes[name]
+
+    def parse(self, text: str | Part) -> Part:
+        """The part that ``text`` names, or ``text`` itself when it is a part already.
+
+        Raises:
+            UserError: unknown name or option, or an option value the part refuses.
+        """
+        if not isinstance(text, str):
+            return text
+        name, options = self._split(text)
+        return self.make(name, options)
+
+    def make(self, name: str, options: dict[str, Any]) -> Part:
+        """The part ``name`` with ``options``; unknown options raise with the nearest name."""
+        cls = self[name]
+        allowed = [field.name for field in dataclasses.fields(cls) if field.init]
+        for option in options:
+            if option not in allowed:
+                has = nearest(option, allowed) if allowed else "It has no options."
+                raise UserError(f"{self.kind} {name!r} has no option {option!r}. {has}")
+        try:
+            return cls(**options)
+        except TypeError as error:
+            raise UserError(f"{self.kind} {name!r}: {error}") from error
+
+    def text(self, part: Part) -> str:
+        """The shortest text that :meth:`parse` turns back into ``part``."""
+        options = [
+            f"{field.name}={getattr(part, field.name)!r}"
+            for field in dataclasses.fields(part)  # type: ignore[arg-type]
+            if field.init and getattr(part, field.name) != _default(field)
+        ]
+        name: str = part.part_name  # type: ignore[attr-defined]
+        return f"{name}({', '.join(options)})" if options else name
+
+    def canonical(self, text: str | Part) -> str:
+        """``text`` with its options in order and the default ones left out."""
+        return self.text(self.parse(text))
+
+    def _split(self, text: str) -> tuple[str, dict[str, Any]]:
+        name, bracket, rest = text.strip().partition("(")
+        name = name.strip()
+        if not bracket:
+            return name, {}
+        self[name]
+        try:
+            call = ast.parse(f"part({rest}", mode="eval").body
+            if not isinstance(call, ast.Call) or call.args:
+                raise ValueError("options are written option=value")
+            pairs = [(word.arg, ast.literal_eval(word.value)) for word in call.keywords]
+        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
+            raise UserError(
+                f"{self.kind} {text!r} cannot be read; write it as '{name}(option=value)'."
+            ) from error
+        return name, {key: value for key, value in pairs if key is not None}
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default

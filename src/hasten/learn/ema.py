@@ -1,0 +1,30 @@
+"""An exponential moving average of weights, with a warm-up so that short runs forget the start."""
+
+from __future__ import annotations
+
+import torch
+
+
+class EMA:
+    """float32 average of a module's parameters; decay min(decay, (1 + n) / (10 + n))."""
+
+    def __init__(self, module: torch.nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.names = [name for name, _ in module.named_parameters()]
+        self.average = [value.detach().float().clone() for value in module.parameters()]
+
+    @torch.no_grad()
+    def update_(self, module: torch.nn.Module, step: int) -> None:
+        """Take in the weights after step ``step`` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        values = [value.detach().float() for value in module.parameters()]
+        torch._foreach_lerp_(self.average, values, 1 - decay)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The averages by parameter name."""
+        return dict(zip(self.names, self.average, strict=True))
+
+    def load_(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Put :meth:`tensors` back."""
+        for name, value in zip(self.names, self.average, strict=True):
+            value.copy_(tensors[name])

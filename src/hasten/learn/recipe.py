@@ -1,0 +1,130 @@
+"""A training recipe: a YAML file, checked before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import yaml
+
+from hasten.core.codec import codecs
+from hasten.core.errors import UserError
+from hasten.core.level import Path as NoisePath
+from hasten.core.level import path
+from hasten.core.prediction import prediction
+
+Whole = Annotated[int, pydantic.Field(ge=1)]
+Positive = Annotated[float, pydantic.Field(gt=0)]
+
+
+class Strict(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Strict):
+    """Where the pictures are; ``source`` is a parquet file, an image folder or a hub name."""
+
+    source: str
+    split: str = "train"
+    image: str = "image"
+    label: str | None = None
+    shape: tuple[Whole, Whole, Whole]
+    flip: bool = False
+
+
+class Optimizer(Strict):
+    """Adam with decoupled decay; the rate warms up linearly, then decays to 0 over the run."""
+
+    rate: Positive = 2e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: Annotated[float, pydantic.Field(ge=0)] = 0.0
+    batch: Whole = 128
+    warmup: Annotated[int, pydantic.Field(ge=0)] = 10_000
+    decay: Literal["none", "linear", "cosine"] = "linear"
+    clip: Positive = 1.0
+
+
+class Times(Strict):
+    """Where on the path to train: uniform in position, or ln(sigma / alpha) ~ Normal(mean, std)."""
+
+    law: Literal["uniform", "lognormal"] = "uniform"
+    mean: float = -1.2
+    std: Positive = 1.2
+
+
+class Recipe(Strict):
+    """All of a training run. Amounts are in pictures, so that they do not depend on the batch."""
+
+    name: Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    data: Data
+    network: dict[str, Any]
+    path: str | dict[str, Any] = "ddpm"
+    prediction: str = "epsilon"
+    codec: str = "identity"
+    labels: Whole | None = None
+    label_dropout: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.1
+    times: Times = Times()
+    optimizer: Optimizer = Optimizer()
+    pictures: Whole
+    ema: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.9999
+    precision: Literal["no", "bf16"] = "no"
+    channels_last: bool = True
+    compile: bool = False
+    seed: Annotated[int, pydantic.Field(ge=0)] = 0
+    checkpoint_every: Whole = 50_000
+    preview_every: Annotated[int, pydantic.Field(ge=0)] = 100_000
+    track: Literal["none", "tensorboard", "trackio"] = "none"
+
+    @pydantic.model_validator(mode="after")
+    def _parts_exist(self) -> Recipe:
+        path(self.path)
+        prediction(self.prediction)
+        codecs.parse(self.codec).encoded_shape(self.data.shape)
+        if (self.labels is None) != (self.data.label is None):
+            raise ValueError("labels and data.label go together: give both or neither")
+        return self
+
+    @property
+    def noise_path(self) -> NoisePath:
+        return path(self.path)
+
+    @property
+    def null_label(self) -> int | None:
+        return self.labels if self.labels is not None and self.label_dropout > 0 else None
+
+    @property
+    def steps(self) -> int:
+        return -(-self.pictures // self.optimizer.batch)
+
+
+def load_recipe(file: str | Path, **changes: Any) -> Recipe:
+    """The recipe in a YAML file, with ``changes`` on top (None is no change).
+
+    Raises:
+        UserError: naming the field that is wrong and what it takes.
+    """
+    try:
+        given = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"recipe {str(file)!r} cannot be read: {error}") from error
+    if not isinstance(given, dict):
+        raise UserError(f"recipe {str(file)!r} holds no fields; see recipes/mnist.yaml.")
+    for name, value in changes.items():
+        if value is not None:
+            *parents, last = name.split("__")
+            spot = given
+            for parent in parents:
+                spot = spot.setdefault(parent, {})
+            spot[last] = value
+    return checked(Recipe, given, f"recipe {str(file)!r}")
+
+
+def checked(kind: type[Any], given: dict[str, Any], what: str) -> Any:
+    """``kind`` from a dict; the first thing wrong becomes one line that names the field."""
+    try:
+        return kind.model_validate(given)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "fields"
+        raise UserError(f"{what}: {field}: {first['msg']}") from error
