@@ -1,0 +1,5 @@
+"""In what order a Program's questions are answered."""
+
+from hasten.executors.sequential import Sequential
+
+__all__ = ["Sequential"]

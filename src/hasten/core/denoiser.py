@@ -1,0 +1,90 @@
+"""What the network believes: ``denoiser(x, level, cond) -> x0``, and wrappers of that."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+
+from hasten.core.errors import UserError
+from hasten.core.level import Level
+from hasten.core.model import Model
+
+
+class Denoiser(Protocol):
+    """x (n, c, h, w) at ``level``, labels (n,) or None; returns x0 (n, c, h, w), float32."""
+
+    def __call__(self, x: torch.Tensor, level: Level, cond: Any = None) -> torch.Tensor: ...
+
+
+class Translated:
+    """A network's answer as x0, by the model's prediction; the network runs in ``dtype``."""
+
+    def __init__(self, model: Model, dtype: torch.dtype | None = None) -> None:
+        self.model = model
+        self.dtype = dtype or model.dtype
+
+    def raw(self, x: torch.Tensor, t: float, cond: Any = None) -> torch.Tensor:
+        """The network's own answer in float32 (2c channels where it learned a variance)."""
+        x = x if x.dtype == self.dtype else x.to(self.dtype)
+        times = torch.full((len(x),), t, dtype=torch.float32, device=x.device)
+        answer = self.model.net(x, times, cond)
+        return answer if answer.dtype == torch.float32 else answer.float()
+
+    def with_variance(
+        self, x: torch.Tensor, level: Level, cond: Any = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """x0, and the variance in [-1, 1] that the network learned."""
+        if not self.model.learned_variance:
+            raise UserError(
+                f"model {self.model.name!r} did not learn a variance; use ddpm(variance='small')."
+            )
+        x0, variance = self._x0(x, level, cond)
+        assert variance is not None
+        return x0, variance
+
+    def __call__(self, x: torch.Tensor, level: Level, cond: Any = None) -> torch.Tensor:
+        return self._x0(x, level, cond)[0]
+
+    def _x0(
+        self, x: torch.Tensor, level: Level, cond: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        here, variance = self.model.prediction.at(level), None
+        answer = self.raw(x if here.scale == 1.0 else x * here.scale, level.t, cond)
+        if self.model.learned_variance:
+            answer, variance = answer.chunk(2, dim=1)
+        if here.skip == 0:
+            return answer * here.out, variance
+        return (x * here.skip).add_(answer, alpha=here.out), variance
+
+
+class Guided:
+    """Classifier-free guidance (Ho & Salimans 2207.12598): null + scale * (cond - null), one call
+    of twice the batch."""
+
+    def __init__(self, denoiser: Translated, scale: float, null_label: int) -> None:
+        self.denoiser, self.scale, self.null_label = denoiser, scale, null_label
+
+    def raw(self, x: torch.Tensor, t: float, cond: Any = None) -> torch.Tensor:
+        return self.denoiser.raw(x, t, cond)
+
+    def __call__(self, x: torch.Tensor, level: Level, cond: Any = None) -> torch.Tensor:
+        labels = torch.cat([cond, torch.full_like(cond, self.null_label)])
+        wanted, null = self.denoiser(torch.cat([x, x]), level, labels).chunk(2)
+        return torch.lerp(null, wanted, self.scale)
+
+    def with_variance(
+        self, x: torch.Tensor, level: Level, cond: Any = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        raise UserError("guidance and a learned variance exclude each other; set guidance to 1.")
+
+
+class Counted:
+    """Any denoiser, counting its calls."""
+
+    def __init__(self, denoiser: Any) -> None:
+        self.denoiser, self.calls = denoiser, 0
+
+    def __call__(self, x: Any, level: Level, cond: Any = None) -> Any:
+        self.calls += 1
+        return self.denoiser(x, level, cond)

@@ -1,0 +1,239 @@
+"""A Program: a walk traced into a short table of numbers.
+
+Each row is one Ask with register names for latents. ``x`` is the start; a row gives its answers new
+names; ``output`` names the last x. The table says all there is to say about sampling, so a runtime
+is a loop over rows (:mod:`hasten.executors.sequential`), in any language.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Generator
+from typing import Any
+
+from hasten.core.ask import ASKS, Ask, Combine, Denoise, DenoiseWithVariance
+from hasten.core.errors import UserError, nearest, require
+from hasten.core.level import Level
+from hasten.core.linear import Linear
+
+Walk = Generator[Ask, Any, Any]
+FORMAT = "hasten-program-1"
+START = "x"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """``out = ask``."""
+
+    out: tuple[str, ...]
+    ask: Ask
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """Rows in order, the register that holds the result, and the level the start lies at."""
+
+    rows: tuple[Row, ...]
+    output: str
+    start: Level
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @functools.cached_property
+    def evaluations(self) -> int:
+        """Network calls for one picture (guidance doubles the cost of each, not their number)."""
+        return sum(row.ask.calls for row in self.rows)
+
+    @functools.cached_property
+    def draws(self) -> int:
+        """Noise latents drawn on the way."""
+        return sum(row.ask.op == "noise" for row in self.rows)
+
+    @functools.cached_property
+    def levels(self) -> tuple[Level, ...]:
+        """The levels the network is asked at, in order."""
+        return tuple(
+            row.ask.level
+            for row in self.rows
+            if isinstance(row.ask, (Denoise, DenoiseWithVariance))
+        )
+
+    @functools.cached_property
+    def frees(self) -> tuple[tuple[str, ...], ...]:
+        """For every row the registers that no later row reads: liveness, so memory is constant."""
+        last: dict[str, int] = {START: -1}
+        for index, row in enumerate(self.rows):
+            last.update(dict.fromkeys((*row.ask.reads(), *row.out), index))
+        last.pop(self.output)
+        frees: list[list[str]] = [[] for _ in self.rows]
+        for register, index in last.items():
+            if index >= 0:
+                frees[index].append(register)
+        return tuple(tuple(names) for names in frees)
+
+    @functools.cached_property
+    def peak(self) -> int:
+        """The most registers alive at once, the one being written included."""
+        alive, most = 1, 1
+        for row, dead in zip(self.rows, self.frees, strict=True):
+            alive += len(row.out)
+            most = max(most, alive)
+            alive -= len(dead)
+        return most
+
+    def to_json(self) -> str:
+        """JSON text; floats are written so that :meth:`from_json` gives the same bits."""
+        rows = [_row_out(row) for row in self.rows]
+        body = {"start": dataclasses.asdict(self.start), "output": self.output}
+        head = json.dumps({"format": FORMAT, **body})[:-1]
+        lines = ",\n ".join(json.dumps(row) for row in rows)
+        return f'{head}, "rows": [\n {lines}\n]}}\n'
+
+    @staticmethod
+    def from_json(text: str) -> Program:
+        """The Program in ``text``.
+
+        Raises:
+            UserError: no JSON, another format, an unknown op, a field missing, a register read
+                before it is written, a number that is not finite.
+        """
+        try:
+            given = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"program is no JSON: {error}") from error
+        known = isinstance(given, dict) and given.get("format") == FORMAT
+        require(known, f"program has no format {FORMAT!r}; make it again with hasten.trace.")
+        try:
+            rows = tuple(_row_in(row) for row in given["rows"])
+            return Program(rows, given["output"], Level(**given["start"]))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"program has a field missing or of the wrong kind: {error}") from error
+
+    def __str__(self) -> str:
+        return "\n".join([*(_line(row) for row in self.rows), f"out = {self.output}"])
+
+
+def trace_walk(walk: Walk, start: Linear, level: Level) -> Program:
+    """Run a walk on symbolic latents and write down what it asks.
+
+    Raises:
+        TracingError: the walk does something to a latent that is not linear.
+    """
+    tape = _Tape()
+    answers: Any = None
+    while True:
+        try:
+            ask = walk.send(answers)
+        except StopIteration as stop:
+            return Program(tuple(tape.rows), tape.register(stop.value), level)
+        answers = tape.record(ask)
+
+
+class _Tape:
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self._used: dict[str, int] = {START: 1}
+
+    def record(self, ask: Ask) -> Any:
+        registers = tuple(self.register(latent) for latent in ask.reads())
+        out = self._emit(ask.with_latents(registers))
+        answers = tuple(Linear({name: 1.0}) for name in out)
+        return answers if len(answers) > 1 else answers[0]
+
+    def register(self, latent: Linear) -> str:
+        """The register that holds ``latent``, computed by a new row where it has none yet."""
+        terms = {name: value for name, value in latent.terms.items() if value != 0.0}
+        if list(terms.values()) == [1.0]:
+            return next(iter(terms))
+        terms = terms or {START: 0.0}
+        (name,) = self._emit(Combine(tuple(terms), tuple(terms.values())))
+        latent.become_(name)
+        return name
+
+    def _emit(self, ask: Ask) -> tuple[str, ...]:
+        out = []
+        for letter in ask.answers:
+            number = self._used.get(letter, 0)
+            self._used[letter] = number + 1
+            out.append(f"{letter}{number}")
+        self.rows.append(Row(tuple(out), ask))
+        return tuple(out)
+
+
+def symbol() -> Linear:
+    """The symbolic start of a walk."""
+    return Linear({START: 1.0})
+
+
+def _check(program: Program) -> None:
+    require(len(program.rows) > 0, "program has no rows.")
+    known = {START}
+    for number, row in enumerate(program.rows):
+        for register in row.ask.reads():
+            if register not in known:
+                raise UserError(
+                    f"program row {number} reads {register!r} before a row has written it."
+                )
+        for name in row.out:
+            require(name not in known, f"program row {number} writes {name!r} a second time.")
+            known.add(name)
+        require(
+            len(row.out) == len(row.ask.answers),
+            f"program row {number}: {row.ask.op!r} gives {len(row.ask.answers)} answers.",
+        )
+        for value in _numbers(row.ask):
+            if not math.isfinite(value):
+                raise UserError(
+                    f"program row {number} holds {value}: the grid visits a level without "
+                    "signal or noise that its solver cannot cross. Use another grid."
+                )
+    require(program.output in known, f"program output {program.output!r} is written by no row.")
+
+
+def _numbers(ask: Ask) -> list[float]:
+    out: list[float] = []
+    for field in dataclasses.fields(ask):
+        value = getattr(ask, field.name)
+        if isinstance(value, Level):
+            out += [value.t, value.alpha, value.sigma]
+        elif field.name == "coefficients":
+            out += value
+        elif isinstance(value, float):
+            out.append(value)
+    return out
+
+
+def _row_out(row: Row) -> dict[str, Any]:
+    body = {field.name: getattr(row.ask, field.name) for field in dataclasses.fields(row.ask)}
+    for name, value in body.items():
+        if isinstance(value, Level):
+            body[name] = dataclasses.asdict(value)
+    return {"out": list(row.out), "op": row.ask.op, **body}
+
+
+def _row_in(given: dict[str, Any]) -> Row:
+    body = dict(given)
+    out, op = tuple(body.pop("out")), body.pop("op")
+    if op not in ASKS:
+        raise UserError(f"program has the unknown op {op!r}. {nearest(str(op), ASKS)}")
+    if "level" in body:
+        body["level"] = Level(**{key: float(value) for key, value in body["level"].items()})
+    for name, value in body.items():
+        if isinstance(value, list):
+            body[name] = tuple(value)
+    return Row(out, ASKS[op](**body))
+
+
+def _line(row: Row) -> str:
+    body = ", ".join(
+        f"{field.name}={getattr(row.ask, field.name)}" for field in dataclasses.fields(row.ask)
+    )
+    if isinstance(row.ask, Combine):
+        pairs = zip(row.ask.coefficients, row.ask.terms, strict=True)
+        body = " + ".join(f"{value:.6g} {name}" for value, name in pairs)
+        return f"{row.out[0]} = {body}"
+    return f"{', '.join(row.out)} = {row.ask.op}({body})"
