@@ -1,0 +1,73 @@
+"""hasten makes a trained diffusion model generate fast, and measures what that costs."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from hasten.adapters.load import load
+    from hasten.adapters.scheduler import ProgramScheduler
+    from hasten.core.errors import HastenError, NonFiniteError, TracingError, UserError
+    from hasten.core.level import Level, path
+    from hasten.core.model import Model
+    from hasten.core.plan import Plan
+    from hasten.core.prediction import prediction
+    from hasten.core.program import Program
+    from hasten.core.report import Report
+    from hasten.measuring.measure import measure
+    from hasten.sampler import Sampler, build, run, trace
+    from hasten.tuning.tune import tune
+
+_HOMES = {
+    "load": "hasten.adapters.load",
+    "ProgramScheduler": "hasten.adapters.scheduler",
+    "Sampler": "hasten.sampler",
+    "build": "hasten.sampler",
+    "run": "hasten.sampler",
+    "trace": "hasten.sampler",
+    "HastenError": "hasten.core.errors",
+    "NonFiniteError": "hasten.core.errors",
+    "TracingError": "hasten.core.errors",
+    "UserError": "hasten.core.errors",
+    "Level": "hasten.core.level",
+    "path": "hasten.core.level",
+    "Model": "hasten.core.model",
+    "Plan": "hasten.core.plan",
+    "prediction": "hasten.core.prediction",
+    "Program": "hasten.core.program",
+    "Report": "hasten.core.report",
+    "measure": "hasten.measuring.measure",
+    "tune": "hasten.tuning.tune",
+}
+
+__all__ = [
+    "HastenError",
+    "Level",
+    "Model",
+    "NonFiniteError",
+    "Plan",
+    "Program",
+    "ProgramScheduler",
+    "Report",
+    "Sampler",
+    "TracingError",
+    "UserError",
+    "build",
+    "load",
+    "measure",
+    "path",
+    "prediction",
+    "run",
+    "trace",
+    "tune",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Names are imported when they are first used, so that `hasten --help` does not wait for torch.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hasten' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,9 @@ from hasten.core.errors import require_choice
 Call = Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
-def _labelled(net: Any, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
+def _labelled(
+    net: Any, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None
+) -> torch.Tensor:
     return net(x, t, class_labels=cond, return_dict=False)[0]
 
 
@@ -24,10 +27,26 @@ def _plain(net: Any, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None
     return net(x, t) if cond is None else net(x, t, cond)
 
 
-FAMILIES: dict[str, Call] = {
-    "UNet2DModel": _labelled,
-    "DiTTransformer2DModel": _dit,
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """``labels``: the config option that counts its classes; ``null``: whether one more embedding
+    stands for "no label"."""
+
+    call: Call
+    labels: str
+    null: bool = False
+
+
+FAMILIES: dict[str, Family] = {
+    "UNet2DModel": Family(_labelled, "num_class_embeds"),
+    "DiTTransformer2DModel": Family(_dit, "num_embeds_ada_norm", null=True),
 }
+
+
+def family(module: torch.nn.Module) -> Family | None:
+    """The family of ``module`` or of a class it derives from; None for a plain module."""
+    names = [cls.__name__ for cls in type(module).__mro__]
+    return next((FAMILIES[name] for name in names if name in FAMILIES), None)
 
 
 class Network(torch.nn.Module):
@@ -36,7 +55,8 @@ class Network(torch.nn.Module):
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()
         self.module = module
-        self._call = FAMILIES.get(type(module).__name__, _plain)
+        known = family(module)
+        self._call = known.call if known else _plain
 
     def forward(
         self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None = None

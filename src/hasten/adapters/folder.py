@@ -54,7 +54,6 @@ def facts(model: Model) -> dict[str, Any]:
         "labels": model.labels,
         "null_label": model.null_label,
         "learned_variance": model.learned_variance,
-        **model.facts,
     }
 
 

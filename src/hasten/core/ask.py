@@ -32,8 +32,8 @@ class Machine(Protocol):
 class Ask:
     """One question.
 
-    ``latents``: its fields that hold latents; ``answers``: a letter for each answer, which names its
-    registers; ``calls``: whether the network has to be called for it.
+    ``latents``: its fields that hold latents; ``answers``: a letter for each answer, to name
+    its registers; ``calls``: whether the network has to be called for it.
     """
 
     op: ClassVar[str]
@@ -115,7 +115,8 @@ class Clip(Ask):
 @dataclasses.dataclass(frozen=True)
 class Scatter(Ask):
     """Noise times the standard deviation a network learned: ``noise * exp(log_variance / 2)``, with
-    log_variance between ``low`` and ``high`` as ``variance`` in [-1, 1] says (2102.09672, eq. 15)."""
+    log_variance between ``low`` and ``high`` as ``variance`` in [-1, 1] says (2102.09672, eq. 15).
+    """
 
     noise: Latent
     variance: Latent
@@ -176,6 +177,5 @@ class Network(Ask):
 
 
 ASKS: dict[str, type[Ask]] = {
-    kind.op: kind
-    for kind in (Denoise, DenoiseWithVariance, Noise, Clip, Scatter, Combine, Network)
+    kind.op: kind for kind in (Denoise, DenoiseWithVariance, Noise, Clip, Scatter, Combine, Network)
 }

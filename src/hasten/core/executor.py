@@ -20,7 +20,9 @@ class Executor(ABC):
     part_name: ClassVar[str]
 
     @abstractmethod
-    def run(self, program: Program, x: Any, machine: Machine, watch: Watch | None = None) -> Any: ...
+    def run(
+        self, program: Program, x: Any, machine: Machine, watch: Watch | None = None
+    ) -> Any: ...
 
 
-executors: Registry[Executor] = Registry("executor")
+executors: Registry[Executor] = Registry("executor", "hasten.executors")

@@ -23,4 +23,4 @@ class Grid(ABC):
         return tuple(path.at(place) for place in (*self.positions(path, steps), path.clean))
 
 
-grids: Registry[Grid] = Registry("grid")
+grids: Registry[Grid] = Registry("grid", "hasten.grids")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ Array = NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """One noise level: the time ``t`` told to the network, and ``x = alpha * x0 + sigma * noise``."""
+    """One noise level, ``x = alpha * x0 + sigma * noise``, and the time ``t`` told to the network."""
 
     t: float
     alpha: float
@@ -253,7 +254,7 @@ class Discrete(Path):
         object.__setattr__(self, "alphas_cumprod", table)
         require(len(table) >= 2, "path option alphas_cumprod needs two entries or more.")
         inside = all(0 <= value < 1 for value in table) and min(table[:-1]) > 0
-        falling = all(a > b for a, b in zip(table, table[1:], strict=False))
+        falling = all(a > b for a, b in itertools.pairwise(table))
         require(
             inside and falling,
             "path option alphas_cumprod must fall from below 1 to 0 or above; "
@@ -416,7 +417,9 @@ def path(given: str | dict[str, Any] | Path) -> Path:
     require(isinstance(given, dict), f"path is {given!r}; give a name or a dict.")
     if "name" in given:
         options = {key: value for key, value in given.items() if key != "name"}
-        return ddpm_path(**options) if given["name"] == "ddpm" else paths.make(given["name"], options)
+        return (
+            ddpm_path(**options) if given["name"] == "ddpm" else paths.make(given["name"], options)
+        )
     return _from_scheduler(given)
 
 

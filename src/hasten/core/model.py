@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path as Folder
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ class Model:
     """``net(x, t, cond)`` and what its answer means.
 
     Attributes:
-        net: module that maps x (n, c, h, w), times t (n,) and labels (n,) or None to its prediction.
+        net: module that maps x (n, c, h, w), times t (n,), labels (n,) or None to its prediction.
         path: how noise is added over time.
         prediction: what the network answers.
         shape: (c, h, w) in the network's space.
@@ -28,6 +29,7 @@ class Model:
         learned_variance: the network answers 2c channels, the last c a variance (2102.09672).
         name: what the user called it, for reports.
         sha256: digest of the weights' file, "" for a module from memory.
+        folder: where it was loaded from, None for a module from memory.
     """
 
     net: torch.nn.Module
@@ -40,7 +42,7 @@ class Model:
     learned_variance: bool = False
     name: str = "module"
     sha256: str = ""
-    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    folder: Folder | None = None
 
     @property
     def device(self) -> torch.device:

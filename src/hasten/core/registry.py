@@ -1,9 +1,10 @@
-"""Names for parts: ``name`` or ``name(option=value, ...)``, the same in Python, YAML and the shell."""
+"""Names for parts: ``name`` or ``name(option=value, ...)``, in Python, YAML and the shell alike."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -16,20 +17,29 @@ Class = TypeVar("Class", bound=type)
 class Registry(Generic[Part]):
     """Parts of one kind by name; importing a part's file is what registers it.
 
-    A part is a frozen keyword-only dataclass: its fields are its options.
+    A part is a frozen keyword-only dataclass: its fields are its options. ``folder`` is the package
+    whose import registers all parts that come with hasten; it is imported at the first look-up.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, folder: str | None = None) -> None:
         self.kind = kind
-        self._classes: dict[str, type] = {}
+        self._folder = folder
+        self._known: dict[str, type] = {}
+
+    @property
+    def _classes(self) -> dict[str, type]:
+        if self._folder is not None:
+            folder, self._folder = self._folder, None
+            importlib.import_module(folder)
+        return self._known
 
     def add(self, name: str) -> Callable[[Class], Class]:
         """Class decorator that registers a part under ``name``; refuses a name twice."""
 
         def register(cls: Class) -> Class:
-            if name in self._classes:
+            if name in self._known:
                 raise ValueError(f"two {self.kind}s are named {name!r}")
-            self._classes[name] = cls
+            self._known[name] = cls
             cls.part_name = name  # type: ignore[attr-defined]
             return cls
 

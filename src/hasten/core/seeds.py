@@ -7,7 +7,7 @@ import torch
 
 
 def generator(*key: int, device: str | torch.device = "cpu") -> torch.Generator:
-    """A fresh generator for ``key`` (say: seed, picture; or seed, step, rank), the same every time."""
+    """A fresh generator for ``key`` (seed, picture; or seed, step, rank), the same every time."""
     state = np.random.SeedSequence(key).generate_state(2, np.uint32)
     seed = int(state[0]) << 32 | int(state[1])
     return torch.Generator(device).manual_seed(seed)

@@ -34,7 +34,7 @@ class Solver(ABC):
         return self.stochastic
 
 
-solvers: Registry[Solver] = Registry("solver")
+solvers: Registry[Solver] = Registry("solver", "hasten.solvers")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

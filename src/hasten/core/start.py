@@ -19,4 +19,4 @@ class Start(ABC):
         """From standard normal ``noise`` (n, c, h, w)."""
 
 
-starts: Registry[Start] = Registry("start")
+starts: Registry[Start] = Registry("start", "hasten.starts")

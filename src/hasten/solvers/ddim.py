@@ -12,6 +12,7 @@ from hasten.core.errors import require_number
 from hasten.core.level import Level
 from hasten.core.program import Walk
 from hasten.core.solver import Solver, solvers
+from hasten.solvers.steps import ancestral_sigma, noise_in
 
 
 @solvers.add("ddim")
@@ -31,15 +32,9 @@ class DDIM(Solver):
     def walk(self, x: Latent, levels: Sequence[Level]) -> Walk:
         for here, there in pairwise(levels):
             x0 = yield Denoise(x, here)
-            noise = (x - here.alpha * x0) / here.sigma
             fresh = self.eta * ancestral_sigma(here, there)
-            x = there.alpha * x0 + math.sqrt(there.sigma**2 - fresh**2) * noise
+            kept = math.sqrt(there.sigma**2 - fresh**2)
+            x = there.alpha * x0 + kept * noise_in(x, x0, here)
             if fresh > 0:
                 x = x + fresh * (yield Noise())
         return x
-
-
-def ancestral_sigma(here: Level, there: Level) -> float:
-    """Standard deviation of the posterior q(x_there | x_here, x0) (eq. 16 with eta = 1)."""
-    kept = here.alpha / there.alpha * there.sigma / here.sigma
-    return there.sigma * math.sqrt(max(0.0, 1 - kept**2))

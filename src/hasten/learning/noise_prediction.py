@@ -11,7 +11,7 @@ import torch
 
 from hasten.core.level import Discrete, Level, Path
 from hasten.core.prediction import Prediction
-from hasten.learn.recipe import Times
+from hasten.learning.recipe import Times
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,7 @@ class NoisePrediction:
 
     path: Path
     prediction: Prediction
-    times: Times = Times()
+    times: Times = dataclasses.field(default_factory=Times)
     null_label: int | None = None
     label_dropout: float = 0.0
 

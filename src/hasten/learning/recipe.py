@@ -13,13 +13,10 @@ from hasten.core.errors import UserError
 from hasten.core.level import Path as NoisePath
 from hasten.core.level import path
 from hasten.core.prediction import prediction
+from hasten.core.strict import Strict
 
 Whole = Annotated[int, pydantic.Field(ge=1)]
 Positive = Annotated[float, pydantic.Field(gt=0)]
-
-
-class Strict(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
 class Data(Strict):
@@ -117,14 +114,4 @@ def load_recipe(file: str | Path, **changes: Any) -> Recipe:
             for parent in parents:
                 spot = spot.setdefault(parent, {})
             spot[last] = value
-    return checked(Recipe, given, f"recipe {str(file)!r}")
-
-
-def checked(kind: type[Any], given: dict[str, Any], what: str) -> Any:
-    """``kind`` from a dict; the first thing wrong becomes one line that names the field."""
-    try:
-        return kind.model_validate(given)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "fields"
-        raise UserError(f"{what}: {field}: {first['msg']}") from error
+    return Recipe(**given)

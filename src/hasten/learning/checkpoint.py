@@ -17,7 +17,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def save(run: Path, step: int, tensors: dict[str, Tensors], facts: dict[str, Any]) -> Path:
-    """Write ``run/step-N`` with one safetensors file for each of ``tensors``, then drop older ones."""
+    """Write ``run/step-N``, a safetensors file for each of ``tensors``; then drop older ones."""
     target = run / f"step-{step:09d}"
     with new_folder(target, {"step": step}) as folder:
         for name, group in tensors.items():

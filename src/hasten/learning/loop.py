@@ -22,10 +22,10 @@ from tqdm import tqdm
 from hasten.core.codec import Codec, codecs
 from hasten.core.errors import NonFiniteError, UserError
 from hasten.core.seeds import generator
-from hasten.learn import checkpoint
-from hasten.learn.data import Pictures, order
-from hasten.learn.ema import EMA
-from hasten.learn.recipe import Optimizer, Recipe
+from hasten.learning import checkpoint
+from hasten.learning.data import Pictures, order
+from hasten.learning.ema import EMA
+from hasten.learning.recipe import Optimizer, Recipe
 
 DROPOUT, DRAWS, FLIPS = 0, 1, 2  # streams of random numbers within one step
 

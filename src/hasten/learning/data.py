@@ -32,7 +32,9 @@ class Pictures:
         require(len(rows) > 0, "data holds no picture; name a file or folder that does.")
         self.shape = shape
         self._rows, self._image = rows, image
-        self.labels = None if label is None else torch.tensor(np.asarray(rows[label]), dtype=torch.long)
+        self.labels = (
+            None if label is None else torch.tensor(np.asarray(rows[label]), dtype=torch.long)
+        )
         self._all: torch.Tensor | None = None
         if len(rows) * int(np.prod(shape)) <= IN_MEMORY_BYTES:
             self._all = self._decode(np.arange(len(rows)))

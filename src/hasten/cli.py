@@ -1,0 +1,318 @@
+"""The command line: argument parsing over the functions of hasten, one verb a job.
+
+Data goes to stdout, progress to stderr. Exit status: 0 done, 2 the user's mistake (one line), 1
+ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import cyclopts
+
+if TYPE_CHECKING:
+    from hasten.core.model import Model
+    from hasten.core.plan import Plan
+
+Parameter = cyclopts.Parameter
+app = cyclopts.App(
+    name="hasten",
+    help="Make a trained diffusion model generate fast on this device, and measure what it costs.",
+    help_format="plaintext",
+    version_flags=["--version"],
+)
+Json = Annotated[bool, Parameter(name="--json", negative="")]
+PlanText = Annotated[str | None, Parameter(name="--plan")]
+Quiet = Annotated[bool, Parameter(name="--quiet", negative="")]
+
+
+@app.command
+def info(model: str | None = None, *, json_: Json = False) -> None:
+    """Show this machine, and a model if one is named.
+
+    Args:
+        model: builtin:NAME, a diffusers folder, or a hub id.
+        json_: print one JSON object.
+    """
+    from hasten.measuring.conditions import conditions
+
+    facts: dict[str, Any] = {"machine": conditions()}
+    if model is not None:
+        facts["model"] = _describe(_load(model))
+    if json_:
+        print(json.dumps(facts, indent=1))
+        return
+    for title, body in facts.items():
+        print(title)
+        for key, value in body.items():
+            print(f"  {key}: {value}")
+
+
+@app.command
+def sample(
+    model: str = "builtin:mnist",
+    *,
+    plan: PlanText = None,
+    n: int = 16,
+    seed: int = 0,
+    cond: int | None = None,
+    out: Path = Path("pictures"),
+    zoom: int = 4,
+    gif: Annotated[bool, Parameter(negative="")] = False,
+    device: str = "cpu",
+    json_: Json = False,
+) -> None:
+    """Make pictures: a grid, single files, and a GIF of the denoising if asked.
+
+    Args:
+        model: builtin:NAME, a diffusers folder, or a hub id.
+        plan: a plan file, or key=value,...
+        n: how many pictures.
+        seed: picture i depends on (seed, i) alone.
+        cond: a label; without one every class in turn.
+        out: the folder to write.
+        zoom: how many times larger the grid and the GIF show each pixel, 1 to 16.
+        gif: also write denoising.gif.
+        device: cpu, cuda, cuda:1, mps.
+        json_: print one JSON object.
+    """
+    from hasten.core.errors import require_whole
+    from hasten.pictures import grid, save_gif, save_png
+    from hasten.sampler import build
+
+    require_whole("n", n, 1, 100_000)
+    require_whole("zoom", zoom, 1, 16)
+    chosen = _plan(plan)
+    loaded = _load(model, device)
+    sampler = build(loaded, chosen)
+    labels = cond
+    if cond is None and loaded.labels is not None:
+        labels = [i % loaded.labels for i in range(n)]  # type: ignore[assignment]
+    frames: list[Any] = []
+
+    def watch(_: int, x0: Any) -> None:
+        if gif and len(x0) == n:
+            frames.append(grid(loaded.codec.decode(x0).cpu()))
+
+    pictures = sampler.sample(n, seed=seed, cond=labels, watch=watch, batch=n if gif else 64)
+    facts = {"model": loaded.name, "sha256": loaded.sha256, "seed": seed, "plan": chosen}
+    for index, picture in enumerate(pictures):
+        save_png(picture, out / f"{index:05d}.png", {**facts, "picture": index})
+    save_png(grid(pictures), out / "grid.png", facts, zoom)
+    written = [f"{n} pictures", "grid.png"]
+    if gif:
+        save_gif([*frames, grid(pictures)], out / "denoising.gif", zoom=zoom)
+        written.append("denoising.gif")
+    result = {**facts, "plan": chosen.model_dump(), "n": n, "out": str(out)}
+    print(json.dumps(result) if json_ else f"wrote {', '.join(written)} to {out}")
+
+
+@app.command
+def measure(
+    model: str = "builtin:mnist",
+    *,
+    plan: Annotated[list[str] | None, Parameter(name="--plan", negative="")] = None,
+    n: int = 64,
+    batch: int = 64,
+    seconds: float = 5.0,
+    device: str = "cpu",
+    json_: Json = False,
+) -> None:
+    """Measure what plans cost here and how far their pictures drift from the converged solution.
+
+    Args:
+        model: builtin:NAME, a diffusers folder, or a hub id.
+        plan: a plan file, or key=value,...; give it more than once to compare.
+        n: pictures for the drift; 0 measures cost alone.
+        batch: pictures at a time for the throughput.
+        seconds: time for each of latency and throughput.
+        device: cpu, cuda, cuda:1, mps.
+        json_: print one JSON object a plan.
+    """
+    from hasten.core.errors import require_number, require_whole
+    from hasten.measuring.drift import reference
+    from hasten.measuring.measure import measure as run
+
+    require_whole("n", n, 0, 100_000)
+    require_number("seconds", seconds, 0.0, 1e5)
+    plans = [_plan(text) for text in plan or [None]]
+    loaded = _load(model, device)
+    held: dict[float, Any] = {}
+    reports = []
+    for one in plans:
+        against = None
+        if n > 0 and not one.stochastic:
+            if one.guidance not in held:
+                held[one.guidance] = reference(loaded, n, guidance=one.guidance)
+            against = held[one.guidance]
+        report = run(loaded, one, n=n, against=against, batch=batch, seconds=seconds)
+        reports.append(report.to_dict())
+        if json_:
+            print(json.dumps(reports[-1]), flush=True)
+    if not json_:
+        from hasten.tuning.table import table
+
+        table(reports)
+
+
+@app.command
+def tune(
+    model: str = "builtin:mnist",
+    *,
+    minutes: float = 5.0,
+    max_drift: float = 0.05,
+    guidance: float = 1.0,
+    out: Path = Path("tuned"),
+    device: str = "cpu",
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the best plan for a model on this device, and write a report with pictures.
+
+    Args:
+        model: builtin:NAME, a diffusers folder, or a hub id.
+        minutes: the budget.
+        max_drift: how far pictures may be from the converged solution (RMSE, pixels in 0 to 1).
+        guidance: the classifier-free guidance scale that all plans use.
+        out: the folder to write; a second run there goes on where the first ended.
+        device: cpu, cuda, cuda:1, mps.
+        json_: print the result as one JSON object.
+        quiet: no progress bar.
+    """
+    from hasten.tuning.page import write_report
+    from hasten.tuning.table import table
+    from hasten.tuning.tune import tune as run
+
+    loaded = _load(model, device)
+    found = run(
+        loaded, minutes=minutes, max_drift=max_drift, guidance=guidance, out=out, quiet=quiet
+    )
+    write_report(found, loaded, out)
+    if json_:
+        print(json.dumps(found.to_dict()))
+        return
+    table(found.front)
+    print(found.why)
+    print(f"plan: {found.best}")
+    print(f"wrote plan.json, report.html, report.json and pictures to {out}")
+
+
+@app.command
+def train(
+    recipe: Path,
+    *,
+    data: str | None = None,
+    out: Path | None = None,
+    pictures: int | None = None,
+    minutes: float | None = None,
+    seed: int | None = None,
+    track: str | None = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model from a recipe; a second run with the same --out goes on where the first ended.
+
+    Args:
+        recipe: a YAML file, see recipes/.
+        data: a parquet file, a folder of pictures, or a hub name, in place of the recipe's.
+        out: the folder to write, runs/NAME by default.
+        pictures: how many pictures to see, in place of the recipe's.
+        minutes: a budget; the run's length is set from the rate of its first steps.
+        seed: in place of the recipe's.
+        track: none, tensorboard or trackio.
+        quiet: no progress bar.
+    """
+    from hasten.learning.recipe import load_recipe
+    from hasten.learning.train import train as run
+
+    changes = {"data__source": data, "pictures": pictures, "seed": seed, "track": track}
+    loaded = load_recipe(recipe, **changes)
+    folder = run(loaded, out or Path("runs") / loaded.name, minutes=minutes, quiet=quiet)
+    print(f"wrote {folder}")
+
+
+def _load(name: str, device: str = "cpu") -> Model:
+    from hasten.adapters.load import load
+
+    return load(name, device=_device(device))
+
+
+def _device(name: str) -> str:
+    import torch
+
+    from hasten.core.errors import UserError
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(
+            f"device {name!r} is not here; use 'cpu'"
+            + (", 'cuda'" if torch.cuda.is_available() else "")
+            + "."
+        ) from error
+    return name
+
+
+def _plan(text: str | None) -> Plan:
+    from hasten.core.plan import Plan
+
+    return Plan() if text is None else Plan.read(text)
+
+
+def _describe(model: Model) -> dict[str, Any]:
+    from hasten.core.prediction import predictions
+    from hasten.measuring.memory import weights_mb
+
+    channels, height, width = model.picture_shape
+    return {
+        "name": model.name,
+        "pictures": f"{height}x{width}, {channels} channel(s)",
+        "network": type(getattr(model.net, "module", model.net)).__name__,
+        "parameters": sum(value.numel() for value in model.net.parameters()),
+        "weights_mb": weights_mb(model.net),
+        "path": model.path.part_name,
+        "prediction": predictions.text(model.prediction),
+        "labels": model.labels,
+        "guidance": model.null_label is not None,
+        "sha256": model.sha256,
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of ``hasten``: run a verb and exit with its status."""
+    sys.exit(_status(arguments))
+
+
+def _status(arguments: list[str] | None) -> int:
+    from hasten.core.errors import HastenError
+
+    try:
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except cyclopts.CycloptsError as error:
+        return _fail(f"{error}", 2)
+    except HastenError as error:
+        return _fail(str(error), error.exit_status)
+    except KeyboardInterrupt:
+        return _fail("stopped", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # the last resort: one line, the traceback on request
+        if os.environ.get("HASTEN_TRACEBACK"):
+            traceback.print_exc()
+        what = f"{type(error).__name__}: {error}"
+        return _fail(f"{what} (a fault of hasten; HASTEN_TRACEBACK=1 shows where)", 1)
+    return 0
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"hasten: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""A Report: what a plan cost, what it gave, and the conditions it was measured under."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Seconds of repeated runs; ``first`` is the first of all, where compiling happens."""
+
+    first: float
+    median: float
+    p90: float
+    n: int
+    low: float
+    high: float
+
+    def milliseconds(self) -> dict[str, float]:
+        """As a Report shows it; ``low`` and ``high`` bound the median with 95% confidence."""
+        names = ("first", "median", "p90", "low", "high")
+        out: dict[str, float] = {name: round(getattr(self, name) * 1e3, 4) for name in names}
+        return {**out, "n": self.n}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Drift:
+    """Distance of pictures in [0, 1] from the model's own converged solution from the same noise.
+
+    ``rmse`` is the mean over pictures, ``low`` and ``high`` its 95% interval; ``features`` the same
+    distance in features, relative to the spread of the reference, None without a feature network.
+    """
+
+    rmse: float
+    low: float
+    high: float
+    n: int
+    reference: str
+    features: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """One plan on one model and device.
+
+    Attributes:
+        evaluations: network calls a picture; rounds: sequential batches of calls.
+        latency_ms: one picture at a time; throughput: pictures a second in batches.
+        drift: None for a plan that draws noise on the way.
+        peak_mb: the most memory the process (CPU) or the device held while sampling.
+        conditions: device, dtype in use, threads, versions.
+    """
+
+    plan: dict[str, Any]
+    key: str
+    model: str
+    evaluations: int | None
+    rounds: int | None
+    latency_ms: dict[str, float]
+    throughput: dict[str, float]
+    drift: Drift | None
+    peak_mb: float
+    weights_mb: float
+    conditions: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as ``--json`` prints it."""
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        """One JSON object."""
+        return json.dumps(self.to_dict(), indent=1)

@@ -1,0 +1,40 @@
+"""Positions as squares: more of them near the clean end."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from hasten.core.errors import require_number
+from hasten.core.grid import Grid, grids
+from hasten.core.level import Path
+from hasten.grids.checks import checked
+
+HARDLY_ANY_SIGNAL = 10.0
+
+
+@grids.add("quadratic")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quadratic(Grid):
+    """The "quad" spacing of DDIM's code (Song et al. 2010.02502, appendix D.2): the square of
+    evenly spaced numbers, between table entries too.
+
+    ``top`` is where it starts, as a share of the path. None is DDIM's 0.8 where that is noise
+    already (sigma > 10 alpha), else 1.
+    """
+
+    top: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.top is not None:
+            require_number("grid option top", self.top, 0.01, 1.0)
+
+    def positions(self, path: Path, steps: int) -> list[float]:
+        length = path.noisy - max(path.clean, -1.0) if path.low > path.clean else path.noisy
+        start = (0.8 if self.top is None else self.top) * length
+        if self.top is None and path.at(min(start, path.noisy)).ratio < HARDLY_ANY_SIGNAL:
+            start = path.noisy
+        start = min(start, path.noisy)
+        places = path.low + (start - path.low) * np.linspace(1.0, 0.0, steps) ** 2
+        return checked("quadratic", path, places.tolist())

@@ -1,0 +1,38 @@
+"""From noise levels sigma / alpha to a path's positions."""
+
+from __future__ import annotations
+
+import math
+
+from hasten.core.errors import require, require_number
+from hasten.core.level import Path
+from hasten.grids.checks import checked
+
+NOISIEST = 80.0
+"""Stands for a start without signal, whose ratio is infinite, when the levels after it are spaced."""
+
+
+def require_ends(low: float | None, high: float | None) -> None:
+    """Raise unless ``low`` and ``high`` can be the ends of a grid."""
+    for name, value in (("low", low), ("high", high)):
+        if value is not None:
+            require_number(f"grid option {name}", value, 1e-9, 1e9)
+    ordered = low is None or high is None or low < high
+    require(ordered, f"grid option low is {low!r}; it must be below high, which is {high!r}.")
+
+
+def ends(path: Path, low: float | None, high: float | None) -> tuple[float, float]:
+    """(high, low) ratios sigma / alpha, the path's own where none are given."""
+    noisiest = path.at(path.noisy).ratio
+    top = (noisiest if math.isfinite(noisiest) else NOISIEST) if high is None else high
+    return top, path.at(path.low).ratio if low is None else low
+
+
+def positions(name: str, path: Path, ratios: list[float], own: tuple[bool, bool]) -> list[float]:
+    """Positions of falling ``ratios``; where the (high, low) end is the path's ``own``, exactly its."""
+    places = [path.position(-math.log(ratio)) for ratio in ratios]
+    if own[1]:
+        places[-1] = path.low
+    if own[0]:
+        places[0] = path.noisy
+    return checked(name, path, places)

@@ -1,0 +1,59 @@
+"""Positions at equal distances."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from hasten.core.errors import require, require_choice, require_whole
+from hasten.core.grid import Grid, grids
+from hasten.core.level import Array, Discrete, Path
+from hasten.grids.checks import checked
+
+
+@grids.add("uniform")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Uniform(Grid):
+    """The spacings of Lin et al. 2305.08891, table 2.
+
+    On a table of 1000 levels with 10 steps: "trailing" is 999, 899, ..., 99; "leading" 900, ..., 0
+    plus ``offset``; "linspace" 999, 888, ..., 0, in whole numbers as diffusers has them while steps
+    are no more than levels. On a continuous path trailing is 1, 1 - 1/n, ..., 1/n of its length,
+    leading the same moved down to end at its lowest position. One step starts at the noisy end,
+    except where it leads.
+    """
+
+    spacing: str = "trailing"
+    offset: int = 0
+
+    def __post_init__(self) -> None:
+        spacings = ["trailing", "leading", "linspace"]
+        require_choice("grid option spacing", self.spacing, spacings)
+        require_whole("grid option offset", self.offset, 0, 100_000)
+        leads = self.offset == 0 or self.spacing == "leading"
+        require(leads, f"grid option offset is {self.offset}; it goes with spacing='leading' only.")
+
+    def positions(self, path: Path, steps: int) -> list[float]:
+        table = len(path.alphas_cumprod) if isinstance(path, Discrete) else 0
+        require(
+            self.offset == 0 or table > 0,
+            f"grid option offset is {self.offset}; it counts levels, and this path has no table.",
+        )
+        whole = steps <= table
+        places = self._places(path, steps, -1.0 if table else 0.0, whole)
+        return checked("uniform", path, (np.round(places) if whole else places).tolist())
+
+    def _places(self, path: Path, steps: int, origin: float, whole: bool) -> Array:
+        length = path.noisy - origin
+        if self.spacing == "leading":
+            stride = float(length // steps if whole else length / steps)
+            top = path.low + self.offset + (steps - 1) * stride
+            return np.linspace(min(top, path.noisy), path.low + self.offset, steps)
+        if self.spacing == "linspace":
+            return np.linspace(path.noisy, path.low, steps)
+        if origin + length / steps < path.low:  # more steps than the network has levels
+            return np.linspace(path.noisy, path.low, steps)
+        # Rounded as diffusers rounds: before the shift by one.
+        places = length - length * np.arange(steps) / steps
+        return (np.round(places) if whole else places) + origin

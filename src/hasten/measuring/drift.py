@@ -1,0 +1,89 @@
+"""Drift: how far a plan's pictures are from the model's own converged solution.
+
+Same start noise, no data needed. Every deterministic solver approximates one probability-flow ODE
+(Song et al. 2011.13456, eq. 13), so its solution with many evaluations is what all of them aim at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+
+from hasten.core.errors import UserError, require_whole
+from hasten.core.model import Model
+from hasten.core.plan import Plan
+from hasten.core.report import Drift
+from hasten.core.seeds import generator
+from hasten.measuring.features import FeatureNet
+from hasten.sampler import build
+
+REFERENCE = Plan(solver="dpmpp(order=3)", grid="log-snr", steps=150)
+NOISE_STREAM = 7
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reference:
+    """The converged pictures of ``n`` starts, to hold plans against.
+
+    ``pictures`` (n, c, h, w) in [0, 1] and ``noise`` (n, *model.shape); ``plan`` made them.
+    """
+
+    model: Model
+    plan: Plan
+    noise: torch.Tensor
+    cond: Any
+    pictures: torch.Tensor
+    features: FeatureNet | None = None
+
+    def first(self, n: int) -> Reference:
+        """The first ``n`` starts only, for cheap questions."""
+        cond = self.cond if self.cond is None else self.cond[:n]
+        small = {"noise": self.noise[:n], "pictures": self.pictures[:n], "cond": cond}
+        return dataclasses.replace(self, **small)
+
+    def drift(self, plan: Plan, pictures: torch.Tensor | None = None) -> Drift | None:
+        """The drift of ``plan`` (of ``pictures``, where they are made already)."""
+        if plan.stochastic:
+            return None
+        if pictures is None:
+            pictures = build(self.model, plan).sample(noise=self.noise, cond=self.cond)
+        apart = (pictures - self.pictures).square().mean(dim=(1, 2, 3)).sqrt().double()
+        n, middle = len(apart), float(apart.mean())
+        half = 1.96 * float(apart.std()) / math.sqrt(n) if n > 1 else math.inf
+        distance = None
+        if self.features is not None:
+            distance = self.features.distance(pictures, self.pictures)
+        return Drift(
+            rmse=middle,
+            low=max(0.0, middle - half),
+            high=middle + half,
+            n=n,
+            reference=str(self.plan),
+            features=distance,
+        )
+
+
+def reference(model: Model, n: int = 64, *, guidance: float = 1.0, seed: int = 0) -> Reference:
+    """The converged solution of ``n`` starts of ``model``; labels in turn where it has labels.
+
+    Raises:
+        UserError: the model's ODE cannot be solved from pure noise (an epsilon network whose path
+            ends without signal).
+    """
+    require_whole("n", n, 1, 100_000)
+    shape = model.shape
+    rows = [torch.randn(shape, generator=generator(seed, i, NOISE_STREAM)) for i in range(n)]
+    noise = torch.stack(rows)
+    cond = None if model.labels is None else [i % model.labels for i in range(n)]
+    plan = REFERENCE.model_copy(update={"guidance": guidance})
+    try:
+        pictures = build(model, plan).sample(noise=noise, cond=cond)
+    except UserError as error:
+        raise UserError(f"the reference solution cannot be made: {error}") from error
+    features = FeatureNet.for_model(model)
+    return Reference(
+        model=model, plan=plan, noise=noise, cond=cond, pictures=pictures, features=features
+    )

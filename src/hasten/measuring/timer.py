@@ -1,0 +1,63 @@
+"""Where every time in hasten comes from."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+
+from hasten.core.report import Timing
+
+
+def timed(
+    call: Callable[[], object],
+    *,
+    device: torch.device | str = "cpu",
+    repeats: int = 20,
+    warmup: int = 2,
+    seconds: float = math.inf,
+) -> Timing:
+    """Time ``call`` until ``repeats`` runs, or ``seconds`` once five runs are in.
+
+    The first run is reported apart (it compiles and fills caches), then ``warmup`` runs are thrown
+    away. The device is waited for around each run. The interval of the median is the binomial one
+    of order statistics, which assumes nothing about the distribution.
+    """
+    first = once(call, device)
+    for _ in range(warmup):
+        once(call, device)
+    times: list[float] = []
+    while len(times) < repeats and (sum(times) < seconds or len(times) < 5):
+        times.append(once(call, device))
+    return summary(first, times)
+
+
+def once(call: Callable[[], object], device: torch.device | str = "cpu") -> float:
+    """Seconds of one run, device included."""
+    _wait(device)
+    began = time.perf_counter()
+    call()
+    _wait(device)
+    return time.perf_counter() - began
+
+
+def summary(first: float, times: list[float]) -> Timing:
+    """Median, 90th percentile and the median's 95% interval of ``times``."""
+    ordered = sorted(times)
+    n = len(ordered)
+    half = 0.98 * math.sqrt(n)
+    low = max(0, math.floor(n / 2 - half))
+    high = min(n - 1, math.ceil(n / 2 + half))
+    middle = 0.5 * (ordered[(n - 1) // 2] + ordered[n // 2])
+    p90 = ordered[min(n - 1, math.ceil(0.9 * n) - 1)]
+    return Timing(first=first, median=middle, p90=p90, n=n, low=ordered[low], high=ordered[high])
+
+
+def _wait(device: torch.device | str) -> None:
+    kind = torch.device(device).type
+    if kind == "cuda":
+        torch.cuda.synchronize(device)
+    elif kind == "mps":
+        torch.mps.synchronize()

@@ -1,0 +1,204 @@
+"""build(model, plan) -> Sampler: the one place where a plan's parts meet a model."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from hasten.core.denoiser import Guided, Translated
+from hasten.core.errors import NonFiniteError, UserError, require, require_whole
+from hasten.core.executor import Executor, Watch, executors
+from hasten.core.level import Level, Path, path
+from hasten.core.model import Model
+from hasten.core.plan import Plan
+from hasten.core.program import Program
+from hasten.core.seeds import generator
+from hasten.core.solver import Solver
+from hasten.core.start import Start, starts
+from hasten.executors.sequential import Answers, drive
+
+START, WALK = 0, 1  # the two streams of random numbers of a picture
+
+
+def trace(plan: Plan, on: str | dict[str, Any] | Path) -> Program:
+    """The Program of a plan on a path (a Path, or anything :func:`hasten.path` takes)."""
+    return plan.trace(path(on))
+
+
+def build(model: Model, plan: Plan | None = None) -> Sampler:
+    """A Sampler that runs ``plan`` on ``model``; neither is changed.
+
+    Raises:
+        UserError: the plan asks for what the model does not have.
+    """
+    plan = plan or Plan()
+    dtype = getattr(torch, plan.dtype)
+    if dtype != model.dtype:
+        net = copy.deepcopy(model.net).to(dtype)
+        model = dataclasses.replace(model, net=net)
+    denoiser: Any = Translated(model, dtype)
+    if plan.guidance != 1.0:
+        if model.labels is None or model.null_label is None:
+            raise UserError(
+                f"guidance is {plan.guidance:g}, but model {model.name!r} was not trained with "
+                "dropped labels; set guidance to 1."
+            )
+        denoiser = Guided(denoiser, plan.guidance, model.null_label)
+    levels = plan.levels(model.path)
+    model.prediction.at(levels[0])  # refuses a start the network cannot answer at
+    return Sampler(
+        model=model,
+        plan=plan,
+        levels=levels,
+        solver=plan.crossing,
+        program=plan.trace(model.path) if plan.crossing.traceable else None,
+        denoiser=denoiser,
+        executor=executors.parse(plan.executor),
+        start=starts.parse(plan.start),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """Makes pictures: a model, a plan, and the Program (None where the solver has none)."""
+
+    model: Model
+    plan: Plan
+    levels: tuple[Level, ...]
+    solver: Solver
+    program: Program | None
+    denoiser: Any
+    executor: Executor
+    start: Start
+
+    @property
+    def evaluations(self) -> int | None:
+        """Network calls a picture, None where they depend on the data."""
+        return None if self.program is None else self.program.evaluations
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        n: int | None = None,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        cond: Any = None,
+        noise: torch.Tensor | None = None,
+        raw: bool = False,
+        batch: int = 64,
+        watch: Watch | None = None,
+    ) -> torch.Tensor:
+        """``n`` pictures (n, c, h, w) in [0, 1], float32, on the CPU.
+
+        Picture i depends on (seed, i) alone: not on n, batch, or its neighbours.
+
+        Args:
+            n: how many; by default as many as ``noise`` has, else 1.
+            seed: any whole number from 0 to 2**63 - 1.
+            first: the number of the first picture.
+            cond: a label, a list of n labels, or None.
+            noise: the caller's standard normal start (n, *model.shape) in place of the seed's.
+            raw: x0 as the network's space has it, neither decoded nor clipped.
+            batch: pictures at a time.
+            watch: called with (call, x0) after each network call.
+
+        Raises:
+            UserError: an argument is out of range.
+            NonFiniteError: the network's answer, named by its number, is not finite.
+        """
+        require_whole("seed", seed, 0, 2**63 - 1)
+        require_whole("batch", batch, 1, 1 << 20)
+        require_whole("first", first, 0, 2**31)
+        if n is None:
+            n = 1 if noise is None else len(noise)
+        require_whole("n", n, 1, 10_000_000)
+        shape = (n, *self.model.shape)
+        if noise is not None:
+            got, want = tuple(noise.shape), shape
+            require(got == want, f"noise has the shape {got}; this model and n take {want}.")
+        labels = self.model.conditions(n, cond)
+        out = []
+        for begin in range(0, n, batch):
+            part = slice(begin, min(begin + batch, n))
+            draw = Draws(seed, range(first + part.start, first + part.stop), self.model)
+            mine = draw(START) if noise is None else noise[part].to(self.model.device).float()
+            cond_part = None if labels is None else labels[part].to(self.model.device)
+            latents = self._crossed(mine, cond_part, lambda draw=draw: draw(WALK), watch)
+            if not raw:
+                latents = self.model.codec.decode(latents)
+            out.append(latents.cpu())
+        return torch.cat(out)
+
+    def pil(self, n: int | None = None, **options: Any) -> list[Any]:
+        """:meth:`sample` as PIL images."""
+        from hasten.pictures import to_pil
+
+        return [to_pil(picture) for picture in self.sample(n, **options)]
+
+    def _crossed(
+        self,
+        noise: torch.Tensor,
+        cond: torch.Tensor | None,
+        fresh: Callable[[], torch.Tensor],
+        watch: Watch | None,
+    ) -> torch.Tensor:
+        machine = Answers(self.denoiser, fresh, cond)
+        x = self.start.begin(noise, self.levels[0])
+        if self.program is None:
+            x = drive(self.solver.walk(x, self.levels), machine)
+        else:
+            x = self.executor.run(self.program, x, machine, watch)
+        machine.check()
+        return x
+
+
+class Draws:
+    """Noise for a batch, each picture from its own CPU generator, seeded by (seed, picture)."""
+
+    def __init__(self, seed: int, pictures: Sequence[int], model: Model) -> None:
+        self._streams = [
+            [generator(seed, picture, stream) for picture in pictures] for stream in (START, WALK)
+        ]
+        self._shape, self._device = model.shape, model.device
+
+    def __call__(self, stream: int) -> torch.Tensor:
+        generators = self._streams[stream]
+        out = torch.empty(len(generators), *self._shape)
+        for row, one in zip(out, generators, strict=True):
+            row.normal_(generator=one)
+        return out.to(self._device, non_blocking=True)
+
+
+def run(
+    program: Program,
+    denoiser: Callable[[Any, Level], Any],
+    noise: torch.Tensor,
+    *,
+    executor: str | Executor = "sequential",
+    seed: int = 0,
+) -> torch.Tensor:
+    """Run ``program`` with a callable ``denoiser(x, level) -> x0`` from standard normal ``noise``.
+
+    Returns the last latent; noise drawn on the way depends on (seed, place in the batch).
+    """
+    generators = [generator(seed, picture, WALK) for picture in range(len(noise))]
+
+    def fresh() -> torch.Tensor:
+        rows = [torch.randn(noise.shape[1:], generator=one) for one in generators]
+        return torch.stack(rows).to(noise)
+
+    machine = Answers(denoiser, fresh)
+    x = executors.parse(executor).run(program, noise * program.start.spread, machine)
+    machine.check()
+    return x
+
+
+def check_finite(pictures: torch.Tensor, what: str) -> None:
+    """Raise unless every value is finite; for what comes from outside a Sampler."""
+    if not bool(torch.isfinite(pictures).all()):
+        raise NonFiniteError(f"{what} holds NaN or infinity; nothing was written.")
