@@ -15,7 +15,8 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from hasten.core.errors import UserError, require
 from hasten.core.level import Level
-from hasten.core.prediction import Prediction, Translation, prediction, predictions
+from hasten.core.prediction import Prediction, Translation, predictions
+from hasten.core.prediction import prediction as as_prediction
 from hasten.core.program import START, Program
 
 Generators = torch.Generator | list[torch.Generator] | None
@@ -34,12 +35,11 @@ class ProgramScheduler(SchedulerMixin, ConfigMixin):
     Every network evaluation of the program is one step, so ``order`` is 1 for every solver and
     ``num_inference_steps`` has to be ``program.evaluations``. The program's own levels always rule:
     ``mu`` (a resolution shift that pipelines compute themselves) changes nothing, and ``timesteps``
-    or ``sigmas`` that name other levels are refused. The one exception are the evenly spaced sigmas
-    ``1, 1 - 1/n, ...`` that FluxPipeline and its like pass on their own when their caller gave none;
-    they mean "no choice was made" and are accepted unused.
+    or ``sigmas`` that name other levels are refused. The one exception are the evenly spaced
+    sigmas ``1, 1 - 1/n, ...`` that FluxPipeline and its like pass on their own when their caller
+    gave none; they mean "no choice was made" and are accepted unused.
 
-    Set it on a finished pipeline; DDPMPipeline and DDIMPipeline replace a scheduler that is given to
-    their constructor.
+    Set it on a finished pipeline: DDIMPipeline replaces a scheduler given to its constructor.
 
     Args:
         program: a Program, its JSON text, or that JSON as a dict.
@@ -60,7 +60,7 @@ class ProgramScheduler(SchedulerMixin, ConfigMixin):
         num_train_timesteps: int = 1000,
     ) -> None:
         self.program = _program(program)
-        self.prediction = _prediction(prediction)
+        self.prediction = as_prediction(prediction)
         self.register_to_config(
             program=json.loads(self.program.to_json()),
             prediction=predictions.text(self.prediction),
@@ -142,7 +142,6 @@ class ProgramScheduler(SchedulerMixin, ConfigMixin):
         self._scaled = sample * scale
         return self._scaled
 
-    @torch.no_grad()
     def step(
         self,
         model_output: torch.Tensor,
@@ -170,25 +169,23 @@ class ProgramScheduler(SchedulerMixin, ConfigMixin):
         require(not eta, f"eta is {eta}; the program fixes its own noise. Trace ddim(eta={eta}).")
         require(not use_clipped_model_output, "use_clipped_model_output: trace with clipping.")
         index = self._locate(timestep)
-        if self._step_index is None:
-            self._begin(index)
         self._require_scaled(index, sample)
-        rows, frees = self.program.rows, self.program.frees
-        (asked,) = rows[self._calls[index]].ask.reads()
+        rows, row = self.program.rows, self._calls[index]
+        (asked,) = rows[row].ask.reads()
         state = self._state(asked, sample)
         answer = _Answer(model_output.to(state.dtype), self._translations[index], state, generator)
-        if not self._values:
-            self._run(0, self._calls[0] if index == 0 else 0, {START: state}, answer)
+        if self._step_index is None:
+            self._begin(index, state, answer)
         self._values[asked] = state
         last = index + 1 == len(self._calls)
         stop = len(rows) if last else self._calls[index + 1]
-        self._run(self._calls[index], stop, {}, answer)
+        self._run(row, stop, answer)
         held = self.program.output if last else rows[stop].ask.reads()[0]
         after = self._values[held].to(sample.dtype)
         self._step_index = index + 1
         if last:
             self._values = {}
-        assert answer.x0 is not None and len(frees) == len(rows)
+        assert answer.x0 is not None
         x0 = answer.x0.to(sample.dtype)
         return ProgramSchedulerOutput(after, x0) if return_dict else (after, x0)
 
@@ -216,7 +213,7 @@ class ProgramScheduler(SchedulerMixin, ConfigMixin):
         self._scaled_for: int | None = None
         self._scaled: torch.Tensor | None = None
 
-    def _begin(self, index: int) -> None:
+    def _begin(self, index: int, state: torch.Tensor, answer: _Answer) -> None:
         self._require_start_at(index)
         spread = self.program.start.spread
         plain = index == 0 and not self._read_start
@@ -225,9 +222,11 @@ class ProgramScheduler(SchedulerMixin, ConfigMixin):
                 f"this program starts from noise of standard deviation {spread:.4g}, but the "
                 "pipeline did not ask for it (init_noise_sigma); use a path that starts at 1."
             )
+        if index == 0:
+            self._values = {START: state}
+            self._run(0, self._calls[0], answer)
 
-    def _run(self, first: int, stop: int, values: dict[str, torch.Tensor], answer: _Answer) -> None:
-        self._values.update(values)
+    def _run(self, first: int, stop: int, answer: _Answer) -> None:
         for number in range(first, stop):
             row = self.program.rows[number]
             given = [self._values[name] for name in row.ask.reads()]
@@ -246,9 +245,9 @@ class ProgramScheduler(SchedulerMixin, ConfigMixin):
         return sample.float()
 
     def _locate(self, timestep: Any) -> int:
-        if self._step_index is None:
-            return self._index_of(timestep) if self._begin_index is None else self._begin_index
-        index = self._step_index
+        index = self._begin_index if self._step_index is None else self._step_index
+        if index is None:
+            return self._index_of(timestep)
         if index >= len(self._calls):
             raise UserError(
                 f"the program is at its end after {len(self._calls)} steps; call set_timesteps "
@@ -351,10 +350,6 @@ def _program(given: Program | str | dict[str, Any] | None) -> Program:
         "config of another scheduler does not hold one).",
     )
     return Program.from_json(given if isinstance(given, str) else json.dumps(given))
-
-
-def _prediction(given: str | Prediction) -> Prediction:
-    return prediction(given)
 
 
 def _check(program: Program, calls: Sequence[int]) -> None:

@@ -85,14 +85,15 @@ def write_manifest(folder: Path, facts: dict[str, Any] | None = None) -> None:
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
-def verify(folder: Path) -> dict[str, Any]:
-    """The manifest of ``folder``, after every file it lists was found whole.
+def verify(folder: Path, root: Path | None = None) -> dict[str, Any]:
+    """The manifest of ``folder``, after every file it lists was found whole inside ``root`` (the
+    folder itself; a download cache keeps its files one level up, behind links).
 
     Raises:
         UserError: naming the first file that is missing, outside the folder, or changed.
     """
     manifest = read_json(folder / MANIFEST)
-    root = folder.resolve()
+    root = (root or folder).resolve()
     for name, facts in manifest["files"].items():
         path = (folder / name).resolve()
         if not path.is_relative_to(root) or not path.is_file():

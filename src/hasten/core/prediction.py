@@ -1,13 +1,13 @@
 """What a network predicts, translated to the clean picture x0.
 
 Every prediction in use is linear: ``x0 = skip * x + out * net(scale * x, t)``. So a prediction is a
-function from a Level to those three numbers; the training target follows from them.
+function from a Level to those three numbers; the training target follows from them. The formulas
+hold for a level of numbers and, in training, for a batch of levels as arrays or tensors.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -47,7 +47,8 @@ class Epsilon(Prediction):
     """The noise (Ho et al. 2006.11239, eq. 15)."""
 
     def at(self, level: Level) -> Translation:
-        if level.alpha == 0:
+        silent = level.alpha == 0
+        if silent if isinstance(silent, bool) else bool(silent.any()):
             raise UserError(
                 "prediction 'epsilon' says nothing about the picture at a level without signal "
                 "(alpha = 0); start the grid lower, or use a 'v', 'x0' or 'flow' network."
@@ -87,7 +88,8 @@ class FlowVelocity(Prediction):
 @predictions.add("edm")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preconditioned(Prediction):
-    """Unit-variance input and target (Karras et al. 2206.00364, table 1), on any path."""
+    """Unit-variance input and target (Karras et al. 2206.00364, table 1), for x on any path: theirs
+    is for x / alpha and sigma / alpha."""
 
     sigma_data: float = 0.5
 
@@ -95,14 +97,12 @@ class Preconditioned(Prediction):
         require_number("prediction option sigma_data", self.sigma_data, 1e-4, 1e4)
 
     def at(self, level: Level) -> Translation:
-        if level.alpha == 0:
-            return Translation(1.0 / level.sigma, 0.0, self.sigma_data)
-        sigma, data = level.ratio, self.sigma_data
-        total = math.hypot(sigma, data)
+        data = self.sigma_data
+        total = (level.sigma**2 + (data * level.alpha) ** 2) ** 0.5
         return Translation(
-            scale=1 / (total * level.alpha),
-            skip=data**2 / total**2 / level.alpha,
-            out=sigma * data / total,
+            scale=1 / total,
+            skip=data**2 * level.alpha / total**2,
+            out=data * level.sigma / total,
         )
 
 

@@ -129,7 +129,8 @@ def trace_walk(walk: Walk, start: Linear, level: Level) -> Program:
         try:
             ask = walk.send(answers)
         except StopIteration as stop:
-            return Program(tuple(tape.rows), tape.register(stop.value), level)
+            output = tape.register(stop.value)  # may add the last row
+            return Program(tuple(tape.rows), output, level)
         answers = tape.record(ask)
 
 

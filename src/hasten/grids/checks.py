@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from hasten.core.errors import require
-from hasten.core.level import Path
+from hasten.core.level import Discrete, Path
 
 
 def checked(name: str, path: Path, positions: Sequence[float]) -> list[float]:
@@ -28,4 +28,9 @@ def checked(name: str, path: Path, positions: Sequence[float]) -> list[float]:
         f"grid {name!r} visits {places[0]:g} to {places[-1]:g}; this path's positions lie between "
         f"{path.noisy:g} and {path.low:g}.",
     )
-    return places
+    return [min(max(place, path.low), path.noisy) for place in places]
+
+
+def entries(path: Path) -> int:
+    """How many levels the path's table has; 0 where time is continuous."""
+    return len(path.alphas_cumprod) if isinstance(path, Discrete) else 0

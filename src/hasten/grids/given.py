@@ -4,12 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 
+from hasten.core.errors import require, require_number
 from hasten.core.grid import Grid, grids
+from hasten.core.level import Path
+from hasten.grids.checks import checked
 
 
 @grids.add("given")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Given(Grid):
-    """``positions`` in the path's own unit, falling: one for each step."""
+    """Positions listed in ``at``, in the path's own unit, falling: one for each step."""
 
-    positions: tuple[float, ...] = ()  # type: ignore[assignment]
+    at: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        listed = isinstance(self.at, (tuple, list)) and len(self.at) > 0
+        require(listed, f"grid option at is {self.at!r}; give the positions as (999, 500, 1).")
+        for place in self.at:
+            require_number("grid option at", place, -1e9, 1e9)
+        object.__setattr__(self, "at", tuple(float(place) for place in self.at))
+
+    def positions(self, path: Path, steps: int) -> list[float]:
+        count = len(self.at)
+        require(
+            steps == count,
+            f"grid 'given' lists {count} positions and steps is {steps}; set steps={count}, "
+            "or list as many positions as steps.",
+        )
+        return checked("given", path, self.at)

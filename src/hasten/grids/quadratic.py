@@ -9,7 +9,7 @@ import numpy as np
 from hasten.core.errors import require_number
 from hasten.core.grid import Grid, grids
 from hasten.core.level import Path
-from hasten.grids.checks import checked
+from hasten.grids.checks import checked, entries
 
 HARDLY_ANY_SIGNAL = 10.0
 
@@ -31,10 +31,9 @@ class Quadratic(Grid):
             require_number("grid option top", self.top, 0.01, 1.0)
 
     def positions(self, path: Path, steps: int) -> list[float]:
-        length = path.noisy - max(path.clean, -1.0) if path.low > path.clean else path.noisy
-        start = (0.8 if self.top is None else self.top) * length
-        if self.top is None and path.at(min(start, path.noisy)).ratio < HARDLY_ANY_SIGNAL:
+        share = 0.8 if self.top is None else self.top
+        start = min(share * (entries(path) or path.noisy), path.noisy)
+        if self.top is None and path.at(start).ratio < HARDLY_ANY_SIGNAL:
             start = path.noisy
-        start = min(start, path.noisy)
         places = path.low + (start - path.low) * np.linspace(1.0, 0.0, steps) ** 2
         return checked("quadratic", path, places.tolist())

@@ -9,7 +9,7 @@ from hasten.core.level import Path
 from hasten.grids.checks import checked
 
 NOISIEST = 80.0
-"""Stands for a start without signal, whose ratio is infinite, when the levels after it are spaced."""
+"""Stands for the infinite ratio of a start without signal when the levels after it are spaced."""
 
 
 def require_ends(low: float | None, high: float | None) -> None:
@@ -29,7 +29,7 @@ def ends(path: Path, low: float | None, high: float | None) -> tuple[float, floa
 
 
 def positions(name: str, path: Path, ratios: list[float], own: tuple[bool, bool]) -> list[float]:
-    """Positions of falling ``ratios``; where the (high, low) end is the path's ``own``, exactly its."""
+    """Positions of falling ``ratios``; a (high, low) end that is the path's ``own`` is exact."""
     places = [path.position(-math.log(ratio)) for ratio in ratios]
     if own[1]:
         places[-1] = path.low

@@ -8,8 +8,8 @@ import numpy as np
 
 from hasten.core.errors import require, require_choice, require_whole
 from hasten.core.grid import Grid, grids
-from hasten.core.level import Array, Discrete, Path
-from hasten.grids.checks import checked
+from hasten.core.level import Array, Path
+from hasten.grids.checks import checked, entries
 
 
 @grids.add("uniform")
@@ -35,25 +35,24 @@ class Uniform(Grid):
         require(leads, f"grid option offset is {self.offset}; it goes with spacing='leading' only.")
 
     def positions(self, path: Path, steps: int) -> list[float]:
-        table = len(path.alphas_cumprod) if isinstance(path, Discrete) else 0
+        table = entries(path)
         require(
             self.offset == 0 or table > 0,
             f"grid option offset is {self.offset}; it counts levels, and this path has no table.",
         )
         whole = steps <= table
         places = self._places(path, steps, -1.0 if table else 0.0, whole)
-        return checked("uniform", path, (np.round(places) if whole else places).tolist())
+        return checked("uniform", path, places.tolist())
 
     def _places(self, path: Path, steps: int, origin: float, whole: bool) -> Array:
         length = path.noisy - origin
         if self.spacing == "leading":
-            stride = float(length // steps if whole else length / steps)
-            top = path.low + self.offset + (steps - 1) * stride
-            return np.linspace(min(top, path.noisy), path.low + self.offset, steps)
-        if self.spacing == "linspace":
-            return np.linspace(path.noisy, path.low, steps)
-        if origin + length / steps < path.low:  # more steps than the network has levels
-            return np.linspace(path.noisy, path.low, steps)
-        # Rounded as diffusers rounds: before the shift by one.
-        places = length - length * np.arange(steps) / steps
-        return (np.round(places) if whole else places) + origin
+            stride = length // steps if whole else (path.noisy - path.low) / max(steps - 1, 1)
+            stride = min(stride, length / steps)
+            return path.low + self.offset + stride * np.arange(steps, dtype=np.float64)[::-1]
+        if self.spacing == "trailing" and origin + length / steps >= path.low:
+            # Rounded before the origin is added, as diffusers does: halves go to the even number.
+            places = length - length * np.arange(steps, dtype=np.float64) / steps
+            return (np.round(places) if whole else places) + origin
+        places = np.linspace(path.noisy, path.low, steps)
+        return np.round(places) if whole else places

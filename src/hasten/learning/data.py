@@ -26,10 +26,14 @@ class Pictures:
     """
 
     def __init__(self, rows: Any, shape: Shape, image: str = "image", label: str | None = None):
+        import datasets
+
         for name in filter(None, (image, label)):
             have = nearest(name, rows.column_names)
             require(name in rows.column_names, f"data has no column {name!r}. {have}")
         require(len(rows) > 0, "data holds no picture; name a file or folder that does.")
+        if not isinstance(rows.features[image], datasets.Image):
+            rows = rows.cast_column(image, datasets.Image())
         self.shape = shape
         self._rows, self._image = rows, image
         self.labels = (

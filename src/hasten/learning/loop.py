@@ -28,6 +28,7 @@ from hasten.learning.ema import EMA
 from hasten.learning.recipe import Optimizer, Recipe
 
 DROPOUT, DRAWS, FLIPS = 0, 1, 2  # streams of random numbers within one step
+SETTLE = 10  # steps before the rate is measured
 
 
 class Objective(Protocol):
@@ -104,7 +105,8 @@ class Training:
             file=sys.stderr,
             mininterval=1.0,
         )
-        began, began_at = time.monotonic(), step
+        began = settled = time.monotonic()
+        measure = self.minutes is not None and step == 0
         recent = None
         while step < steps:
             _set_rate_(optimizer, recipe.optimizer, step, steps)
@@ -115,8 +117,11 @@ class Training:
             bar.update(batch)
             if step % 20 == 0 or step == steps:
                 self._log(accelerator, bar, recent, step)
-            if self.minutes is not None and step == began_at + 20 and began_at == 0:
-                steps = self._budget(step, time.monotonic() - began, steps)
+            if measure and step == SETTLE:
+                settled = time.monotonic()  # compiling and caching are over
+            if measure and step == 4 * SETTLE:
+                now = time.monotonic()
+                steps = self._budget(step, now - began, (now - settled) / (3 * SETTLE), steps)
                 bar.total = steps * batch
             if _due(step, batch, recipe.checkpoint_every) or step == steps:
                 self._save(accelerator, net, optimizer, ema, step, steps)
@@ -166,9 +171,10 @@ class Training:
         if self.recipe.track != "none":
             accelerator.log({"loss": value, "pictures": step * self.recipe.optimizer.batch}, step)
 
-    def _budget(self, step: int, seconds: float, steps: int) -> int:
+    def _budget(self, step: int, spent: float, each: float, steps: int) -> int:
+        """The run's length in steps: what fits into ``minutes``, at most the recipe's."""
         assert self.minutes is not None
-        return min(steps, max(step, int(step * self.minutes * 60 / max(seconds, 1e-3))))
+        return min(steps, max(step, step + int((self.minutes * 60 - spent) / each)))
 
     def _save(
         self, accelerator: Accelerator, net: Any, optimizer: Any, ema: EMA, step: int, steps: int

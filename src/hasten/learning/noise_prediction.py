@@ -9,7 +9,7 @@ import math
 import numpy as np
 import torch
 
-from hasten.core.level import Discrete, Level, Path
+from hasten.core.level import Array, Discrete, Level, Path
 from hasten.core.prediction import Prediction
 from hasten.learning.recipe import Times
 
@@ -33,38 +33,46 @@ class NoisePrediction:
     ) -> torch.Tensor:
         """Mean squared error of the network's answer; x0 is (n, c, h, w) in the network's space."""
         noise = torch.randn(x0.shape, generator=generator, device=x0.device)
-        numbers = self._numbers(len(x0), generator).to(x0.device)
-        t, alpha, sigma, scale, of_x0, of_noise = numbers.T
-        alpha, sigma, scale, of_x0, of_noise = (
-            column.view(-1, 1, 1, 1) for column in (alpha, sigma, scale, of_x0, of_noise)
+        positions = draw_positions(self.path, self.times, len(x0), generator)
+        level = Level(*self.path.curve(positions))
+        here = self.prediction.at(level)
+        t, alpha, sigma, scale, of_x0, of_noise = columns(
+            x0, level.t, level.alpha, level.sigma, here.scale, *here.target(level)
         )
-        if labels is not None and self.null_label is not None:
-            drop = torch.rand(len(x0), generator=generator, device=x0.device) < self.label_dropout
-            labels = labels.masked_fill(drop, self.null_label)
-        answer = net(scale * (alpha * x0 + sigma * noise), t, labels).float()
-        target = of_x0 * x0 + of_noise * noise
-        return torch.nn.functional.mse_loss(answer, target)
+        labels = drop_labels(labels, self.null_label, self.label_dropout, generator)
+        answer = net(scale * (alpha * x0 + sigma * noise), t.flatten(), labels).float()
+        return torch.nn.functional.mse_loss(answer, of_x0 * x0 + of_noise * noise)
 
-    def _numbers(self, n: int, generator: torch.Generator) -> torch.Tensor:
-        """float32 (n, 6): time, alpha, sigma, the network's input scale, and its target's parts."""
-        rows = []
-        for position in self._positions(n, generator):
-            level: Level = self.path.at(position)
-            here = self.prediction.at(level)
-            rows.append((level.t, level.alpha, level.sigma, here.scale, *here.target(level)))
-        return torch.tensor(rows, dtype=torch.float32)
 
-    def _positions(self, n: int, generator: torch.Generator) -> np.ndarray:
-        device = generator.device
-        if self.times.law == "lognormal":
-            normal = torch.randn(n, generator=generator, device=device).double().cpu().numpy()
-            log_ratio = self.times.mean + self.times.std * normal
-            low, high = self.path.at(self.path.low), self.path.at(self.path.noisy)
-            top = math.inf if high.alpha == 0 else math.log(high.ratio)
-            log_ratio = np.clip(log_ratio, math.log(low.ratio), top)
-            return np.array([self.path.position(-value) for value in log_ratio])
-        if isinstance(self.path, Discrete):
-            count = len(self.path.alphas_cumprod)
-            return torch.randint(count, (n,), generator=generator, device=device).cpu().numpy()
-        uniform = torch.rand(n, generator=generator, device=device).double().cpu().numpy()
-        return self.path.low + (self.path.noisy - self.path.low) * uniform
+def columns(x0: torch.Tensor, *values: Array | float) -> list[torch.Tensor]:
+    """A number for each picture, or one for all, as float32 (n, 1, 1, 1) on the device of x0."""
+    rows = [np.broadcast_to(np.asarray(value, np.float32), len(x0)) for value in values]
+    together = torch.from_numpy(np.stack(rows)).to(x0.device, non_blocking=True)
+    return [row.view(-1, 1, 1, 1) for row in together]
+
+
+def drop_labels(
+    labels: torch.Tensor | None, null: int | None, share: float, generator: torch.Generator
+) -> torch.Tensor | None:
+    """Labels with a ``share`` of them replaced by ``null`` (Ho & Salimans 2207.12598)."""
+    if labels is None or null is None:
+        return labels
+    drop = torch.rand(len(labels), generator=generator, device=labels.device) < share
+    return labels.masked_fill(drop, null)
+
+
+def draw_positions(path: Path, times: Times, n: int, generator: torch.Generator) -> Array:
+    """``n`` positions on ``path`` by the law of ``times``."""
+    device = generator.device
+    if times.law == "lognormal":
+        normal = torch.randn(n, generator=generator, device=device).double().cpu().numpy()
+        low, high = path.at(path.low).ratio, path.at(path.noisy).ratio
+        top = math.log(high) if math.isfinite(high) else math.inf
+        log_ratio = np.clip(times.mean + times.std * normal, math.log(low), top)
+        return np.array([path.position(-value) for value in log_ratio])
+    if isinstance(path, Discrete):
+        count = len(path.alphas_cumprod)
+        whole = torch.randint(count, (n,), generator=generator, device=device)
+        return whole.double().cpu().numpy()
+    uniform = torch.rand(n, generator=generator, device=device).double().cpu().numpy()
+    return path.low + (path.noisy - path.low) * uniform

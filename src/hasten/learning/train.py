@@ -11,11 +11,13 @@ from hasten.adapters.families import new_network
 from hasten.adapters.folder import save_folder
 from hasten.core.codec import codecs
 from hasten.core.errors import UserError
+from hasten.core.learned_path import Learned
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.prediction import prediction
 from hasten.learning.data import Pictures, load_rows
-from hasten.learning.loop import Training
+from hasten.learning.learned_path import LearnedPathPrediction, MonotoneShape, WithShape
+from hasten.learning.loop import Objective, Training
 from hasten.learning.noise_prediction import NoisePrediction
 from hasten.learning.recipe import Recipe
 from hasten.pictures import grid, save_png
@@ -35,21 +37,13 @@ def train(
         UserError: data that cannot be read, or a run of another recipe in ``out``.
     """
     out = Path(out)
-    net = initial_network(recipe)
-    model = as_model(recipe, net)
+    net, objective = prepared(recipe)
     data = recipe.data
     pictures = Pictures(load_rows(data.source, data.split), data.shape, data.image, data.label)
     _check_labels(recipe, pictures)
-    objective = NoisePrediction(
-        path=model.path,
-        prediction=model.prediction,
-        times=recipe.times,
-        null_label=recipe.null_label,
-        label_dropout=recipe.label_dropout,
-    )
 
     def preview(module: torch.nn.Module, seen: int) -> None:
-        del module  # it is model.net, with the averaged weights in place
+        model = as_model(recipe, module)
         n = 16 if recipe.labels is None else 2 * min(recipe.labels, 10)
         cond = None if recipe.labels is None else [i % recipe.labels for i in range(n)]
         sheet = grid(build(model, PREVIEW).sample(n, cond=cond), columns=n // 2)
@@ -68,9 +62,19 @@ def train(
     average = training.fit_()
     with torch.no_grad():
         torch._foreach_copy_(list(net.parameters()), average.average)
-    net.eval()
-    save_folder(model, out / "model", card(recipe))
+    save_folder(as_model(recipe, net.eval()), out / "model", card(recipe))
     return out / "model"
+
+
+def prepared(recipe: Recipe) -> tuple[torch.nn.Module, Objective]:
+    """The module to train and what to minimise."""
+    net: torch.nn.Module = initial_network(recipe)
+    kept = {"null_label": recipe.null_label, "label_dropout": recipe.label_dropout}
+    kind, path = prediction(recipe.prediction), recipe.noise_path
+    if isinstance(path, Learned):
+        shape = MonotoneShape(path.ends)
+        return WithShape(net, shape), LearnedPathPrediction(prediction=kind, shape=shape, **kept)
+    return net, NoisePrediction(path=path, prediction=kind, times=recipe.times, **kept)
 
 
 def initial_network(recipe: Recipe) -> Any:
@@ -82,10 +86,12 @@ def initial_network(recipe: Recipe) -> Any:
 
 def as_model(recipe: Recipe, net: torch.nn.Module) -> Model:
     """The Model that a recipe's network is."""
-    codec = codecs.parse(recipe.codec)
+    codec, path = codecs.parse(recipe.codec), recipe.noise_path
+    if isinstance(net, WithShape):
+        net, path = net.net, net.shape.path()
     return Model(
         net=net,
-        path=recipe.noise_path,
+        path=path,
         prediction=prediction(recipe.prediction),
         shape=codec.encoded_shape(recipe.data.shape),
         codec=codec,

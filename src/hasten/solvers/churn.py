@@ -15,13 +15,13 @@ from hasten.core.solver import Solver
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Churned(Solver):
-    """A solver that raises the noise by a factor ``1 + min(churn / steps, sqrt(2) - 1)`` before each
-    step whose ratio sigma / alpha lies in [s_min, s_max].
+    """A solver that raises the noise by a factor ``1 + min(churn / steps, sqrt(2) - 1)`` before
+    each step whose ratio sigma / alpha lies in [s_min, s_max].
 
     The raised level is not on the grid, and a walk knows no path: the time told to the network is
-    read between the grid's levels, linear in log-SNR (beyond the first level, along the line through
-    the first two). That is exact on the EDM path and an approximation on others. A first level
-    without signal, or with no second one to measure by, is not raised.
+    read between the grid's levels, linear in log-SNR (beyond the first level, along the line
+    through the first two). That is exact on the EDM path and an approximation on others. A first
+    level without signal, or with no second one to measure by, is not raised.
     """
 
     churn: float = 0.0

@@ -18,8 +18,8 @@ from hasten.solvers.steps import heun_step
 @solvers.add("restart")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Restart(Solver):
-    """Heun's method that goes back ``repeats`` times: once at ratio sigma / alpha = ``low``, it adds
-    noise up to ``high`` and comes down again in at most ``steps`` steps (algorithm 1).
+    """Heun's method that goes back ``repeats`` times: once at ratio sigma / alpha = ``low``, it
+    adds noise up to ``high`` and comes down again in at most ``steps`` steps (algorithm 1).
 
     Both ends are the grid's levels nearest in log-SNR (two neighbours at least), and so are the
     levels between, so the network is asked at no other level. A grid with a single level between

@@ -1,0 +1,38 @@
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install -qq -c constraints.txt
+MINUTES ?= 3
+
+.PHONY: demo test venv check bench tables clean
+
+demo: .venv/demo  ## install, tune the built-in model for this machine, write demo/report.html
+	$(BIN)/hasten tune builtin:mnist --minutes $(MINUTES) --out demo
+	$(BIN)/hasten sample builtin:mnist --plan demo/plan.json --n 20 --gif --out demo/samples
+
+test: .venv/all  ## everything that a change must pass
+	$(BIN)/python -m pytest
+
+check: .venv/all  ## style, types, layers
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest tests/test_layers.py
+
+bench: .venv/all  ## measure again, on this machine, what the tables show
+	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.tables
+
+venv: .venv/all  ## .venv with every extra
+
+.venv/demo: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hasten needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv .venv
+	$(PIP) --upgrade pip
+	$(PIP) -e '.[tune]'
+	@touch $@
+
+.venv/all: .venv/demo
+	$(PIP) -e '.[tune,train,dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv demo runs

@@ -1,0 +1,383 @@
+"""A Model from what people have: a built-in name, a folder, a hub id, a pipeline, a module."""
+
+from __future__ import annotations
+
+import copy
+import re
+import sys
+from pathlib import Path as FilePath
+from typing import Any, TypeVar
+
+import torch
+
+from hasten.adapters.families import Network, family
+from hasten.adapters.folder import (
+    FACTS,
+    INDEX,
+    NETWORKS,
+    WEIGHTS,
+    Contents,
+    network_part,
+    one_line,
+    read_folder,
+    read_object,
+    refusing,
+)
+from hasten.core.codec import Codec, Shape, codecs
+from hasten.core.errors import UserError, nearest, require, require_whole
+from hasten.core.level import Path
+from hasten.core.level import path as as_path
+from hasten.core.model import Model
+from hasten.core.prediction import Prediction
+from hasten.core.prediction import prediction as as_prediction
+
+ASSETS = FilePath(__file__).parent.parent / "assets"
+BUILTIN = "builtin:"
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?")
+Part = TypeVar("Part")
+KNOWN = ("path", "prediction", "codec", "shape", "labels", "null_label", "learned_variance")
+
+
+def load(
+    source: Any,
+    *,
+    path: str | dict[str, Any] | Path | None = None,
+    prediction: str | Prediction | None = None,
+    codec: str | Codec | None = None,
+    shape: Shape | None = None,
+    labels: int | None = None,
+    null_label: int | None = None,
+    learned_variance: bool | None = None,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype | None = None,
+) -> Model:
+    """The Model behind ``source``, ready to sample: in eval mode, without gradients, on ``device``.
+
+    Args:
+        source: ``"builtin:NAME"``; a diffusers folder, or the folder of one diffusers network; a
+            hub id ``"owner/name"`` or ``"owner/name@revision"``; a live diffusers pipeline; any
+            ``torch.nn.Module`` called as ``net(x, t)`` or ``net(x, t, cond)``. A live network is
+            not changed; it is shared as it is, or copied around the same weights where its mode,
+            device or dtype has to differ.
+        path: how noise was added, where the files do not say (or say it wrong).
+        prediction: what the network answers; ``path`` and ``prediction`` are needed for a module.
+        codec: how pictures become what the network sees; pixels in [-1, 1] by default.
+        shape: (c, h, w) that the network sees; needed for a module that is not diffusers' own.
+        labels: how many classes there are.
+        null_label: the label that stands for "no label".
+        learned_variance: the network answers twice the channels, the second half a variance.
+        dtype: of the weights; float32 for files, whatever a live network has.
+
+    Raises:
+        UserError: in one line, naming the file or argument and the mend.
+    """
+    place, width = _device(device), _dtype(dtype)
+    name, contents = _open(source, place, width)
+    given = {
+        "path": path,
+        "prediction": prediction,
+        "codec": codec,
+        "shape": shape,
+        "labels": labels,
+        "null_label": null_label,
+        "learned_variance": learned_variance,
+    }
+    given = {key: value for key, value in given.items() if value is not None}
+    return _model(name, contents, given)
+
+
+def _open(source: Any, device: torch.device, dtype: torch.dtype | None) -> tuple[str, Contents]:
+    """What ``source`` holds, and what to call it."""
+    if isinstance(source, torch.nn.Module):
+        name = type(source.module if isinstance(source, Network) else source).__name__
+        return name, Contents(_frozen(source, device, dtype), None, {})
+    if _is_pipeline(source):
+        return type(source).__name__, _from_pipeline(source, device, dtype)
+    require(
+        isinstance(source, (str, FilePath)),
+        f"load was given a {type(source).__name__}; give a name, a folder, a hub id, a diffusers "
+        "pipeline or a torch.nn.Module.",
+    )
+    name, folder = _folder(source)
+    return name, read_folder(folder, device, dtype or torch.float32)
+
+
+def _folder(source: str | FilePath) -> tuple[str, FilePath]:
+    text = str(source)
+    if text.startswith(BUILTIN):
+        return text, _builtin(text)
+    folder = FilePath(source).expanduser()
+    if folder.is_dir():
+        return folder.resolve().name, folder
+    require(not folder.exists(), f"{text} is a file; give the model folder it lies in.")
+    require(
+        isinstance(source, str) and HUB_ID.fullmatch(text) is not None,
+        f"{text!r} is no folder here, no hub id (owner/name) and no built-in name; "
+        f"built-in: {_builtins()}.",
+    )
+    return text, _download(text)
+
+
+def _builtins() -> str:
+    names = sorted(path.parent.name for path in ASSETS.glob(f"*/{INDEX}"))
+    return ", ".join(f"{BUILTIN}{name}" for name in names) or "none in this installation"
+
+
+def _builtin(text: str) -> FilePath:
+    names = [path.parent.name for path in ASSETS.glob(f"*/{INDEX}")]
+    name = text.removeprefix(BUILTIN)
+    if name not in names:
+        allowed = nearest(name, names) if names else "There are none in this installation."
+        raise UserError(f"model {text!r} is unknown. {allowed}")
+    return ASSETS / name
+
+
+def _download(text: str) -> FilePath:
+    """The folder of a hub model in the local cache: its settings, and the weights only once the
+    settings have been found to be of a kind that can be loaded."""
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = text.partition("@")
+    settings = [INDEX, FACTS, "manifest.json", "README.md", "config.json", "scheduler_config.json"]
+    settings += ["scheduler/scheduler_config.json", *(f"{part}/*.json" for part in NETWORKS)]
+    settings += ["features/*.json", "features/*.safetensors"]
+    places = ("", *(f"{part}/" for part in NETWORKS))
+    weights = [f"{place}{WEIGHTS}{end}" for place in places for end in (".safetensors", "-*-of-*")]
+    try:
+        folder = FilePath(
+            snapshot_download(name, revision=revision or None, allow_patterns=settings)
+        )
+        if (folder / INDEX).exists():
+            network_part(read_object(folder / INDEX), f"{text}/{INDEX}")
+        snapshot_download(
+            name, revision=folder.name, allow_patterns=[*settings, *weights, f"{WEIGHTS}*.json"]
+        )
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{text!r} is no folder here and could not be downloaded from the hub "
+            f"({type(error).__name__}: {one_line(error)[:160]}); check the name and the network, "
+            "or give a folder."
+        ) from None
+    return folder
+
+
+def _is_pipeline(source: Any) -> bool:
+    # Whoever holds a pipeline has imported diffusers; nobody else should wait for it.
+    diffusers = sys.modules.get("diffusers")
+    return diffusers is not None and isinstance(source, diffusers.DiffusionPipeline)
+
+
+def _from_pipeline(pipe: Any, device: torch.device, dtype: torch.dtype | None) -> Contents:
+    parts = {key: value for key, value in pipe.components.items() if value is not None}
+    index = {key: ["diffusers", type(value).__name__] for key, value in parts.items()}
+    part = network_part(index, type(pipe).__name__)
+    scheduler = parts.get("scheduler")
+    config = None
+    if scheduler is not None:
+        config = {**scheduler.config, "_class_name": type(scheduler).__name__}
+    return Contents(_frozen(parts[part], device, dtype), config, {})
+
+
+def _frozen(
+    module: torch.nn.Module,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> torch.nn.Module:
+    """``module`` in eval mode without gradients; the caller's own object stays as it was."""
+    held = [*module.parameters(), *module.buffers()]
+    wide = [value for value in held if value.is_floating_point()]
+    ready = (
+        not any(part.training for part in module.modules())
+        and not any(value.requires_grad for value in held)
+        and (device is None or all(value.device == device for value in held))
+        and (dtype is None or all(value.dtype == dtype for value in wide))
+    )
+    if ready:
+        return module
+    shared: dict[int, Any] = {id(value): value.detach() for value in module.buffers()}
+    for value in module.parameters():
+        shared[id(value)] = torch.nn.Parameter(value.detach(), requires_grad=False)
+    with refusing(f"{type(module).__name__} cannot be copied", "call eval() on it, and move it."):
+        twin = copy.deepcopy(module, shared)
+    twin.eval().requires_grad_(False)
+    torch.nn.Module.to(twin, device=device, dtype=dtype)
+    return twin
+
+
+def _model(name: str, contents: Contents, given: dict[str, Any]) -> Model:
+    net = contents.module if isinstance(contents.module, Network) else Network(contents.module)
+    net.eval()
+    _require_known(name, contents, given)
+    with refusing(f"{name}: its network's config cannot be used", "mend its values."):
+        known = _from_module(net.module)
+    known |= {**_from_files(name, contents, given), **given}
+    missing = [key for key in ("path", "prediction", "shape") if key not in known]
+    require(
+        not missing,
+        f"{name}: nothing says its {', '.join(missing)}; give load(..., path='vp-linear', "
+        "prediction='epsilon', shape=(3, 32, 32)) with what it was trained with.",
+    )
+    channels = known.pop("channels", None)
+    with refusing(f"{name}: {FACTS} or an argument has a value that cannot be used", "mend it."):
+        model = Model(
+            net=net,
+            path=as_path(known["path"]),
+            prediction=_part(Prediction, as_prediction(known["prediction"])),
+            shape=_shape(known["shape"]),
+            codec=_part(Codec, codecs.parse(known.get("codec", "identity"))),
+            labels=known.get("labels"),
+            null_label=known.get("null_label"),
+            learned_variance=bool(known.get("learned_variance", False)),
+            name=name,
+            sha256=contents.sha256,
+            folder=contents.folder,
+        )
+        _check(model, channels)
+    return model
+
+
+def _require_known(name: str, contents: Contents, given: dict[str, Any]) -> None:
+    """Say which file is missing, where one is."""
+    facts, scheduler = contents.facts, contents.scheduler
+    from_file = bool(contents.sha256)
+    lost = facts.get("path") == "scheduler" or not ("path" in facts and "prediction" in facts)
+    if from_file and scheduler is None and lost and not ("path" in given and "prediction" in given):
+        raise UserError(
+            f"{name} has no scheduler/scheduler_config.json, which says how it was trained; "
+            "restore the file, or give path= and prediction=."
+        )
+
+
+def _from_files(name: str, contents: Contents, given: dict[str, Any]) -> dict[str, Any]:
+    facts = {key: contents.facts[key] for key in KNOWN if contents.facts.get(key) is not None}
+    if facts.get("path") == "scheduler":
+        del facts["path"]
+    scheduler = contents.scheduler
+    have = {**facts, **given}
+    if scheduler is None or ("path" in have and "prediction" in have):
+        return facts
+    where = f"{name}: scheduler_config.json"
+    with refusing(f"{where} cannot be used", "mend it, or give path= and prediction=."):
+        said: dict[str, Any] = {}
+        if "path" not in have:
+            _require_path(scheduler, where)
+            said["path"] = as_path({key: scheduler[key] for key in scheduler if key != "name"})
+        if "prediction" not in have:
+            said["prediction"] = _scheduler_prediction(scheduler, where)
+    return {**said, **facts}
+
+
+def _require_path(config: dict[str, Any], where: str) -> None:
+    """Schedulers that say nothing about betas (consistency, score SDE, unCLIP) would be taken for
+    DDPM's default."""
+    kind = str(config.get("_class_name", ""))
+    flow = "FlowMatch" in kind or config.get("prediction_type") == "flow_prediction"
+    says = any(key in config for key in ("beta_schedule", "trained_betas", "beta_start"))
+    require(
+        flow or kind.startswith("EDM") or says,
+        f"{where}: {kind or 'a scheduler without a name'} does not say how noise was added in a "
+        "way hasten knows; give path= and prediction=.",
+    )
+    require(
+        not config.get("snr_shift_scale") or float(config["snr_shift_scale"]) == 1.0,
+        f"{where}: snr_shift_scale is not supported; give path= with the shifted alphas_cumprod.",
+    )
+
+
+def _scheduler_prediction(config: dict[str, Any], where: str) -> Prediction:
+    kind = str(config.get("_class_name", ""))
+    said = config.get("prediction_type", "epsilon")
+    if "FlowMatch" in kind:
+        return as_prediction("flow")
+    if kind.startswith("EDM"):
+        require(
+            said == "epsilon",
+            f"{where}: {kind} with prediction_type {said!r} is not supported; give prediction=.",
+        )
+        return as_prediction(f"edm(sigma_data={float(config.get('sigma_data', 0.5))})")
+    require(isinstance(said, str), f"{where}: prediction_type is {said!r}; it takes a name.")
+    return as_prediction(said)
+
+
+def _from_module(module: Any) -> dict[str, Any]:
+    """What a diffusers network says of itself."""
+    known = family(module)
+    config = dict(getattr(module, "config", {})) if known else {}
+    if known is None or "in_channels" not in config:
+        return {}
+    channels, size = config["in_channels"], config.get("sample_size")
+    out: dict[str, Any] = {"channels": channels}
+    if size is not None:
+        height, width = (size, size) if isinstance(size, int) else size
+        out["shape"] = (channels, height, width)
+    answers = config.get("out_channels") or channels
+    require(
+        answers in (channels, 2 * channels),
+        f"{type(module).__name__} answers {answers} channels to {channels}; hasten knows networks "
+        f"that answer {channels}, or {2 * channels} with a learned variance.",
+    )
+    out["learned_variance"] = answers == 2 * channels
+    labels = config.get(known.labels)
+    kind = config.get("class_embed_type")
+    require(
+        kind is None,
+        f"{type(module).__name__} has class_embed_type {kind!r}; hasten knows networks with "
+        f"{known.labels} or without labels.",
+    )
+    if labels is not None:
+        out |= {"labels": labels, "null_label": labels if known.null else None}
+    return out
+
+
+def _check(model: Model, channels: int | None) -> None:
+    require(
+        channels is None or model.shape[0] == channels,
+        f"{model.name}: shape {model.shape} has {model.shape[0]} channels, but its network takes "
+        f"{channels}.",
+    )
+    model.codec.decoded_shape(model.shape)
+    if model.labels is not None:
+        require_whole(f"{model.name}: labels", model.labels, 1, 10**6)
+    if model.null_label is not None:
+        require(model.labels is not None, f"{model.name}: a null_label needs labels as well.")
+    known = family(model.net.module)  # type: ignore[arg-type]
+    if known is None:
+        return
+    rows = (model.net.module.config.get(known.labels) or 0) + known.null  # type: ignore[union-attr]
+    most = rows if model.null_label is None else rows - 1
+    require(
+        (model.labels or 0) <= rows and (model.null_label or 0) <= max(most, 0),
+        f"{model.name}: labels={model.labels} and null_label={model.null_label} do not fit its "
+        f"network, which knows {rows} labels in all.",
+    )
+
+
+def _part(kind: type[Part], given: Any) -> Part:
+    name = kind.__name__.lower()
+    require(isinstance(given, kind), f"{name} is {given!r}; it takes a name such as 'name(a=1)'.")
+    return given
+
+
+def _shape(given: Any) -> Shape:
+    sizes = tuple(given)
+    require(len(sizes) == 3, f"shape is {given!r}; it takes (channels, height, width).")
+    for size in sizes:
+        require_whole("shape", size, 1, 1_000_000)
+    return sizes
+
+
+def _device(given: str | torch.device) -> torch.device:
+    try:
+        return torch.empty(0, device=given).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"device {given!r} is not here ({one_line(error)}); use 'cpu'.") from None
+
+
+def _dtype(given: str | torch.dtype | None) -> torch.dtype | None:
+    if given is None or isinstance(given, torch.dtype):
+        return given
+    names = ("float32", "float16", "bfloat16", "float64")
+    require(given in names, f"dtype is {given!r}. {nearest(str(given), names)}")
+    return getattr(torch, given)
