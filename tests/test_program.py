@@ -7,9 +7,9 @@ import json
 
 import pytest
 import torch
-from conftest import GaussianDenoiser
 
 import hasten
+from conftest import GaussianDenoiser
 from hasten.core.ask import Denoise, Noise
 from hasten.core.errors import TracingError, UserError
 from hasten.core.lower import lower
