@@ -135,8 +135,8 @@ class Scatter(Ask):
 
 @dataclasses.dataclass(frozen=True)
 class Combine(Ask):
-    """``sum(coefficient * latent)``. The tracer writes it for every sum it needs; a walk asks for it
-    where one remembered latent is to cost one register."""
+    """``sum(coefficient * latent)``. The tracer writes it for every sum it needs; a walk asks for
+    it where one remembered latent is to cost one register."""
 
     terms: tuple[Latent, ...]
     coefficients: tuple[float, ...]

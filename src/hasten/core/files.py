@@ -46,8 +46,10 @@ def read_json(path: Path) -> Any:
     """The JSON in ``path``; a file that cannot be read names itself."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} cannot be read as JSON ({error}); write or copy it again."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -94,11 +96,17 @@ def verify(folder: Path, root: Path | None = None) -> dict[str, Any]:
     """
     manifest = read_json(folder / MANIFEST)
     root = (root or folder).resolve()
-    for name, facts in manifest["files"].items():
+    try:
+        known = [
+            (name, facts["bytes"], facts["sha256"]) for name, facts in manifest["files"].items()
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder / MANIFEST} is damaged; copy the folder again.") from error
+    for name, size, digest in known:
         path = (folder / name).resolve()
         if not path.is_relative_to(root) or not path.is_file():
             raise UserError(f"{folder / name} is missing; copy or download the folder again.")
-        if path.stat().st_size != facts["bytes"] or sha256(path) != facts["sha256"]:
+        if path.stat().st_size != size or sha256(path) != digest:
             raise UserError(f"{folder / name} is damaged; copy or download the folder again.")
     return manifest
 

@@ -60,6 +60,8 @@ class Registry(Generic[Part]):
             UserError: unknown name or option, or an option value the part refuses.
         """
         if not isinstance(text, str):
+            if not isinstance(text, tuple(self._classes.values())):
+                raise UserError(f"{self.kind} is {text!r}; it takes a name, or a part made by one.")
             return text
         name, options = self._split(text)
         return self.make(name, options)

@@ -1,0 +1,83 @@
+"""Cost and drift of plans on the built-in model, side by side in one run, and FD of a few."""
+
+from __future__ import annotations
+
+import torch
+
+import hasten
+from benchmarks.results_io import write
+from hasten.measuring.drift import reference
+from hasten.measuring.features import FeatureNet
+from hasten.measuring.frechet import frechet, statistics
+from hasten.measuring.timer import once
+
+N_DRIFT, N_FD = 128, 2000
+SOLVERS = ("ddim", "heun", "dpmpp(order=2)", "dpmpp(order=3)", "unipc(order=3)", "deis", "ipndm")
+PLANS = [
+    hasten.Plan(solver=solver, grid=grid, steps=steps)
+    for grid in ("uniform", "log-snr", "karras")
+    for solver in SOLVERS
+    for steps in (5, 10, 20)
+]
+FOR_FD = [
+    hasten.Plan(solver="ddpm", grid="uniform", steps=100),
+    hasten.Plan(solver="ddim", grid="uniform", steps=10),
+    hasten.Plan(solver="ddim", grid="uniform", steps=50),
+    hasten.Plan(solver="dpmpp(order=2)", grid="uniform", steps=10),
+    hasten.Plan(solver="unipc(order=3)", grid="uniform", steps=6),
+    hasten.Plan(solver="unipc(order=3)", grid="uniform", steps=10),
+    hasten.Plan(solver="unipc(order=3)", grid="uniform", steps=20),
+]
+
+
+def main() -> None:
+    model = hasten.load("builtin:mnist")
+    held = reference(model, N_DRIFT)
+    rows = []
+    for plan in PLANS:
+        drift = held.drift(plan)
+        assert drift is not None
+        sampler = hasten.build(model, plan)
+        sampler.sample(1, cond=3)
+        times = sorted(once(lambda s=sampler: s.sample(1, cond=3)) for _ in range(15))
+        rows.append(
+            {
+                "plan": str(plan),
+                "evaluations": sampler.evaluations,
+                "latency_ms": times[7] * 1e3,
+                "n_times": 15,
+                "drift": drift.rmse,
+                "drift_interval": [drift.low, drift.high],
+                "n": drift.n,
+            }
+        )
+    write("plans", f"latency at batch 1 and drift against {held.plan}", rows)
+    fd(model)
+
+
+def fd(model: hasten.Model) -> None:
+    """FD at n = 2000 in the features of the built-in classifier, labels in equal shares."""
+    features = FeatureNet.for_model(model)
+    assert features is not None
+    labels = [i % 10 for i in range(N_FD)]
+    rows = []
+    for plan in FOR_FD:
+        sampler = hasten.build(model, plan)
+        pictures = sampler.sample(N_FD, cond=labels, seed=1)
+        scores = features.net(pictures).argmax(1)
+        right = float((scores == torch.tensor(labels)).double().mean())
+        value = frechet(*statistics(features(pictures)), features.mean, features.covariance)
+        rows.append(
+            {
+                "plan": str(plan),
+                "evaluations": sampler.evaluations,
+                "fd": value,
+                "right_class": right,
+                "n": N_FD,
+            }
+        )
+    write("fd", "FD to the MNIST training set in features of the built-in classifier", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Write the tables of the documents from ``results/``: ``python -m benchmarks.tables [--check]``.
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; nobody types its numbers.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results_io import read
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ("README.md", "docs/measurements.md", "src/hasten/assets/mnist/README.md")
+PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
+
+
+def markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A GitHub table, numbers to the right."""
+    line = "|".join([":--"] + ["--:"] * (len(head) - 1))
+    body = [f"| {' | '.join(row)} |" for row in (head, *rows)]
+    return "\n".join([body[0], f"|{line}|", *body[1:]]) + "\n"
+
+
+def where(result: dict[str, Any]) -> str:
+    """The conditions, in one line below a table."""
+    facts = result["conditions"]
+    return (
+        f"\n{result['date']}; {facts['device']}, {facts['threads']} threads, {facts['dtype']}, "
+        f"torch {facts['torch']}, diffusers {facts['diffusers']}.\n"
+    )
+
+
+def plans() -> str:
+    result = read("plans")
+    head = ("plan", "evaluations", "ms a picture", "drift", "95%")
+    return markdown(head, [_plan(row) for row in result["rows"]]) + where(result)
+
+
+def best() -> str:
+    """For each number of evaluations the plan with the least drift."""
+    result = read("plans")
+    by_cost: dict[int, dict[str, Any]] = {}
+    for row in result["rows"]:
+        held = by_cost.get(row["evaluations"])
+        if held is None or row["drift"] < held["drift"]:
+            by_cost[row["evaluations"]] = row
+    rows = [_plan(by_cost[cost]) for cost in sorted(by_cost)]
+    head = ("plan", "evaluations", "ms a picture", "drift", "95%")
+    note = f"\nn = {result['rows'][0]['n']} pictures for the drift, 15 timings, batch 1."
+    return markdown(head, rows) + note + where(result)
+
+
+def _plan(row: dict[str, Any]) -> tuple[str, ...]:
+    low, high = row["drift_interval"]
+    return (
+        f"`{row['plan']}`",
+        str(row["evaluations"]),
+        f"{row['latency_ms']:.0f}",
+        f"{row['drift']:.4f}",
+        f"{low:.4f} to {high:.4f}",
+    )
+
+
+def fd() -> str:
+    result = read("fd")
+    rows = [
+        (
+            f"`{row['plan']}`",
+            str(row["evaluations"]),
+            f"{row['fd']:.2f}",
+            f"{row['right_class']:.1%}",
+        )
+        for row in result["rows"]
+    ]
+    note = f"\nFD at n = {result['rows'][0]['n']}; compare at equal n only."
+    return markdown(("plan", "evaluations", "FD", "right class"), rows) + note + where(result)
+
+
+def right() -> str:
+    result = read("right")
+    rows = [
+        (row["sampler"], str(row["steps"]), f"`{row['plan']}`", f"{row['max_abs_difference']:.1e}")
+        for row in result["rows"]
+    ]
+    head = ("diffusers", "steps", "hasten", "largest difference")
+    note = f"\nLatents of {result['rows'][0]['n']} pictures, float32, values of about -1 to 1."
+    return markdown(head, rows) + note + where(result)
+
+
+def limits() -> str:
+    rows = [*read("overhead")["rows"], *read("training")["rows"]]
+    cells = [(row["what"], _number(row["what"], row["value"]), str(row["n"])) for row in rows]
+    return markdown(("what", "measured", "n"), cells) + where(read("overhead"))
+
+
+def _number(what: str, value: float) -> str:
+    if what.startswith("latents"):
+        return str(value)
+    return f"{value:.2f} s" if what.startswith("seconds") else f"{value:.1%}"
+
+
+def filled(text: str) -> str:
+    """``text`` with every table made anew."""
+    return PLACE.sub(lambda found: found[1] + globals()[found[2]]() + found[3], text)
+
+
+def main() -> None:
+    stale = []
+    for name in DOCUMENTS:
+        file = ROOT / name
+        if not file.exists():
+            continue
+        text = file.read_text(encoding="utf-8")
+        if filled(text) != text:
+            stale.append(name)
+            if "--check" not in sys.argv:
+                file.write_text(filled(text), encoding="utf-8")
+    if stale and "--check" in sys.argv:
+        sys.exit(f"tables are not what results/ say in {', '.join(stale)}: make bench")
+    print(f"tables: {', '.join(stale) or 'nothing'} changed")
+
+
+if __name__ == "__main__":
+    main()
