@@ -11,6 +11,8 @@ import torch
 import hasten
 from hasten import Plan, build
 from hasten.core.errors import NonFiniteError, UserError
+from hasten.executors.sequential import Answers
+from hasten.sampler import Draws
 
 PLANS = [
     Plan(solver="dpmpp(order=2)", steps=4),
@@ -116,6 +118,32 @@ def test_watch_sees_every_evaluation(tiny_model):
     seen = []
     build(tiny_model(), PLANS[0]).sample(2, watch=lambda call, x0: seen.append((call, x0.shape)))
     assert seen == [(call, (2, 1, 8, 8)) for call in range(4)]
+
+
+def test_the_loop_never_waits_for_the_device(tiny_model):
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    waits: list[str] = []
+
+    class Waits(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            # Reading a number out of a tensor is what makes the host wait for a device.
+            if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default):
+                waits.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    for plan in PLANS:
+        sampler = build(tiny_model(labels=3), plan)
+        model, draws = sampler.model, Draws(0, range(2), sampler.model)
+        machine = Answers(sampler.denoiser, lambda draws=draws: draws(1), torch.tensor([1, 2]))
+        with torch.inference_mode(), Waits():
+            x = sampler.start.begin(torch.randn(2, *model.shape), sampler.levels[0])
+            sampler.executor.run(sampler.program, x, machine)
+        assert waits == []
+        with Waits():
+            float(x.sum())
+        assert waits, "the test would not see a wait"
+        waits.clear()
 
 
 def test_pil_gives_images(tiny_model):

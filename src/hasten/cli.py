@@ -207,6 +207,7 @@ def train(
     recipe: Path,
     *,
     data: str | None = None,
+    test_data: str | None = None,
     out: Path | None = None,
     pictures: int | None = None,
     minutes: float | None = None,
@@ -219,6 +220,7 @@ def train(
     Args:
         recipe: a YAML file, see recipes/.
         data: a parquet file, a folder of pictures, or a hub name, in place of the recipe's.
+        test_data: the same for the pictures that a classifier is tested on.
         out: the folder to write, runs/NAME by default.
         pictures: how many pictures to see, in place of the recipe's.
         minutes: a budget; the run's length is set from the rate of its first steps.
@@ -229,7 +231,8 @@ def train(
     from hasten.learning.recipe import load_recipe
     from hasten.learning.train import train as run
 
-    changes = {"data__source": data, "pictures": pictures, "seed": seed, "track": track}
+    changes = {"data__source": data, "test__source": test_data}
+    changes |= {"pictures": pictures, "seed": seed, "track": track}
     loaded = load_recipe(recipe, **changes)
     folder = run(loaded, out or Path("runs") / loaded.name, minutes=minutes, quiet=quiet)
     print(f"wrote {folder}")
@@ -238,23 +241,7 @@ def train(
 def _load(name: str, device: str = "cpu") -> Model:
     from hasten.adapters.load import load
 
-    return load(name, device=_device(device))
-
-
-def _device(name: str) -> str:
-    import torch
-
-    from hasten.core.errors import UserError
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(
-            f"device {name!r} is not here; use 'cpu'"
-            + (", 'cuda'" if torch.cuda.is_available() else "")
-            + "."
-        ) from error
-    return name
+    return load(name, device=device)
 
 
 def _plan(text: str | None) -> Plan:

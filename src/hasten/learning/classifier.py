@@ -14,6 +14,7 @@ from hasten.core.errors import require
 from hasten.core.files import new_folder
 from hasten.core.seeds import generator
 from hasten.learning.data import Pictures, order
+from hasten.learning.recipe import ClassifierRecipe
 from hasten.measuring.features import Classifier
 from hasten.measuring.frechet import statistics
 
@@ -21,7 +22,7 @@ BATCH = 128
 
 
 def train_classifier(
-    train: Pictures, test: Pictures, out: Path, *, epochs: int = 4, quiet: bool = False
+    train: Pictures, test: Pictures, out: Path, recipe: ClassifierRecipe, quiet: bool = False
 ) -> float:
     """Write ``classifier.safetensors``, ``statistics.safetensors`` (mean and covariance of the
     features of the train pictures) and ``features.json`` into ``out``; returns the test accuracy.
@@ -33,14 +34,14 @@ def train_classifier(
     assert test.labels is not None
     classes = int(train.labels.max()) + 1
     with torch.random.fork_rng():
-        torch.default_generator.manual_seed(0)
+        torch.default_generator.manual_seed(recipe.seed)
         net = Classifier(train.shape[0], classes)
-    steps = epochs * len(train) // BATCH
+    steps = recipe.epochs * len(train) // BATCH
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=0.05)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
     for step in tqdm(range(steps), desc="classifier", disable=quiet, file=sys.stderr):
-        index = order(0, step, BATCH, len(train))
-        shift = torch.randint(-2, 3, (2,), generator=generator(0, step)).tolist()
+        index = order(recipe.seed, step, BATCH, len(train))
+        shift = torch.randint(-2, 3, (2,), generator=generator(recipe.seed, step)).tolist()
         pictures = (train[index].float() / 255).roll(shift, (2, 3))
         scores = net(pictures)
         labels = train.labels[torch.from_numpy(index)]

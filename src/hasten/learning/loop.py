@@ -111,7 +111,7 @@ class Training:
         while step < steps:
             _set_rate_(optimizer, recipe.optimizer, step, steps)
             loss = self._step_(accelerator, net, optimizer, step)
-            ema.update_(accelerator.unwrap_model(net), step)
+            ema.update_(self.net, step)
             recent = loss if recent is None else torch.lerp(recent, loss, 0.02)
             step += 1
             bar.update(batch)
@@ -124,10 +124,10 @@ class Training:
                 steps = self._budget(step, now - began, (now - settled) / (3 * SETTLE), steps)
                 bar.total = steps * batch
             if _due(step, batch, recipe.checkpoint_every) or step == steps:
-                self._save(accelerator, net, optimizer, ema, step, steps)
+                self._save(accelerator, optimizer, ema, step, steps)
             due = recipe.preview_every and _due(step, batch, recipe.preview_every)
             if self.preview and accelerator.is_main_process and (due or step == steps):
-                self._show(accelerator, net, ema, step * batch)
+                self._show(ema, step * batch)
         bar.close()
 
     def _step_(self, accelerator: Accelerator, net: Any, optimizer: Any, step: int) -> torch.Tensor:
@@ -177,13 +177,13 @@ class Training:
         return min(steps, max(step, step + int((self.minutes * 60 - spent) / each)))
 
     def _save(
-        self, accelerator: Accelerator, net: Any, optimizer: Any, ema: EMA, step: int, steps: int
+        self, accelerator: Accelerator, optimizer: Any, ema: EMA, step: int, steps: int
     ) -> None:
         accelerator.wait_for_everyone()
         if not accelerator.is_main_process:
             return
         tensors = {
-            "weights": dict(accelerator.unwrap_model(net).state_dict()),
+            "weights": dict(self.net.state_dict()),
             "average": ema.tensors(),
             "optimizer": checkpoint.optimizer_tensors(optimizer),
         }
@@ -208,9 +208,9 @@ class Training:
         return int(facts["step"]), int(facts["steps"])
 
     @torch.no_grad()
-    def _show(self, accelerator: Accelerator, net: Any, ema: EMA, seen: int) -> None:
+    def _show(self, ema: EMA, seen: int) -> None:
         assert self.preview is not None
-        module = accelerator.unwrap_model(net)
+        module = self.net
         kept = [value.detach().clone() for value in module.parameters()]
         torch._foreach_copy_(list(module.parameters()), ema.average)
         module.eval()

@@ -95,8 +95,20 @@ class Recipe(Strict):
         return -(-self.pictures // self.optimizer.batch)
 
 
-def load_recipe(file: str | Path, **changes: Any) -> Recipe:
-    """The recipe in a YAML file, with ``changes`` on top (None is no change).
+class ClassifierRecipe(Strict):
+    """A small classifier whose features measure pictures, and the statistics of ``data``'s."""
+
+    objective: Literal["classifier"]
+    name: Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    data: Data
+    test: Data
+    epochs: Whole = 4
+    seed: Annotated[int, pydantic.Field(ge=0)] = 0
+
+
+def load_recipe(file: str | Path, **changes: Any) -> Any:
+    """The Recipe or ClassifierRecipe in a YAML file, with ``changes`` on top (None is no change);
+    ``data__source`` changes the field ``source`` of ``data``.
 
     Raises:
         UserError: naming the field that is wrong and what it takes.
@@ -114,4 +126,5 @@ def load_recipe(file: str | Path, **changes: Any) -> Recipe:
             for parent in parents:
                 spot = spot.setdefault(parent, {})
             spot[last] = value
-    return Recipe(**given)
+    classifier = given.get("objective") == "classifier"
+    return ClassifierRecipe(**given) if classifier else Recipe(**given)

@@ -15,11 +15,12 @@ from hasten.core.learned_path import Learned
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.prediction import prediction
+from hasten.learning.classifier import train_classifier
 from hasten.learning.data import Pictures, load_rows
 from hasten.learning.learned_path import LearnedPathPrediction, MonotoneShape, WithShape
 from hasten.learning.loop import Objective, Training
 from hasten.learning.noise_prediction import NoisePrediction
-from hasten.learning.recipe import Recipe
+from hasten.learning.recipe import ClassifierRecipe, Data, Recipe
 from hasten.pictures import grid, save_png
 from hasten.sampler import build
 
@@ -27,19 +28,27 @@ PREVIEW = Plan(solver="dpmpp(order=2)", grid="log-snr", steps=12)
 
 
 def train(
-    recipe: Recipe, out: str | Path, *, minutes: float | None = None, quiet: bool = False
+    recipe: Recipe | ClassifierRecipe,
+    out: str | Path,
+    *,
+    minutes: float | None = None,
+    quiet: bool = False,
 ) -> Path:
-    """Train ``recipe`` (or go on with the run in ``out``); returns the folder of the model.
+    """Train ``recipe`` (or go on with the run in ``out``); returns the folder of the result.
 
-    ``out`` gets ``checkpoints/``, ``previews/`` and ``model/``, a diffusers folder with a card.
+    ``out`` gets ``checkpoints/``, ``previews/`` and ``model/``, a diffusers folder with a card; a
+    classifier is ``features/``, to lie in the folder of the model it measures.
 
     Raises:
         UserError: data that cannot be read, or a run of another recipe in ``out``.
     """
     out = Path(out)
+    if isinstance(recipe, ClassifierRecipe):
+        target = out / "features"
+        train_classifier(_pictures(recipe.data), _pictures(recipe.test), target, recipe, quiet)
+        return target
     net, objective = prepared(recipe)
-    data = recipe.data
-    pictures = Pictures(load_rows(data.source, data.split), data.shape, data.image, data.label)
+    pictures = _pictures(recipe.data)
     _check_labels(recipe, pictures)
 
     def preview(module: torch.nn.Module, seen: int) -> None:
@@ -64,6 +73,10 @@ def train(
         torch._foreach_copy_(list(net.parameters()), average.average)
     save_folder(as_model(recipe, net.eval()), out / "model", card(recipe))
     return out / "model"
+
+
+def _pictures(data: Data) -> Pictures:
+    return Pictures(load_rows(data.source, data.split), data.shape, data.image, data.label)
 
 
 def prepared(recipe: Recipe) -> tuple[torch.nn.Module, Objective]:

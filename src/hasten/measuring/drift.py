@@ -66,6 +66,11 @@ class Reference:
         )
 
 
+def reference_plan(guidance: float = 1.0) -> Plan:
+    """The plan that counts as converged."""
+    return REFERENCE.model_copy(update={"guidance": guidance})
+
+
 def reference(model: Model, n: int = 64, *, guidance: float = 1.0, seed: int = 0) -> Reference:
     """The converged solution of ``n`` starts of ``model``; labels in turn where it has labels.
 
@@ -78,7 +83,7 @@ def reference(model: Model, n: int = 64, *, guidance: float = 1.0, seed: int = 0
     rows = [torch.randn(shape, generator=generator(seed, i, NOISE_STREAM)) for i in range(n)]
     noise = torch.stack(rows)
     cond = None if model.labels is None else [i % model.labels for i in range(n)]
-    plan = REFERENCE.model_copy(update={"guidance": guidance})
+    plan = reference_plan(guidance)
     try:
         pictures = build(model, plan).sample(noise=noise, cond=cond)
     except UserError as error:

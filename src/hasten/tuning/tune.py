@@ -19,7 +19,7 @@ from hasten.core.errors import UserError, require_number
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.measuring.conditions import conditions
-from hasten.measuring.drift import Reference, reference
+from hasten.measuring.drift import Reference, reference, reference_plan
 from hasten.measuring.measure import measure
 from hasten.measuring.timer import timed
 from hasten.sampler import build
@@ -92,9 +92,9 @@ def tune(
     require_number("minutes", minutes, 0.05, 1e5)
     require_number("max_drift", max_drift, 1e-6, 10)
     began = time.monotonic()
-    held = reference(model, MANY, guidance=guidance)
     file = None if out is None else Path(out) / "trials.jsonl"
-    trials = Trials(file, _subject(model, held))
+    trials = Trials(file, _subject(model, guidance))
+    held = reference(model, MANY, guidance=guidance)
     found, refused = lines(model, guidance)
     with tqdm(unit="plan", desc="tuning", disable=quiet, file=sys.stderr) as bar:
         search = _Search(held=held, trials=trials, max_drift=max_drift, bar=bar)
@@ -225,11 +225,11 @@ def _recommend(on_front: list[Row], max_drift: float, baseline: Row) -> tuple[Ro
     return row, f"No plan reached a drift of {max_drift:g}; this one came nearest: {what}."
 
 
-def _subject(model: Model, held: Reference) -> Row:
+def _subject(model: Model, guidance: float) -> Row:
     return {
         "model": model.name,
         "sha256": model.sha256,
-        "reference": str(held.plan),
+        "reference": str(reference_plan(guidance)),
         "pictures": [FEW, MANY],
         "conditions": conditions(model.device),
     }
