@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results_io import read
+from hasten.core.files import MANIFEST, write_manifest
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "docs/measurements.md", "src/hasten/assets/mnist/README.md")
@@ -118,6 +119,8 @@ def main() -> None:
             stale.append(name)
             if "--check" not in sys.argv:
                 file.write_text(filled(text), encoding="utf-8")
+                if (file.parent / MANIFEST).exists():  # a model's card is part of its folder
+                    write_manifest(file.parent)
     if stale and "--check" in sys.argv:
         sys.exit(f"tables are not what results/ say in {', '.join(stale)}: make bench")
     print(f"tables: {', '.join(stale) or 'nothing'} changed")

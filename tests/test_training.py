@@ -325,6 +325,26 @@ def test_a_budget_in_minutes_sets_the_length_of_the_run(parquet, tmp_path):
     assert checkpoint.load(newest)[1]["steps"] < 100_000
 
 
+def test_two_processes_train_the_same_weights_together(parquet, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(fields(parquet, pictures=16 * 6)))
+    script = "from hasten.cli import main; main()"
+    (tmp_path / "go.py").write_text(script)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    command += [str(tmp_path / "go.py"), "train", str(recipe), "--out", str(tmp_path / "run")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    model = hasten.load(str(tmp_path / "run" / "model"))
+    assert hasten.build(model, hasten.Plan(steps=2)).sample(2).isfinite().all()
+    alone = hasten.load(str(train(load_recipe(recipe), tmp_path / "alone", quiet=True)))
+    # The same pictures a step, other draws of noise a process: near, and not the same.
+    pairs = zip(model.net.parameters(), alone.net.parameters(), strict=True)
+    apart = max(float((a - b).abs().max()) for a, b in pairs)
+    assert 0 < apart < 0.02
+
+
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
 def test_shipped_recipes_are_valid_and_run_a_step(name, tmp_path):
     recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml")

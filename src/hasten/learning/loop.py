@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from hasten.core.codec import Codec, codecs
-from hasten.core.errors import NonFiniteError, UserError
+from hasten.core.errors import NonFiniteError, UserError, require
 from hasten.core.seeds import generator
 from hasten.learning import checkpoint
 from hasten.learning.data import Pictures, order
@@ -78,6 +78,11 @@ class Training:
         )
         if tracker:
             accelerator.init_trackers(f"hasten-{self.recipe.name}")
+        batch, processes = self.recipe.optimizer.batch, accelerator.num_processes
+        require(
+            batch % processes == 0,
+            f"recipe field 'optimizer.batch' is {batch}, no multiple of {processes} processes.",
+        )
         ema = EMA(self.net, self.recipe.ema)
         optimizer = _adam(self.net, self.recipe.optimizer)
         step, steps = self._resume_(ema, optimizer)
@@ -121,7 +126,8 @@ class Training:
                 settled = time.monotonic()  # compiling and caching are over
             if measure and step == 4 * SETTLE:
                 now = time.monotonic()
-                steps = self._budget(step, now - began, (now - settled) / (3 * SETTLE), steps)
+                each = (now - settled) / (3 * SETTLE)
+                steps = self._budget(accelerator, step, now - began, each, steps)
                 bar.total = steps * batch
             if _due(step, batch, recipe.checkpoint_every) or step == steps:
                 self._save(accelerator, optimizer, ema, step, steps)
@@ -171,10 +177,15 @@ class Training:
         if self.recipe.track != "none":
             accelerator.log({"loss": value, "pictures": step * self.recipe.optimizer.batch}, step)
 
-    def _budget(self, step: int, spent: float, each: float, steps: int) -> int:
-        """The run's length in steps: what fits into ``minutes``, at most the recipe's."""
+    def _budget(
+        self, accelerator: Accelerator, step: int, spent: float, each: float, steps: int
+    ) -> int:
+        """The run's length in steps: what fits into ``minutes``, at most the recipe's; the same on
+        every process."""
         assert self.minutes is not None
-        return min(steps, max(step, step + int((self.minutes * 60 - spent) / each)))
+        mine = min(steps, max(step, step + int((self.minutes * 60 - spent) / each)))
+        every: Any = accelerator.gather(torch.tensor([mine], device=accelerator.device))
+        return int(every.min())
 
     def _save(
         self, accelerator: Accelerator, optimizer: Any, ema: EMA, step: int, steps: int

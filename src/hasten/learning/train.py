@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 from hasten.adapters.families import new_network
 from hasten.adapters.folder import save_folder
@@ -71,7 +72,9 @@ def train(
     average = training.fit_()
     with torch.no_grad():
         torch._foreach_copy_(list(net.parameters()), average.average)
-    save_folder(as_model(recipe, net.eval()), out / "model", card(recipe))
+    if PartialState().is_main_process:
+        save_folder(as_model(recipe, net.eval()), out / "model", card(recipe))
+    PartialState().wait_for_everyone()
     return out / "model"
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from hasten.core.files import read_json
+from hasten.core.files import read_json, verify
 from hasten.core.model import Model
 
 WIDTH = 64
@@ -51,6 +51,7 @@ class FeatureNet:
     """
 
     def __init__(self, folder: Path) -> None:
+        verify(folder)
         facts = read_json(folder / "features.json")
         self.net = Classifier(facts["channels"], facts["classes"])
         self.net.load_state_dict(load_file(str(folder / "classifier.safetensors")))
