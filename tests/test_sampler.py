@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 
 import pytest
 import torch
 
 import hasten
 from hasten import Plan, build
+from hasten.core.ask import Denoise
 from hasten.core.errors import NonFiniteError, UserError
+from hasten.core.solver import Solver, solvers
 from hasten.executors.sequential import Answers
 from hasten.sampler import Draws
 
@@ -144,6 +147,35 @@ def test_the_loop_never_waits_for_the_device(tiny_model):
             float(x.sum())
         assert waits, "the test would not see a wait"
         waits.clear()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Halting(Solver):
+    """Stops once x0 hardly changes: its length depends on the data, so it has no Program."""
+
+    traceable = False
+
+    def walk(self, x, levels):
+        before = None
+        for here, there in itertools.pairwise(levels):
+            x0 = yield Denoise(x, here)
+            if before is not None and float((x0 - before).abs().max()) < 1e9:
+                return x0
+            before = x0
+            x = there.alpha * x0 + there.sigma / here.sigma * (x - here.alpha * x0)
+        return x
+
+
+def test_a_walk_that_cannot_be_traced_is_walked(tiny_model):
+    if "halting" not in solvers:
+        solvers.add("halting")(Halting)
+    try:
+        sampler = build(tiny_model(), Plan(solver="halting", steps=6))
+        assert sampler.program is None
+        assert sampler.evaluations is None
+        assert sampler.sample(2).shape == (2, 1, 8, 8)
+    finally:
+        del solvers._known["halting"]  # other tests go through the whole registry
 
 
 def test_pil_gives_images(tiny_model):

@@ -25,8 +25,10 @@ from hasten.learning import checkpoint
 from hasten.learning.data import Pictures, load_rows, order
 from hasten.learning.learned_path import MonotoneShape
 from hasten.learning.loop import Training
-from hasten.learning.recipe import Recipe, load_recipe
+from hasten.learning.recipe import ClassifierRecipe, Recipe, load_recipe
 from hasten.learning.train import prepared, train
+from hasten.measuring.features import FeatureNet
+from hasten.measuring.frechet import frechet, statistics
 
 ROOT = Path(__file__).parents[1]
 NETWORK = {
@@ -287,6 +289,29 @@ def test_training_saves_what_stock_diffusers_and_hasten_load(parquet, tmp_path):
     assert [file.name for file in previews] == ["0000000032.png", "0000000064.png"]
     assert "tiny.parquet" in (folder / "README.md").read_text()
     assert str(tmp_path) not in (folder / "README.md").read_text()
+
+
+def test_losses_go_to_the_tracker_that_is_named(parquet, tmp_path):
+    recipe = Recipe(**fields(parquet, pictures=16 * 20, track="tensorboard"))
+    run(recipe, tmp_path)
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
+
+
+def test_a_classifier_recipe_gives_features_and_statistics(parquet, tmp_path):
+    data = {"source": str(parquet), "label": "label", "shape": [1, 8, 8]}
+    recipe = ClassifierRecipe(objective="classifier", name="tiny", data=data, test=data, epochs=20)
+    features = FeatureNet(train(recipe, tmp_path, quiet=True))
+    assert features.accuracy > 0.9
+    assert features.covariance.shape == (64, 64)
+    pictures = Pictures(load_rows(str(parquet)), (1, 8, 8))[np.arange(40)].float() / 255
+    mean, covariance = statistics(features(pictures))
+    assert frechet(mean, covariance, features.mean, features.covariance) < 1e-3
+    assert features.distance(pictures, pictures) == 0
+    body = bytearray((tmp_path / "features" / "classifier.safetensors").read_bytes())
+    body[-3] ^= 1
+    (tmp_path / "features" / "classifier.safetensors").write_bytes(body)
+    with pytest.raises(UserError, match=r"classifier\.safetensors is damaged"):
+        FeatureNet(tmp_path / "features")
 
 
 def test_a_step_sees_every_picture_once_an_epoch_whatever_the_batch():

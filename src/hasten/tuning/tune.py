@@ -8,6 +8,7 @@ more pictures and a clock, and the fastest plan whose drift is below the bar is 
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import time
 from pathlib import Path
@@ -27,7 +28,7 @@ from hasten.tuning.pareto import front
 from hasten.tuning.space import Line, lines
 from hasten.tuning.trials import Trials
 
-FEW, MANY = 8, 64
+FEW, MANY, BATCH = 8, 64, 16
 NEAR = 1.15  # how close to the front, in drift, a plan must be to be asked again
 ENOUGH = 0.25  # a line ends once its drift is below this share of the bar
 TENTH = Plan(solver="ddpm", grid="uniform", steps=100)
@@ -153,9 +154,10 @@ class _Search:
         return screened
 
     def again(self, screened: list[Row], end: float) -> list[Row]:
-        """Reports of what is on the front, then of what is near it while there is time."""
+        """Reports of what is on the front, nearest to the bar first, and then of what is near the
+        front, while there is time."""
         finalists: list[Row] = []
-        for row in _nearest_first(screened):
+        for row in _finalists(screened, self.max_drift):
             plan = Plan(**row["plan"])
             question = f"report {plan.key}"
             if finalists and question not in self.trials.known and time.monotonic() > end:
@@ -177,7 +179,8 @@ class _Search:
         return {"latency_ms": timing.median * 1e4, "n": timing.n, "how": "100 of 1000 steps timed"}
 
     def _report(self, plan: Plan) -> Row:
-        return measure(self.held.model, plan, against=self.held, seconds=1.0).to_dict()
+        report = measure(self.held.model, plan, against=self.held, batch=BATCH, seconds=1.0)
+        return report.to_dict()
 
     def _show(self, text: str) -> None:
         self.bar.set_postfix_str(text, refresh=False)
@@ -192,8 +195,8 @@ def _quick(plan: Plan, few: Reference) -> Row:
     return {**facts, "drift": dataclasses.asdict(drift)}
 
 
-def _nearest_first(screened: list[Row]) -> list[Row]:
-    """The front, then every plan whose drift is within NEAR of the front's at its cost."""
+def _finalists(screened: list[Row], max_drift: float) -> list[Row]:
+    """The front by its distance from the bar, then what is within NEAR of the front's drift."""
     kept = front(screened, lambda row: row["evaluations"], _rmse)
 
     def excess(row: Row) -> float:
@@ -201,7 +204,8 @@ def _nearest_first(screened: list[Row]) -> list[Row]:
         return _rmse(row) / min(able)
 
     others = [row for row in screened if row not in kept and excess(row) < NEAR]
-    return kept + sorted(others, key=excess)
+    by_bar = sorted(kept, key=lambda row: abs(math.log(max(_rmse(row), 1e-12) / max_drift)))
+    return by_bar + sorted(others, key=excess)
 
 
 def _rmse(row: Row) -> float:
