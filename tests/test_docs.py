@@ -39,3 +39,10 @@ def test_no_link_of_a_page_is_dead():
             if "://" not in link and not (page.parent / link).exists():
                 dead.append(f"{page.name}: {link}")
     assert not dead, dead
+
+
+def test_the_table_on_the_concepts_page_is_the_one_that_is_printed():
+    import hasten
+
+    plan = hasten.Plan(solver="dpmpp(order=2)", grid="uniform", steps=3)
+    assert str(hasten.trace(plan, "ddpm")) in (ROOT / "docs/concepts.md").read_text()

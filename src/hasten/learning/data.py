@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -118,5 +119,10 @@ def order(seed: int, step: int, batch: int, n: int) -> np.ndarray:
     out = np.empty(batch, np.int64)
     for epoch in range(first // n, (first + batch - 1) // n + 1):
         here = places // n == epoch
-        out[here] = np.random.default_rng((seed, epoch)).permutation(n)[places[here] % n]
+        out[here] = _shuffle(seed, epoch, n)[places[here] % n]
     return out
+
+
+@functools.lru_cache(maxsize=2)
+def _shuffle(seed: int, epoch: int, n: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(n)

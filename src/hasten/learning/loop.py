@@ -7,11 +7,12 @@ weights of one that was not.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -146,8 +147,7 @@ class Training:
         if self.pictures.labels is not None:
             labels = self.pictures.labels[torch.from_numpy(index)].to(accelerator.device)
         draws = generator(*key, DRAWS, device=accelerator.device)
-        with torch.random.fork_rng():  # dropout draws from the global generator
-            torch.default_generator.manual_seed(generator(*key, DROPOUT).initial_seed())
+        with _dropout_seeded(generator(*key, DROPOUT).initial_seed(), accelerator.device):
             loss = self.objective.loss(net, x0, labels, draws)
             accelerator.backward(loss)
         accelerator.clip_grad_norm_(net.parameters(), recipe.optimizer.clip)
@@ -169,13 +169,16 @@ class Training:
     def _log(self, accelerator: Accelerator, bar: Any, loss: torch.Tensor, step: int) -> None:
         value = float(loss)
         if not math.isfinite(value):
-            raise NonFiniteError(
-                f"the loss is {value} near step {step} of {self.recipe.name!r}; the last good "
-                "checkpoint stays. Lower optimizer.rate, or use precision: no."
-            )
+            raise self._not_finite(f"the loss is {value}", step)
         bar.set_postfix(loss=f"{value:.4f}", refresh=False)
         if self.recipe.track != "none":
             accelerator.log({"loss": value, "pictures": step * self.recipe.optimizer.batch}, step)
+
+    def _not_finite(self, what: str, step: int) -> NonFiniteError:
+        return NonFiniteError(
+            f"{what} near step {step} of {self.recipe.name!r}; the last good checkpoint stays. "
+            "Lower optimizer.rate, or use precision: no."
+        )
 
     def _budget(
         self, accelerator: Accelerator, step: int, spent: float, each: float, steps: int
@@ -193,6 +196,9 @@ class Training:
         accelerator.wait_for_everyone()
         if not accelerator.is_main_process:
             return
+        sums = torch.stack([value.float().sum() for value in self.net.parameters()])
+        if not bool(torch.isfinite(sums).all()):
+            raise self._not_finite("a weight is not finite", step)
         tensors = {
             "weights": dict(self.net.state_dict()),
             "average": ema.tensors(),
@@ -233,6 +239,16 @@ class Training:
 
 
 _FREE = {"checkpoint_every", "preview_every", "track"}  # may change when a run goes on
+
+
+@contextlib.contextmanager
+def _dropout_seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Dropout draws from the global generators: seed them, and give the CPU's back as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+        yield
 
 
 def _due(step: int, batch: int, every: int) -> bool:

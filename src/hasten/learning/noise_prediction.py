@@ -62,17 +62,19 @@ def drop_labels(
 
 
 def draw_positions(path: Path, times: Times, n: int, generator: torch.Generator) -> Array:
-    """``n`` positions on ``path`` by the law of ``times``."""
-    device = generator.device
+    """``n`` positions on ``path`` by the law of ``times``, drawn on the CPU: float64 numbers are
+    computed from them there, and fetching them from a device would wait for it."""
+    if generator.device.type != "cpu":
+        generator = torch.Generator().manual_seed(generator.initial_seed())
     if times.law == "lognormal":
-        normal = torch.randn(n, generator=generator, device=device).double().cpu().numpy()
+        normal = torch.randn(n, generator=generator).double().numpy()
         low, high = path.at(path.low).ratio, path.at(path.noisy).ratio
         top = math.log(high) if math.isfinite(high) else math.inf
         log_ratio = np.clip(times.mean + times.std * normal, math.log(low), top)
         return np.array([path.position(-value) for value in log_ratio])
     if isinstance(path, Discrete):
         count = len(path.alphas_cumprod)
-        whole = torch.randint(count, (n,), generator=generator, device=device)
-        return whole.double().cpu().numpy()
-    uniform = torch.rand(n, generator=generator, device=device).double().cpu().numpy()
+        whole = torch.randint(count, (n,), generator=generator)
+        return whole.double().numpy()
+    uniform = torch.rand(n, generator=generator).double().numpy()
     return path.low + (path.noisy - path.low) * uniform
