@@ -37,17 +37,16 @@ def test_help_comes_without_torch():
         assert verb in done.stdout
 
 
-def test_sample_writes_a_grid_single_files_and_a_gif(capsys, folder, tmp_path):
+def test_sample_writes_a_grid_single_files_and_a_gif(capsys, tmp_path):
     out = tmp_path / "out"
-    status, said, _ = run(
-        capsys, "sample", folder, "--plan", FAST, "--n", 3, "--out", out, "--gif", "--seed", 4
-    )
+    asked = ("--plan", FAST, "--n", 3, "--out", out, "--gif", "--seed", 4)
+    status, said, _ = run(capsys, "sample", "builtin:mnist", *asked)
     assert status == 0
     assert "denoising.gif" in said
     names = sorted(file.name for file in out.iterdir())
     assert names == ["00000.png", "00001.png", "00002.png", "denoising.gif", "grid.png"]
     with Image.open(out / "00001.png") as picture:
-        assert picture.size == (8, 8)
+        assert picture.size == (28, 28)
         assert picture.info["hasten:seed"] == "4"
     with Image.open(out / "denoising.gif") as gif:
         assert gif.n_frames >= 2

@@ -69,7 +69,9 @@ def test_a_sampler_is_what_its_program_says(tiny_model):
 
     with torch.no_grad():
         ours = hasten.run(sampler.program, denoiser, noise)
-    assert (ours - sampler.sample(noise=noise, raw=True)).abs().max() < 1e-4
+    theirs = sampler.sample(noise=noise, raw=True)
+    # An untrained network lets x grow to hundreds: float32 holds seven digits of it.
+    assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
     assert hasten.trace(PLANS[0], model.path) == sampler.program
 
 

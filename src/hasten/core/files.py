@@ -101,7 +101,9 @@ def verify(folder: Path, root: Path | None = None) -> dict[str, Any]:
             (name, facts["bytes"], facts["sha256"]) for name, facts in manifest["files"].items()
         ]
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder / MANIFEST} is damaged; copy the folder again.") from error
+        raise UserError(
+            f"{folder / MANIFEST} is damaged; copy or download the folder again."
+        ) from error
     for name, size, digest in known:
         path = (folder / name).resolve()
         if not path.is_relative_to(root) or not path.is_file():

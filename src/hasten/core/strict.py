@@ -12,7 +12,7 @@ from hasten.core.errors import UserError, nearest
 class Strict(pydantic.BaseModel):
     """A pydantic model whose errors are one :class:`UserError` line naming the field."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     def __init__(self, **given: Any) -> None:
         try:
