@@ -128,6 +128,15 @@ def test_a_second_run_asks_nothing_again(exact, tmp_path):
     assert all(known[row["text"]] == row for row in first.screened)
 
 
+def test_too_little_time_is_one_line_that_says_how_much(exact, monkeypatch):
+    import hasten.tuning.tune as module
+
+    clock = iter(range(0, 10**6, 100))
+    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(clock)))
+    with pytest.raises(UserError, match=r"minutes is 1, .* give \d"):
+        tune(exact, minutes=1)
+
+
 def test_a_journal_forgets_only_the_line_that_was_cut_off(tmp_path):
     file = tmp_path / "trials.jsonl"
     trials = Trials(file, {"model": "a"})

@@ -88,7 +88,8 @@ def tune(
         quiet: no progress bar on stderr.
 
     Raises:
-        UserError: an argument is out of range, or ``out`` holds trials of something else.
+        UserError: an argument is out of range, no time is left for a single plan, or ``out`` holds
+            trials of something else.
     """
     require_number("minutes", minutes, 0.05, 1e5)
     require_number("max_drift", max_drift, 1e-6, 10)
@@ -100,6 +101,12 @@ def tune(
     with tqdm(unit="plan", desc="tuning", disable=quiet, file=sys.stderr) as bar:
         search = _Search(held=held, trials=trials, max_drift=max_drift, bar=bar)
         screened = search.screen(found, began + minutes * 60 * 2 / 3)
+        if not screened:
+            spent = time.monotonic() - began
+            raise UserError(
+                f"minutes is {minutes:g}, and the reference solution alone took {spent:.0f} s; "
+                f"give {spent / 20:.1f} or more."
+            )
         finalists = search.again(screened, began + minutes * 60)
         baseline = trials.ask("baseline", search.baseline)
     on_front = front(finalists, lambda row: row["latency_ms"]["median"], _rmse)
