@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.results_io import read
 from hasten.core.files import MANIFEST, write_manifest
+from hasten.tuning.pareto import front
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "docs/measurements.md", "src/hasten/assets/mnist/README.md")
@@ -41,17 +42,15 @@ def plans() -> str:
 
 
 def best() -> str:
-    """For each number of evaluations the plan with the least drift."""
+    """The plans that no other beats in both evaluations and drift."""
     result = read("plans")
-    by_cost: dict[int, dict[str, Any]] = {}
-    for row in result["rows"]:
-        held = by_cost.get(row["evaluations"])
-        if held is None or row["drift"] < held["drift"]:
-            by_cost[row["evaluations"]] = row
-    rows = [_plan(by_cost[cost]) for cost in sorted(by_cost)]
+    kept = front(result["rows"], lambda row: row["evaluations"], lambda row: row["drift"])
     head = ("plan", "evaluations", "ms a picture", "drift", "95%")
-    note = f"\nn = {result['rows'][0]['n']} pictures for the drift, 15 timings, batch 1."
-    return markdown(head, rows) + note + where(result)
+    note = (
+        f"\nOf {len(result['rows'])} plans; n = {kept[0]['n']} pictures for the drift, "
+        f"{kept[0]['n_times']} timings, batch 1."
+    )
+    return markdown(head, [_plan(row) for row in kept]) + note + where(result)
 
 
 def _plan(row: dict[str, Any]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from hasten.core.errors import UserError
 from hasten.core.model import Model
 from hasten.measuring.drift import reference
 from hasten.measuring.frechet import frechet, statistics
-from hasten.measuring.timer import once, summary, timed
+from hasten.measuring.timer import once, side_by_side, summary, timed
 from hasten.tuning.page import write_report
 from hasten.tuning.pareto import front
 from hasten.tuning.trials import Trials
@@ -84,6 +84,14 @@ def test_the_timer_keeps_the_first_run_apart():
     known = summary(9.0, [float(i) for i in range(1, 101)])
     assert (known.median, known.p90, known.first) == (50.5, 90.0, 9.0)
     assert (known.low, known.high) == (41.0, 61.0)
+
+
+def test_calls_side_by_side_are_timed_in_turn():
+    order = []
+    calls = [lambda: order.append("a"), lambda: order.append("b")]
+    one, other = side_by_side(calls, rounds=3)
+    assert order == list("abbaabba")
+    assert (one.n, other.n) == (3, 3)
 
 
 def test_the_front_holds_what_nothing_beats():

@@ -32,6 +32,11 @@ class Level:
     alpha: float
     sigma: float
 
+    @staticmethod
+    def batch(t: Any, alpha: Any, sigma: Any) -> Level:
+        """Levels of a batch as arrays or tensors: for the formulas of a Prediction, in training."""
+        return Level(t, alpha, sigma)
+
     @property
     def half_log_snr(self) -> float:
         """lambda = log(alpha / sigma): +inf for a clean picture, -inf for pure noise."""

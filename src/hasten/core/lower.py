@@ -6,6 +6,8 @@ needs the network, weighted sums, and nothing of hasten.
 
 from __future__ import annotations
 
+from typing import Any
+
 from hasten.core.ask import Combine, Denoise, Network
 from hasten.core.errors import UserError
 from hasten.core.linear import Linear
@@ -27,6 +29,7 @@ def _walk(program: Program, prediction: Prediction, guidance: float, x: Linear) 
     values: dict[str, Linear] = {"x": x}
     for row, dead in zip(program.rows, program.frees, strict=True):
         ask, given = row.ask, tuple(values[name] for name in row.ask.reads())
+        answers: tuple[Any, ...]
         if isinstance(ask, Combine):
             pairs = zip(ask.coefficients, given, strict=True)
             answers = (sum(coefficient * value for coefficient, value in pairs),)

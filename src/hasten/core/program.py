@@ -143,7 +143,7 @@ class _Tape:
         registers = tuple(self.register(latent) for latent in ask.reads())
         out = self._emit(ask.with_latents(registers))
         answers = tuple(Linear({name: 1.0}) for name in out)
-        return answers if len(answers) > 1 else answers[0]
+        return answers[0] if len(answers) == 1 else answers
 
     def register(self, latent: Linear) -> str:
         """The register that holds ``latent``, computed by a new row where it has none yet."""

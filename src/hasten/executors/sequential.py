@@ -46,7 +46,7 @@ def drive(walk: Walk, machine: Machine) -> Any:
         except StopIteration as stop:
             return stop.value
         answers = ask.answer(machine, *ask.reads())
-        answer = answers if len(answers) > 1 else answers[0]
+        answer = answers[0] if len(answers) == 1 else answers
 
 
 class Answers:

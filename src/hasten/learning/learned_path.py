@@ -108,7 +108,7 @@ class LearnedPathPrediction:
         of_x0, of_noise = here.target(level)
         simple = mse_loss(answer, (of_x0 * x0 + of_noise * noise).detach())
         wrong = (here.skip * x + here.out * answer - x0).square().mean(dim=(1, 2, 3))
-        snr = (level.alpha / level.sigma).square().flatten()
+        snr = ((level.alpha / level.sigma) ** 2).flatten()  # type: ignore[attr-defined]
         bound = 0.5 * (self.shape.ends[1] - self.shape.ends[0]) * slope * snr * wrong
         of_at, of_slope = torch.autograd.grad(bound.sum(), (at, slope), retain_graph=True)
         steer = 2 * bound.detach() * (of_at * shape + of_slope * rise)
@@ -118,8 +118,5 @@ class LearnedPathPrediction:
     def _level(self, shape: torch.Tensor) -> Level:
         low, high = self.shape.ends
         gamma = (low + (high - low) * shape).view(-1, 1, 1, 1)
-        return Level(  # type: ignore[arg-type]  # a batch of levels, as tensors
-            1000 * shape,
-            torch.sigmoid(-gamma).sqrt(),
-            torch.sigmoid(gamma).sqrt(),
-        )
+        alpha, sigma = torch.sigmoid(-gamma).sqrt(), torch.sigmoid(gamma).sqrt()
+        return Level.batch(1000 * shape, alpha, sigma)

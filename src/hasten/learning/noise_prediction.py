@@ -34,7 +34,7 @@ class NoisePrediction:
         """Mean squared error of the network's answer; x0 is (n, c, h, w) in the network's space."""
         noise = torch.randn(x0.shape, generator=generator, device=x0.device)
         positions = draw_positions(self.path, self.times, len(x0), generator)
-        level = Level(*self.path.curve(positions))
+        level = Level.batch(*self.path.curve(positions))
         here = self.prediction.at(level)
         t, alpha, sigma, scale, of_x0, of_noise = columns(
             x0, level.t, level.alpha, level.sigma, here.scale, *here.target(level)

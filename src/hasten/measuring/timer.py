@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -32,6 +32,23 @@ def timed(
     while len(times) < repeats and (sum(times) < seconds or len(times) < 5):
         times.append(once(call, device))
     return summary(first, times)
+
+
+def side_by_side(
+    calls: Sequence[Callable[[], object]],
+    *,
+    device: torch.device | str = "cpu",
+    rounds: int = 7,
+) -> list[Timing]:
+    """Time ``calls`` in turn, round after round, so that a machine whose speed drifts treats all of
+    them alike; every other round runs backwards."""
+    first = [once(call, device) for call in calls]
+    times: list[list[float]] = [[] for _ in calls]
+    places = list(range(len(calls)))
+    for number in range(rounds):
+        for place in places if number % 2 else reversed(places):
+            times[place].append(once(calls[place], device))
+    return [summary(one, row) for one, row in zip(first, times, strict=True)]
 
 
 def once(call: Callable[[], object], device: torch.device | str = "cpu") -> float:

@@ -105,8 +105,8 @@ def _figure(found: Tuning) -> dict[str, Any]:
             ),
         ],
         "layout": {
-            "xaxis": {"title": {"text": "milliseconds a picture"}, "type": "log"},
-            "yaxis": {"title": {"text": "drift (RMSE)"}, "type": "log"},
+            "xaxis": {"title": {"text": "milliseconds a picture"}, "type": "log", "dtick": "D2"},
+            "yaxis": {"title": {"text": "drift (RMSE)"}, "type": "log", "dtick": "D2"},
             "margin": {"l": 60, "r": 10, "t": 10, "b": 50},
             "legend": {"orientation": "h", "y": 1.12},
             "height": 420,

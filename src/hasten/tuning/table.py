@@ -28,7 +28,10 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 def table(rows: list[dict[str, Any]]) -> None:
     """Print reports to stdout, as wide as the terminal."""
-    body = Table(*COLUMNS, header_style="bold", box=None, pad_edge=False)
+    body = Table(header_style="bold", box=None, pad_edge=False)
+    body.add_column(COLUMNS[0], overflow="fold")
+    for name in COLUMNS[1:]:
+        body.add_column(name, no_wrap=True, justify="right")
     for row in rows:
         body.add_row(*cells(row))
     Console(soft_wrap=False).print(body)

@@ -22,7 +22,7 @@ from hasten.core.plan import Plan
 from hasten.measuring.conditions import conditions
 from hasten.measuring.drift import Reference, reference, reference_plan
 from hasten.measuring.measure import measure
-from hasten.measuring.timer import timed
+from hasten.measuring.timer import side_by_side
 from hasten.sampler import build
 from hasten.tuning.pareto import front
 from hasten.tuning.space import Line, lines
@@ -108,7 +108,7 @@ def tune(
                 f"give {spent / 20:.1f} or more."
             )
         finalists = search.again(screened, began + minutes * 60)
-        baseline = trials.ask("baseline", search.baseline)
+        finalists, baseline = search.side_by_side(finalists)
     on_front = front(finalists, lambda row: row["latency_ms"]["median"], _rmse)
     chosen, why = _recommend(on_front, max_drift, baseline)
     return Tuning(
@@ -173,17 +173,33 @@ class _Search:
             self._show(f"measured {plan}")
         return finalists
 
-    def baseline(self) -> Row:
-        """Cost of the published sampler: a tenth of it timed, times ten."""
-        plan = TENTH.model_copy(update={"guidance": self.held.plan.guidance})
+    def side_by_side(self, finalists: list[Row]) -> tuple[list[Row], Row]:
+        """The finalists with latencies timed in turn with each other and with a tenth of the
+        published sampler, and what all of that sampler costs."""
+        model, guidance = self.held.model, self.held.plan.guidance
+        plans = [Plan(**row["plan"]) for row in finalists]
+        tenth, why = TENTH.model_copy(update={"guidance": guidance}), None
+        try:
+            build(model, tenth)
+            plans.append(tenth)
+        except UserError as error:
+            why = str(error)
+        question = "side by side " + " ".join(plan.key for plan in plans)
+        timings = self.trials.ask(question, lambda: self._timed(plans))
+        rows = [
+            {**row, "latency_ms": timing} for row, timing in zip(finalists, timings, strict=False)
+        ]
+        if why is not None:
+            return rows, {"latency_ms": None, "why": why}
+        how = f"100 of its steps timed in turn with the plans, n = {timings[-1]['n']}"
+        return rows, {"latency_ms": timings[-1]["median"] * 10, "how": how}
+
+    def _timed(self, plans: list[Plan]) -> list[Row]:
         model = self.held.model
         cond = None if model.labels is None else 0
-        try:
-            sampler = build(model, plan)
-        except UserError as error:
-            return {"latency_ms": None, "why": str(error)}
-        timing = timed(lambda: sampler.sample(1, cond=cond), device=model.device, repeats=5)
-        return {"latency_ms": timing.median * 1e4, "n": timing.n, "how": "100 of 1000 steps timed"}
+        samplers = [build(model, plan) for plan in plans]
+        calls = [lambda sampler=sampler: sampler.sample(1, cond=cond) for sampler in samplers]
+        return [timing.milliseconds() for timing in side_by_side(calls, device=model.device)]
 
     def _report(self, plan: Plan) -> Row:
         report = measure(self.held.model, plan, against=self.held, batch=BATCH, seconds=1.0)
