@@ -17,6 +17,12 @@ from hasten.core.model import Model
 torch.set_num_threads(2)
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Every test draws the same numbers every time, whatever ran before it."""
+    torch.manual_seed(0)
+
+
 def tiny_unet(channels: int = 1, size: int = 8, labels: int | None = None, **options: object):
     """A real UNet2DModel of a few thousand parameters, the same every time."""
     with torch.random.fork_rng():

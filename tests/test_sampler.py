@@ -82,7 +82,7 @@ def test_guidance_one_is_the_condition_and_zero_is_none(tiny_model):
     def made(guidance, cond):
         return build(model, Plan(steps=3, guidance=guidance)).sample(noise=noise, cond=cond)
 
-    assert (made(0.0, 1) - made(1.0, None)).abs().max() < 1e-5
+    assert (made(0.0, 1) - made(1.0, None)).abs().max() < 1e-4
     assert (made(1.00001, 1) - made(1.0, 1)).abs().max() < 1e-3
     assert (made(3.0, 1) - made(1.0, 1)).abs().max() > 1e-3
 

@@ -80,14 +80,15 @@ class Plan(Strict):
         """The plan's Program on ``path``."""
         return trace(self.crossing, self.levels(path))
 
+    def chosen(self) -> dict[str, Any]:
+        """Solver, grid and steps, and every other field that is not as it is by default."""
+        standard = type(self)().model_dump()
+        always = ("solver", "grid", "steps")
+        fields = self.model_dump().items()
+        return {name: value for name, value in fields if name in always or value != standard[name]}
+
     def __str__(self) -> str:
-        given = {
-            name: value
-            for name, value in self.model_dump().items()
-            if value != type(self).model_fields[name].default
-        }
-        given = {"solver": self.solver, "grid": self.grid, "steps": self.steps, **given}
-        return ",".join(f"{name}={value}" for name, value in given.items())
+        return ",".join(f"{name}={value}" for name, value in self.chosen().items())
 
     @staticmethod
     def read(text: str | File) -> Plan:

@@ -66,6 +66,7 @@ def _rows(found: Tuning, sheets: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "key": row["key"],
+            "name": str(Plan(**row["plan"])),
             "cells": cells(row),
             "best": row["key"] == best,
             "picture": _embedded(sheets[row["key"]]),

@@ -7,17 +7,24 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-COLUMNS = ("plan", "evaluations", "ms/picture", "p90", "pictures/s", "drift (95%)")
+from hasten.core.plan import Plan
+
+COLUMNS = ("solver", "grid", "steps", "evals", "ms", "p90", "pics/s", "drift (95%)")
+WORDS = 2  # the first columns are words, the rest numbers
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
-    """A report's cells under COLUMNS, as the terminal and the page show them."""
-    from hasten.core.plan import Plan
-
+    """A report's cells under COLUMNS, as the terminal and the page show them; what else the plan
+    says stands with the solver."""
+    plan = Plan(**row["plan"])
+    others = {name: value for name, value in plan.chosen().items() if name not in COLUMNS}
+    more = "".join(f", {name}={value}" for name, value in others.items())
     drift = row["drift"]
     apart = "draws noise" if drift is None else f"{drift['rmse']:.4f} ±{_half(drift):.4f}"
     return (
-        str(Plan(**row["plan"])),
+        plan.solver + more,
+        plan.grid,
+        str(plan.steps),
         str(row["evaluations"]),
         f"{row['latency_ms']['median']:.1f}",
         f"{row['latency_ms']['p90']:.1f}",
@@ -29,9 +36,10 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
 def table(rows: list[dict[str, Any]]) -> None:
     """Print reports to stdout, as wide as the terminal."""
     body = Table(header_style="bold", box=None, pad_edge=False)
-    body.add_column(COLUMNS[0], overflow="fold")
-    for name in COLUMNS[1:]:
-        body.add_column(name, no_wrap=True, justify="right")
+    for place, name in enumerate(COLUMNS):
+        words = place < WORDS
+        justify = "left" if words else "right"
+        body.add_column(name, overflow="fold", no_wrap=not words, justify=justify)
     for row in rows:
         body.add_row(*cells(row))
     Console(soft_wrap=False).print(body)
