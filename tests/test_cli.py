@@ -14,6 +14,7 @@ from PIL import Image
 from hasten.adapters.folder import save_folder
 from hasten.cli import _status
 
+RECIPES = Path(__file__).parents[1] / "recipes"
 FAST = "solver=ddim,steps=2"
 
 
@@ -141,6 +142,11 @@ def table(folder: Path, tmp_path: Path) -> list[tuple[list[object], str]]:
         (["train", tmp_path / "list.yaml"], "list.yaml"),
         (["train", tmp_path / "evil.yaml"], "evil.yaml"),
         (["info", "builtin:mnnist"], "mnist"),
+        (["train", RECIPES / "mnist.yaml", "--minutes", -1], "minutes"),
+        (["train", RECIPES / "mnist.yaml", "--minutes", "nan"], "minutes"),
+        (["train", RECIPES / "mnist.yaml", "--test-data", tmp_path], "test"),
+        (["train", RECIPES / "mnist-features.yaml", "--minutes", 1], "epochs"),
+        (["train", RECIPES / "mnist-features.yaml", "--pictures", 9], "pictures"),
     ]
 
 

@@ -175,7 +175,10 @@ def test_a_walk_that_cannot_be_traced_is_walked(tiny_model):
         sampler = build(tiny_model(), Plan(solver="halting", steps=6))
         assert sampler.program is None
         assert sampler.evaluations is None
-        assert sampler.sample(2).shape == (2, 1, 8, 8)
+        seen = []
+        pictures = sampler.sample(2, watch=lambda call, x0: seen.append(call))
+        assert pictures.shape == (2, 1, 8, 8)
+        assert seen == [0, 1]
     finally:
         del solvers._known["halting"]  # other tests go through the whole registry
 

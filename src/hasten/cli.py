@@ -223,7 +223,7 @@ def train(
         test_data: the same for the pictures that a classifier is tested on.
         out: the folder to write, runs/NAME by default.
         pictures: how many pictures to see, in place of the recipe's.
-        minutes: a budget; the run's length is set from the rate of its first steps.
+        minutes: a budget; the length is set from the rate of the first steps, once for a run.
         seed: in place of the recipe's.
         track: none, tensorboard or trackio.
         quiet: no progress bar.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hasten.core.denoiser import Guided, Translated
-from hasten.core.errors import NonFiniteError, UserError, require, require_whole
+from hasten.core.errors import UserError, require, require_whole
 from hasten.core.executor import Executor, Watch, executors
 from hasten.core.level import Level, Path, path
 from hasten.core.model import Model
@@ -150,7 +150,7 @@ class Sampler:
         machine = Answers(self.denoiser, fresh, cond)
         x = self.start.begin(noise, self.levels[0])
         if self.program is None:
-            x = drive(self.solver.walk(x, self.levels), machine)
+            x = drive(self.solver.walk(x, self.levels), machine, watch)
         else:
             x = self.executor.run(self.program, x, machine, watch)
         machine.check()
@@ -196,9 +196,3 @@ def run(
     x = executors.parse(executor).run(program, noise * program.start.spread, machine)
     machine.check()
     return x
-
-
-def check_finite(pictures: torch.Tensor, what: str) -> None:
-    """Raise unless every value is finite; for what comes from outside a Sampler."""
-    if not bool(torch.isfinite(pictures).all()):
-        raise NonFiniteError(f"{what} holds NaN or infinity; nothing was written.")

@@ -77,14 +77,3 @@ class Guided:
         self, x: torch.Tensor, level: Level, cond: Any = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         raise UserError("guidance and a learned variance exclude each other; set guidance to 1.")
-
-
-class Counted:
-    """Any denoiser, counting its calls."""
-
-    def __init__(self, denoiser: Any) -> None:
-        self.denoiser, self.calls = denoiser, 0
-
-    def __call__(self, x: Any, level: Level, cond: Any = None) -> Any:
-        self.calls += 1
-        return self.denoiser(x, level, cond)

@@ -37,15 +37,18 @@ class Sequential(Executor):
         return values[program.output]
 
 
-def drive(walk: Walk, machine: Machine) -> Any:
+def drive(walk: Walk, machine: Machine, watch: Watch | None = None) -> Any:
     """Run a walk itself, for solvers that have no Program (step sizes that depend on the data)."""
-    answer = None
+    answer, calls = None, 0
     while True:
         try:
             ask = walk.send(answer)
         except StopIteration as stop:
             return stop.value
         answers = ask.answer(machine, *ask.reads())
+        if watch is not None and ask.calls:
+            watch(calls, answers[0])
+            calls += 1
         answer = answers[0] if len(answers) == 1 else answers
 
 

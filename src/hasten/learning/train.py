@@ -11,7 +11,7 @@ from accelerate import PartialState
 from hasten.adapters.families import new_network
 from hasten.adapters.folder import save_folder
 from hasten.core.codec import codecs
-from hasten.core.errors import UserError
+from hasten.core.errors import UserError, require, require_number
 from hasten.core.learned_path import Learned
 from hasten.core.model import Model
 from hasten.core.plan import Plan
@@ -44,7 +44,10 @@ def train(
         UserError: data that cannot be read, or a run of another recipe in ``out``.
     """
     out = Path(out)
+    if minutes is not None:
+        require_number("minutes", minutes, 0.01, 1e6)
     if isinstance(recipe, ClassifierRecipe):
+        require(minutes is None, "minutes: a classifier's length is its recipe's epochs; drop it.")
         target = out / "features"
         train_classifier(_pictures(recipe.data), _pictures(recipe.test), target, recipe, quiet)
         return target
