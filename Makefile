@@ -27,11 +27,11 @@ venv: .venv/all  ## .venv with every extra
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hasten needs Python 3.11 or newer; set PYTHON=")'
 	$(PYTHON) -m venv .venv
 	$(PIP) --upgrade pip
-	$(PIP) -e '.[tune]'
+	$(PIP) -e '.[tune,openvino,onnx]'
 	@touch $@
 
 .venv/all: .venv/demo
-	$(PIP) -e '.[tune,train,dev]'
+	$(PIP) -e '.[tune,train,eval,dev]'
 	@touch $@
 
 clean:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-ALL = ("overhead", "right", "training", "plans")
+ALL = ("overhead", "right", "training", "plans", "agreement")
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or ALL:

@@ -6,12 +6,13 @@ import ast
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "hasten"
-PARTS = ("solvers", "grids", "executors", "starts", "levers", "adapters")
+PARTS = ("solvers", "grids", "executors", "starts", "engines", "levers", "adapters")
 HEIGHT = {
     "core": 0,
     **dict.fromkeys(PARTS, 1),
     "sampler": 2,
     "pictures": 1,
+    "data": 1,
     "measuring": 3,
     "learning": 4,
     "tuning": 4,

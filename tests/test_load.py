@@ -214,7 +214,7 @@ def test_a_pixel_dit_with_learned_variance_knows_its_labels(tmp_path: Path):
     assert model.prediction.part_name == "v"
     cond = torch.tensor([1, 10])
     assert same_net(model.net, Network(net), (3, 8, 8), cond)
-    x0, variance = Translated(model).with_variance(
+    x0, variance = Translated(model, model.net).with_variance(
         torch.randn(2, 3, 8, 8), model.path.at(500), cond
     )
     assert x0.shape == variance.shape == (2, 3, 8, 8)

@@ -21,10 +21,11 @@ from PIL import Image
 import hasten
 from hasten.core.errors import NonFiniteError, UserError
 from hasten.core.seeds import generator
+from hasten.data import Pictures, load_rows
 from hasten.learning import checkpoint
-from hasten.learning.data import Pictures, load_rows, order
 from hasten.learning.learned_path import MonotoneShape
 from hasten.learning.loop import Training
+from hasten.learning.order import order
 from hasten.learning.recipe import ClassifierRecipe, Recipe, load_recipe
 from hasten.learning.train import prepared, train
 from hasten.measuring.features import FeatureNet
@@ -123,6 +124,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(parquet, tm
 SCRIPT = """
 import sys, torch
 torch.set_num_threads(1)
+from hasten.learning.order import order
 from hasten.learning.recipe import load_recipe
 from hasten.learning.train import train
 train(load_recipe(sys.argv[1]), sys.argv[2], quiet=True)
@@ -307,6 +309,8 @@ def test_a_classifier_recipe_gives_features_and_statistics(parquet, tmp_path):
     features = FeatureNet(train(recipe, tmp_path, quiet=True))
     assert features.accuracy > 0.9
     assert features.covariance.shape == (64, 64)
+    assert features.sample is not None
+    assert features.sample.shape == (40, 64)
     pictures = Pictures(load_rows(str(parquet)), (1, 8, 8))[np.arange(40)].float() / 255
     mean, covariance = statistics(features(pictures))
     assert frechet(mean, covariance, features.mean, features.covariance) < 1e-3

@@ -40,8 +40,11 @@ def info(model: str | None = None, *, json_: Json = False) -> None:
         json_: print one JSON object.
     """
     from hasten.measuring.conditions import conditions
+    from hasten.measuring.memory import free_mb
+    from hasten.sampler import engines_here
 
-    facts: dict[str, Any] = {"machine": conditions()}
+    facts: dict[str, Any] = {"machine": {**conditions(), "free_mb": round(free_mb())}}
+    facts["engines"] = engines_here()
     if model is not None:
         facts["model"] = _describe(_load(model))
     if json_:
@@ -118,39 +121,50 @@ def measure(
     *,
     plan: Annotated[list[str] | None, Parameter(name="--plan", negative="")] = None,
     n: int = 64,
+    pictures: int = 1000,
+    data: str | None = None,
+    features: str | None = None,
     batch: int = 64,
     seconds: float = 5.0,
     device: str = "cpu",
     json_: Json = False,
 ) -> None:
-    """Measure what plans cost here and how far their pictures drift from the converged solution.
+    """Measure what plans cost here, how far their pictures drift from the model's own converged
+    solution, and how far they are from real pictures (FD, KD, precision, recall).
 
     Args:
         model: builtin:NAME, a diffusers folder, or a hub id.
         plan: a plan file, or key=value,...; give it more than once to compare.
-        n: pictures for the drift; 0 measures cost alone.
+        n: pictures for the drift; 0 leaves it out.
+        pictures: pictures for FD, KD, precision and recall; 0 leaves them out.
+        data: real pictures (a parquet file, a folder, a hub name), where none ship with the model.
+        features: what FD compares in: random, or a vision model's folder or hub id.
         batch: pictures at a time for the throughput.
         seconds: time for each of latency and throughput.
         device: cpu, cuda, cuda:1, mps.
         json_: print one JSON object a plan.
     """
     from hasten.core.errors import require_number, require_whole
-    from hasten.measuring.drift import reference
+    from hasten.measuring.drift import reference, reference_plan
     from hasten.measuring.measure import measure as run
+    from hasten.measuring.real import real_for
 
     require_whole("n", n, 0, 100_000)
+    require_whole("pictures", pictures, 0, 10_000_000)
     require_number("seconds", seconds, 0.0, 1e5)
     plans = [_plan(text) for text in plan or [None]]
     loaded = _load(model, device)
+    real = real_for(loaded, data, features) if pictures else None
     held: dict[float, Any] = {}
     reports = []
     for one in plans:
         against = None
         if n > 0 and not one.stochastic:
             if one.guidance not in held:
-                held[one.guidance] = reference(loaded, n, guidance=one.guidance)
+                held[one.guidance] = reference(loaded, n, plan=reference_plan(one.guidance))
             against = held[one.guidance]
-        report = run(loaded, one, n=n, against=against, batch=batch, seconds=seconds)
+        judged = {"pictures": pictures if real else 0, "real": real}
+        report = run(loaded, one, n=n, against=against, batch=batch, seconds=seconds, **judged)
         reports.append(report.to_dict())
         if json_:
             print(json.dumps(reports[-1]), flush=True)
@@ -165,9 +179,13 @@ def tune(
     model: str = "builtin:mnist",
     *,
     minutes: float = 5.0,
-    max_drift: float = 0.05,
+    max_loss: float = 0.05,
+    data: str | None = None,
+    features: str | None = None,
     guidance: float = 1.0,
+    batch: int = 1,
     out: Path = Path("tuned"),
+    seed: int = 0,
     device: str = "cpu",
     json_: Json = False,
     quiet: Quiet = False,
@@ -177,9 +195,15 @@ def tune(
     Args:
         model: builtin:NAME, a diffusers folder, or a hub id.
         minutes: the budget.
-        max_drift: how far pictures may be from the converged solution (RMSE, pixels in 0 to 1).
+        max_loss: how far pictures may be from the model's converged solution (RMSE, pixels in 0 to
+            1), and by what share FD may be worse than the converged solution's.
+        data: real pictures (a parquet file, a folder, a hub name), where none ship with the model;
+            without any, drift alone decides.
+        features: what FD compares in: random, or a vision model's folder or hub id.
         guidance: the classifier-free guidance scale that all plans use.
+        batch: how many pictures at a time the plan is for.
         out: the folder to write; a second run there goes on where the first ended.
+        seed: of the reference's noise and of the search.
         device: cpu, cuda, cuda:1, mps.
         json_: print the result as one JSON object.
         quiet: no progress bar.
@@ -190,7 +214,16 @@ def tune(
 
     loaded = _load(model, device)
     found = run(
-        loaded, minutes=minutes, max_drift=max_drift, guidance=guidance, out=out, quiet=quiet
+        loaded,
+        minutes=minutes,
+        max_loss=max_loss,
+        data=data,
+        features=features,
+        guidance=guidance,
+        batch=batch,
+        out=out,
+        seed=seed,
+        quiet=quiet,
     )
     write_report(found, loaded, out)
     if json_:
@@ -198,6 +231,9 @@ def tune(
         return
     table(found.front)
     print(found.why)
+    if found.expected is not None:
+        low, high = (found.expected[name] for name in ("low", "high"))
+        print(f"a fresh process is expected to take {low:.1f} to {high:.1f} ms (99%)")
     print(f"plan: {found.best}")
     print(f"wrote plan.json, report.html, report.json and pictures to {out}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from hasten.core.denoiser import Guided, Translated
+from hasten.core.engine import Prepared, engines
 from hasten.core.errors import UserError, require, require_whole
 from hasten.core.executor import Executor, Watch, executors
 from hasten.core.level import Level, Path, path
@@ -29,18 +29,41 @@ def trace(plan: Plan, on: str | dict[str, Any] | Path) -> Program:
     return plan.trace(path(on))
 
 
-def build(model: Model, plan: Plan | None = None) -> Sampler:
+def prepare(model: Model, plan: Plan) -> Prepared:
+    """``model``'s network in the plan's engine and dtype, for :func:`build`; plans that share both
+    can share it, and what it compiled.
+
+    Raises:
+        UserError: the engine is not installed, or cannot run this network in this dtype here.
+    """
+    engine = engines.parse(plan.engine)
+    engine.check(model, plan.dtype)
+    return engine.prepare(model, plan.dtype)
+
+
+def engines_here() -> dict[str, str]:
+    """Every engine, and its dtypes or the line that installs it."""
+    return {name: engines[name]().here() for name in engines}
+
+
+def build(model: Model, plan: Plan | None = None, *, net: Prepared | None = None) -> Sampler:
     """A Sampler that runs ``plan`` on ``model``; neither is changed.
+
+    Args:
+        net: what :func:`prepare` made of the model for the plan's engine and dtype, to share it.
 
     Raises:
         UserError: the plan asks for what the model does not have.
     """
     plan = plan or Plan()
-    dtype = getattr(torch, plan.dtype)
-    if dtype != model.dtype:
-        net = copy.deepcopy(model.net).to(dtype)
-        model = dataclasses.replace(model, net=net)
-    denoiser: Any = Translated(model, dtype)
+    kind = model.device.type
+    require(
+        plan.device in (None, kind),
+        f"the plan is for device {plan.device!r}, but model {model.name!r} is on {kind!r}; load it "
+        f"with device={plan.device!r}, or tune again here.",
+    )
+    net = net or prepare(model, plan)
+    denoiser: Any = Translated(model, net)
     if plan.guidance != 1.0:
         if model.labels is None or model.null_label is None:
             raise UserError(
@@ -53,6 +76,7 @@ def build(model: Model, plan: Plan | None = None) -> Sampler:
     return Sampler(
         model=model,
         plan=plan,
+        net=net,
         levels=levels,
         solver=plan.crossing,
         program=plan.trace(model.path) if plan.crossing.traceable else None,
@@ -68,6 +92,7 @@ class Sampler:
 
     model: Model
     plan: Plan
+    net: Prepared
     levels: tuple[Level, ...]
     solver: Solver
     program: Program | None

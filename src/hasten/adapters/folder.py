@@ -20,7 +20,7 @@ import torch
 from hasten.adapters.families import FAMILIES
 from hasten.core.codec import codecs
 from hasten.core.errors import UserError, require
-from hasten.core.files import MANIFEST, new_folder, sha256, verify
+from hasten.core.files import MANIFEST, cache_root, new_folder, sha256, verify
 from hasten.core.level import Discrete
 from hasten.core.model import Model
 from hasten.core.prediction import predictions
@@ -193,10 +193,7 @@ class Files:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         require(folder.is_dir(), f"{folder} is no folder; give the folder of a model.")
-        place = folder.resolve()
-        # The hub's cache keeps files in models--owner--name/blobs and links to them.
-        cached = place.parent.name == "snapshots" and place.parent.parent.name.startswith("models-")
-        self._root = place.parent.parent if cached else place
+        self._root = cache_root(folder)
         self._listed: dict[str, Any] | None = None
         if (folder / MANIFEST).exists():
             read_object(folder / MANIFEST)

@@ -16,9 +16,13 @@ Shape = tuple[int, int, int]
 
 
 class Codec(ABC):
-    """``encode``: pictures (n, c, h, w) in [0, 1] to the network's space; ``decode``: back."""
+    """``encode``: pictures (n, c, h, w) in [0, 1] to the network's space; ``decode``: back.
+
+    ``bound``: every picture lies in [-bound, bound] there, so x0 may be clipped; None for latents.
+    """
 
     part_name: ClassVar[str]
+    bound: ClassVar[float | None] = None
 
     @abstractmethod
     def encode(self, pictures: torch.Tensor) -> torch.Tensor: ...
@@ -43,6 +47,8 @@ codecs: Registry[Codec] = Registry("codec")
 class Identity(Codec):
     """Pixels in [-1, 1]."""
 
+    bound = 1.0
+
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
         return pictures * 2 - 1
 
@@ -64,6 +70,7 @@ class PixelUnshuffle(Codec):
     A network on the smaller grid costs a fraction of one on the full grid.
     """
 
+    bound = 1.0
     factor: int = 2
 
     def __post_init__(self) -> None:

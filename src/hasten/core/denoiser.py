@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
+from hasten.core.engine import Call
 from hasten.core.errors import UserError
 from hasten.core.level import Level
 from hasten.core.model import Model
@@ -18,18 +19,15 @@ class Denoiser(Protocol):
 
 
 class Translated:
-    """A network's answer as x0, by the model's prediction; the network runs in ``dtype``."""
+    """The answer of ``net``, a prepared network of ``model``, as x0 by the model's prediction."""
 
-    def __init__(self, model: Model, dtype: torch.dtype | None = None) -> None:
-        self.model = model
-        self.dtype = dtype or model.dtype
+    def __init__(self, model: Model, net: Call) -> None:
+        self.model, self.net = model, net
 
     def raw(self, x: torch.Tensor, t: float, cond: Any = None) -> torch.Tensor:
         """The network's own answer in float32 (2c channels where it learned a variance)."""
-        x = x if x.dtype == self.dtype else x.to(self.dtype)
         times = torch.full((len(x),), t, dtype=torch.float32, device=x.device)
-        answer = self.model.net(x, times, cond)
-        return answer if answer.dtype == torch.float32 else answer.float()
+        return self.net(x, times, cond)
 
     def with_variance(
         self, x: torch.Tensor, level: Level, cond: Any = None

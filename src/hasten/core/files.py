@@ -113,6 +113,18 @@ def verify(folder: Path, root: Path | None = None) -> dict[str, Any]:
     return manifest
 
 
+def cache_root(folder: Path) -> Path:
+    """Where the files of ``folder`` may really lie: in it, or in the hub's cache around it.
+
+    The cache keeps files in ``models--owner--name/blobs`` and links to them from ``snapshots``.
+    """
+    place = folder.resolve()
+    for parent in place.parents:
+        if parent.name == "snapshots" and parent.parent.name.startswith("models-"):
+            return parent.parent
+    return place
+
+
 @contextlib.contextmanager
 def _named(target: Path) -> Iterator[None]:
     try:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 import yaml
 
+from hasten.core.engine import engines
 from hasten.core.errors import UserError
 from hasten.core.executor import executors
 from hasten.core.grid import grids
@@ -27,6 +28,7 @@ PARTS: dict[str, Registry[Any]] = {
     "grid": grids,
     "executor": executors,
     "start": starts,
+    "engine": engines,
 }
 
 
@@ -34,11 +36,14 @@ class Plan(Strict):
     """How to sample. Every field has a default; unknown or conflicting fields raise.
 
     Attributes:
-        solver, grid, executor, start: parts, ``name`` or ``name(option=value, ...)``.
+        solver, grid, executor, start, engine: parts, ``name`` or ``name(option=value, ...)``.
         steps: intervals between levels, 1 to 10000.
         guidance: classifier-free guidance scale; 1 is none.
         clip: x0 is held in [-clip, clip] after every evaluation; None leaves it alone.
         dtype: what the network computes in; the state is always float32.
+        engine: what runs the network.
+        device: the kind of device the plan was measured on, where it holds there alone; None for
+            any.
     """
 
     solver: str = "dpmpp(order=2)"
@@ -49,6 +54,8 @@ class Plan(Strict):
     guidance: Annotated[float, pydantic.Field(ge=0, le=100, allow_inf_nan=False)] = 1.0
     clip: Annotated[float, pydantic.Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    engine: str = "eager"
+    device: Literal["cpu", "cuda", "mps", "xpu"] | None = None
 
     @pydantic.field_validator(*PARTS)
     @classmethod

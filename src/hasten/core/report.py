@@ -42,6 +42,16 @@ class Drift:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A number from ``n`` generated pictures; ``low`` and ``high`` are its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
     """One plan on one model and device.
 
@@ -51,6 +61,8 @@ class Report:
         drift: None for a plan that draws noise on the way.
         peak_mb: the most memory the process (CPU) or the device held while sampling.
         conditions: device, dtype in use, threads, versions.
+        fd, kd, precision, recall: the pictures against real ones; None where there are none.
+        features: in which features, such as "random convolutions, seed 0".
     """
 
     plan: dict[str, Any]
@@ -64,6 +76,11 @@ class Report:
     peak_mb: float
     weights_mb: float
     conditions: dict[str, Any]
+    fd: Estimate | None = None
+    kd: Estimate | None = None
+    precision: Estimate | None = None
+    recall: Estimate | None = None
+    features: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as ``--json`` prints it."""

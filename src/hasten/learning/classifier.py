@@ -13,19 +13,22 @@ from tqdm import tqdm
 from hasten.core.errors import require
 from hasten.core.files import new_folder
 from hasten.core.seeds import generator
-from hasten.learning.data import Pictures, order
+from hasten.data import Pictures, evenly_spread
+from hasten.learning.order import order
 from hasten.learning.recipe import ClassifierRecipe
 from hasten.measuring.features import Classifier
 from hasten.measuring.frechet import statistics
 
 BATCH = 128
+SAMPLE = 10_000  # features that are kept one by one
 
 
 def train_classifier(
     train: Pictures, test: Pictures, out: Path, recipe: ClassifierRecipe, quiet: bool = False
 ) -> float:
     """Write ``classifier.safetensors``, ``statistics.safetensors`` (mean and covariance of the
-    features of the train pictures) and ``features.json`` into ``out``; returns the test accuracy.
+    features of the train pictures, and up to 10,000 of them, evenly spread, in float32) and
+    ``features.json`` into ``out``; returns the test accuracy.
 
     AdamW with a one-cycle rate; pictures are shifted by up to two pixels.
     """
@@ -52,10 +55,12 @@ def train_classifier(
         rate.step()
     net.eval()
     accuracy = _accuracy(net, test)
-    mean, covariance = statistics(_features(net, train))
+    features = _features(net, train)
+    mean, covariance = statistics(features)
+    sample = features[torch.from_numpy(evenly_spread(len(features), SAMPLE))]
     with new_folder(out) as folder:
         save_file(net.state_dict(), str(folder / "classifier.safetensors"))
-        tensors = {"mean": mean, "covariance": covariance}
+        tensors = {"mean": mean, "covariance": covariance, "sample": sample}
         save_file(tensors, str(folder / "statistics.safetensors"))
         facts = {"channels": train.shape[0], "classes": classes, "count": len(train)}
         text = json.dumps({**facts, "accuracy": accuracy, "test_pictures": len(test)}, indent=1)

@@ -23,9 +23,10 @@ from tqdm import tqdm
 from hasten.core.codec import Codec, codecs
 from hasten.core.errors import NonFiniteError, UserError, require
 from hasten.core.seeds import generator
+from hasten.data import Pictures
 from hasten.learning import checkpoint
-from hasten.learning.data import Pictures, order
 from hasten.learning.ema import EMA
+from hasten.learning.order import order
 from hasten.learning.recipe import Optimizer, Recipe
 
 DROPOUT, DRAWS, FLIPS = 0, 1, 2  # streams of random numbers within one step

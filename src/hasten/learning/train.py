@@ -16,8 +16,8 @@ from hasten.core.learned_path import Learned
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.prediction import prediction
+from hasten.data import Pictures, load_rows
 from hasten.learning.classifier import train_classifier
-from hasten.learning.data import Pictures, load_rows
 from hasten.learning.learned_path import LearnedPathPrediction, MonotoneShape, WithShape
 from hasten.learning.loop import Objective, Training
 from hasten.learning.noise_prediction import NoisePrediction

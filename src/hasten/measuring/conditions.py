@@ -11,8 +11,12 @@ from typing import Any
 import torch
 
 
-def conditions(device: torch.device | str = "cpu", dtype: str = "float32") -> dict[str, Any]:
-    """Device, dtype, threads and versions, as every Report carries them."""
+def conditions(
+    device: torch.device | str = "cpu",
+    dtype: str = "float32",
+    versions: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """Device, the dtype computed in, threads and versions, as every Report carries them."""
     return {
         "device": device_name(device),
         "dtype": dtype,
@@ -20,6 +24,7 @@ def conditions(device: torch.device | str = "cpu", dtype: str = "float32") -> di
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         **{name: _version(name) for name in ("hasten", "torch", "diffusers")},
+        **(versions or {}),
     }
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from hasten.core.errors import UserError, require_whole
+from hasten.core.engine import Prepared
+from hasten.core.errors import NonFiniteError, UserError, require_whole
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.report import Drift
@@ -44,12 +45,13 @@ class Reference:
         small = {"noise": self.noise[:n], "pictures": self.pictures[:n], "cond": cond}
         return dataclasses.replace(self, **small)
 
-    def drift(self, plan: Plan, pictures: torch.Tensor | None = None) -> Drift | None:
-        """The drift of ``plan`` (of ``pictures``, where they are made already)."""
+    def drift(self, plan: Plan, net: Prepared | None = None, batch: int = 64) -> Drift | None:
+        """The drift of ``plan``, run by ``net`` where it is prepared already, ``batch`` pictures at
+        a time; None for a plan that draws noise on the way."""
         if plan.stochastic:
             return None
-        if pictures is None:
-            pictures = build(self.model, plan).sample(noise=self.noise, cond=self.cond)
+        sampler = build(self.model, plan, net=net)
+        pictures = sampler.sample(noise=self.noise, cond=self.cond, batch=batch)
         apart = (pictures - self.pictures).square().mean(dim=(1, 2, 3)).sqrt().double()
         n, middle = len(apart), float(apart.mean())
         half = 1.96 * float(apart.std()) / math.sqrt(n) if n > 1 else math.inf
@@ -66,13 +68,26 @@ class Reference:
         )
 
 
-def reference_plan(guidance: float = 1.0) -> Plan:
+def reference_plan(guidance: float = 1.0, engine: str = "eager") -> Plan:
     """The plan that counts as converged."""
-    return REFERENCE.model_copy(update={"guidance": guidance})
+    return REFERENCE.model_copy(update={"guidance": guidance, "engine": engine})
 
 
-def reference(model: Model, n: int = 64, *, guidance: float = 1.0, seed: int = 0) -> Reference:
+def reference(
+    model: Model,
+    n: int = 64,
+    *,
+    plan: Plan = REFERENCE,
+    seed: int = 0,
+    net: Prepared | None = None,
+    batch: int = 64,
+) -> Reference:
     """The converged solution of ``n`` starts of ``model``; labels in turn where it has labels.
+
+    Args:
+        plan: the plan that counts as converged, see :func:`reference_plan`.
+        net: its prepared network, to share it.
+        batch: pictures at a time.
 
     Raises:
         UserError: the model's ODE cannot be solved from pure noise (an epsilon network whose path
@@ -83,9 +98,10 @@ def reference(model: Model, n: int = 64, *, guidance: float = 1.0, seed: int = 0
     rows = [torch.randn(shape, generator=generator(seed, i, NOISE_STREAM)) for i in range(n)]
     noise = torch.stack(rows)
     cond = None if model.labels is None else [i % model.labels for i in range(n)]
-    plan = reference_plan(guidance)
     try:
-        pictures = build(model, plan).sample(noise=noise, cond=cond)
+        pictures = build(model, plan, net=net).sample(noise=noise, cond=cond, batch=batch)
+    except NonFiniteError:
+        raise
     except UserError as error:
         raise UserError(f"the reference solution cannot be made: {error}") from error
     features = FeatureNet.for_model(model)

@@ -1,4 +1,4 @@
-"""Features of pictures: a small classifier of ours, for models that ship one."""
+"""The features quality is measured in: a vision model's, those a model ships, or random ones."""
 
 from __future__ import annotations
 
@@ -9,10 +9,31 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from hasten.core.files import read_json, verify
+from hasten.adapters.vision import load_vision
+from hasten.core.features import Features, in_batches
+from hasten.core.files import cache_root, read_json, verify
 from hasten.core.model import Model
+from hasten.measuring.random_features import RandomFeatures
 
 WIDTH = 64
+RANDOM = "random"
+
+
+def features_for(model: Model, given: str | None = None) -> Features:
+    """The features to measure ``model`` in.
+
+    Args:
+        given: ``"random"``; a folder of ours with a classifier, such as ``hasten train`` makes; or
+            the folder or hub id of a vision model. None takes the classifier beside the model, and
+            random convolutions where it has none.
+    """
+    if given is None:
+        return FeatureNet.for_model(model) or RandomFeatures(model.picture_shape[0])
+    if given == RANDOM:
+        return RandomFeatures(model.picture_shape[0])
+    if (Path(given) / "features.json").is_file():
+        return FeatureNet(Path(given))
+    return load_vision(given, model.device)
 
 
 class Classifier(nn.Module):
@@ -48,16 +69,20 @@ class FeatureNet:
 
     Attributes:
         mean (64,), covariance (64, 64): of ``count`` real pictures, float64.
+        sample (m, 64): features of some of them, float32; None in folders made before there were.
     """
 
-    def __init__(self, folder: Path) -> None:
-        verify(folder)
+    def __init__(self, folder: Path, name: str = "") -> None:
+        verify(folder, cache_root(folder))
+        self.source = name or folder.resolve().parent.name
+        self.name = f"classifier beside the model ({self.source})"
         facts = read_json(folder / "features.json")
         self.net = Classifier(facts["channels"], facts["classes"])
         self.net.load_state_dict(load_file(str(folder / "classifier.safetensors")))
         self.net.eval()
         statistics = load_file(str(folder / "statistics.safetensors"))
         self.mean, self.covariance = statistics["mean"], statistics["covariance"]
+        self.sample = statistics.get("sample")
         self.count: int = facts["count"]
         self.accuracy: float = facts["accuracy"]
 
@@ -65,13 +90,13 @@ class FeatureNet:
     def for_model(model: Model) -> FeatureNet | None:
         """The features that lie beside a model, as with the built-in ones; None without them."""
         folder = None if model.folder is None else model.folder / "features"
-        return FeatureNet(folder) if folder is not None and folder.is_dir() else None
+        if folder is None or not folder.is_dir():
+            return None
+        return FeatureNet(folder, model.name.rpartition(":")[2])
 
-    @torch.inference_mode()
     def __call__(self, pictures: torch.Tensor, batch: int = 500) -> torch.Tensor:
         """(n, 64), float64."""
-        rows = [self.net.features(part.float()) for part in pictures.split(batch)]
-        return torch.cat(rows).double()
+        return in_batches(self.net.features, pictures, batch)
 
     def distance(self, ours: torch.Tensor, theirs: torch.Tensor) -> float:
         """Mean distance between two sets of pictures pair by pair, over that of unrelated ones."""

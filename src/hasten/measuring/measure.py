@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from hasten.core.engine import Prepared
+from hasten.core.errors import require_whole
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.report import Drift, Report
 from hasten.measuring.conditions import conditions
-from hasten.measuring.drift import Reference, reference
-from hasten.measuring.memory import forget_peak, peak_mb, weights_mb
+from hasten.measuring.drift import Reference, reference, reference_plan
+from hasten.measuring.memory import forget_peak, peak_mb, require_memory
+from hasten.measuring.quality import quality
+from hasten.measuring.real import Real, real_for
 from hasten.measuring.timer import timed
 from hasten.sampler import Sampler, build
+
+QUALITY_SEED = 1  # other pictures than the drift's
 
 
 def measure(
@@ -18,28 +26,39 @@ def measure(
     *,
     n: int = 64,
     against: Reference | None = None,
+    pictures: int = 1000,
+    real: Real | None = None,
     batch: int = 64,
     seconds: float = 5.0,
+    net: Prepared | None = None,
 ) -> Report:
-    """What ``plan`` costs on this device and how far its pictures drift.
+    """What ``plan`` costs on this device, how far its pictures drift from the model's own converged
+    solution, and how far they are from real ones.
 
     Args:
-        n: starts for the drift; 0 measures cost alone.
+        n: starts for the drift; 0 leaves it out.
         against: a reference to share between plans; made here where it is None.
+        pictures: how many for FD, KD, precision and recall; 0 leaves them out.
+        real: real pictures to hold them against; by default what ships with the model, and without
+            either the four are left out.
         batch: pictures at a time for the throughput.
         seconds: how long each of latency and throughput may take beyond five runs.
+        net: the plan's prepared network, to share it; the first call is then not one that compiles.
+
+    Raises:
+        UserError: the batch does not fit into memory, or the plan does not fit the model.
     """
     plan = plan or Plan()
-    sampler = build(model, plan)
+    require_whole("batch", batch, 1, 1 << 20)
+    require_memory(model, plan, batch)
+    sampler = build(model, plan, net=net)
     forget_peak(model.device)
-    latency = timed(
-        lambda: sampler.sample(1, cond=_label(model)), device=model.device, seconds=seconds
-    )
+    one = {"device": model.device, "seconds": seconds}
+    latency = timed(lambda: sampler.sample(1, cond=_label(model)), **one)  # type: ignore[arg-type]
     many = timed(
         lambda: sampler.sample(batch, cond=_label(model), batch=batch),
-        device=model.device,
-        seconds=seconds,
         warmup=1,
+        **one,  # type: ignore[arg-type]
     )
     return Report(
         plan=plan.model_dump(),
@@ -48,23 +67,44 @@ def measure(
         evaluations=sampler.evaluations,
         rounds=sampler.evaluations,
         latency_ms=latency.milliseconds(),
-        throughput={"pictures_per_s": batch / many.median, "batch": batch, "n": many.n},
-        drift=_drift(model, plan, n, against),
+        throughput={
+            "pictures_per_s": batch / many.median,
+            "low": batch / many.high,
+            "high": batch / many.low,
+            "batch": batch,
+            "n": many.n,
+            "first_s": round(many.first, 3),
+        },
         peak_mb=peak_mb(model.device),
-        weights_mb=weights_mb(sampler.model.net),
-        conditions=conditions(model.device, dtype_in_use(sampler)),
+        weights_mb=sampler.net.weights_mb,
+        drift=_drift(model, plan, n, against, sampler.net),
+        **judged(sampler, pictures, real, batch),
+        conditions=conditions(model.device, sampler.net.precision, sampler.net.versions),
     )
 
 
-def _drift(model: Model, plan: Plan, n: int, against: Reference | None) -> Drift | None:
+def judged(sampler: Sampler, n: int, real: Real | None = None, batch: int = 64) -> dict[str, Any]:
+    """FD, KD, precision and recall of ``n`` pictures of ``sampler``, labels in turn; nothing
+    without real pictures to hold them against."""
+    require_whole("pictures", n, 0, 10_000_000)
+    model = sampler.model
+    real = real or (real_for(model, None) if n else None)
+    if n == 0 or real is None:
+        return {}
+    cond = None if model.labels is None else [i % model.labels for i in range(n)]
+    made = sampler.sample(n, seed=QUALITY_SEED, cond=cond, batch=batch)
+    found = quality(made, real)
+    names = ("fd", "kd", "precision", "recall", "features")
+    return {name: getattr(found, name) for name in names}
+
+
+def _drift(
+    model: Model, plan: Plan, n: int, against: Reference | None, net: Prepared
+) -> Drift | None:
     if plan.stochastic or (n == 0 and against is None):
         return None
-    return (against or reference(model, n, guidance=plan.guidance)).drift(plan)
-
-
-def dtype_in_use(sampler: Sampler) -> str:
-    """The dtype the network's weights have, which is what it computes in."""
-    return str(sampler.model.dtype).removeprefix("torch.")
+    held = against or reference(model, n, plan=reference_plan(plan.guidance))
+    return held.drift(plan, net)
 
 
 def _label(model: Model) -> int | None:

@@ -1,10 +1,23 @@
-"""Memory: of weights, and the most that was held."""
+"""Memory: of weights, the most that was held, and the most that will be."""
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import sys
+import weakref
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hasten.core.errors import UserError
+from hasten.core.model import Model
+from hasten.core.plan import Plan
+
+SCRATCH = 1.2  # what kernels hold beside tensors, as a share; measured 1.05 to 1.6
+STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def weights_mb(net: torch.nn.Module) -> float:
@@ -14,10 +27,14 @@ def weights_mb(net: torch.nn.Module) -> float:
 
 
 def peak_mb(device: torch.device | str = "cpu") -> float:
-    """The most the device's allocator held since :func:`forget_peak`; on a CPU the process's peak
-    resident size, which nothing resets."""
+    """The most that was held since :func:`forget_peak`: by the device's allocator, or on a CPU by
+    the whole process (its resident size, Python and libraries included)."""
     if torch.device(device).type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        lines = STATUS.read_text(encoding="ascii").splitlines()
+        line = next(line for line in lines if line.startswith("VmHWM:"))
+        return round(int(line.split()[1]) * 1024 / 1e6, 1)
     try:
         import resource
     except ImportError:  # Windows
@@ -27,6 +44,109 @@ def peak_mb(device: torch.device | str = "cpu") -> float:
 
 
 def forget_peak(device: torch.device | str = "cpu") -> None:
-    """Begin a new peak where the device can."""
+    """Begin a new peak where the device or the operating system can (CUDA, Linux)."""
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):
+        RESET.write_text("5", encoding="ascii")  # proc(5): resets the peak resident size
+
+
+def require_memory(model: Model, plan: Plan, batch: int) -> None:
+    """Refuse a batch whose network calls will not fit.
+
+    Raises:
+        UserError: with how much is needed, how much is free, and a batch that fits.
+    """
+    free = free_mb(model.device)
+    one, more = predicted_mb(model, plan, 1), predicted_mb(model, plan, batch)
+    if more is None or one is None or more <= free:
+        return
+    fits = int((free - one) / max((more - one) / max(batch - 1, 1), 1e-9)) + 1
+    advice = f"use {fits} or fewer" if fits > 0 else "free some, or use a smaller network"
+    raise UserError(
+        f"batch is {batch}, whose network calls need about {more:.0f} MB, and {free:.0f} MB are "
+        f"free; {advice}."
+    )
+
+
+def predicted_mb(model: Model, plan: Plan, batch: int) -> float | None:
+    """About how many megabytes a network call will hold beside the model's own weights.
+
+    The network runs on shapes alone (torch's meta device) while the storages alive are counted;
+    None where it cannot (its code looks at values).
+    """
+    rows = batch * (2 if plan.guidance != 1.0 else 1)
+    try:
+        held = _activations(model, rows)
+    except Exception:  # whatever a network of unknown make raises on shapes alone
+        return None
+    narrow = 2 if plan.dtype != "float32" else 1
+    own = weights_mb(model.net) if plan.engine != "eager" or narrow == 2 else 0.0
+    latents = 4 * batch * 4 * _numel(model.shape) / 1e6  # four registers are alive in most programs
+    return own + SCRATCH * held / narrow / 1e6 + latents
+
+
+def free_mb(device: torch.device | str = "cpu") -> float:
+    """Megabytes that can be had now; endless where the system does not say."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] / 1e6
+    found = [float("inf")]
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        line = next(line for line in lines if line.startswith("MemAvailable:"))
+        found.append(int(line.split()[1]) * 1024 / 1e6)
+    with contextlib.suppress(OSError, ValueError):  # "max" where a container sets no limit
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        found.append((limit - used) / 1e6)
+    return min(found)
+
+
+def _activations(model: Model, rows: int) -> int:
+    """The most bytes alive at once in one network call, inputs and answer included."""
+    shapes: dict[int, Any] = {id(one): one.to("meta") for one in model.net.buffers()}
+    for one in model.net.parameters():
+        shapes[id(one)] = torch.nn.Parameter(one.detach().to("meta"), requires_grad=False)
+    net = copy.deepcopy(model.net, shapes)
+    cond = None if model.labels is None else torch.zeros(rows, dtype=torch.long, device="meta")
+    count = _Alive()
+    with torch.no_grad(), count:
+        x = torch.empty(rows, *model.shape, device="meta")
+        net(x, torch.empty(rows, device="meta"), cond)
+    return count.most
+
+
+class _Alive(TorchDispatchMode):
+    """Counts the bytes of storages from the operator that makes them until they are dropped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(value, torch.Tensor):
+                self._count(value.untyped_storage())
+        return out
+
+    def _count(self, storage: Any) -> None:
+        if storage in self._known:
+            return
+        self._known.add(storage)
+        size = storage.nbytes()
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self._drop, size)
+
+    def _drop(self, size: int) -> None:
+        self.now -= size
+
+
+def _numel(shape: tuple[int, ...]) -> int:
+    out = 1
+    for size in shape:
+        out *= size
+    return out

@@ -11,10 +11,10 @@ from hasten.core.errors import UserError
 from hasten.core.files import write_text
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.measuring.drift import Reference, reference
+from hasten.measuring.drift import Reference, reference, reference_plan
 from hasten.pictures import grid, png, save_png
-from hasten.sampler import build
-from hasten.tuning.table import COLUMNS, cells
+from hasten.sampler import build, prepare
+from hasten.tuning.table import COLUMNS, QUALITY, cells
 from hasten.tuning.tune import Tuning
 
 SHOWN = 20  # pictures of each plan on the page
@@ -33,7 +33,7 @@ def write_report(found: Tuning, model: Model, out: str | Path) -> None:
         import plotly.offline
     except ImportError as error:
         raise UserError('the report needs: pip install "hasten[tune]"') from error
-    held = reference(model, SHOWN, guidance=found.best.guidance)
+    held = reference(model, SHOWN, plan=reference_plan(found.best.guidance))
     sheets = _sheets(found, model, held)
     for name, sheet in sheets.items():
         save_png(sheet, out / "pictures" / f"{name}.png", {"model": model.name, "plan": name}, 2)
@@ -41,21 +41,47 @@ def write_report(found: Tuning, model: Model, out: str | Path) -> None:
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         found=found,
         rows=_rows(found, sheets),
-        columns=COLUMNS,
+        columns=COLUMNS + (QUALITY if any(row["fd"] for row in found.front) else ()),
         reference=_embedded(sheets["reference"]),
         screened=sorted(found.screened, key=lambda row: row["drift"]["rmse"]),
         plotly=plotly.offline.get_plotlyjs(),
         figure=_figure(found),
+        luck=_luck(found),
+        **_judged(found),
     )
     write_text(out / "report.html", page)
     write_text(out / "report.json", json.dumps(found.to_dict(), indent=1) + "\n")
     found.best.write(out / "plan.json")
 
 
+def _judged(found: Tuning) -> dict[str, Any]:
+    """In which features FD is, and of how many pictures."""
+    row = next((row for row in found.finalists if row["fd"]), None)
+    return {} if row is None else {"features": row["features"], "judged": row["fd"]["n"]}
+
+
+def _luck(found: Tuning) -> str:
+    """What random search came to, in a sentence."""
+    luck = found.random
+    spent = f"{luck['plans']} programs in {luck['seconds']:.1f} s of questions"
+    if luck["share"] < 1:
+        spent += f" ({luck['share']:.0%} of what the search took; the budget ended)"
+    if luck["best"] is None:
+        return f"Random search tried {spent} and found none below the bar."
+    best = luck["best"]
+    return (
+        f"Random search tried {spent}; its best below the bar takes {best['evaluations']} "
+        f"evaluations ({best['text']}), against {found.best_evaluations} here."
+    )
+
+
 def _sheets(found: Tuning, model: Model, held: Reference) -> dict[str, Any]:
     sheets = {"reference": grid(held.pictures, columns=10)}
+    nets: dict[tuple[str, str], Any] = {}
     for row in found.front:
-        sampler = build(model, Plan(**row["plan"]))
+        plan = Plan(**row["plan"])
+        net = nets.setdefault((plan.engine, plan.dtype), prepare(model, plan))
+        sampler = build(model, plan, net=net)
         pictures = sampler.sample(noise=held.noise, cond=held.cond)
         sheets[row["key"]] = grid(pictures, columns=10)
     return sheets
@@ -80,29 +106,20 @@ def _embedded(sheet: Any) -> str:
 
 
 def _figure(found: Tuning) -> dict[str, Any]:
-    """Plotly data: every plan measured, the front, and the recommended one."""
-
-    def points(rows: list[dict[str, Any]], name: str, **style: Any) -> dict[str, Any]:
-        return {
-            "x": [row["latency_ms"]["median"] for row in rows],
-            "y": [row["drift"]["rmse"] for row in rows],
-            "text": [f"{Plan(**row['plan'])}<br>{row['evaluations']} evaluations" for row in rows],
-            "hovertemplate": "%{text}<br>%{x:.1f} ms, drift %{y:.4f}<extra></extra>",
-            "name": name,
-            **style,
-        }
-
+    """Plotly data: every plan looked at closely, the front, and the recommended one."""
     best = [row for row in found.finalists if row["key"] == found.best.key]
     grey, line, star = "#9aa5b1", "#0b7285", "#e8590c"
+    bar = {"x0": 0, "x1": 1, "y0": found.max_loss, "y1": found.max_loss}
     return {
         "data": [
-            points(found.finalists, "measured", mode="markers", marker={"color": grey}),
-            points(found.front, "front", mode="lines+markers", marker={"color": line}),
-            points(
+            _points(found.finalists, found.batch, "measured", "markers", {"color": grey}),
+            _points(found.front, found.batch, "front", "lines+markers", {"color": line}),
+            _points(
                 best,
+                found.batch,
                 "recommended",
-                mode="markers",
-                marker={"color": star, "size": 14, "symbol": "star"},
+                "markers",
+                {"color": star, "size": 14, "symbol": "star"},
             ),
         ],
         "layout": {
@@ -115,12 +132,29 @@ def _figure(found: Tuning) -> dict[str, Any]:
                 {
                     "type": "line",
                     "xref": "paper",
-                    "x0": 0,
-                    "x1": 1,
-                    "y0": found.max_drift,
-                    "y1": found.max_drift,
+                    **bar,
                     "line": {"dash": "dot", "color": star, "width": 1},
                 }
             ],
         },
     }
+
+
+def _points(
+    rows: list[dict[str, Any]], batch: int, name: str, mode: str, marker: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "x": [row["race_ms"]["median"] / batch for row in rows],
+        "y": [row["drift"]["rmse"] for row in rows],
+        "text": [_hover(row) for row in rows],
+        "hovertemplate": "%{text}<br>%{x:.1f} ms, drift %{y:.4f}<extra></extra>",
+        "name": name,
+        "mode": mode,
+        "marker": marker,
+    }
+
+
+def _hover(row: dict[str, Any]) -> str:
+    judged = "" if not row["fd"] else f", FD {row['fd']['value']:.2f} (n = {row['fd']['n']})"
+    named = str(Plan(**row["plan"])).replace(",", "<br>")
+    return f"{named}<br>{row['evaluations']} evaluations{judged}"

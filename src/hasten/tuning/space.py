@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import itertools
+from typing import Any
 
 from hasten.core.errors import UserError
 from hasten.core.model import Model
@@ -22,6 +23,69 @@ SOLVERS = (
 )
 GRIDS = ("uniform", "quadratic", "karras", "log-snr")
 STEPS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50)
+ON_CPU = (
+    ("eager", "float32"),
+    ("openvino", "float32"),
+    ("openvino", "bfloat16"),
+    ("onnxruntime", "float32"),
+    ("eager", "bfloat16"),
+    ("compile", "float32"),
+    ("compile", "bfloat16"),
+)
+ELSEWHERE = tuple(itertools.product(("eager", "compile"), ("float32", "bfloat16", "float16")))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Space:
+    """Every solver on every grid with every number of steps, x0 left alone and clipped (where the
+    network sees pixels), and on every engine in its dtypes.
+
+    ``engines``: pairs of engine and dtype, cheap to try first; None for all that suit the device.
+    """
+
+    solvers: tuple[str, ...] = SOLVERS
+    grids: tuple[str, ...] = GRIDS
+    steps: tuple[int, ...] = STEPS
+    engines: tuple[tuple[str, str], ...] | None = None
+
+    def engines_on(self, kind: str) -> tuple[tuple[str, str], ...]:
+        """The pairs of engine and dtype to try on a kind of device."""
+        return self.engines or (ON_CPU if kind == "cpu" else ELSEWHERE)
+
+    def lines(self, model: Model, guidance: float) -> tuple[list[Line], list[Refused]]:
+        """Every solver on every grid, without what ``model``'s path refuses."""
+        kept: list[Line] = []
+        refused: list[Refused] = []
+        for solver, grid, clip in itertools.product(self.solvers, self.grids, clips(model)):
+            plans = []
+            for steps in self.steps:
+                plan = Plan(solver=solver, grid=grid, steps=steps, clip=clip, guidance=guidance)
+                why = cannot(model, plan)
+                if why is None:
+                    plans.append(plan)
+                else:
+                    refused.append(Refused(plan, why))
+            if plans:
+                kept.append(Line(tuple(plans)))
+        return kept, refused
+
+    def suggest(self, trial: Any, model: Model, guidance: float) -> Plan:
+        """One plan of the wider space an Optuna trial draws from: any number of steps, and grids
+        with their options."""
+        solver = trial.suggest_categorical("solver", self.solvers)
+        grid = trial.suggest_categorical("grid", self.grids)
+        if grid == "karras":
+            grid = f"karras(rho={round(trial.suggest_float('rho', 1.0, 12.0, step=0.5), 1)})"
+        elif grid == "quadratic":
+            grid = f"quadratic(top={round(trial.suggest_float('top', 0.8, 1.0, step=0.025), 3)})"
+        steps = trial.suggest_int("steps", min(self.steps), max(self.steps), log=True)
+        clip = trial.suggest_categorical("clip", clips(model))
+        return Plan(solver=solver, grid=grid, steps=steps, clip=clip, guidance=guidance)
+
+
+def clips(model: Model) -> tuple[float | None, ...]:
+    """What x0 may be clipped to: nothing, and the bound of pixels."""
+    return (None,) if model.codec.bound is None else (None, model.codec.bound)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,32 +97,17 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Refused:
-    """A plan the model cannot run, and why."""
+    """A plan the model cannot run here, and why."""
 
     plan: Plan
     why: str
 
 
-def lines(model: Model, guidance: float = 1.0) -> tuple[list[Line], list[Refused]]:
-    """Every solver on every grid, without what ``model``'s path refuses."""
-    kept: list[Line] = []
-    refused: list[Refused] = []
-    for solver in SOLVERS:
-        for grid in GRIDS:
-            plans = []
-            for plan in _plans(solver, grid, guidance):
-                try:
-                    model.prediction.at(plan.levels(model.path)[0])
-                    plan.trace(model.path)
-                except UserError as error:
-                    refused.append(Refused(plan, str(error)))
-                else:
-                    plans.append(plan)
-            if plans:
-                kept.append(Line(tuple(plans)))
-    return kept, refused
-
-
-def _plans(solver: str, grid: str, guidance: float) -> Iterator[Plan]:
-    for steps in STEPS:
-        yield Plan(solver=solver, grid=grid, steps=steps, guidance=guidance)
+def cannot(model: Model, plan: Plan) -> str | None:
+    """Why the model's path or prediction refuses the plan, if it does."""
+    try:
+        model.prediction.at(plan.levels(model.path)[0])
+        plan.trace(model.path)
+    except UserError as error:
+        return str(error)
+    return None

@@ -1,7 +1,8 @@
-"""Reports as a table for a terminal."""
+"""Reports as a table for a terminal and for the page."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from rich.console import Console
@@ -9,40 +10,58 @@ from rich.table import Table
 
 from hasten.core.plan import Plan
 
-COLUMNS = ("solver", "grid", "steps", "evals", "ms", "p90", "pics/s", "drift (95%)")
-WORDS = 2  # the first columns are words, the rest numbers
+COLUMNS = ("plan", "engine", "evals", "ms", "p90", "pics/s", "drift (95%)")
+QUALITY = ("FD (95%)", "recall")
+WORDS = ("plan", "engine")
+SHORT = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+NAMED = ("solver", "grid", "steps", "engine", "dtype", "device")
+WIDE = 110  # a narrower terminal does without p90
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
-    """A report's cells under COLUMNS, as the terminal and the page show them; what else the plan
-    says stands with the solver."""
+    """A report's cells under COLUMNS and QUALITY, as the terminal and the page show them."""
     plan = Plan(**row["plan"])
-    others = {name: value for name, value in plan.chosen().items() if name not in COLUMNS}
-    more = "".join(f", {name}={value}" for name, value in others.items())
-    drift = row["drift"]
-    apart = "draws noise" if drift is None else f"{drift['rmse']:.4f} ±{_half(drift):.4f}"
+    others = {name: value for name, value in plan.chosen().items() if name not in NAMED}
+    more = "".join(f" {name}={value}" for name, value in others.items())
+    drift, latency = row["drift"], row.get("race_ms", row["latency_ms"])
     return (
-        plan.solver + more,
-        plan.grid,
-        str(plan.steps),
+        f"{plan.solver} {plan.grid} {plan.steps}{more}",
+        f"{plan.engine} {SHORT[plan.dtype]}",
         str(row["evaluations"]),
-        f"{row['latency_ms']['median']:.1f}",
-        f"{row['latency_ms']['p90']:.1f}",
+        f"{latency['median']:.1f}",
+        f"{latency['p90']:.1f}",
         f"{row['throughput']['pictures_per_s']:.1f}",
-        apart,
+        "draws noise" if drift is None else f"{drift['rmse']:.4f} ±{_half(drift):.4f}",
+        _estimate(row["fd"]),
+        _estimate(row["recall"]),
     )
 
 
 def table(rows: list[dict[str, Any]]) -> None:
     """Print reports to stdout, as wide as the terminal."""
+    console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 140)
+    names = COLUMNS + (QUALITY if any(row["fd"] for row in rows) else ())
+    shown = [i for i, name in enumerate(names) if name != "p90" or console.width >= WIDE]
     body = Table(header_style="bold", box=None, pad_edge=False)
-    for place, name in enumerate(COLUMNS):
-        words = place < WORDS
-        justify = "left" if words else "right"
-        body.add_column(name, overflow="fold", no_wrap=not words, justify=justify)
+    for place in shown:
+        words = names[place] in WORDS
+        body.add_column(
+            names[place],
+            overflow="fold",
+            no_wrap=not words,
+            min_width=8 if words else None,
+            justify="left" if words else "right",
+        )
     for row in rows:
-        body.add_row(*cells(row))
-    Console(soft_wrap=False).print(body)
+        known = cells(row)
+        body.add_row(*[known[place] for place in shown])
+    console.print(body)
+
+
+def _estimate(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    return f"{found['value']:.2f} ±{(found['high'] - found['low']) / 2:.2f}"
 
 
 def _half(drift: dict[str, Any]) -> float:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from hasten.core.errors import UserError
+
+Facts = dict[str, Any]
 
 
 @dataclasses.dataclass
@@ -19,33 +22,50 @@ class Trials:
     """
 
     file: Path | None
-    subject: dict[str, Any]
+    subject: Facts
     known: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.file is None or not self.file.exists():
+        lines = [""]
+        if self.file is not None and self.file.exists():
+            lines = self.file.read_text(encoding="utf-8").split("\n")
+        if len(lines) == 1:  # nothing yet, or killed over the first line
+            if self.file is not None:
+                self.file.unlink(missing_ok=True)
             self._append({"subject": self.subject})
             return
-        lines = self.file.read_text(encoding="utf-8").split("\n")
-        rows = [json.loads(line) for line in lines[:-1]]  # a line without its end was cut off
-        if not rows or rows[0].get("subject") != self.subject:
+        assert self.file is not None
+        try:
+            rows = [json.loads(line) for line in lines[:-1]]  # one without its end was cut off
+            known = {_key(row["question"]): row["answer"] for row in rows[1:]}
+            mine = rows[0].get("subject") == self.subject
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise UserError(
+                f"{self.file} is damaged; name another folder with --out, or remove it."
+            ) from error
+        if not mine:
             raise UserError(
                 f"{self.file} holds trials of another model, device or setting; name another "
                 "folder with --out, or remove it."
             )
-        self.known = {row["question"]: row["answer"] for row in rows[1:]}
+        self.known = known
         if lines[-1]:
             with self.file.open("r+b") as file:
                 file.truncate(len("\n".join(lines[:-1]).encode()) + 1)
 
-    def ask(self, question: str, answer: Any) -> Any:
-        """The recorded answer to ``question``, or ``answer()`` recorded now."""
-        if question not in self.known:
-            self.known[question] = answer()
-            self._append({"question": question, "answer": self.known[question]})
-        return self.known[question]
+    def knows(self, question: Facts) -> bool:
+        """Whether ``question`` has been answered."""
+        return _key(question) in self.known
 
-    def _append(self, row: dict[str, Any]) -> None:
+    def ask(self, question: Facts, answer: Callable[[], Any]) -> Any:
+        """The recorded answer to ``question``, or ``answer()`` recorded now."""
+        key = _key(question)
+        if key not in self.known:
+            self.known[key] = answer()
+            self._append({"question": question, "answer": self.known[key]})
+        return self.known[key]
+
+    def _append(self, row: Facts) -> None:
         if self.file is None:
             return
         try:
@@ -56,3 +76,7 @@ class Trials:
                 os.fsync(file.fileno())
         except OSError as error:
             raise UserError(f"{self.file} cannot be written: {error.strerror}.") from error
+
+
+def _key(question: Facts) -> str:
+    return json.dumps(question, sort_keys=True)

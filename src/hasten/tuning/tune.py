@@ -1,39 +1,41 @@
 """tune(model) -> Tuning: which plan to use on this model and this device.
 
-Cheap questions first. Every line of plans (a solver on a grid) is climbed by steps with a few
-pictures until its drift is far below the bar; what is then on or near the front is asked again with
-more pictures and a clock, and the fastest plan whose drift is below the bar is recommended.
+Cheap questions first, each answered in a process of its own and written to a journal:
+1. what one network call costs in every engine and dtype, and whether its answer is right;
+2. the drift of programs (solver, grid, steps) on few pictures: :mod:`hasten.tuning.search`;
+3. a full report of what is on the front or near it, in the fastest engines;
+4. FD, KD, precision and recall of the fastest that pass, where there are real pictures;
+5. a race: the finalists timed in turn, and the winner again in fresh processes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from hasten.core.errors import UserError, require_number
+from hasten.core.errors import UserError, require_number, require_whole
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.measuring.conditions import conditions
-from hasten.measuring.drift import Reference, reference, reference_plan
-from hasten.measuring.measure import measure
-from hasten.measuring.timer import side_by_side
-from hasten.sampler import build
+from hasten.measuring.drift import reference_plan
+from hasten.tuning.child import Child, Here
+from hasten.tuning.finals import Finals, recommend
+from hasten.tuning.lab import Lab
 from hasten.tuning.pareto import front
-from hasten.tuning.space import Line, lines
+from hasten.tuning.search import FEW, Row, Search
+from hasten.tuning.space import Refused, Space
 from hasten.tuning.trials import Trials
 
-FEW, MANY, BATCH = 8, 64, 16
-NEAR = 1.15  # how close to the front, in drift, a plan must be to be asked again
-ENOUGH = 0.25  # a line ends once its drift is below this share of the bar
-TENTH = Plan(solver="ddpm", grid="uniform", steps=100)
-
-Row = dict[str, Any]
+MANY = 64
+COMPILE_S = 60.0  # what torch.compile takes for a batch size, about
+EXACT = 1e-3  # how far from eager float32 an engine may answer and still stand for it
+SHARES = {"engines": 0.25, "climb": 0.5, "explore": 0.6, "random": 0.68, "report": 0.8, "all": 1.0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,26 +45,42 @@ class Tuning:
     Attributes:
         best: the recommended plan; why: one sentence.
         front: Reports of the plans no other plan beats, fastest first.
-        finalists: Reports of every plan that was asked again, the front among them.
-        screened: plan, evaluations and drift on few pictures of every plan tried.
-        refused: plans the model cannot run, and why.
-        skipped: how many plans were left out because time ran out.
-        baseline: what 1000 ancestral steps, the published sampler, cost here.
+        finalists: Reports of every plan that was looked at closely, the front among them.
+        engines: what a network call costs in each engine and dtype.
+        screened: plan, evaluations and drift on few pictures of every program tried.
+        random: what random search found in the same time.
+        refused: plans and engines that this model, device or installation cannot run, and why.
+        skipped: what was left out because time ran out.
+        expected: low and high bounds of the recommended plan's median latency (ms) in a fresh
+            process (99%), None where no process of its own could be asked.
+        baseline: what 1000 ancestral steps in eager float32, the published sampler, cost here.
+        asked: questions that were answered; seconds: how long all took.
     """
 
     model: str
     best: Plan
     why: str
+    batch: int
     front: list[Row]
     finalists: list[Row]
+    engines: list[Row]
     screened: list[Row]
+    random: Row
     refused: list[dict[str, str]]
-    skipped: int
+    skipped: list[str]
+    expected: dict[str, Any] | None
     baseline: Row
     reference: str
-    max_drift: float
+    max_loss: float
+    asked: int
     seconds: float
+    isolated: bool
     conditions: dict[str, Any]
+
+    @property
+    def best_evaluations(self) -> int:
+        """Network calls a picture of the recommended plan."""
+        return next(row["evaluations"] for row in self.finalists if row["key"] == self.best.key)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; ``report.json`` holds it."""
@@ -73,18 +91,31 @@ def tune(
     model: Model,
     *,
     minutes: float = 5.0,
-    max_drift: float = 0.05,
+    max_loss: float = 0.05,
+    data: str | None = None,
+    features: str | None = None,
     guidance: float = 1.0,
+    batch: int = 1,
+    space: Space | None = None,
     out: str | Path | None = None,
+    seed: int = 0,
     quiet: bool = True,
 ) -> Tuning:
     """The best plan for ``model`` on its device.
 
     Args:
-        minutes: the budget; the first pass takes at most two thirds of it.
-        max_drift: how far a picture may be from the model's converged solution (RMSE, in [0, 1]).
+        minutes: the budget; questions begun in it are finished.
+        max_loss: how far a picture may be from the model's converged solution (RMSE, pixels in 0 to
+            1), and by what share FD may be worse than the converged solution's.
+        data: real pictures (a parquet file, a folder, a hub name); without them, and without
+            statistics that ship with the model, drift alone decides.
+        features: what FD compares in: "random", or a vision model's folder or hub id; by default
+            what ships with the model, else "random".
         guidance: the classifier-free guidance scale that all plans use.
+        batch: how many pictures at a time the plan is for.
+        space: the plans to consider; by default every solver, grid and engine.
         out: a folder for the journal of trials; a second run there goes on where the first ended.
+        seed: of the reference's noise and of the search.
         quiet: no progress bar on stderr.
 
     Raises:
@@ -92,171 +123,185 @@ def tune(
             trials of something else.
     """
     require_number("minutes", minutes, 0.05, 1e5)
-    require_number("max_drift", max_drift, 1e-6, 10)
-    began = time.monotonic()
-    file = None if out is None else Path(out) / "trials.jsonl"
-    trials = Trials(file, _subject(model, guidance))
-    held = reference(model, MANY, guidance=guidance)
-    found, refused = lines(model, guidance)
-    with tqdm(unit="plan", desc="tuning", disable=quiet, file=sys.stderr) as bar:
-        search = _Search(held=held, trials=trials, max_drift=max_drift, bar=bar)
-        screened = search.screen(found, began + minutes * 60 * 2 / 3)
-        if not screened:
-            spent = time.monotonic() - began
-            raise UserError(
-                f"minutes is {minutes:g}, and the reference solution alone took {spent:.0f} s; "
-                f"give {spent / 20:.1f} or more."
-            )
-        finalists = search.again(screened, began + minutes * 60)
-        finalists, baseline = search.side_by_side(finalists)
-    on_front = front(finalists, lambda row: row["latency_ms"]["median"], _rmse)
-    chosen, why = _recommend(on_front, max_drift, baseline)
-    return Tuning(
-        model=model.name,
-        best=Plan(**chosen["plan"]),
-        why=why,
-        front=on_front,
-        finalists=finalists,
-        screened=screened,
-        refused=[{"plan": str(one.plan), "why": one.why} for one in refused],
-        skipped=search.skipped,
-        baseline=baseline,
-        reference=str(held.plan),
-        max_drift=max_drift,
-        seconds=time.monotonic() - began,
-        conditions=conditions(model.device),
-    )
+    require_number("max_loss", max_loss, 1e-6, 10)
+    require_whole("batch", batch, 1, 1 << 16)
+    require_whole("seed", seed, 0, 2**31)
+    Plan(guidance=guidance)  # refuses a scale out of range
+    space = space or Space()
+    with tempfile.TemporaryDirectory(prefix="hasten-tune-") as scratch:
+        folder = Path(scratch) if out is None else Path(out)
+        lab = Lab(
+            model=model, n=MANY, seed=seed, data=data, features=features, folder=Path(scratch)
+        )
+        subject = _subject(lab, guidance, batch, space)
+        trials = Trials(None if out is None else folder / "trials.jsonl", subject)
+        found, refused = space.lines(model, guidance)
+        run = _Run(
+            lab=lab,
+            trials=trials,
+            bar=tqdm(
+                total=round(minutes * 60),
+                disable=quiet,
+                file=sys.stderr,
+                bar_format="tuning {percentage:3.0f}%|{bar:20}| {elapsed} of {total} s{postfix}",
+            ),
+            minutes=minutes,
+            refused=refused,
+        )
+        try:
+            return _tuned(run, space, found, max_loss, guidance, batch)
+        finally:
+            run.close()
 
 
 @dataclasses.dataclass(kw_only=True)
-class _Search:
-    """The two passes over the plans; every answer goes through the journal."""
+class _Run:
+    """Asks questions: through the journal, in a process of its own, within the budget."""
 
-    held: Reference
+    lab: Lab
     trials: Trials
-    max_drift: float
     bar: Any
-    skipped: int = 0
+    minutes: float
+    refused: list[Refused]
+    skipped: list[str] = dataclasses.field(default_factory=list)
+    asked: int = 0
 
-    def screen(self, found: list[Line], end: float) -> list[Row]:
-        """Climb all lines side by side, fewest steps first, so that lack of time costs the dear."""
-        few = self.held.first(FEW)
-        plans = [
-            (plan.steps, index, plan) for index, line in enumerate(found) for plan in line.plans
-        ]
-        screened: list[Row] = []
-        done: set[int] = set()
-        for _, index, plan in sorted(plans, key=lambda entry: entry[:2]):
-            if index in done:
-                continue
-            question = f"screen {plan.key}"
-            if question not in self.trials.known and time.monotonic() > end:
-                self.skipped += 1
-                continue
-            row = self.trials.ask(question, lambda plan=plan: _quick(plan, few))
-            screened.append(row)
-            self._show(f"{row['text']}: drift {row['drift']['rmse']:.4f}")
-            if row["drift"]["rmse"] < ENOUGH * self.max_drift:
-                done.add(index)
-        return screened
+    def __post_init__(self) -> None:
+        self.began = time.monotonic()
+        folder = self.lab.model.folder
+        self.there: Here | Child = Here(self.lab) if folder is None else Child(self.lab)
 
-    def again(self, screened: list[Row], end: float) -> list[Row]:
-        """Reports of what is on the front, nearest to the bar first, and then of what is near the
-        front, while there is time."""
-        finalists: list[Row] = []
-        for row in _finalists(screened, self.max_drift):
-            plan = Plan(**row["plan"])
-            question = f"report {plan.key}"
-            if finalists and question not in self.trials.known and time.monotonic() > end:
-                break
-            finalists.append(self.trials.ask(question, lambda plan=plan: self._report(plan)))
-            self._show(f"measured {plan}")
-        return finalists
+    def until(self, share: str) -> float:
+        """When the share of the budget that a phase may reach into ends."""
+        return self.began + SHARES[share] * self.minutes * 60
 
-    def side_by_side(self, finalists: list[Row]) -> tuple[list[Row], Row]:
-        """The finalists with latencies timed in turn with each other and with a tenth of the
-        published sampler, and what all of that sampler costs."""
-        model, guidance = self.held.model, self.held.plan.guidance
-        plans = [Plan(**row["plan"]) for row in finalists]
-        tenth, why = TENTH.model_copy(update={"guidance": guidance}), None
-        try:
-            build(model, tenth)
-            plans.append(tenth)
-        except UserError as error:
-            why = str(error)
-        question = "side by side " + " ".join(plan.key for plan in plans)
-        timings = self.trials.ask(question, lambda: self._timed(plans))
-        rows = [
-            {**row, "latency_ms": timing} for row, timing in zip(finalists, timings, strict=False)
-        ]
-        if why is not None:
-            return rows, {"latency_ms": None, "why": why}
-        how = f"100 of its steps timed in turn with the plans, n = {timings[-1]['n']}"
-        return rows, {"latency_ms": timings[-1]["median"] * 10, "how": how}
+    def ask(self, name: str, note: str, **facts: Any) -> Row | None:
+        """The answer, None where the plan was refused or its process killed (kept in refused)."""
+        question = {"ask": name, **facts}
+        limit = max(30.0, self.until("all") - time.monotonic())
+        answer = self.trials.ask(question, lambda: self.there.ask(question, limit))
+        self.asked += 1
+        self.bar.set_postfix_str(f" {note}", refresh=False)
+        self.bar.n = min(round(time.monotonic() - self.began), self.bar.total)
+        self.bar.refresh()
+        why = answer.get("refused") or answer.get("died")
+        if why is None:
+            return answer
+        plan = facts.get("plan")
+        self.refused.append(Refused(Plan(**plan) if plan else Plan(), f"{name}: {why}"))
+        return None
 
-    def _timed(self, plans: list[Plan]) -> list[Row]:
-        model = self.held.model
-        cond = None if model.labels is None else 0
-        samplers = [build(model, plan) for plan in plans]
-        calls = [lambda sampler=sampler: sampler.sample(1, cond=cond) for sampler in samplers]
-        return [timing.milliseconds() for timing in side_by_side(calls, device=model.device)]
+    def fresh(self) -> None:
+        """The next question goes to a new process."""
+        self.there.close()
 
-    def _report(self, plan: Plan) -> Row:
-        report = measure(self.held.model, plan, against=self.held, batch=BATCH, seconds=1.0)
-        return report.to_dict()
-
-    def _show(self, text: str) -> None:
-        self.bar.set_postfix_str(text, refresh=False)
-        self.bar.update(1)
+    def close(self) -> None:
+        self.there.close()
+        self.bar.close()
 
 
-def _quick(plan: Plan, few: Reference) -> Row:
-    drift = few.drift(plan)
-    assert drift is not None
-    evaluations = build(few.model, plan).evaluations
-    facts = {"text": str(plan), "plan": plan.model_dump(), "evaluations": evaluations}
-    return {**facts, "drift": dataclasses.asdict(drift)}
+def _tuned(
+    run: _Run, space: Space, lines: list[Any], max_loss: float, guidance: float, batch: int
+) -> Tuning:
+    model = run.lab.model
+    engines = _engines(run, space, guidance, batch)
+    exact = next(row for row in engines if row["apart"] <= EXACT)
+    against = reference_plan(guidance, exact["engine"]).model_dump()
+    if run.ask("converge", "the converged solution", plan=against) is None:
+        raise UserError(run.refused[-1].why.removeprefix("converge: "))
+    spent = time.monotonic() - run.began
 
+    def few(plan: Plan, by: str) -> Row | None:
+        there = plan.model_copy(update={"engine": exact["engine"]}).model_dump()
+        answer = run.ask("drift", str(plan), plan=there, n=FEW, against=against)
+        if answer is None:
+            return None
+        return {"text": str(plan), "plan": plan.model_dump(), "by": by, **answer}
 
-def _finalists(screened: list[Row], max_drift: float) -> list[Row]:
-    """The front by its distance from the bar, then what is within NEAR of the front's drift."""
-    kept = front(screened, lambda row: row["evaluations"], _rmse)
-
-    def excess(row: Row) -> float:
-        able = [_rmse(one) for one in kept if one["evaluations"] <= row["evaluations"]]
-        return _rmse(row) / min(able)
-
-    others = [row for row in screened if row not in kept and excess(row) < NEAR]
-    by_bar = sorted(kept, key=lambda row: abs(math.log(max(_rmse(row), 1e-12) / max_drift)))
-    return by_bar + sorted(others, key=excess)
-
-
-def _rmse(row: Row) -> float:
-    return row["drift"]["rmse"]
-
-
-def _recommend(on_front: list[Row], max_drift: float, baseline: Row) -> tuple[Row, str]:
-    """The fastest plan whose whole interval is below the bar, else the one that came nearest."""
-    good = [row for row in on_front if row["drift"]["high"] <= max_drift]
-    row = good[0] if good else min(on_front, key=_rmse)
-    drift, latency = row["drift"], row["latency_ms"]["median"]
-    than = ""
-    if baseline["latency_ms"] is not None:
-        than = f" ({baseline['latency_ms'] / latency:.0f} times faster than 1000 ancestral steps)"
-    what = (
-        f"{row['evaluations']} evaluations, {latency:.1f} ms a picture{than}, drift "
-        f"{drift['rmse']:.4f} (95%: {drift['low']:.4f} to {drift['high']:.4f}, n = {drift['n']})"
+    search = Search(
+        model=model, space=space, guidance=guidance, bar=max_loss, seed=run.lab.seed, ask=few
     )
-    if good:
-        return row, f"The fastest plan whose drift is below {max_drift:g}: {what}."
-    return row, f"No plan reached a drift of {max_drift:g}; this one came nearest: {what}."
+    search.climb(lines, run.until("climb"))
+    if not search.rows:
+        raise UserError(
+            f"minutes is {run.minutes:g}, and engines and reference alone took {spent:.0f} s; "
+            f"give {spent / 20:.1f} or more."
+        )
+    search.explore(run.until("explore"))
+    luck = search.random(run.until("random"))
+    if search.skipped:
+        run.skipped.append(f"{search.skipped} dearer programs: time ran out")
+    finals = Finals(run=run, engines=engines, max_loss=max_loss, against=against, batch=batch)
+    finals.report(search.rows)
+    finals.judge()
+    rows, baseline = finals.race(guidance)
+    cost = _latency
+    on_front = front(rows, cost, lambda row: row["drift"]["rmse"])
+    chosen, why = recommend(rows, max_loss, baseline, batch)
+    best = Plan(**chosen["plan"])
+    return Tuning(
+        model=model.name,
+        best=best,
+        why=why,
+        batch=batch,
+        front=on_front,
+        finalists=rows,
+        engines=engines,
+        screened=_unique(search.rows),
+        random=luck,
+        refused=[{"plan": str(one.plan), "why": one.why} for one in run.refused],
+        skipped=run.skipped,
+        expected=finals.confirm(best) if run.there.isolated else None,
+        baseline=baseline,
+        reference=str(Plan(**against)),
+        max_loss=max_loss,
+        asked=run.asked,
+        seconds=time.monotonic() - run.began,
+        isolated=run.there.isolated,
+        conditions=chosen["conditions"],
+    )
 
 
-def _subject(model: Model, guidance: float) -> Row:
+def _engines(run: _Run, space: Space, guidance: float, batch: int) -> list[Row]:
+    """What one network call costs in each engine and dtype, fastest first."""
+    rows = []
+    kind = run.lab.model.device.type
+    for engine, dtype in space.engines_on(kind):
+        plan = Plan(guidance=guidance).model_copy(update={"engine": engine, "dtype": dtype})
+        name = f"engine={engine},dtype={dtype}"
+        facts = {"plan": plan.model_dump(), "batch": batch}
+        known = run.trials.knows({"ask": "call", **facts})
+        late = time.monotonic() + (COMPILE_S if engine == "compile" else 0) > run.until("engines")
+        if rows and not known and late:
+            need = 2 * COMPILE_S / SHARES["engines"] / 60
+            give = f"; give --minutes {need:.0f} or more" if engine == "compile" else ""
+            run.skipped.append(f"{name}: time was too short{give}")
+            continue
+        answer = run.ask("call", name, **facts)
+        if answer is not None:
+            rows.append({"engine": engine, "dtype": dtype, **answer})
+    if not any(row["apart"] <= EXACT for row in rows):
+        raise UserError(run.refused[-1].why if run.refused else "no engine could be measured.")
+    return sorted(rows, key=lambda row: row["median"])
+
+
+def _latency(row: Row) -> float:
+    return row["race_ms"]["median"]
+
+
+def _unique(rows: list[Row]) -> list[Row]:
+    return list({row["text"]: row for row in reversed(rows)}.values())[::-1]
+
+
+def _subject(lab: Lab, guidance: float, batch: int, space: Space) -> Row:
+    model = lab.model
     return {
         "model": model.name,
         "sha256": model.sha256,
         "reference": str(reference_plan(guidance)),
-        "pictures": [FEW, MANY],
+        "pictures": [FEW, lab.n],
+        "batch": batch,
+        "seed": lab.seed,
+        "data": [lab.data, lab.features],
         "conditions": conditions(model.device),
     }

@@ -1,0 +1,80 @@
+"""1000 ancestral steps in hasten and in diffusers: is the distribution of pictures the same?
+
+A long run, resumable: ``python -m benchmarks.ancestral make hasten`` and ``... make diffusers``, each
+on one thread so that both may run side by side, write pictures under runs/ancestral; then
+``python -m benchmarks.ancestral`` compares them. Both call the same OpenVINO network, and draw
+different noise: the interval is that of two independent samples.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import diffusers
+import torch
+from safetensors.torch import load_file, save_file
+
+import hasten
+from hasten.core.seeds import generator
+from hasten.sampler import prepare
+
+N, CHUNK, STEPS = 2000, 50, 1000
+FOLDER = Path("runs/ancestral")
+PLAN = hasten.Plan(
+    solver="ddpm",
+    grid="uniform(spacing='leading')",
+    steps=STEPS,
+    engine="openvino",
+    dtype="bfloat16",
+)
+SIDES = {"hasten": 11, "diffusers": 12}  # and their seeds
+
+
+def make(side: str) -> None:
+    """The pictures of one side, a file for each CHUNK of them."""
+    torch.set_num_threads(1)
+    model = hasten.load("builtin:mnist")
+    net = prepare(model, PLAN)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for first in range(0, N, CHUNK):
+        file = FOLDER / f"{side}-{first:05d}.safetensors"
+        if file.exists():
+            continue
+        labels = [index % 10 for index in range(first, first + CHUNK)]
+        if side == "hasten":
+            sampler = hasten.build(model, PLAN, net=net)
+            pictures = sampler.sample(
+                CHUNK, seed=SIDES[side], first=first, cond=labels, batch=CHUNK
+            )
+        else:
+            pictures = theirs(model, net, first, labels)
+        beside = file.with_suffix(".tmp")
+        save_file({"pictures": (pictures * 255).round().to(torch.uint8)}, str(beside))
+        beside.replace(file)
+        print(side, first + CHUNK, flush=True)
+
+
+@torch.inference_mode()
+def theirs(model: hasten.Model, net: object, first: int, labels: list[int]) -> torch.Tensor:
+    """diffusers' loop over its DDPMScheduler."""
+    scheduler = diffusers.DDPMScheduler(num_train_timesteps=1000, clip_sample=False)
+    scheduler.set_timesteps(STEPS)
+    draws = [generator(SIDES["diffusers"], first + index) for index in range(CHUNK)]
+    x = torch.stack([torch.randn(model.shape, generator=one) for one in draws])
+    cond = torch.tensor(labels)
+    for t in scheduler.timesteps:
+        answer = net(x, t.expand(CHUNK).float(), cond)  # type: ignore[operator]
+        x = scheduler.step(answer, t, x, generator=draws).prev_sample
+    return model.codec.decode(x)
+
+
+def pictures(side: str) -> torch.Tensor:
+    """(N, c, h, w) in [0, 1]."""
+    files = sorted(FOLDER.glob(f"{side}-*.safetensors"))
+    return torch.cat([load_file(str(file))["pictures"] for file in files])[:N].float() / 255
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["make"]:
+        make(sys.argv[2])

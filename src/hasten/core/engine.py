@@ -1,0 +1,122 @@
+"""An Engine runs the network: eagerly, compiled, or in another runtime.
+
+A plan names one and a dtype; :meth:`Engine.prepare` turns a model's network into a Prepared one,
+which is called like the network itself and says what it really computes in.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+
+from hasten.core.errors import require
+from hasten.core.model import Model
+from hasten.core.registry import Registry
+
+Call = Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
+"""x (n, c, h, w) float32, times (n,) float32, labels (n,) or None; the answer in float32."""
+
+
+class Prepared(ABC):
+    """A network ready to run.
+
+    Attributes:
+        precision: the dtype it computes in, as the runtime reports it.
+        weights_mb: megabytes of the weights it holds.
+        versions: of the runtime, for the conditions of a report.
+    """
+
+    precision: str
+    weights_mb: float
+    versions: dict[str, str]
+
+    @abstractmethod
+    def __call__(self, x: torch.Tensor, t: torch.Tensor, cond: Any = None) -> torch.Tensor: ...
+
+
+class Engine(ABC):
+    """One way to run a network.
+
+    Attributes:
+        dtypes: what it can compute in; devices: where, by kind.
+        modules: what it imports; extra: the extra of hasten that installs them.
+    """
+
+    part_name: ClassVar[str]
+    dtypes: ClassVar[tuple[str, ...]] = ("float32", "bfloat16", "float16")
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda", "mps", "xpu")
+    modules: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = ""
+
+    @abstractmethod
+    def prepare(self, model: Model, dtype: str) -> Prepared:
+        """``model``'s network, computing in ``dtype`` on the model's device.
+
+        Raises:
+            UserError: the runtime is missing, or cannot run this network in this dtype here.
+        """
+
+    def check(self, model: Model, dtype: str) -> None:
+        """Refuse a dtype or device the engine does not have, before anything is prepared."""
+        name, kind = self.part_name, model.device.type
+        require(
+            dtype in self.dtypes,
+            f"dtype is {dtype!r}, but engine {name!r} computes in {', '.join(self.dtypes)}; "
+            "set one of these, or engine=eager.",
+        )
+        require(
+            kind in self.devices,
+            f"engine {name!r} runs on {', '.join(self.devices)}, but model {model.name!r} is on "
+            f"{kind!r}; load it with another device, or set engine=eager.",
+        )
+        lacking = self.lacking()
+        require(not lacking, f"engine {name!r} needs: {lacking}")
+
+    def lacking(self) -> str:
+        """The line that installs what is missing, "" where nothing is."""
+        gone = [name for name in self.modules if importlib.util.find_spec(name) is None]
+        return f'pip install "hasten[{self.extra}]" ({gone[0]} is missing)' if gone else ""
+
+    def here(self) -> str:
+        """In words: the dtypes it computes in here, or what it needs."""
+        lacking = self.lacking()
+        return f"needs: {lacking}" if lacking else f"{', '.join(self.dtypes)}"
+
+
+class Static(Prepared):
+    """A network compiled apart for every batch size it meets, because runtimes are up to twice as
+    fast on fixed shapes. A batch that fills at least half of a compiled size is padded up to it, so
+    the number of sizes stays below log2 of the largest.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._sizes: dict[int, Call] = {}
+
+    @abstractmethod
+    def compile(self, x: torch.Tensor, t: torch.Tensor, cond: Any) -> Call:
+        """The network for inputs of exactly these shapes."""
+
+    def __call__(self, x: torch.Tensor, t: torch.Tensor, cond: Any = None) -> torch.Tensor:
+        n = len(x)
+        size = min((size for size in self._sizes if n <= size <= 2 * n), default=n)
+        if size > n:
+            x, t = _padded(x, size), _padded(t, size)
+            cond = None if cond is None else _padded(cond, size)
+        if size not in self._sizes:
+            with torch.inference_mode(False), torch.no_grad():
+                labels = None if cond is None else cond.clone()
+                self._sizes[size] = self.compile(x.clone(), t.clone(), labels)
+        answer = self._sizes[size](x, t, cond)
+        return answer[:n] if size > n else answer
+
+
+def _padded(value: torch.Tensor, size: int) -> torch.Tensor:
+    return torch.cat([value, value[-1:].expand(size - len(value), *value.shape[1:])])
+
+
+engines: Registry[Engine] = Registry("engine", "hasten.engines")

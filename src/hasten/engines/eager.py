@@ -1,0 +1,46 @@
+"""PyTorch as it is: what every other engine is held against."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import torch
+
+from hasten.core.engine import Engine, Prepared, engines
+from hasten.core.model import Model
+
+
+class Cast(Prepared):
+    """A network whose weights are in ``dtype`` (the model's own object where they are already)."""
+
+    versions: dict[str, str] = {}  # noqa: RUF012  (an instance never changes it)
+
+    def __init__(self, model: Model, dtype: torch.dtype) -> None:
+        net = model.net
+        self.net = net if dtype == model.dtype else copy.deepcopy(net).to(dtype)
+        self.dtype = dtype
+        self.precision = str(dtype).removeprefix("torch.")
+        if dtype == torch.float32 and _tf32(model.device):
+            self.precision = "tf32"
+        held = [*self.net.parameters(), *self.net.buffers()]
+        self.weights_mb = round(sum(one.numel() * one.element_size() for one in held) / 1e6, 3)
+
+    def __call__(self, x: torch.Tensor, t: torch.Tensor, cond: Any = None) -> torch.Tensor:
+        answer = self.net(x if x.dtype == self.dtype else x.to(self.dtype), t, cond)
+        return answer if answer.dtype == torch.float32 else answer.float()
+
+
+@engines.add("eager")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Eager(Engine):
+    """One operator after another."""
+
+    def prepare(self, model: Model, dtype: str) -> Cast:
+        return Cast(model, getattr(torch, dtype))
+
+
+def _tf32(device: torch.device) -> bool:
+    """Whether float32 convolutions are rounded to TF32, torch's default on a CUDA device."""
+    return device.type == "cuda" and torch.backends.cudnn.allow_tf32

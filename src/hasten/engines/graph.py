@@ -1,0 +1,88 @@
+"""A network as an ONNX file for inputs of fixed shapes: what OpenVINO and ONNX Runtime both read.
+
+Exported directly with torch: the exporters built on optimum cannot be installed beside current
+diffusers. Opset 21 keeps group normalisation one operator, which both runtimes run faster than its
+expansion.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import tempfile
+import warnings
+import weakref
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hasten.core.errors import UserError
+from hasten.core.model import Model
+
+OPSET = 21
+
+
+class Exports:
+    """The ONNX files of one network by input shapes; they go when the network does."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="hasten-onnx-")
+        self._files: dict[str, Path] = {}
+
+    def file(self, model: Model, inputs: list[torch.Tensor]) -> Path:
+        key = "-".join("x".join(map(str, one.shape)) for one in inputs)
+        if key not in self._files:
+            file = Path(self._folder.name) / key / "net.onnx"
+            file.parent.mkdir()
+            _export(model, inputs, file)
+            self._files[key] = file
+        return self._files[key]
+
+
+_exported: weakref.WeakKeyDictionary[torch.nn.Module, Exports] = weakref.WeakKeyDictionary()
+
+
+def onnx_file(model: Model, x: torch.Tensor, t: torch.Tensor, cond: Any) -> Path:
+    """The network of ``model`` as an ONNX file (weights beside it) for inputs of these shapes.
+
+    Raises:
+        UserError: torch.export cannot follow the network, or an operator has no ONNX form.
+    """
+    inputs = [one for one in (x, t, cond) if one is not None]
+    return _exported.setdefault(model.net, Exports()).file(model, inputs)
+
+
+def _export(model: Model, inputs: list[torch.Tensor], file: Path) -> None:
+    net = model.net if model.dtype == torch.float32 else copy.deepcopy(model.net).float()
+    try:
+        with _quiet():
+            program = torch.export.export(net, tuple(inputs))
+            done = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False)
+            assert done is not None
+            done.save(str(file), external_data=True)
+    except Exception as error:
+        cause = error.__cause__ or error
+        what = f"{type(cause).__name__}: {str(cause).strip().splitlines()[0][:160]}"
+        raise UserError(
+            f"the network of {model.name!r} cannot be exported to ONNX ({what}); set engine=eager "
+            "or engine=compile."
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Without the exporter's remarks on operators of packages that are not installed."""
+    names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "onnx_ir.passes")
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

@@ -1,0 +1,66 @@
+"""ONNX Runtime: float32 on a CPU, with fixed shapes and torch's number of threads."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from hasten.core.engine import Call, Engine, Static, engines
+from hasten.core.errors import UserError, require
+from hasten.core.model import Model
+from hasten.engines.graph import onnx_file
+
+PROVIDER = "CPUExecutionProvider"
+
+
+class OnnxNet(Static):
+    """Sessions by batch size."""
+
+    precision = "float32"
+
+    def __init__(self, model: Model, runtime: Any) -> None:
+        super().__init__(model)
+        self._runtime = runtime
+        self.versions = {"onnxruntime": runtime.__version__}
+        held = model.net.parameters()
+        self.weights_mb = round(sum(one.numel() for one in held) * 4 / 1e6, 3)
+
+    def compile(self, x: torch.Tensor, t: torch.Tensor, cond: Any) -> Call:
+        file = onnx_file(self.model, x, t, cond)
+        options = self._runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        try:
+            session = self._runtime.InferenceSession(str(file), options, providers=[PROVIDER])
+        except Exception as error:
+            what = str(error).strip().splitlines()[-1][:160]
+            raise UserError(
+                f"engine 'onnxruntime' cannot load {self.model.name!r} ({what}); set engine=eager."
+            ) from error
+        kinds = {one.type for one in session.get_outputs()}
+        require(kinds == {"tensor(float)"}, f"ONNX Runtime answers in {kinds}, not float32.")
+        names = [one.name for one in session.get_inputs()]
+
+        def call(x: torch.Tensor, t: torch.Tensor, cond: Any) -> torch.Tensor:
+            given = [one.numpy() for one in (x, t, cond) if one is not None]
+            return torch.from_numpy(session.run(None, dict(zip(names, given, strict=True)))[0])
+
+        return call
+
+
+@engines.add("onnxruntime")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnnxRuntime(Engine):
+    """Microsoft's runtime with its CPU provider."""
+
+    dtypes = ("float32",)
+    devices = ("cpu",)
+    modules = ("onnxruntime", "onnxscript")
+    extra = "onnx"
+
+    def prepare(self, model: Model, dtype: str) -> OnnxNet:
+        import onnxruntime
+
+        return OnnxNet(model, onnxruntime)

@@ -1,0 +1,52 @@
+"""quality(pictures, real) -> Quality: how like real pictures generated ones are."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from hasten.core.errors import NonFiniteError, require
+from hasten.core.report import Estimate
+from hasten.measuring.frechet import frechet_estimate
+from hasten.measuring.kernel import kernel_estimate
+from hasten.measuring.manifold import NEIGHBOURS, precision_recall
+from hasten.measuring.real import Real
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quality:
+    """Fréchet and kernel distance, precision and recall, each with n and a 95% interval.
+
+    All but ``fd`` are None where only the statistics of the real pictures are known. Values in
+    other features, or of ``fd``, ``precision`` and ``recall`` at another n, cannot be compared.
+    """
+
+    fd: Estimate
+    kd: Estimate | None
+    precision: Estimate | None
+    recall: Estimate | None
+    features: str
+
+
+def quality(pictures: torch.Tensor, real: Real) -> Quality:
+    """Generated ``pictures`` (n, c, h, w) in [0, 1] against ``real`` ones."""
+    fewest = NEIGHBOURS + 2
+    require(
+        len(pictures) >= fewest,
+        f"n is {len(pictures)}; quality needs {fewest} generated pictures or more.",
+    )
+    if not bool(torch.isfinite(pictures).all()):
+        raise NonFiniteError("the pictures hold NaN or infinity; their quality is not defined.")
+    features = real.features(pictures)
+    fd = frechet_estimate(features, real.mean, real.covariance)
+    if real.sample is None:
+        return Quality(fd=fd, kd=None, precision=None, recall=None, features=real.features.name)
+    precision, recall = precision_recall(features, real.sample)
+    return Quality(
+        fd=fd,
+        kd=kernel_estimate(features, real.sample),
+        precision=precision,
+        recall=recall,
+        features=real.features.name,
+    )

@@ -1,0 +1,223 @@
+"""The questions a tuner asks about plans, and how each is answered: one function a question.
+
+A question is plain data ``{"ask": name, ...}``, and so is its answer: a journal can hold both, and
+a process of its own can be asked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from hasten.core.engine import Prepared
+from hasten.core.errors import UserError
+from hasten.core.model import Model
+from hasten.core.plan import Plan
+from hasten.core.seeds import generator
+from hasten.measuring.drift import Reference, reference
+from hasten.measuring.features import FeatureNet
+from hasten.measuring.measure import judged, measure
+from hasten.measuring.memory import free_mb, predicted_mb, require_memory
+from hasten.measuring.real import Real, real_for
+from hasten.measuring.timer import side_by_side, timed
+from hasten.sampler import build, prepare
+
+Facts = dict[str, Any]
+ESTIMATES = ("fd", "kd", "precision", "recall")
+BOUNDS = {"float32": 1e-3, "tf32": 1e-2, "float16": 2e-2, "bfloat16": 5e-2}
+
+
+@dataclasses.dataclass(kw_only=True)
+class Lab:
+    """A model on a bench, with everything that several questions share.
+
+    Attributes:
+        n: starts of the reference.
+        seed: of its noise.
+        data, features: what pictures are held against, see :func:`real_for`.
+        folder: where the reference is kept, so that the next process need not make it again.
+    """
+
+    model: Model
+    n: int = 64
+    seed: int = 0
+    data: str | None = None
+    features: str | None = None
+    folder: Path | None = None
+    _nets: dict[tuple[str, str], Prepared] = dataclasses.field(default_factory=dict)
+    _references: dict[str, Reference] = dataclasses.field(default_factory=dict)
+    _real: Real | None = None
+
+    def answer(self, question: Facts) -> Facts:
+        """The answer to ``question``.
+
+        Raises:
+            UserError: the plan cannot be run here, with the reason.
+        """
+        known: dict[str, Callable[..., Facts]] = {
+            "call": self.call,
+            "converge": self.converge,
+            "drift": self.drift,
+            "report": self.report,
+            "quality": self.quality,
+            "race": self.race,
+            "time": self.time,
+        }
+        return known[question["ask"]](**{k: v for k, v in question.items() if k != "ask"})
+
+    def call(self, plan: Facts, batch: int) -> Facts:
+        """What one network call of the plan's engine costs, the first apart, and how far its answer
+        is from the eager float32 one (root mean square, relative)."""
+        chosen = Plan(**plan)
+        require_memory(self.model, chosen, batch)
+        net = self._net(chosen)
+        rows = batch * (2 if chosen.guidance != 1.0 else 1)
+        x, t, cond = self._inputs(chosen, rows)
+        with torch.inference_mode():
+            timing = timed(lambda: net(x, t, cond), device=self.model.device, seconds=1.0)
+            wanted = self._net(Plan())(x, t, cond)
+            apart = float((net(x, t, cond) - wanted).norm() / wanted.norm())
+        bound = BOUNDS[net.precision]
+        if not apart <= bound:
+            raise UserError(
+                f"engine {chosen.engine!r} in {net.precision} answers {apart:.2g} (relative) apart "
+                f"from eager float32, more than {bound:g}; set engine=eager or dtype=float32."
+            )
+        facts = {"precision": net.precision, "weights_mb": net.weights_mb, **net.versions}
+        return {**timing.milliseconds(), "batch": batch, "apart": apart, **facts}
+
+    def converge(self, plan: Facts) -> Facts:
+        """Makes the reference; the answer is what it is."""
+        held = self._reference(plan)
+        return {"plan": str(held.plan), "n": len(held.noise)}
+
+    def drift(self, plan: Facts, n: int, against: Facts) -> Facts:
+        """Evaluations, and drift on ``n`` pictures from the converged solution of ``against``."""
+        chosen = Plan(**plan)
+        net = self._net(chosen)
+        held = self._reference(against).first(n)
+        apart = held.drift(chosen, net, self._together)
+        evaluations = build(self.model, chosen, net=net).evaluations
+        found = None if apart is None else dataclasses.asdict(apart)
+        return {"evaluations": evaluations, "drift": found}
+
+    def report(self, plan: Facts, against: Facts, batch: int, seconds: float) -> Facts:
+        """The plan's Report without the distances from real pictures."""
+        chosen = Plan(**plan)
+        held = None if chosen.stochastic else self._reference(against)
+        found = measure(
+            self.model,
+            chosen,
+            n=0,
+            against=held,
+            pictures=0,
+            batch=batch,
+            seconds=seconds,
+            net=self._net(chosen),
+        )
+        return found.to_dict()
+
+    def quality(self, plan: Facts, n: int, batch: int) -> Facts:
+        """FD, KD, precision and recall of ``n`` pictures."""
+        chosen = Plan(**plan)
+        sampler = build(self.model, chosen, net=self._net(chosen))
+        found = judged(sampler, n, self._reals(), batch)
+        plain = {name: dataclasses.asdict(found[name]) for name in ESTIMATES if found[name]}
+        return {**dict.fromkeys(ESTIMATES), **plain, "features": found["features"]}
+
+    def time(self, plan: Facts, batch: int, seconds: float, number: int) -> Facts:
+        """What ``batch`` pictures of the plan take, alone; ``number`` tells repetitions apart."""
+        chosen = Plan(**plan)
+        cond = None if self.model.labels is None else 0
+        sampler = build(self.model, chosen, net=self._net(chosen))
+        one = timed(
+            lambda: sampler.sample(batch, cond=cond, batch=batch),
+            device=self.model.device,
+            seconds=seconds,
+        )
+        return one.milliseconds()
+
+    def race(self, plans: list[Facts], batch: int, rounds: int) -> Facts:
+        """Latencies of the plans, timed in turn with each other."""
+        cond = None if self.model.labels is None else 0
+        chosen = [Plan(**plan) for plan in plans]
+        samplers = [build(self.model, plan, net=self._net(plan)) for plan in chosen]
+        calls = [
+            lambda sampler=sampler: sampler.sample(batch, cond=cond, batch=batch)
+            for sampler in samplers
+        ]
+        timings = side_by_side(calls, device=self.model.device, rounds=rounds)
+        return {"timings": [timing.milliseconds() for timing in timings]}
+
+    @functools.cached_property
+    def _together(self) -> int:
+        """How many pictures at a time half of the free memory can hold, 64 at most."""
+        for batch in (64, 16, 4):
+            need = predicted_mb(self.model, Plan(guidance=2.0 if self.model.labels else 1.0), batch)
+            if need is None or need < 0.5 * free_mb(self.model.device):
+                return batch
+        return 1
+
+    def _net(self, plan: Plan) -> Prepared:
+        key = (plan.engine, plan.dtype)
+        if key not in self._nets:
+            self._nets[key] = prepare(self.model, plan)
+        return self._nets[key]
+
+    def _inputs(self, plan: Plan, rows: int) -> tuple[torch.Tensor, torch.Tensor, Any]:
+        """Noisy pictures of no content over the whole range of levels, as the network sees them."""
+        levels = Plan(steps=min(max(rows, 3), 50)).levels(self.model.path)[:-1]
+        model = self.model
+        x = torch.stack(
+            [torch.randn(model.shape, generator=generator(self.seed, i, 3)) for i in range(rows)]
+        )
+        at = [levels[(i * 7 + 3) % len(levels)] for i in range(rows)]
+        scale = torch.tensor([model.prediction.at(level).scale * level.sigma for level in at])
+        x = x * scale.float().reshape(-1, *[1] * (x.ndim - 1))
+        cond = None
+        if model.labels is not None:
+            cond = (torch.arange(rows) % model.labels).to(model.device)
+        t = torch.tensor([level.t for level in at], dtype=torch.float32)
+        return x.to(model.device), t.to(model.device), cond
+
+    def _reference(self, plan: Facts) -> Reference:
+        chosen = Plan(**plan)
+        if chosen.key not in self._references:
+            self._references[chosen.key] = self._kept(chosen) or self._made(chosen)
+        return self._references[chosen.key]
+
+    def _made(self, plan: Plan) -> Reference:
+        facts = {"plan": plan, "seed": self.seed, "net": self._net(plan)}
+        held = reference(self.model, self.n, batch=self._together, **facts)
+        if self.folder is not None:
+            file = self._file(plan)
+            beside = file.with_suffix(".tmp")
+            save_file({"noise": held.noise, "pictures": held.pictures}, str(beside))
+            beside.replace(file)
+        return held
+
+    def _kept(self, plan: Plan) -> Reference | None:
+        if self.folder is None or not self._file(plan).is_file():
+            return None
+        held = load_file(str(self._file(plan)))
+        labels = self.model.labels
+        cond = None if labels is None else [i % labels for i in range(self.n)]
+        beside = FeatureNet.for_model(self.model)
+        return Reference(model=self.model, plan=plan, cond=cond, features=beside, **held)
+
+    def _file(self, plan: Plan) -> Path:
+        assert self.folder is not None
+        return self.folder / f"reference-{self.n}-{self.seed}-{plan.key}.safetensors"
+
+    def _reals(self) -> Real:
+        if self._real is None:
+            self._real = real_for(self.model, self.data, self.features)
+        if self._real is None:
+            raise UserError(f"model {self.model.name!r} ships no statistics; give data.")
+        return self._real
