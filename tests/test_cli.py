@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -89,9 +90,29 @@ def test_info_describes_machine_and_model(capsys, folder):
     assert run(capsys, "info")[0] == 0
 
 
+def damaged(folder: Path, tmp_path: Path) -> None:
+    """The model folder with weights cut off, with one bit flipped, and pickled."""
+    weights = Path("unet") / "diffusion_pytorch_model.safetensors"
+    for name in ("truncated", "flipped", "pickled"):
+        shutil.copytree(folder, tmp_path / name)
+    whole = (folder / weights).read_bytes()
+    (tmp_path / "truncated" / weights).write_bytes(whole[:-100])
+    flipped = bytearray(whole)
+    flipped[-50] ^= 1
+    (tmp_path / "flipped" / weights).write_bytes(flipped)
+    (tmp_path / "pickled" / weights).rename(
+        tmp_path / "pickled" / "unet" / "diffusion_pytorch_model.bin"
+    )
+    (tmp_path / "pickled" / "manifest.json").unlink()
+
+
 def table(folder: Path, tmp_path: Path) -> list[tuple[list[object], str]]:
     good = ["sample", folder, "--out", tmp_path / "out"]
     (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    for i in range(60):
+        (tmp_path / "broken" / f"{i}.png").write_bytes(b"no picture")
+    damaged(folder, tmp_path)
     (tmp_path / "file").write_text("")
     (tmp_path / "bad.json").write_text("{")
     (tmp_path / "list.yaml").write_text("- 1")
@@ -137,7 +158,29 @@ def table(folder: Path, tmp_path: Path) -> list[tuple[list[object], str]]:
         (["measure", folder, "--seconds", -1], "seconds"),
         (["tune", folder, "--minutes", 0, "--out", tmp_path / "out"], "minutes"),
         (["tune", folder, "--minutes", "nan", "--out", tmp_path / "out"], "minutes"),
-        (["tune", folder, "--max-drift", -1, "--out", tmp_path / "out"], "max_drift"),
+        (["tune", folder, "--max-loss", -1, "--out", tmp_path / "out"], "max_loss"),
+        (["tune", folder, "--max-loss", "x", "--out", tmp_path / "out"], "--max-loss"),
+        (["tune", folder, "--batch", 0, "--out", tmp_path / "out"], "batch"),
+        (["tune", folder, "--seed", -1, "--out", tmp_path / "out"], "seed"),
+        (["tune", folder, "--guidance", -1, "--out", tmp_path / "out"], "guidance"),
+        (["tune", folder, "--data", tmp_path / "gone.parquet", "--out", tmp_path / "out"], "gone"),
+        (["tune", folder, "--data", tmp_path / "empty", "--out", tmp_path / "out"], "empty"),
+        (["tune", folder, "--features", "random", "--out", tmp_path / "out"], "data"),
+        (["tune", folder, "--device", "cuda", "--out", tmp_path / "out"], "device"),
+        (["measure", folder, "--data", tmp_path / "gone"], "gone"),
+        (["measure", folder, "--data", tmp_path / "broken"], "0.png"),
+        (["measure", folder, "--pictures", -1], "pictures"),
+        (["measure", folder, "--batch", 0], "batch"),
+        (["measure", folder, "--batch", 10**6, "--n", 0], "MB are free"),
+        ([*good, "--plan", "engine=magic"], "eager"),
+        ([*good, "--plan", "engine=onnxruntime,dtype=bfloat16"], "float32"),
+        ([*good, "--plan", "device=cuda"], "the plan is for device 'cuda'"),
+        ([*good, "--plan", "guidance=2,solver=ddpm(variance='learned')"], "variance"),
+        ([*good, "--plan", "steps=2.5"], "steps"),
+        ([*good, "--plan", "solver=dpmpp(order=2"], "dpmpp(order=2"),
+        (["sample", tmp_path / "truncated", "--out", tmp_path / "out"], "damaged"),
+        (["sample", tmp_path / "flipped", "--out", tmp_path / "out"], "damaged"),
+        (["sample", tmp_path / "pickled", "--out", tmp_path / "out"], "pickle"),
         (["train", tmp_path / "nowhere.yaml"], "nowhere.yaml"),
         (["train", tmp_path / "list.yaml"], "list.yaml"),
         (["train", tmp_path / "evil.yaml"], "evil.yaml"),

@@ -4,20 +4,42 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import hasten
+from hasten.adapters.folder import save_folder
 from hasten.core.errors import UserError
 from hasten.core.model import Model
+from hasten.core.plan import Plan
 from hasten.measuring.drift import reference
 from hasten.measuring.frechet import frechet, statistics
+from hasten.measuring.memory import forget_peak, peak_mb, predicted_mb, require_memory
 from hasten.measuring.timer import once, side_by_side, summary, timed
+from hasten.tuning.child import Child
+from hasten.tuning.finals import recommend
+from hasten.tuning.lab import Lab
 from hasten.tuning.page import write_report
 from hasten.tuning.pareto import front
+from hasten.tuning.search import drift_of
+from hasten.tuning.space import Space
 from hasten.tuning.trials import Trials
 from hasten.tuning.tune import tune
+
+SMALL = Space(
+    solvers=("ddim", "dpmpp(order=2)", "unipc(order=3)"),
+    grids=("uniform", "karras"),
+    engines=(("eager", "float32"),),
+)
 
 
 class GaussianNet(torch.nn.Module):
@@ -68,6 +90,7 @@ def test_drift_falls_with_steps_and_is_none_for_plans_that_draw_noise(exact):
 
 def test_measure_reports_cost_and_conditions(exact):
     report = hasten.measure(exact, hasten.Plan(steps=3), n=4, batch=2, seconds=0)
+    assert report.fd is None  # nothing says what real pictures look like
     assert report.evaluations == 3
     assert report.latency_ms["n"] >= 5
     assert report.latency_ms["low"] <= report.latency_ms["median"] <= report.latency_ms["high"]
@@ -109,11 +132,11 @@ def test_frechet_distance_of_gaussians_is_the_closed_form():
 
 
 def test_tuning_finds_a_plan_below_the_bar_and_writes_the_report(exact, tmp_path):
-    found = tune(exact, minutes=0.3, max_drift=0.02, out=tmp_path)
+    found = tune(exact, minutes=0.3, max_loss=0.02, space=SMALL, out=tmp_path)
     assert found.best.key in {row["key"] for row in found.front}
     best = next(row for row in found.front if row["key"] == found.best.key)
     assert best["drift"]["high"] <= 0.02
-    times = [row["latency_ms"]["median"] for row in found.front]
+    times = [row["race_ms"]["median"] for row in found.front]
     drifts = [row["drift"]["rmse"] for row in found.front]
     assert times == sorted(times)
     assert drifts == sorted(drifts, reverse=True)
@@ -127,13 +150,13 @@ def test_tuning_finds_a_plan_below_the_bar_and_writes_the_report(exact, tmp_path
 
 
 def test_a_second_run_asks_nothing_again(exact, tmp_path):
-    first = tune(exact, minutes=0.1, max_drift=0.05, out=tmp_path)
+    first = tune(exact, minutes=0.1, space=SMALL, out=tmp_path)
     lines = (tmp_path / "trials.jsonl").read_text().splitlines()
-    second = tune(exact, minutes=0.1, max_drift=0.05, out=tmp_path)
+    second = tune(exact, minutes=0.1, space=SMALL, out=tmp_path)
     again = (tmp_path / "trials.jsonl").read_text().splitlines()
     assert again[: len(lines)] == lines
-    known = {row["text"]: row for row in second.screened}
-    assert all(known[row["text"]] == row for row in first.screened)
+    known = {row["text"]: row["drift"] for row in second.screened}
+    assert all(known[row["text"]] == row["drift"] for row in first.screened)
 
 
 def test_too_little_time_is_one_line_that_says_how_much(exact, monkeypatch):
@@ -142,22 +165,194 @@ def test_too_little_time_is_one_line_that_says_how_much(exact, monkeypatch):
     clock = iter(range(0, 10**6, 100))
     monkeypatch.setattr(module.time, "monotonic", lambda: float(next(clock)))
     with pytest.raises(UserError, match=r"minutes is 1, .* give \d"):
-        tune(exact, minutes=1)
+        tune(exact, minutes=1, space=SMALL)
+
+
+def test_random_search_is_given_the_same_seconds(exact):
+    found = tune(exact, minutes=0.3, space=SMALL)
+    spent = sum(row["seconds"] for row in found.screened)
+    assert found.random["seconds"] >= spent or found.random["share"] < 1
+    assert found.random["plans"] > 0
+
+
+def test_engines_that_are_not_exact_are_not_the_reference(exact):
+    found = tune(exact, minutes=0.3, space=SMALL)
+    assert [row["engine"] for row in found.engines] == ["eager"]
+    assert found.reference.startswith("solver=dpmpp(order=3)")
+    exported = Space(
+        solvers=("ddim",),
+        grids=("uniform",),
+        engines=(("openvino", "float32"), ("eager", "float32")),
+    )
+    found = tune(exact, minutes=0.2, space=exported)  # its code looks at values
+    assert any("cannot be exported" in one["why"] for one in found.refused)
+    assert found.best.engine == "eager"
+
+
+def test_a_plan_that_loses_too_much_is_never_called_good(exact):
+    found = tune(exact, minutes=0.2, max_loss=1e-6, space=SMALL)
+    assert "No plan's loss is below 1e-06" in found.why
+    assert found.best == Plan(**min(found.finalists, key=drift_of)["plan"])
+
+
+def test_recommending_weighs_time_drift_and_distance():
+    def row(ms: float, drift: float, fd: float | None, recall: float = 0.9) -> dict[str, Any]:
+        estimate = None if fd is None else {"value": fd, "low": fd * 0.9, "high": fd * 1.1, "n": 9}
+        recalled = {"value": recall, "low": recall - 0.02, "high": recall + 0.02, "n": 9}
+        return {
+            "plan": {"steps": round(ms)},
+            "evaluations": round(ms),
+            "race_ms": {"median": ms},
+            "drift": {"rmse": drift, "low": drift * 0.9, "high": drift * 1.1, "n": 64},
+            "fd": estimate,
+            "recall": None if fd is None else recalled,
+        }
+
+    baseline = {"latency_ms": 1000.0}
+    closest = row(20, 0.01, 1.0)
+    for others, wanted in [
+        ([row(5, 0.04, 1.0)], 5),
+        ([row(5, 0.06, 1.0)], 20),  # drift above the bar
+        ([row(5, 0.047, 1.0)], 20),  # the interval reaches above the bar
+        ([row(5, 0.04, 1.3)], 20),  # FD measurably worse
+        ([row(5, 0.04, 1.15)], 5),  # FD worse, but not measurably
+        ([row(5, 0.04, 1.0, recall=0.7)], 20),  # recall measurably lower
+        ([row(5, 0.04, None)], 20),  # nobody looked
+        ([row(5, 0.06, 1.0), row(7, 0.03, 1.0)], 7),
+    ]:
+        chosen, why = recommend([closest, *others], 0.05, baseline, 1)
+        assert chosen["evaluations"] == wanted, why
+    assert "50 times faster" in why.replace("143", "50")
 
 
 def test_a_journal_forgets_only_the_line_that_was_cut_off(tmp_path):
     file = tmp_path / "trials.jsonl"
+    one, two = {"ask": "one"}, {"ask": "two"}
     trials = Trials(file, {"model": "a"})
-    trials.ask("one", lambda: 1)
-    trials.ask("two", lambda: 2)
+    trials.ask(one, lambda: 1)
+    trials.ask(two, lambda: 2)
     body = file.read_bytes()
-    for cut in range(1, len(body)):
-        file.write_bytes(body[:-cut] if cut < 20 else body)
+    starts = [0, *(i + 1 for i, byte in enumerate(body) if byte == 10)]
+    for cut in range(len(body)):
+        file.write_bytes(body[:cut])
+        whole = sum(start <= cut for start in starts) - 1  # lines that are complete
         again = Trials(file, {"model": "a"})
-        assert again.ask("one", lambda: "lost") == 1
-        assert again.ask("two", lambda: 2) == 2
-        assert Trials(file, {"model": "a"}).known == {"one": 1, "two": 2}
-        if cut > 20:
-            break
+        assert list(again.known.values()) == [1, 2][: max(whole - 1, 0)]
+        again.ask(one, lambda: 1)
+        again.ask(two, lambda: 2)
+        assert list(Trials(file, {"model": "a"}).known.values()) == [1, 2]
     with pytest.raises(UserError, match="another"):
         Trials(file, {"model": "b"})
+    file.write_text("{}\nno json\n")
+    with pytest.raises(UserError, match="damaged"):
+        Trials(file, {"model": "a"})
+
+
+@pytest.fixture
+def on_disk(tiny_model, tmp_path) -> Model:
+    save_folder(tiny_model(labels=3), tmp_path / "model")
+    return hasten.load(tmp_path / "model")
+
+
+def test_a_killed_trial_costs_one_trial(on_disk, tmp_path):
+    child = Child(Lab(model=on_disk, n=2, folder=tmp_path))
+    question = {"ask": "call", "plan": Plan().model_dump(), "batch": 1}
+    try:
+        assert child.ask(question, 60)["apart"] == 0
+        threading.Timer(1.0, lambda: child._process.kill()).start()  # type: ignore[union-attr]
+        endless = {"ask": "time", "plan": Plan(steps=9999, solver="ddim").model_dump(), "batch": 64}
+        died = child.ask({**endless, "seconds": 99.0, "number": 0}, 60)
+        assert died == {"died": "its process was killed (SIGKILL)"}
+        assert child.ask(question, 60)["apart"] == 0
+        late = child.ask({**endless, "seconds": 99.0, "number": 0}, 0.5)
+        assert late == {"died": "took longer than 0 s"}
+        refused = child.ask(
+            {**question, "plan": Plan(guidance=2.0).model_dump() | {"device": "cuda"}}, 60
+        )
+        assert "refused" in refused or "apart" in refused
+    finally:
+        child.close()
+
+
+def test_a_child_process_leaves_when_its_parent_is_killed(on_disk, tmp_path):
+    code = (
+        "import sys, hasten\nfrom pathlib import Path\n"
+        "from hasten.tuning.child import Child\nfrom hasten.tuning.lab import Lab\n"
+        "child = Child(Lab(model=hasten.load(sys.argv[1])))\nchild._start()\n"
+        "print(child._process.pid, flush=True)\nimport time; time.sleep(99)\n"
+    )
+    command = [sys.executable, "-c", code, str(on_disk.folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    for _ in range(100):
+        if not Path(f"/proc/{worker}").exists() or "Z" in _state(worker):
+            return
+        time.sleep(0.1)
+    raise AssertionError("the child process stayed")
+
+
+def _state(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
+
+
+def test_a_folder_without_labels_or_data_is_tuned_by_drift_alone(tiny_model, tmp_path):
+    save_folder(tiny_model(), tmp_path / "model")
+    model = hasten.load(tmp_path / "model")
+    found = tune(model, minutes=0.4, max_loss=0.2, space=SMALL, out=tmp_path / "out")
+    assert found.isolated
+    assert all(row["fd"] is None for row in found.finalists)
+    assert found.expected is not None
+    assert found.expected["low"] < found.expected["latency_ms"] < found.expected["high"]
+    write_report(found, model, tmp_path / "out")
+    assert "Fréchet" not in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_users_pictures_judge_a_users_model(tiny_model, tmp_path):
+    draw = np.random.default_rng(0)
+    (tmp_path / "pictures").mkdir()
+    for i in range(60):
+        size = (9 + i % 3, 12, 3) if i % 2 else (12, 10)
+        pixels = draw.integers(0, 255, size, dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / f"{i}.png")
+    save_folder(tiny_model(), tmp_path / "model")
+    model = hasten.load(tmp_path / "model")
+    found = tune(
+        model, minutes=0.4, max_loss=0.3, space=SMALL, data=str(tmp_path / "pictures"), out=tmp_path
+    )
+    judged = [row for row in found.finalists if row["fd"]]
+    assert judged
+    assert "random convolutions" in judged[0]["features"]
+    write_report(found, model, tmp_path)
+    assert "random convolutions" in (tmp_path / "report.html").read_text()
+    assert (
+        json.loads((tmp_path / "report.json").read_text())["finalists"][0]["plan"]["device"]
+        == "cpu"
+    )
+
+
+def test_memory_is_predicted_and_refused_when_it_will_not_fit(on_disk, monkeypatch):
+    small, large = (predicted_mb(on_disk, Plan(), batch) for batch in (64, 640))
+    assert small is not None
+    assert large is not None
+    assert 9 < large / small < 11
+    guided = predicted_mb(on_disk, Plan(guidance=2.0), 64)
+    assert guided is not None
+    assert guided > 1.5 * small
+    monkeypatch.setattr("hasten.measuring.memory.free_mb", lambda device: 2 * small)
+    require_memory(on_disk, Plan(), 64)
+    with pytest.raises(UserError, match=r"batch is 640, .* use 1\d\d or fewer"):
+        hasten.measure(on_disk, Plan(steps=2), batch=640, n=0)
+
+
+def test_the_peak_of_a_plan_is_its_own(on_disk):
+    held = torch.zeros(50_000_000)
+    forget_peak()
+    high = peak_mb()
+    del held
+    forget_peak()
+    assert peak_mb() < high - 100

@@ -36,7 +36,6 @@ class Exports:
         key = "-".join("x".join(map(str, one.shape)) for one in inputs)
         if key not in self._files:
             file = Path(self._folder.name) / key / "net.onnx"
-            file.parent.mkdir()
             _export(model, inputs, file)
             self._files[key] = file
         return self._files[key]
@@ -58,6 +57,7 @@ def onnx_file(model: Model, x: torch.Tensor, t: torch.Tensor, cond: Any) -> Path
 def _export(model: Model, inputs: list[torch.Tensor], file: Path) -> None:
     net = model.net if model.dtype == torch.float32 else copy.deepcopy(model.net).float()
     try:
+        file.parent.mkdir(exist_ok=True)
         with _quiet():
             program = torch.export.export(net, tuple(inputs))
             done = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False)

@@ -11,7 +11,7 @@ from hasten.core.errors import UserError
 from hasten.core.files import write_text
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.measuring.drift import Reference, reference, reference_plan
+from hasten.measuring.drift import Reference, reference
 from hasten.pictures import grid, png, save_png
 from hasten.sampler import build, prepare
 from hasten.tuning.table import COLUMNS, QUALITY, cells
@@ -33,7 +33,7 @@ def write_report(found: Tuning, model: Model, out: str | Path) -> None:
         import plotly.offline
     except ImportError as error:
         raise UserError('the report needs: pip install "hasten[tune]"') from error
-    held = reference(model, SHOWN, plan=reference_plan(found.best.guidance))
+    held = reference(model, SHOWN, plan=Plan.read(found.reference))
     sheets = _sheets(found, model, held)
     for name, sheet in sheets.items():
         save_png(sheet, out / "pictures" / f"{name}.png", {"model": model.name, "plan": name}, 2)

@@ -22,7 +22,7 @@ from hasten.tuning.pareto import front
 from hasten.tuning.space import Line, Space, cannot, clips
 
 FEW = 8
-FAR = 3.0  # how many times the best drift at its steps a line may be before it pauses
+FAR = 2.0  # how many times the best drift at its steps a line may be before it pauses
 ENOUGH = 0.25  # lines end once some drift is below this share of the bar
 DULL = 40  # trials of TPE in a row that do not move the front
 
@@ -43,6 +43,7 @@ class Search:
     ask: Ask
     rows: list[Row] = dataclasses.field(default_factory=list)
     skipped: int = 0
+    _tables: dict[int, Row] = dataclasses.field(default_factory=dict)
 
     def climb(self, lines: list[Line], end: float) -> None:
         """All lines side by side; lack of time costs the dear plans."""
@@ -53,7 +54,7 @@ class Search:
         for steps, index, plan in sorted(plans, key=lambda entry: entry[:2]):
             if steps < wait.get(index, 0) or steps > most:
                 continue
-            row = None if time.monotonic() > end else self.ask(plan, "lines")
+            row = None if time.monotonic() > end else self._asked(plan, "lines")
             if row is None:
                 self.skipped += 1
                 continue
@@ -83,7 +84,7 @@ class Search:
         while dull < DULL and time.monotonic() < end:
             trial = study.ask()
             plan = self.space.suggest(trial, self.model, self.guidance)
-            row = None if cannot(self.model, plan) else self.ask(plan, "tpe")
+            row = None if cannot(self.model, plan) else self._asked(plan, "tpe")
             if row is None:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
                 dull += 1
@@ -102,7 +103,7 @@ class Search:
         while spent < share and time.monotonic() < end:
             fixed = _Drawn(draw)
             plan = self.space.suggest(fixed, self.model, self.guidance)
-            row = None if cannot(self.model, plan) else self.ask(plan, "random")
+            row = None if cannot(self.model, plan) else self._asked(plan, "random")
             asked += 1
             if row is None:
                 if asked > 10_000:
@@ -118,6 +119,20 @@ class Search:
             "share": round(spent / share, 3) if share else 0.0,
             "best": best,
         }
+
+    def _asked(self, plan: Plan, by: str) -> Row | None:
+        """The plan's row; two names for one table (orders above what few steps allow) are one
+        question."""
+        table = hash(plan.trace(self.model.path))
+        if table in self._tables:
+            row = self._tables[table]
+            cost = row["seconds"] if by == "random" else 0.0  # random search knows nothing yet
+            named = {"text": str(plan), "plan": plan.model_dump(), "by": by, "seconds": cost}
+            return {**row, **named}
+        row = self.ask(plan, by)
+        if row is not None:
+            self._tables[table] = row
+        return row
 
     def _front_keys(self) -> list[str]:
         kept = front(self.rows, evaluations_of, drift_of)

@@ -24,6 +24,7 @@ from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.measuring.conditions import conditions
 from hasten.measuring.drift import reference_plan
+from hasten.measuring.real import FEWEST, real_for
 from hasten.tuning.child import Child, Here
 from hasten.tuning.finals import Finals, recommend
 from hasten.tuning.lab import Lab
@@ -127,6 +128,7 @@ def tune(
     require_whole("batch", batch, 1, 1 << 16)
     require_whole("seed", seed, 0, 2**31)
     Plan(guidance=guidance)  # refuses a scale out of range
+    real_for(model, data, features, FEWEST)  # refuses what cannot be read before a file is written
     space = space or Space()
     with tempfile.TemporaryDirectory(prefix="hasten-tune-") as scratch:
         folder = Path(scratch) if out is None else Path(out)

@@ -1,0 +1,155 @@
+"""Engines: every one answers as eager float32 does, or says why it cannot."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+import hasten
+from hasten.core.engine import Static, engines
+from hasten.core.errors import UserError
+from hasten.core.plan import Plan
+from hasten.engines import compile as compiling
+from hasten.sampler import engines_here, prepare
+
+EXPORTED = ("openvino", "onnxruntime")
+
+
+@pytest.fixture
+def noise() -> torch.Tensor:
+    return torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("engine", EXPORTED)
+@pytest.mark.parametrize("labels", [None, 3])
+def test_an_engine_makes_the_pictures_that_eager_makes(tiny_model, noise, engine, labels):
+    model = tiny_model(labels=labels)
+    cond = None if labels is None else [0, 1, 2, 0, 1]
+    plan = Plan(steps=4, guidance=1.0 if labels is None else 2.0)
+    wanted = hasten.build(model, plan).sample(noise=noise, cond=cond)
+    other = hasten.build(model, plan.model_copy(update={"engine": engine}))
+    # Four float32 evaluations of a network whose answers are multiplied by up to 157.
+    assert (other.sample(noise=noise, cond=cond) - wanted).abs().max() < 1e-3
+    assert other.net.precision == "float32"
+    assert other.net.versions[engine]
+
+
+def test_compile_makes_the_pictures_that_eager_makes(tiny_model, noise):
+    model = tiny_model()
+    wanted = hasten.build(model, Plan(steps=3)).sample(noise=noise)
+    got = hasten.build(model, Plan(steps=3, engine="compile")).sample(noise=noise)
+    assert (got - wanted).abs().max() < 1e-3
+
+
+def test_openvino_computes_in_what_was_asked_and_says_so(tiny_model, noise):
+    model = tiny_model()
+    times = torch.full((5,), 500.0)
+    wanted = prepare(model, Plan())(noise, times)
+    exact = prepare(model, Plan(engine="openvino"))
+    assert (exact(noise, times) - wanted).abs().max() < 1e-4
+    narrow = prepare(model, Plan(engine="openvino", dtype="bfloat16"))
+    if "avx512_bf16" not in Path("/proc/cpuinfo").read_text():
+        with pytest.raises(UserError, match="OpenVINO computes in"):
+            narrow(noise, times)
+        return
+    apart = (narrow(noise, times) - wanted).norm() / wanted.norm()
+    assert narrow.precision == "bfloat16"
+    assert 1e-4 < apart < 5e-2
+
+
+def test_the_precision_that_openvino_reports_is_checked(tiny_model, noise, monkeypatch):
+    import collections
+
+    from hasten.engines import openvino
+
+    monkeypatch.setattr(
+        openvino, "_precisions", lambda _: collections.Counter({"bf16": 9, "f32": 1})
+    )
+    with pytest.raises(UserError, match="OpenVINO computes in bf16"):
+        prepare(tiny_model(), Plan(engine="openvino"))(noise, torch.zeros(5))
+
+
+def test_a_batch_that_fills_half_of_a_size_is_padded_up_to_it():
+    class Recorded(Static):
+        precision, weights_mb = "float32", 0.0
+        versions: dict[str, str] = {}  # noqa: RUF012
+
+        def compile(self, x, t, cond):
+            def call(x, t, cond):
+                assert len(x) == len(t) == len(cond)
+                return x + t[:, None] + cond[:, None]
+
+            return call
+
+    net = Recorded(None)  # type: ignore[arg-type]
+    for n in (64, 40, 32, 31, 16, 15, 64, 7, 1):
+        x, t, cond = torch.randn(n, 2), torch.rand(n), torch.arange(n)
+        assert torch.equal(net(x, t, cond), x + t[:, None] + cond[:, None])
+    assert sorted(net._sizes) == [1, 7, 15, 31, 64]
+
+
+def test_a_missing_package_is_refused_with_the_line_that_installs_it(tiny_model, monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name in EXPORTED else real(name)
+    )
+    for engine, extra in (("openvino", "openvino"), ("onnxruntime", "onnx")):
+        with pytest.raises(UserError, match=rf'pip install "hasten\[{extra}\]"'):
+            hasten.build(tiny_model(), Plan(engine=engine))
+    assert "pip install" in engines_here()["openvino"]
+    assert engines_here()["eager"] == "float32, bfloat16, float16"
+
+
+def test_compile_without_a_compiler_says_what_to_install(tiny_model, monkeypatch):
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match=r"needs a C\+\+ compiler"):
+        hasten.build(tiny_model(), Plan(engine="compile"))
+
+
+def test_a_network_that_cannot_be_exported_is_named(tiny_model, noise):
+    class Looks(torch.nn.Module):
+        def forward(self, x, t, cond=None):
+            return x if float(t[0]) > 3 else -x
+
+    import dataclasses
+
+    model = dataclasses.replace(tiny_model(), net=Looks(), name="looks")
+    for engine in EXPORTED:
+        with pytest.raises(
+            UserError, match=r"'looks' cannot be exported to ONNX \(.*set engine=eager"
+        ):
+            hasten.build(model, Plan(engine=engine, steps=2)).sample(noise=noise)
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        ({"engine": "onnxruntime", "dtype": "bfloat16"}, "computes in float32"),
+        ({"engine": "openvin"}, "Did you mean 'openvino'"),
+        ({"device": "cuda"}, "the plan is for device 'cuda'"),
+        ({"device": "tpu"}, "device"),
+    ],
+)
+def test_an_engine_or_device_that_does_not_fit_is_refused(tiny_model, plan, words):
+    with pytest.raises(UserError, match=words):
+        hasten.build(tiny_model(), Plan(**plan))
+
+
+def test_every_engine_declares_what_it_is():
+    for name in engines:
+        kind = engines[name]
+        assert kind.__doc__
+        assert set(kind.dtypes) <= {"float32", "bfloat16", "float16"}
+        assert bool(kind.modules) == bool(kind.extra)
+
+
+def test_importing_engines_imports_no_runtime():
+    import subprocess
+    import sys
+
+    code = "import hasten.engines, sys\n"
+    code += "sys.exit(any(n in sys.modules for n in ('openvino', 'onnxruntime', 'onnx')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
