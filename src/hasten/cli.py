@@ -195,8 +195,9 @@ def tune(
     Args:
         model: builtin:NAME, a diffusers folder, or a hub id.
         minutes: the budget.
-        max_loss: how far pictures may be from the model's converged solution (RMSE, pixels in 0 to
-            1), and by what share FD may be worse than the converged solution's.
+        max_loss: how much may be lost. With real pictures: by what share FD may be above, and by
+            how much recall below, the most faithful plan's. Without: how far a picture may be from
+            the model's converged solution (RMSE, pixels in 0 to 1).
         data: real pictures (a parquet file, a folder, a hub name), where none ship with the model;
             without any, drift alone decides.
         features: what FD compares in: random, or a vision model's folder or hub id.

@@ -1,8 +1,14 @@
-"""The dear questions: full reports of the finalists, their quality, a race, fresh processes."""
+"""The dear questions: quality, full reports, a race, fresh processes.
+
+With real pictures FD decides: of few pictures of the programs of least drift, level by level down to
+where none passes; then of many pictures of the best. Solvers that draw noise have no drift and
+come in here. Without real pictures, drift on more of them decides.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import statistics
 import time
@@ -10,13 +16,19 @@ from typing import Any
 
 from hasten.core.plan import Plan
 from hasten.tuning.pareto import front
-from hasten.tuning.search import Row, drift_of, evaluations_of
+from hasten.tuning.search import ENOUGH, Row, drift_of, evaluations_of
 
 BATCH = 16  # of the throughput
 NEAR = 1.15  # how close to the front, in drift, a program must be to be looked at
-JUDGED = 4  # finalists whose pictures are held against real ones, beside the most faithful
-PICTURES = (2000, 1000, 500, 200)
-RACERS, ROUNDS = 10, 9
+SPOILED = 1.2  # how much more drift than on few pictures in float32 speaks of lost precision
+GLANCE = 500  # pictures of every promising program that FD is first asked about
+CLOSE = 1.25  # how much worse FD of so few may be for a second look
+A_LEVEL = 3  # programs of one number of evaluations that are glanced at
+QUALITY = ("fd", "kd", "precision", "recall", "features")
+PICTURES = (2000, 1000, 500)
+JUDGED = 4  # plans that get a second look, beside the most faithful
+LOOKED = 10  # plans that get a full report
+ROUNDS = 9
 PROCESSES = 4
 T99 = 5.841  # Student's t for PROCESSES - 1 degrees of freedom, 99%
 LEAST_SPREAD = 0.02  # processes differ by this much even where four of them did not
@@ -40,68 +52,122 @@ class Finals:
     batch: int
     rows: list[Row] = dataclasses.field(default_factory=list)
 
-    def report(self, screened: list[Row]) -> None:
-        """Full reports, nearest to the bar first: every program in the fastest engine, those that
-        may pass in the fastest float32 engine too."""
-        end = self.run.until("report")
-        for program in _programs(screened, self.max_loss):
-            for engine, dtype in self._engines(program):
-                plan = self._on(Plan(**program["plan"]), engine, dtype).model_dump()
-                facts = {
-                    "plan": plan,
-                    "against": self.against,
-                    "batch": max(BATCH, self.batch),
-                    "seconds": 0.5,
-                }
-                known = self.run.trials.knows({"ask": "report", **facts})
-                if self.rows and not known and time.monotonic() > end:
-                    return
-                row = self.run.ask("report", f"measuring {Plan(**plan)}", **facts)
-                if row is not None:
-                    self.rows.append(row)
-
-    def judge(self) -> None:
-        """FD, KD, precision and recall of the most faithful finalist and of the fastest that pass
-        by drift; all of equally many pictures, as many as there is time for."""
+    @functools.cached_property
+    def real(self) -> bool:
+        """Whether there are real pictures to hold plans against; then FD decides, else drift."""
         lab = self.run.lab
         folder = lab.model.folder
-        if not self.rows or not (
-            lab.data or (folder is not None and (folder / "features").is_dir())
-        ):
-            return
-        good = sorted(
-            (row for row in self.rows if row["drift"]["high"] <= self.max_loss),
+        return lab.data is not None or (folder is not None and (folder / "features").is_dir())
+
+    def by_drift(self, screened: list[Row]) -> None:
+        """Full reports in the fastest engine, nearest to the bar first; where that engine's
+        precision spoils a program, in the fastest float32 engine too."""
+        exact = next(row for row in self.engines if row["dtype"] == "float32")
+        for program in _programs(screened, self.max_loss)[:LOOKED]:
+            plan = Plan(**program["plan"])
+            row = self._report(plan, self.engines[0])
+            spoiled = row is None or drift_of(row) > SPOILED * drift_of(program)
+            if spoiled and exact is not self.engines[0]:
+                self._report(plan, exact)
+
+    def by_distance(self, screened: list[Row], noisy: list[Row]) -> None:
+        """A glance at promising programs; full reports of the best; a second look, with as many
+        pictures as there is time for, at the fastest that may pass."""
+        faithful = self._faithful(screened)
+        seen = self._glances(faithful, screened, noisy)
+        if not seen:
+            return self.by_drift(screened)
+        bar = CLOSE * (1 + self.max_loss) * seen[0]["fd"]["value"]
+        order = sorted(seen[1:], key=lambda one: (one["fd"]["value"] > bar, one["evaluations"]))
+        for one in [seen[0], *order][:LOOKED]:
+            row = self._report(Plan(**one["plan"]), self.engines[0])
+            if row is not None:
+                row.update({name: one[name] for name in QUALITY})
+        able = sorted(
+            (row for row in self.rows if row["fd"] and row["fd"]["value"] <= bar),
             key=lambda row: row["latency_ms"]["median"],
         )
-        asked = [min(self.rows, key=drift_of), *good[:JUDGED]]
-        asked = list({row["key"]: row for row in asked}.values())
+        asked = list({row["key"]: row for row in [self.rows[0], *able[:JUDGED]]}.values())
         pace = sum(1 / row["throughput"]["pictures_per_s"] for row in asked)
         left = self.run.until("all") - time.monotonic()
         n = next((n for n in PICTURES if n * pace <= left), PICTURES[-1])
         for row in asked:
-            facts = {"plan": row["plan"], "n": n, "batch": row["throughput"]["batch"]}
-            found = self.run.ask(
-                "quality", f"judging {n} pictures of {Plan(**row['plan'])}", **facts
-            )
-            if found is not None:
-                row.update({name: value for name, value in found.items() if name != "seconds"})
+            row["second"] = self._judged(Plan(**row["plan"]), n)
+        return None
+
+    def _faithful(self, screened: list[Row]) -> Row:
+        """The cheapest program that is as good as converged, else the one of least drift."""
+        able = [row for row in screened if drift_of(row) <= ENOUGH * self.max_loss]
+        return min(able, key=evaluations_of) if able else min(screened, key=drift_of)
+
+    def _glances(self, faithful: Row, screened: list[Row], noisy: list[Row]) -> list[Row]:
+        """Rows with the quality of GLANCE pictures, the faithful program's first: level by level of
+        evaluations, downwards from the cheapest whose drift passes while some pass, else upwards.
+        """
+        first = self._glanced(faithful)
+        if first is None:
+            return []
+        seen, bar = [first], CLOSE * (1 + self.max_loss) * first["fd"]["value"]
+        levels = _levels(screened, noisy)
+        below = [row["evaluations"] for row in screened if drift_of(row) <= self.max_loss]
+        start = min(below, default=faithful["evaluations"])
+        down = sorted((level for level in levels if level <= start), reverse=True)
+        up = [level for level in levels if start < level < faithful["evaluations"]]
+        for climb in (down, up):
+            for level in climb:
+                if time.monotonic() > self.run.until("glance"):
+                    return seen
+                found = [one for row in levels[level] if (one := self._glanced(row))]
+                seen += found
+                passing = any(one["fd"]["value"] <= bar for one in found)
+                if passing == (climb is up):
+                    break
+            if any(one["fd"]["value"] <= bar for one in seen[1:]):
+                break
+        return seen
+
+    def _glanced(self, row: Row) -> Row | None:
+        found = self._judged(self._on(Plan(**row["plan"]), self.engines[0]), GLANCE)
+        return None if found is None else {**row, **{name: found[name] for name in QUALITY}}
+
+    def _report(self, plan: Plan, engine: Row) -> Row | None:
+        plan = self._on(plan, engine)
+        facts = {
+            "plan": plan.model_dump(),
+            "against": self.against,
+            "batch": max(BATCH, self.batch),
+            "seconds": 0.5,
+        }
+        late = time.monotonic() > self.run.until("report")
+        if self.rows and late and not self.run.trials.knows({"ask": "report", **facts}):
+            return None
+        row = self.run.ask("report", f"measuring {plan}", **facts)
+        if row is not None:
+            self.rows.append(row)
+        return row
+
+    def _judged(self, plan: Plan, n: int) -> Row | None:
+        facts = {"plan": plan.model_dump(), "n": n, "batch": max(BATCH, self.batch)}
+        return self.run.ask("quality", f"judging {n} pictures of {plan}", **facts)
+
+    def _on(self, plan: Plan, engine: Row) -> Plan:
+        changes = {"engine": engine["engine"], "dtype": engine["dtype"]}
+        changes["device"] = self.run.lab.model.device.type
+        return plan.model_copy(update=changes)
 
     def race(self, guidance: float) -> tuple[list[Row], Row]:
         """The finalists with ``race_ms``, timed in turn with each other and with a part of the
         published sampler in eager float32, and what all of that sampler costs."""
-        racers = sorted(self.rows, key=lambda row: abs(math.log(_safe(row) / self.max_loss)))
-        judged = [row for row in self.rows if row["fd"]]
-        chosen = list({row["key"]: row for row in [*judged, *racers]}.values())[:RACERS]
         part = Plan(solver="ddpm", grid="uniform", steps=1000 // SHARE, guidance=guidance)
-        plans = [row["plan"] for row in chosen]
+        plans = [row["plan"] for row in self.rows]
         facts = {"batch": self.batch, "rounds": ROUNDS}
         done = self.run.ask("race", "timing in turn", plans=[*plans, part.model_dump()], **facts)
         why = None
         if done is None:
             why = self.run.refused.pop().why
             done = self.run.ask("race", "timing in turn", plans=plans, **facts)
-        timings = (done or {}).get("timings") or [row["latency_ms"] for row in chosen]
-        rows = [{**row, "race_ms": one} for row, one in zip(chosen, timings, strict=False)]
+        timings = (done or {}).get("timings") or [row["latency_ms"] for row in self.rows]
+        rows = [{**row, "race_ms": one} for row, one in zip(self.rows, timings, strict=False)]
         if why is not None or done is None:
             return rows, {"latency_ms": None, "why": why}
         how = f"{1000 // SHARE} of its steps timed in turn with the plans, n = {ROUNDS}"
@@ -131,58 +197,69 @@ class Finals:
             "level": 0.99,
         }
 
-    def _engines(self, program: Row) -> list[tuple[str, str]]:
-        fastest = self.engines[0]
-        exact = next(row for row in self.engines if row["dtype"] == "float32")
-        able = drift_of(program) <= 1.3 * self.max_loss
-        rows = [fastest] if exact is fastest or not able else [fastest, exact]
-        return [(row["engine"], row["dtype"]) for row in rows]
 
-    def _on(self, plan: Plan, engine: str, dtype: str) -> Plan:
-        device = self.run.lab.model.device.type
-        return plan.model_copy(update={"engine": engine, "dtype": dtype, "device": device})
+def loss_of(row: Row) -> float:
+    """What a finalist loses: FD where real pictures decide, else drift."""
+    return row["fd"]["value"] if row["fd"] else drift_of(row)
 
 
 def recommend(rows: list[Row], max_loss: float, baseline: Row, batch: int) -> tuple[Row, str]:
     """The fastest plan that passes, else the most faithful one, and why in one sentence."""
     closest = min(rows, key=drift_of)
     ordered = sorted(rows, key=lambda row: row["race_ms"]["median"])
-    judged = any(row["fd"] for row in rows)
+    judged = any(row.get("second") for row in rows)
     good = [row for row in ordered if _passes(row, closest, max_loss, judged)]
     row = good[0] if good else closest
-    drift, latency = row["drift"], row["race_ms"]["median"] / batch
-    than = ""
+    latency = row["race_ms"]["median"] / batch
+    what = f"{row['evaluations']} evaluations, {latency:.1f} ms a picture"
     if baseline["latency_ms"] is not None:
         ratio = baseline["latency_ms"] / row["race_ms"]["median"]
-        than = f" ({ratio:.0f} times faster than 1000 ancestral steps in eager float32)"
-    what = (
-        f"{row['evaluations']} evaluations, {latency:.1f} ms a picture{than}, drift "
-        f"{drift['rmse']:.4f} (95%: {drift['low']:.4f} to {drift['high']:.4f}, n = {drift['n']})"
-    )
-    if row["fd"] and closest["fd"] and row is not closest:
-        fd, other = row["fd"], closest["fd"]
-        about = f"{fd['low']:.2f} to {fd['high']:.2f}, n = {fd['n']}"
-        what += f", FD {fd['value']:.2f} ({about}; the most faithful plan's {other['value']:.2f})"
+        what += f" ({ratio:.0f} times faster than 1000 ancestral steps in eager float32)"
+    drift = row["drift"]
+    if drift is not None:
+        about = f"95%: {drift['low']:.4f} to {drift['high']:.4f}, n = {drift['n']}"
+        what += f", drift {drift['rmse']:.4f} ({about})"
+    if judged and row.get("second"):
+        fd, recall = (row["second"][name] for name in ("fd", "recall"))
+        what += f", FD {fd['value']:.2f} (95%: {fd['low']:.2f} to {fd['high']:.2f}, n = {fd['n']}"
+        if closest.get("second"):
+            what += f"; the most faithful plan's {closest['second']['fd']['value']:.2f}"
+        what += ")" if recall is None else f"), recall {recall['value']:.2f}"
     if good:
         return row, f"The fastest plan whose loss is below {max_loss:g}: {what}."
     return row, f"No plan's loss is below {max_loss:g}; this one came nearest: {what}."
 
 
 def _passes(row: Row, closest: Row, max_loss: float, judged: bool) -> bool:
-    """Drift is below the bar with its whole interval; FD is not measurably worse than the most
-    faithful plan's by more than the bar's share, nor recall lower by more than the bar."""
-    if row["drift"]["high"] > max_loss or (judged and not row["fd"]):
+    """Where pictures were held against real ones: FD at most the bar's share above the most
+    faithful plan's, and recall at most the bar below. Else the drift's interval below the bar."""
+    if not judged:
+        return row["drift"] is not None and row["drift"]["high"] <= max_loss
+    mine, other = row.get("second"), closest.get("second")
+    if not (mine and other):
         return False
-    if not (row["fd"] and closest["fd"]):
-        return True
-    able = row["fd"]["low"] <= (1 + max_loss) * closest["fd"]["value"]
-    if row["recall"] and closest["recall"]:
-        able = able and row["recall"]["high"] >= closest["recall"]["value"] - max_loss
+    able = mine["fd"]["value"] <= (1 + max_loss) * other["fd"]["value"]
+    if mine["recall"] and other["recall"]:
+        able = able and mine["recall"]["value"] >= other["recall"]["value"] - max_loss
     return able
 
 
+def _levels(screened: list[Row], noisy: list[Row]) -> dict[int, list[Row]]:
+    """By evaluations, ascending: the A_LEVEL programs of least drift, and what draws noise."""
+    out: dict[int, list[Row]] = {}
+    for row in sorted(screened, key=lambda row: (row["evaluations"], drift_of(row))):
+        level = out.setdefault(row["evaluations"], [])
+        known = {drift_of(other) for other in level}  # equal drifts are one table by two names
+        if len(level) < A_LEVEL and drift_of(row) not in known:
+            level.append(row)
+    for row in noisy:
+        if row["evaluations"] in out:
+            out[row["evaluations"]].append(row)
+    return out
+
+
 def _programs(screened: list[Row], bar: float) -> list[Row]:
-    """The front by its distance from the bar, then what is within NEAR of the front's drift."""
+    """What is within NEAR of the front's drift, nearest to the front and to the bar first."""
     unique = list({row["text"]: row for row in screened}.values())
     kept = front(unique, evaluations_of, drift_of)
 
@@ -190,10 +267,7 @@ def _programs(screened: list[Row], bar: float) -> list[Row]:
         able = [drift_of(one) for one in kept if one["evaluations"] <= row["evaluations"]]
         return drift_of(row) / max(min(able), 1e-12)
 
-    others = [row for row in unique if row not in kept and excess(row) < NEAR]
-    by_bar = sorted(kept, key=lambda row: abs(math.log(_safe(row) / bar)))
-    return by_bar + sorted(others, key=excess)
+    def far(row: Row) -> float:
+        return abs(math.log(max(drift_of(row), 1e-12) / bar)) + math.log(max(excess(row), 1.0))
 
-
-def _safe(row: Row) -> float:
-    return max(drift_of(row), 1e-12)
+    return sorted((row for row in unique if excess(row) < NEAR), key=far)

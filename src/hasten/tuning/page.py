@@ -14,6 +14,7 @@ from hasten.core.plan import Plan
 from hasten.measuring.drift import Reference, reference
 from hasten.pictures import grid, png, save_png
 from hasten.sampler import build, prepare
+from hasten.tuning.finals import loss_of
 from hasten.tuning.table import COLUMNS, QUALITY, cells
 from hasten.tuning.tune import Tuning
 
@@ -57,7 +58,8 @@ def write_report(found: Tuning, model: Model, out: str | Path) -> None:
 def _judged(found: Tuning) -> dict[str, Any]:
     """In which features FD is, and of how many pictures."""
     row = next((row for row in found.finalists if row["fd"]), None)
-    return {} if row is None else {"features": row["features"], "judged": row["fd"]["n"]}
+    none = {"features": None, "judged": None}
+    return none if row is None else {"features": row["features"], "judged": row["fd"]["n"]}
 
 
 def _luck(found: Tuning) -> str:
@@ -108,34 +110,24 @@ def _embedded(sheet: Any) -> str:
 def _figure(found: Tuning) -> dict[str, Any]:
     """Plotly data: every plan looked at closely, the front, and the recommended one."""
     best = [row for row in found.finalists if row["key"] == found.best.key]
-    grey, line, star = "#9aa5b1", "#0b7285", "#e8590c"
+    grey, line, star = "#9aa5b1", "#0b7285", {"color": "#e8590c", "size": 14, "symbol": "star"}
+    judged = any(row["fd"] for row in found.finalists)
+    loss = f"FD (n = {found.front[0]['fd']['n']})" if judged else "drift (RMSE)"
     bar = {"x0": 0, "x1": 1, "y0": found.max_loss, "y1": found.max_loss}
+    dotted = {"dash": "dot", "color": star["color"], "width": 1}
     return {
         "data": [
             _points(found.finalists, found.batch, "measured", "markers", {"color": grey}),
             _points(found.front, found.batch, "front", "lines+markers", {"color": line}),
-            _points(
-                best,
-                found.batch,
-                "recommended",
-                "markers",
-                {"color": star, "size": 14, "symbol": "star"},
-            ),
+            _points(best, found.batch, "recommended", "markers", star),
         ],
         "layout": {
             "xaxis": {"title": {"text": "milliseconds a picture"}, "type": "log", "dtick": "D2"},
-            "yaxis": {"title": {"text": "drift (RMSE)"}, "type": "log", "dtick": "D2"},
+            "yaxis": {"title": {"text": loss}, "type": "log", "dtick": "D2"},
             "margin": {"l": 60, "r": 10, "t": 10, "b": 50},
             "legend": {"orientation": "h", "y": 1.12},
             "height": 420,
-            "shapes": [
-                {
-                    "type": "line",
-                    "xref": "paper",
-                    **bar,
-                    "line": {"dash": "dot", "color": star, "width": 1},
-                }
-            ],
+            "shapes": [] if judged else [{"type": "line", "xref": "paper", **bar, "line": dotted}],
         },
     }
 
@@ -145,9 +137,9 @@ def _points(
 ) -> dict[str, Any]:
     return {
         "x": [row["race_ms"]["median"] / batch for row in rows],
-        "y": [row["drift"]["rmse"] for row in rows],
+        "y": [loss_of(row) for row in rows],
         "text": [_hover(row) for row in rows],
-        "hovertemplate": "%{text}<br>%{x:.1f} ms, drift %{y:.4f}<extra></extra>",
+        "hovertemplate": "%{text}<br>%{x:.1f} ms a picture<extra></extra>",
         "name": name,
         "mode": mode,
         "marker": marker,
@@ -155,6 +147,10 @@ def _points(
 
 
 def _hover(row: dict[str, Any]) -> str:
-    judged = "" if not row["fd"] else f", FD {row['fd']['value']:.2f} (n = {row['fd']['n']})"
-    named = str(Plan(**row["plan"])).replace(",", "<br>")
-    return f"{named}<br>{row['evaluations']} evaluations{judged}"
+    lines = str(Plan(**row["plan"])).split(",")
+    lines.append(f"{row['evaluations']} evaluations")
+    if row["drift"]:
+        lines.append(f"drift {row['drift']['rmse']:.4f} (n = {row['drift']['n']})")
+    if row["fd"]:
+        lines.append(f"FD {row['fd']['value']:.2f} (n = {row['fd']['n']})")
+    return "<br>".join(lines)

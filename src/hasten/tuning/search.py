@@ -22,8 +22,8 @@ from hasten.tuning.pareto import front
 from hasten.tuning.space import Line, Space, cannot, clips
 
 FEW = 8
-FAR = 2.0  # how many times the best drift at its steps a line may be before it pauses
-ENOUGH = 0.25  # lines end once some drift is below this share of the bar
+FAR = 1.7  # how many times the best drift at its steps a line may be before it pauses
+ENOUGH = 0.4  # lines end once some drift is below this share of the bar
 DULL = 40  # trials of TPE in a row that do not move the front
 
 Row = dict[str, Any]
@@ -43,6 +43,7 @@ class Search:
     ask: Ask
     rows: list[Row] = dataclasses.field(default_factory=list)
     skipped: int = 0
+    most: float = math.inf
     _tables: dict[int, Row] = dataclasses.field(default_factory=dict)
 
     def climb(self, lines: list[Line], end: float) -> None:
@@ -50,9 +51,8 @@ class Search:
         plans = [(plan.steps, i, plan) for i, line in enumerate(lines) for plan in line.plans]
         wait: dict[int, int] = {}
         best = math.inf
-        most: float = math.inf
         for steps, index, plan in sorted(plans, key=lambda entry: entry[:2]):
-            if steps < wait.get(index, 0) or steps > most:
+            if steps < wait.get(index, 0) or steps > self.most:
                 continue
             row = None if time.monotonic() > end else self._asked(plan, "lines")
             if row is None:
@@ -64,7 +64,7 @@ class Search:
             if drift > FAR * best:
                 wait[index] = 2 * steps
             if drift < ENOUGH * self.bar:
-                most = min(most, steps)
+                self.most = min(self.most, steps)
 
     def explore(self, end: float) -> None:
         """Optuna's multi-objective TPE over the wider space, told what is known, until the front
@@ -84,7 +84,8 @@ class Search:
         while dull < DULL and time.monotonic() < end:
             trial = study.ask()
             plan = self.space.suggest(trial, self.model, self.guidance)
-            row = None if cannot(self.model, plan) else self._asked(plan, "tpe")
+            able = plan.steps <= self.most and not cannot(self.model, plan)
+            row = self._asked(plan, "tpe") if able else None
             if row is None:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
                 dull += 1
@@ -187,5 +188,5 @@ def evaluations_of(row: Row) -> float:
 
 
 def drift_of(row: Row) -> float:
-    """A front's loss of a screened row."""
-    return row["drift"]["rmse"]
+    """A front's loss of a screened row; endless for a plan that draws noise."""
+    return math.inf if row["drift"] is None else row["drift"]["rmse"]

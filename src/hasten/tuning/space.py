@@ -21,6 +21,8 @@ SOLVERS = (
     "deis(order=3)",
     "ipndm",
 )
+NOISY = ("ddpm", "dpmpp-sde")
+FEW_STEPS = 8  # more steps are not worth it for solvers that draw noise, once a plan is to be fast
 GRIDS = ("uniform", "quadratic", "karras", "log-snr")
 STEPS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50)
 ON_CPU = (
@@ -40,10 +42,12 @@ class Space:
     """Every solver on every grid with every number of steps, x0 left alone and clipped (where the
     network sees pixels), and on every engine in its dtypes.
 
+    ``noisy``: solvers that draw noise, tried on the first grid where real pictures decide;
     ``engines``: pairs of engine and dtype, cheap to try first; None for all that suit the device.
     """
 
     solvers: tuple[str, ...] = SOLVERS
+    noisy: tuple[str, ...] = NOISY
     grids: tuple[str, ...] = GRIDS
     steps: tuple[int, ...] = STEPS
     engines: tuple[tuple[str, str], ...] | None = None
@@ -68,6 +72,15 @@ class Space:
             if plans:
                 kept.append(Line(tuple(plans)))
         return kept, refused
+
+    def drawing(self, model: Model, guidance: float) -> list[Plan]:
+        """The solvers that draw noise, on the first grid, with few steps."""
+        few = [steps for steps in self.steps if 2 < steps <= FEW_STEPS]
+        plans = [
+            Plan(solver=solver, grid=self.grids[0], steps=steps, clip=clip, guidance=guidance)
+            for solver, clip, steps in itertools.product(self.noisy, clips(model), few)
+        ]
+        return [plan for plan in plans if cannot(model, plan) is None]
 
     def suggest(self, trial: Any, model: Model, guidance: float) -> Plan:
         """One plan of the wider space an Optuna trial draws from: any number of steps, and grids

@@ -4,7 +4,7 @@ Cheap questions first, each answered in a process of its own and written to a jo
 1. what one network call costs in every engine and dtype, and whether its answer is right;
 2. the drift of programs (solver, grid, steps) on few pictures: :mod:`hasten.tuning.search`;
 3. a full report of what is on the front or near it, in the fastest engines;
-4. FD, KD, precision and recall of the fastest that pass, where there are real pictures;
+4. FD, KD, precision and recall, of few pictures first, where there are real ones;
 5. a race: the finalists timed in turn, and the winner again in fresh processes.
 """
 
@@ -26,7 +26,7 @@ from hasten.measuring.conditions import conditions
 from hasten.measuring.drift import reference_plan
 from hasten.measuring.real import FEWEST, real_for
 from hasten.tuning.child import Child, Here
-from hasten.tuning.finals import Finals, recommend
+from hasten.tuning.finals import Finals, loss_of, recommend
 from hasten.tuning.lab import Lab
 from hasten.tuning.pareto import front
 from hasten.tuning.search import FEW, Row, Search
@@ -36,7 +36,8 @@ from hasten.tuning.trials import Trials
 MANY = 64
 COMPILE_S = 60.0  # what torch.compile takes for a batch size, about
 EXACT = 1e-3  # how far from eager float32 an engine may answer and still stand for it
-SHARES = {"engines": 0.25, "climb": 0.5, "explore": 0.6, "random": 0.68, "report": 0.8, "all": 1.0}
+SHARES = {"engines": 0.25, "climb": 0.4, "explore": 0.46, "random": 0.55, "glance": 0.78}
+SHARES |= {"report": 0.85, "all": 1.0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,8 +107,9 @@ def tune(
 
     Args:
         minutes: the budget; questions begun in it are finished.
-        max_loss: how far a picture may be from the model's converged solution (RMSE, pixels in 0 to
-            1), and by what share FD may be worse than the converged solution's.
+        max_loss: how much may be lost. With real pictures: by what share FD may be above, and by
+            how much recall below, the most faithful plan's. Without: how far a picture may be from
+            the model's converged solution (drift: RMSE, pixels in 0 to 1).
         data: real pictures (a parquet file, a folder, a hub name); without them, and without
             statistics that ship with the model, drift alone decides.
         features: what FD compares in: "random", or a vision model's folder or hub id; by default
@@ -234,11 +236,14 @@ def _tuned(
     if search.skipped:
         run.skipped.append(f"{search.skipped} dearer programs: time ran out")
     finals = Finals(run=run, engines=engines, max_loss=max_loss, against=against, batch=batch)
-    finals.report(search.rows)
-    finals.judge()
+    if finals.real:
+        finals.by_distance(search.rows, _noisy(space, model, guidance))
+    else:
+        finals.by_drift(search.rows)
+    if not finals.rows:
+        raise UserError(f"no plan could be measured: {run.refused[-1].why}")
     rows, baseline = finals.race(guidance)
-    cost = _latency
-    on_front = front(rows, cost, lambda row: row["drift"]["rmse"])
+    on_front = front(rows, _latency, loss_of)
     chosen, why = recommend(rows, max_loss, baseline, batch)
     best = Plan(**chosen["plan"])
     return Tuning(
@@ -289,6 +294,20 @@ def _engines(run: _Run, space: Space, guidance: float, batch: int) -> list[Row]:
 
 def _latency(row: Row) -> float:
     return row["race_ms"]["median"]
+
+
+def _noisy(space: Space, model: Model, guidance: float) -> list[Row]:
+    """Programs that draw noise, as screened rows without a drift."""
+    plans = space.drawing(model, guidance)
+    return [
+        {
+            "text": str(plan),
+            "plan": plan.model_dump(),
+            "evaluations": plan.trace(model.path).evaluations,
+            "drift": None,
+        }
+        for plan in plans
+    ]
 
 
 def _unique(rows: list[Row]) -> list[Row]:
