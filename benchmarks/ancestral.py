@@ -1,22 +1,28 @@
 """1000 ancestral steps in hasten and in diffusers: is the distribution of pictures the same?
 
-A long run, resumable: ``python -m benchmarks.ancestral make hasten`` and ``... make diffusers``, each
-on one thread so that both may run side by side, write pictures under runs/ancestral; then
+A long run, resumable: ``python -m benchmarks.ancestral make hasten`` and ``... make diffusers``,
+each on one thread so that both may run side by side, write pictures under runs/ancestral; then
 ``python -m benchmarks.ancestral`` compares them. Both call the same OpenVINO network, and draw
 different noise: the interval is that of two independent samples.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
 from safetensors.torch import load_file, save_file
 
 import hasten
+from benchmarks.results_io import write
 from hasten.core.seeds import generator
+from hasten.measuring.quality import quality
+from hasten.measuring.real import real_for
 from hasten.sampler import prepare
 
 N, CHUNK, STEPS = 2000, 50, 1000
@@ -75,6 +81,37 @@ def pictures(side: str) -> torch.Tensor:
     return torch.cat([load_file(str(file))["pictures"] for file in files])[:N].float() / 255
 
 
+def compared() -> list[dict[str, Any]]:
+    """FD, KD, precision and recall of both sides, and of their difference."""
+    model = hasten.load("builtin:mnist")
+    real = real_for(model)
+    assert real is not None
+    found = {side: quality(pictures(side), real) for side in SIDES}
+    rows = []
+    for name in ("fd", "kd", "precision", "recall"):
+        one, other = (getattr(found[side], name) for side in SIDES)
+        half = math.hypot((one.high - one.low) / 2, (other.high - other.low) / 2)
+        rows.append(
+            {
+                "what": name,
+                **{side: dataclasses.asdict(getattr(found[side], name)) for side in SIDES},
+                "difference": one.value - other.value,
+                "interval": half,
+                "equal": abs(one.value - other.value) <= half,
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    have = {side: len(list(FOLDER.glob(f"{side}-*.safetensors"))) * CHUNK for side in SIDES}
+    if min(have.values()) < N:
+        sys.exit(f"pictures are missing, have {have} of {N}: run make for each side first")
+    what = (
+        f"{STEPS} ancestral steps of hasten and of diffusers, n = {N}, {PLAN.engine} {PLAN.dtype}"
+    )
+    write("ancestral", what, compared())
+
+
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["make"]:
-        make(sys.argv[2])
+    make(sys.argv[2]) if sys.argv[1:2] == ["make"] else main()

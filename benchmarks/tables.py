@@ -90,6 +90,83 @@ def right() -> str:
     return markdown(head, rows) + note + where(result)
 
 
+def agreement() -> str:
+    result = read("agreement")
+    rows = [
+        (
+            row["what"],
+            f"{row['hasten']:.4f}",
+            f"{row['interval'][0]:.3f} to {row['interval'][1]:.3f}",
+            *(_known(row[name]) for name in ("torchmetrics", "torch_fidelity")),
+            f"{row['relative_difference']:.0e}",
+        )
+        for row in result["rows"]
+    ]
+    head = ("", "hasten", "95%", "torchmetrics", "torch-fidelity", "largest relative difference")
+    note = f"\nn = {result['rows'][0]['n']}; {result['what']}."
+    return markdown(head, rows) + note + where(result)
+
+
+def _known(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def ahead() -> str:
+    """Our plans, the fastest of diffusers with the same FD, and DDPM-1000, at each batch size."""
+    result, rows = read("ahead"), []
+    for found in result["rows"]:
+        batch, timings = found["batch"], found["timings"]
+        ours, ddpm = timings[0], timings[-1]
+        peer = min(timings[1:-1], key=lambda row: row["median"])
+        same = f"{found['fd']:.2f} ({found['fd_interval'][0]:.2f} to {found['fd_interval'][1]:.2f})"
+        rows += [
+            (f"**hasten**: `{_short(found['plan'])}`", str(batch), same, *_ms(ours, batch, ours)),
+            (
+                f"diffusers: {peer['config']}, {peer['steps']} steps, {peer['engine']}",
+                str(batch),
+                f"{peer['fd']:.2f}",
+                *_ms(peer, batch, ours),
+            ),
+            ("diffusers: DDPM, 1000 steps, eager", str(batch), "", *_ms(ddpm, batch, ours)),
+        ]
+    head = ("", "batch", "FD", "ms a picture", "95%", "times slower")
+    note = (
+        f"\nThe fastest of diffusers' schedulers (5 to 50 steps, eager and compiled) whose FD is "
+        f"at most 5% above hasten's; FD of n = {result['rows'][0]['n']} pictures; each in a "
+        f"process of its own, in turn, n = {result['rows'][0]['timings'][0]['n']} "
+        f"(DDPM: {result['rows'][0]['timings'][-1]['n']} at batch 1, "
+        f"{result['rows'][-1]['timings'][-1]['n']} at batch 64)."
+    )
+    return markdown(head, rows) + note + where(result)
+
+
+def _short(plan: str) -> str:
+    return plan.replace(",device=cpu", "")
+
+
+def _ms(row: dict[str, Any], batch: int, ours: dict[str, Any]) -> tuple[str, str, str]:
+    low, median, high = (row[name] / batch for name in ("low", "median", "high"))
+    times = row["median"] / ours["median"]
+    return f"{median:.3g}", f"{low:.3g} to {high:.3g}", f"{times:.3g}"
+
+
+def peers() -> str:
+    """The best of diffusers at each number of network calls."""
+    result = read("peers")
+    rows = [row for row in result["rows"] if row.get("fd") is not None]
+    rows = sorted(rows, key=lambda row: (row["evaluations"], row["fd"]))
+    kept: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        kept.setdefault(row["evaluations"], []).append(row)
+    cells = [
+        (f"{row['config']}, {row['steps']} steps", str(row["evaluations"]), f"{row['fd']:.2f}")
+        for level in kept.values()
+        for row in level[:5]
+    ]
+    note = f"\nThe five best at each number of calls; n = {rows[0]['n']}."
+    return markdown(("diffusers", "calls", "FD"), cells) + note + where(result)
+
+
 def limits() -> str:
     rows = [*read("overhead")["rows"], *read("training")["rows"]]
     cells = [(row["what"], _number(row["what"], row["value"]), str(row["n"])) for row in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -132,7 +133,7 @@ def test_frechet_distance_of_gaussians_is_the_closed_form():
 
 
 def test_tuning_finds_a_plan_below_the_bar_and_writes_the_report(exact, tmp_path):
-    found = tune(exact, minutes=0.3, max_loss=0.02, space=SMALL, out=tmp_path)
+    found = tune(exact, minutes=1, max_loss=0.02, space=SMALL, out=tmp_path)
     assert found.best.key in {row["key"] for row in found.front}
     best = next(row for row in found.front if row["key"] == found.best.key)
     assert best["drift"]["high"] <= 0.02
@@ -150,9 +151,9 @@ def test_tuning_finds_a_plan_below_the_bar_and_writes_the_report(exact, tmp_path
 
 
 def test_a_second_run_asks_nothing_again(exact, tmp_path):
-    first = tune(exact, minutes=0.1, space=SMALL, out=tmp_path)
+    first = tune(exact, minutes=1, space=SMALL, out=tmp_path)
     lines = (tmp_path / "trials.jsonl").read_text().splitlines()
-    second = tune(exact, minutes=0.1, space=SMALL, out=tmp_path)
+    second = tune(exact, minutes=1, space=SMALL, out=tmp_path)
     again = (tmp_path / "trials.jsonl").read_text().splitlines()
     assert again[: len(lines)] == lines
     known = {row["text"]: row["drift"] for row in second.screened}
@@ -169,14 +170,14 @@ def test_too_little_time_is_one_line_that_says_how_much(exact, monkeypatch):
 
 
 def test_random_search_is_given_the_same_seconds(exact):
-    found = tune(exact, minutes=0.3, space=SMALL)
+    found = tune(exact, minutes=1, space=SMALL)
     spent = sum(row["seconds"] for row in found.screened)
     assert found.random["seconds"] >= spent or found.random["share"] < 1
     assert found.random["plans"] > 0
 
 
 def test_engines_that_are_not_exact_are_not_the_reference(exact):
-    found = tune(exact, minutes=0.3, space=SMALL)
+    found = tune(exact, minutes=1, space=SMALL)
     assert [row["engine"] for row in found.engines] == ["eager"]
     assert found.reference.startswith("solver=dpmpp(order=3)")
     exported = Space(
@@ -184,13 +185,14 @@ def test_engines_that_are_not_exact_are_not_the_reference(exact):
         grids=("uniform",),
         engines=(("openvino", "float32"), ("eager", "float32")),
     )
-    found = tune(exact, minutes=0.2, space=exported)  # its code looks at values
+    found = tune(exact, minutes=1, space=exported)  # its code looks at values
     assert any("cannot be exported" in one["why"] for one in found.refused)
     assert found.best.engine == "eager"
 
 
 def test_a_plan_that_loses_too_much_is_never_called_good(exact):
-    found = tune(exact, minutes=0.2, max_loss=1e-6, space=SMALL)
+    coarse = dataclasses.replace(SMALL, solvers=("ddim",), steps=(2, 3))
+    found = tune(exact, minutes=1, max_loss=1e-6, space=coarse)
     assert "No plan's loss is below 1e-06" in found.why
     assert found.best == Plan(**min(found.finalists, key=drift_of)["plan"])
 
@@ -303,7 +305,7 @@ def _state(process: int) -> str:
 def test_a_folder_without_labels_or_data_is_tuned_by_drift_alone(tiny_model, tmp_path):
     save_folder(tiny_model(), tmp_path / "model")
     model = hasten.load(tmp_path / "model")
-    found = tune(model, minutes=0.4, max_loss=0.2, space=SMALL, out=tmp_path / "out")
+    found = tune(model, minutes=1, max_loss=0.2, space=SMALL, out=tmp_path / "out")
     assert found.isolated
     assert all(row["fd"] is None for row in found.finalists)
     assert found.expected is not None
@@ -322,7 +324,7 @@ def test_a_users_pictures_judge_a_users_model(tiny_model, tmp_path):
     save_folder(tiny_model(), tmp_path / "model")
     model = hasten.load(tmp_path / "model")
     found = tune(
-        model, minutes=0.4, max_loss=0.3, space=SMALL, data=str(tmp_path / "pictures"), out=tmp_path
+        model, minutes=1, max_loss=0.3, space=SMALL, data=str(tmp_path / "pictures"), out=tmp_path
     )
     judged = [row for row in found.finalists if row["fd"]]
     assert judged

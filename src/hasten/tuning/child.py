@@ -6,7 +6,6 @@ questions; it writes one JSON line an answer, and ends when stdin does.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -67,15 +66,11 @@ class Child:
             return json.loads(line)
         process, self._process = self._process, None
         assert process is not None
-        late = process.poll() is None
-        if late:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                late = process.wait(0.2) is None  # its output ended; let it say why
-        process.kill()
-        status = process.wait()
-        if late and limit <= 0:
-            return {"died": "stopped"}
-        if late:
+        try:
+            status = process.wait(0.2)  # where its output ended, it is about to say why
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
             return {"died": f"took longer than {limit:.0f} s"}
         return {"died": f"its process was killed ({_ended(status)})"}
 

@@ -1,7 +1,7 @@
 """The dear questions: quality, full reports, a race, fresh processes.
 
-With real pictures FD decides: of few pictures of the programs of least drift, level by level down to
-where none passes; then of many pictures of the best. Solvers that draw noise have no drift and
+With real pictures FD decides: of few pictures of the programs of least drift, level by level down
+to where none passes; then of many pictures of the best. Solvers that draw noise have no drift and
 come in here. Without real pictures, drift on more of them decides.
 """
 
@@ -15,11 +15,8 @@ import time
 from typing import Any
 
 from hasten.core.plan import Plan
-from hasten.tuning.pareto import front
 from hasten.tuning.search import ENOUGH, Row, drift_of, evaluations_of
 
-BATCH = 16  # of the throughput
-NEAR = 1.15  # how close to the front, in drift, a program must be to be looked at
 SPOILED = 1.2  # how much more drift than on few pictures in float32 speaks of lost precision
 GLANCE = 500  # pictures of every promising program that FD is first asked about
 CLOSE = 1.25  # how much worse FD of so few may be for a second look
@@ -29,8 +26,8 @@ PICTURES = (2000, 1000, 500)
 JUDGED = 4  # plans that get a second look, beside the most faithful
 LOOKED = 10  # plans that get a full report
 ROUNDS = 9
-PROCESSES = 4
-T99 = 5.841  # Student's t for PROCESSES - 1 degrees of freedom, 99%
+PROCESSES = 5
+T99 = 4.604  # Student's t for PROCESSES - 1 degrees of freedom, 99%
 LEAST_SPREAD = 0.02  # processes differ by this much even where four of them did not
 SHARE = 50  # the published sampler is timed over 1000 / SHARE steps
 
@@ -60,15 +57,31 @@ class Finals:
         return lab.data is not None or (folder is not None and (folder / "features").is_dir())
 
     def by_drift(self, screened: list[Row]) -> None:
-        """Full reports in the fastest engine, nearest to the bar first; where that engine's
-        precision spoils a program, in the fastest float32 engine too."""
+        """Full reports level by level of evaluations, from one below the cheapest that passed on
+        few pictures up to one above the first that passes on all."""
+        levels = _levels(screened, [])
+        below = [row["evaluations"] for row in screened if drift_of(row) <= self.max_loss]
+        start = min(below, default=max(levels))
+        kept = [level for level in levels if level >= start]
+        kept = [level for level in levels if level < start][-1:] + kept
+        passed = 0
+        for level in kept:
+            for program in levels[level]:
+                self._reported(program)
+            last = [row for row in self.rows if row["evaluations"] == level]
+            passed += any(row["drift"]["high"] <= self.max_loss for row in last)
+            if passed > 1:
+                break
+
+    def _reported(self, program: Row) -> None:
+        """A report in the fastest engine; where its precision spoils the program, in the fastest
+        float32 engine too."""
         exact = next(row for row in self.engines if row["dtype"] == "float32")
-        for program in _programs(screened, self.max_loss)[:LOOKED]:
-            plan = Plan(**program["plan"])
-            row = self._report(plan, self.engines[0])
-            spoiled = row is None or drift_of(row) > SPOILED * drift_of(program)
-            if spoiled and exact is not self.engines[0]:
-                self._report(plan, exact)
+        plan = Plan(**program["plan"])
+        row = self._report(plan, self.engines[0])
+        spoiled = row is None or drift_of(row) > SPOILED * drift_of(program)
+        if spoiled and exact is not self.engines[0]:
+            self._report(plan, exact)
 
     def by_distance(self, screened: list[Row], noisy: list[Row]) -> None:
         """A glance at promising programs; full reports of the best; a second look, with as many
@@ -135,7 +148,7 @@ class Finals:
         facts = {
             "plan": plan.model_dump(),
             "against": self.against,
-            "batch": max(BATCH, self.batch),
+            "batch": max(self.run.lab.together, self.batch),
             "seconds": 0.5,
         }
         late = time.monotonic() > self.run.until("report")
@@ -147,7 +160,7 @@ class Finals:
         return row
 
     def _judged(self, plan: Plan, n: int) -> Row | None:
-        facts = {"plan": plan.model_dump(), "n": n, "batch": max(BATCH, self.batch)}
+        facts = {"plan": plan.model_dump(), "n": n}
         return self.run.ask("quality", f"judging {n} pictures of {plan}", **facts)
 
     def _on(self, plan: Plan, engine: Row) -> Plan:
@@ -256,18 +269,3 @@ def _levels(screened: list[Row], noisy: list[Row]) -> dict[int, list[Row]]:
         if row["evaluations"] in out:
             out[row["evaluations"]].append(row)
     return out
-
-
-def _programs(screened: list[Row], bar: float) -> list[Row]:
-    """What is within NEAR of the front's drift, nearest to the front and to the bar first."""
-    unique = list({row["text"]: row for row in screened}.values())
-    kept = front(unique, evaluations_of, drift_of)
-
-    def excess(row: Row) -> float:
-        able = [drift_of(one) for one in kept if one["evaluations"] <= row["evaluations"]]
-        return drift_of(row) / max(min(able), 1e-12)
-
-    def far(row: Row) -> float:
-        return abs(math.log(max(drift_of(row), 1e-12) / bar)) + math.log(max(excess(row), 1.0))
-
-    return sorted((row for row in unique if excess(row) < NEAR), key=far)

@@ -102,7 +102,7 @@ class Lab:
         chosen = Plan(**plan)
         net = self._net(chosen)
         held = self._reference(against).first(n)
-        apart = held.drift(chosen, net, self._together)
+        apart = held.drift(chosen, net, self.together)
         evaluations = build(self.model, chosen, net=net).evaluations
         found = None if apart is None else dataclasses.asdict(apart)
         return {"evaluations": evaluations, "drift": found}
@@ -123,11 +123,11 @@ class Lab:
         )
         return found.to_dict()
 
-    def quality(self, plan: Facts, n: int, batch: int) -> Facts:
+    def quality(self, plan: Facts, n: int) -> Facts:
         """FD, KD, precision and recall of ``n`` pictures."""
         chosen = Plan(**plan)
         sampler = build(self.model, chosen, net=self._net(chosen))
-        found = judged(sampler, n, self._reals(), batch)
+        found = judged(sampler, n, self._reals(), self.together)
         plain = {name: dataclasses.asdict(found[name]) for name in ESTIMATES if found[name]}
         return {**dict.fromkeys(ESTIMATES), **plain, "features": found["features"]}
 
@@ -156,7 +156,7 @@ class Lab:
         return {"timings": [timing.milliseconds() for timing in timings]}
 
     @functools.cached_property
-    def _together(self) -> int:
+    def together(self) -> int:
         """How many pictures at a time half of the free memory can hold, 64 at most."""
         for batch in (64, 16, 4):
             need = predicted_mb(self.model, Plan(guidance=2.0 if self.model.labels else 1.0), batch)
@@ -194,7 +194,7 @@ class Lab:
 
     def _made(self, plan: Plan) -> Reference:
         facts = {"plan": plan, "seed": self.seed, "net": self._net(plan)}
-        held = reference(self.model, self.n, batch=self._together, **facts)
+        held = reference(self.model, self.n, batch=self.together, **facts)
         if self.folder is not None:
             file = self._file(plan)
             beside = file.with_suffix(".tmp")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,8 @@ def _figure(found: Tuning) -> dict[str, Any]:
     """Plotly data: every plan looked at closely, the front, and the recommended one."""
     best = [row for row in found.finalists if row["key"] == found.best.key]
     grey, line, star = "#9aa5b1", "#0b7285", {"color": "#e8590c", "size": 14, "symbol": "star"}
-    judged = any(row["fd"] for row in found.finalists)
+    rows = found.finalists
+    judged = any(row["fd"] for row in rows)
     loss = f"FD (n = {found.front[0]['fd']['n']})" if judged else "drift (RMSE)"
     bar = {"x0": 0, "x1": 1, "y0": found.max_loss, "y1": found.max_loss}
     dotted = {"dash": "dot", "color": star["color"], "width": 1}
@@ -122,14 +124,27 @@ def _figure(found: Tuning) -> dict[str, Any]:
             _points(best, found.batch, "recommended", "markers", star),
         ],
         "layout": {
-            "xaxis": {"title": {"text": "milliseconds a picture"}, "type": "log", "dtick": "D2"},
-            "yaxis": {"title": {"text": loss}, "type": "log", "dtick": "D2"},
+            "xaxis": _axis(
+                "milliseconds a picture", [row["race_ms"]["median"] / found.batch for row in rows]
+            ),
+            "yaxis": _axis(loss, [loss_of(row) for row in rows]),
             "margin": {"l": 60, "r": 10, "t": 10, "b": 50},
             "legend": {"orientation": "h", "y": 1.12},
             "height": 420,
             "shapes": [] if judged else [{"type": "line", "xref": "paper", **bar, "line": dotted}],
         },
     }
+
+
+def _axis(title: str, values: list[float]) -> dict[str, Any]:
+    """A logarithmic axis with readable ticks however short it is."""
+    known = [value for value in values if 0 < value < math.inf]
+    steps = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+    every = [step * 10.0**power for power in range(-9, 9) for step in steps]
+    inside = [tick for tick in every if min(known) / 1.3 <= tick <= max(known) * 1.3]
+    ticks = inside[:: len(inside) // 10 + 1]
+    shown = {"tickvals": ticks, "ticktext": [f"{tick:.3g}" for tick in ticks]}
+    return {"title": {"text": title}, "type": "log", **shown}
 
 
 def _points(

@@ -1,30 +1,33 @@
 """Which programs (solver, grid, steps) are worth a closer look: the cheap questions.
 
 Every question is the drift on FEW pictures, asked of a float32 engine. All lines of plans climb
-side by side, fewest steps first; a line far behind the best pauses until twice the steps. With time
-left, Optuna's TPE looks through the wider space (grids with their options). Random search is given
-as many seconds of questions as both took, and reported beside them.
+side by side, fewest steps first; a line far behind the best pauses until twice the steps. Then
+Optuna's TPE finds levels of their own for the best lines, with fewer and fewer steps. Random search
+is given as many seconds of questions as both took, and reported beside them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import random
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 from hasten.core.errors import UserError
+from hasten.core.grid import grids
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.tuning.pareto import front
-from hasten.tuning.space import Line, Space, cannot, clips
+from hasten.tuning.space import Line, Space, cannot
 
 FEW = 8
 FAR = 1.7  # how many times the best drift at its steps a line may be before it pauses
 ENOUGH = 0.4  # lines end once some drift is below this share of the bar
-DULL = 40  # trials of TPE in a row that do not move the front
+TRIALS, STARTS = 60, 15  # of TPE for each, and how many of them at random
+STRETCH = 1.0  # a gap between levels is stretched by exp(-1) to exp(1)
 
 Row = dict[str, Any]
 Ask = Callable[[Plan, str], Row | None]
@@ -33,7 +36,7 @@ Ask = Callable[[Plan, str], Row | None]
 
 @dataclasses.dataclass(kw_only=True)
 class Search:
-    """Climbs, explores and compares; ``rows`` are the plans that were answered."""
+    """Climbs, refines and compares; ``rows`` are the plans that were answered."""
 
     model: Model
     space: Space
@@ -66,34 +69,50 @@ class Search:
             if drift < ENOUGH * self.bar:
                 self.most = min(self.most, steps)
 
-    def explore(self, end: float) -> None:
-        """Optuna's multi-objective TPE over the wider space, told what is known, until the front
-        has not moved for DULL trials."""
+    def refine(self, end: float) -> None:
+        """Levels of their own for the best line, clipped and not, by Optuna's TPE: with fewer and
+        fewer steps than the cheapest plan below the bar takes, then with as many."""
+        good = [row["plan"]["steps"] for row in self.rows if drift_of(row) <= self.bar]
+        most = min(good, default=max(row["plan"]["steps"] for row in self.rows))
+        for steps in (*range(most - 1, 1, -1), most):
+            here = [row for row in self.rows if row["plan"]["steps"] == steps]
+            lines: dict[Any, Row] = {}
+            for row in sorted(here, key=drift_of):
+                lines.setdefault(row["plan"]["clip"], row)
+            for row in lines.values():
+                self._refine(Plan(**row["plan"]), end)
+
+    def _refine(self, plan: Plan, end: float) -> None:
+        """Gaps between levels stretched by factors that TPE chooses for the least drift."""
         try:
             import optuna
         except ImportError as error:
             raise UserError('the tuner needs: pip install "hasten[tune]"') from error
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        sampler = optuna.samplers.TPESampler(seed=self.seed, n_startup_trials=8)
-        study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
-        for row in self.rows:
-            known = _known(row, self.space, clips(self.model))
-            if known is not None:
-                study.add_trial(known)
-        dull, keys = 0, self._front_keys()
-        while dull < DULL and time.monotonic() < end:
+        path = self.model.path
+        places = [*grids.parse(plan.grid).positions(path, plan.steps), path.clean]
+        gaps = [before - after for before, after in itertools.pairwise(places)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = optuna.samplers.TPESampler(
+                seed=self.seed, multivariate=True, n_startup_trials=STARTS
+            )
+        study = optuna.create_study(sampler=sampler)
+        for _ in range(TRIALS):
+            if time.monotonic() > end:
+                return
             trial = study.ask()
-            plan = self.space.suggest(trial, self.model, self.guidance)
-            able = plan.steps <= self.most and not cannot(self.model, plan)
-            row = self._asked(plan, "tpe") if able else None
+            factors = [
+                math.exp(trial.suggest_float(f"gap{i}", -STRETCH, STRETCH))
+                for i in range(plan.steps)
+            ]
+            tried = plan.model_copy(update={"grid": _stretched(places[0], gaps, factors)})
+            row = None if cannot(self.model, tried) else self._asked(tried, "tpe")
             if row is None:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
-                dull += 1
                 continue
             self.rows.append(row)
-            study.tell(trial, [row["evaluations"], math.log(row["drift"]["rmse"] + 1e-9)])
-            now = self._front_keys()
-            dull, keys = (0 if now != keys else dull + 1), now
+            study.tell(trial, drift_of(row))
 
     def random(self, end: float) -> Row:
         """The best plan that random search finds in as many seconds of questions as ``rows`` took
@@ -135,13 +154,19 @@ class Search:
             self._tables[table] = row
         return row
 
-    def _front_keys(self) -> list[str]:
-        kept = front(self.rows, evaluations_of, drift_of)
-        return [row["text"] for row in kept]
+
+def _stretched(first: float, gaps: list[float], factors: list[float]) -> str:
+    """``given`` from ``first`` on, with gaps in other proportions that add up to the same."""
+    wide = [gap * factor for gap, factor in zip(gaps, factors, strict=True)]
+    share = sum(gaps) / sum(wide)
+    places = [first]
+    for gap in wide[:-1]:
+        places.append(places[-1] - gap * share)
+    return f"given(at={tuple(float(f'{place:.4g}') for place in places)})"
 
 
 class _Drawn:
-    """An Optuna trial's suggestions, uniform (log-uniform for steps) from one generator."""
+    """What :meth:`Space.suggest` draws from: uniform, log-uniform for steps."""
 
     def __init__(self, draw: random.Random) -> None:
         self._draw = draw
@@ -154,32 +179,6 @@ class _Drawn:
 
     def suggest_int(self, name: str, low: int, high: int, log: bool) -> int:
         return round(math.exp(self._draw.uniform(math.log(low), math.log(high))))
-
-
-def _known(row: Row, space: Space, clipped: tuple[Any, ...]) -> Any:
-    """An answered row as a finished Optuna trial, None where the wider space cannot say it."""
-    import optuna
-    from optuna.distributions import CategoricalDistribution as Category
-    from optuna.distributions import FloatDistribution as Float
-    from optuna.distributions import IntDistribution as Whole
-
-    plan = Plan(**row["plan"])
-    solvers = {Plan(solver=name).solver: name for name in space.solvers}
-    params: dict[str, Any] = {"solver": solvers.get(plan.solver), "steps": plan.steps}
-    params["grid"] = plan.grid if plan.grid in space.grids else None
-    if None in params.values() or plan.grid == "quadratic":
-        return None
-    distributions: dict[str, Any] = {
-        "solver": Category(space.solvers),
-        "grid": Category(space.grids),
-        "clip": Category(clipped),
-        "steps": Whole(min(space.steps), max(space.steps), log=True),
-    }
-    params["clip"] = plan.clip
-    if plan.grid == "karras":
-        params["rho"], distributions["rho"] = 7.0, Float(1.0, 12.0, step=0.5)
-    values = [row["evaluations"], math.log(row["drift"]["rmse"] + 1e-9)]
-    return optuna.trial.create_trial(params=params, distributions=distributions, values=values)
 
 
 def evaluations_of(row: Row) -> float:

@@ -83,8 +83,7 @@ class Space:
         return [plan for plan in plans if cannot(model, plan) is None]
 
     def suggest(self, trial: Any, model: Model, guidance: float) -> Plan:
-        """One plan of the wider space an Optuna trial draws from: any number of steps, and grids
-        with their options."""
+        """One plan at random: any number of steps, and grids with their options."""
         solver = trial.suggest_categorical("solver", self.solvers)
         grid = trial.suggest_categorical("grid", self.grids)
         if grid == "karras":

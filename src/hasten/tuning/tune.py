@@ -36,7 +36,7 @@ from hasten.tuning.trials import Trials
 MANY = 64
 COMPILE_S = 60.0  # what torch.compile takes for a batch size, about
 EXACT = 1e-3  # how far from eager float32 an engine may answer and still stand for it
-SHARES = {"engines": 0.25, "climb": 0.4, "explore": 0.46, "random": 0.55, "glance": 0.78}
+SHARES = {"engines": 0.25, "climb": 0.35, "refine": 0.5, "random": 0.58, "glance": 0.8}
 SHARES |= {"report": 0.85, "all": 1.0}
 
 
@@ -56,7 +56,8 @@ class Tuning:
         expected: low and high bounds of the recommended plan's median latency (ms) in a fresh
             process (99%), None where no process of its own could be asked.
         baseline: what 1000 ancestral steps in eager float32, the published sampler, cost here.
-        asked: questions that were answered; seconds: how long all took.
+        asked: questions that were answered; seconds: how long all took, ``random_seconds`` of it
+            for random search.
     """
 
     model: str
@@ -76,6 +77,7 @@ class Tuning:
     max_loss: float
     asked: int
     seconds: float
+    random_seconds: float
     isolated: bool
     conditions: dict[str, Any]
 
@@ -231,8 +233,10 @@ def _tuned(
             f"minutes is {run.minutes:g}, and engines and reference alone took {spent:.0f} s; "
             f"give {spent / 20:.1f} or more."
         )
-    search.explore(run.until("explore"))
+    search.refine(run.until("refine"))
+    begun = time.monotonic()
     luck = search.random(run.until("random"))
+    lucky = time.monotonic() - begun
     if search.skipped:
         run.skipped.append(f"{search.skipped} dearer programs: time ran out")
     finals = Finals(run=run, engines=engines, max_loss=max_loss, against=against, batch=batch)
@@ -264,6 +268,7 @@ def _tuned(
         max_loss=max_loss,
         asked=run.asked,
         seconds=time.monotonic() - run.began,
+        random_seconds=lucky,
         isolated=run.there.isolated,
         conditions=chosen["conditions"],
     )

@@ -1,0 +1,151 @@
+"""The recommended plans beside diffusers: ``python -m benchmarks.ahead``.
+
+Needs ``results/peers.json`` (benchmarks/peers) and the tuner's plans, ``runs/ahead/batch-1`` and
+``runs/ahead/batch-64``, from ``hasten tune builtin:mnist --batch 1 --out runs/ahead/batch-1 ...``.
+Every contender runs in a process of its own, and they are timed in turn: thread pools of several
+runtimes in one process slow each other down.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import hasten
+from benchmarks.peers.diffusers_schedulers import CONFIGS, reaching, timing_calls
+from benchmarks.peers.loop import SEED, start
+from benchmarks.results_io import read, write
+from hasten.measuring.measure import QUALITY_SEED, judged
+from hasten.measuring.timer import once, summary
+
+FOLDER = Path("runs/ahead")
+N, ROUNDS, PEERS, SAME = 1000, 15, 3, 1.05
+FULL = {1: (0, 7, 14), 64: (0, 7)}  # in which rounds all 1000 ancestral steps are run
+DDPM = "DDPM leading"
+Facts = dict[str, Any]
+
+
+def call_of(spec: Facts) -> Callable[[], object]:
+    """What a contender does: from given noise to latents."""
+    model, batch = hasten.load("builtin:mnist"), spec["batch"]
+    if spec["side"] == "hasten":
+        sampler = hasten.build(model, hasten.Plan(**spec["plan"]))
+        noise, cond = start(model, batch), [i % 10 for i in range(batch)]
+        return lambda: sampler.sample(noise=noise, cond=cond, raw=True, batch=batch)
+    config = next(config for config in CONFIGS if config.name == spec["config"])
+    pairs = timing_calls([(config, spec["steps"])], batch, model)
+    return next(call for facts, call in pairs if facts["engine"] == spec["engine"])
+
+
+def contend() -> None:
+    """A contender's process: a line in is a run, a line out its seconds."""
+    call = call_of(json.loads(sys.stdin.readline()))
+    for _ in sys.stdin:
+        print(once(call), flush=True)
+
+
+class Contender:
+    """A process of its own that runs when it is told to."""
+
+    def __init__(self, spec: Facts) -> None:
+        self.spec, self.seconds = spec, []
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.ahead", "contend"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(spec) + "\n")
+
+    def run(self) -> float:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return float(self._process.stdout.readline())
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def raced(batch: int, plan: Facts, chosen: list[Facts]) -> list[Facts]:
+    """Milliseconds of the plan, the chosen peers (eager and compiled) and DDPM-1000."""
+    specs = [{"side": "hasten", "plan": plan, "batch": batch}]
+    for row in chosen:
+        peer = {"side": "diffusers", "config": row["config"], "steps": row["steps"], "batch": batch}
+        specs += [{**peer, "engine": engine, "fd": row["fd"]} for engine in ("eager", "compile")]
+    specs.append(
+        {"side": "diffusers", "config": DDPM, "steps": 1000, "batch": batch, "engine": "eager"}
+    )
+    contenders = [Contender(spec) for spec in specs]
+    try:
+        for contender in contenders[:-1]:
+            contender.run(), contender.run()  # compiles, and fills caches
+        for number in range(ROUNDS):
+            order = contenders if number % 2 else contenders[::-1]
+            for contender in order:
+                if contender.spec.get("steps") != 1000 or number in FULL[batch]:
+                    contender.seconds.append(contender.run())
+            print(batch, number, flush=True)
+    finally:
+        for contender in contenders:
+            contender.close()
+    rows = []
+    for contender in contenders:
+        timing = summary(contender.seconds[0], contender.seconds).milliseconds()
+        rows.append(
+            {**contender.spec, **{key: timing[key] for key in ("median", "low", "high", "n")}}
+        )
+    return rows
+
+
+def beside(batch: int) -> Facts:
+    """One batch size: the plan's FD, who of diffusers reaches it, and the race."""
+    plan = json.loads((FOLDER / f"batch-{batch}" / "plan.json").read_text())
+    model = hasten.load("builtin:mnist")
+    assert SEED == QUALITY_SEED  # the same start noise as the peers'
+    sampler = hasten.build(model, hasten.Plan(**plan))
+    found = judged(sampler, N)
+    fd = found["fd"].value
+    able = [row for row in reaching(read("peers")["rows"], SAME * fd) if 5 <= row["steps"] <= 50]
+    able = [row for row in able if not row.get("distilled")]
+    least = able[0]["evaluations"]
+    chosen = [row for row in able if row["evaluations"] == least][:PEERS]
+    rows = raced(batch, plan, chosen)
+    ours = rows[0]["median"]
+    fastest = min(rows[1:-1], key=lambda row: row["median"])
+    return {
+        "batch": batch,
+        "plan": str(hasten.Plan(**plan)),
+        "evaluations": sampler.evaluations,
+        "fd": fd,
+        "fd_interval": [found["fd"].low, found["fd"].high],
+        "recall": found["recall"].value,
+        "n": N,
+        "ms_a_picture": ours / batch,
+        "times_faster_than_ddpm_1000": rows[-1]["median"] / ours,
+        "fastest_peer": {key: fastest[key] for key in ("config", "steps", "engine", "fd")},
+        "times_faster_than_fastest_peer": fastest["median"] / ours,
+        "peers_that_reach_it": len(able),
+        "timings": rows,
+    }
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    rows = [beside(batch) for batch in FULL]
+    what = f"the tuner's plans beside diffusers at FD + {SAME - 1:.0%} (n = {N})"
+    write("ahead", what, rows)
+
+
+if __name__ == "__main__":
+    contend() if sys.argv[1:2] == ["contend"] else main()

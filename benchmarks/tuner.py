@@ -1,0 +1,171 @@
+"""Does the tuner earn its keep? ``python -m benchmarks.tuner [sweep|tune|fresh|kill|write]``
+
+Without a word all parts run in turn; each keeps its answers under runs/tuner, so that a long one
+can go on. The sweep asks the drift on 64 pictures of every plan in the tuner's space (one engine);
+the tuner is run with three seeds, on the same weights without the features that ship with them, so
+that drift decides in both.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import hasten
+from benchmarks.results_io import write
+from hasten.adapters.folder import save_folder
+from hasten.measuring.drift import reference_plan
+from hasten.tuning.child import Child
+from hasten.tuning.lab import Lab
+from hasten.tuning.search import drift_of
+from hasten.tuning.space import Space
+from hasten.tuning.trials import Trials
+from hasten.tuning.tune import tune
+
+FOLDER = Path("runs/tuner")
+ENGINE, BAR, SEEDS, KILLS, FRESH = "openvino", 0.05, (0, 1, 2), 20, 5
+SPACE = Space(engines=((ENGINE, "float32"),))
+AGAINST = reference_plan(1.0, ENGINE).model_dump()
+
+
+def model() -> hasten.Model:
+    """builtin:mnist without the features beside it."""
+    folder = FOLDER / "model"
+    if not folder.exists():
+        save_folder(hasten.load("builtin:mnist"), folder)
+    return hasten.load(folder)
+
+
+def sweep() -> list[dict[str, Any]]:
+    """Every plan of the space: drift on 64 pictures, and the seconds that took."""
+    lab = Lab(model=model())
+    trials = Trials(FOLDER / "sweep.jsonl", {"model": lab.model.sha256})
+    lines, _ = SPACE.lines(lab.model, 1.0)
+    rows = []
+    for plan in [plan for line in lines for plan in line.plans]:
+        there = plan.model_copy(update={"engine": ENGINE})
+        question = {"ask": "drift", "plan": there.model_dump(), "n": 64, "against": AGAINST}
+
+        def timed(question: dict[str, Any] = question) -> dict[str, Any]:
+            began = time.perf_counter()
+            return {**lab.answer(question), "seconds": time.perf_counter() - began}
+
+        answer = trials.ask(question, timed)
+        rows.append({"plan": there.model_dump(), "text": str(there), **answer})
+        if len(rows) % 50 == 0:
+            print(len(rows), str(plan), flush=True)
+    return rows
+
+
+def tuned(seed: int) -> dict[str, Any]:
+    """The tuner's result with ``seed``, and its cost without the random baseline."""
+    file = FOLDER / f"tuned-{seed}.json"
+    if not file.exists():
+        out = FOLDER / f"tuned-{seed}"
+        found = tune(model(), minutes=4, max_loss=BAR, space=SPACE, out=out, seed=seed)
+        file.write_text(json.dumps(found.to_dict()))
+    return json.loads(file.read_text())
+
+
+def compared() -> list[dict[str, Any]]:
+    """The tuner's plans and random search's beside the sweep's best, timed in turn."""
+    rows = sweep()
+    cost = sum(row["seconds"] for row in rows)
+    good = [row for row in rows if row["drift"]["high"] <= BAR]
+    least = min(row["evaluations"] for row in good)
+    best = min((row for row in good if row["evaluations"] == least), key=drift_of)
+    plans, out = [best["plan"]], []
+    for seed in SEEDS:
+        found = tuned(seed)
+        luck = found["random"]["best"]
+        plans += [found["best"], {**(luck or best)["plan"], "engine": ENGINE}]
+        swept = {row["text"]: row for row in rows}
+        known = hasten.Plan(**{**found["best"], "device": None})
+        again = swept.get(str(known))
+        out.append(
+            {
+                "seed": seed,
+                "plan": str(known),
+                "drift_in_the_sweep": None if again is None else again["drift"]["rmse"],
+                "seconds": found["seconds"] - found["random_seconds"],
+                "share_of_sweep": (found["seconds"] - found["random_seconds"]) / cost,
+                "random_plan": None if luck is None else luck["text"],
+                "random_evaluations": None if luck is None else luck["evaluations"],
+            }
+        )
+    child = Child(Lab(model=model()))
+    race = child.ask({"ask": "race", "plans": plans, "batch": 1, "rounds": 41}, 600)["timings"]
+    child.close()
+    for place, row in enumerate(out):
+        row["ms"], row["random_ms"] = (race[1 + 2 * place + i]["median"] for i in (0, 1))
+        row["slower_than_best"] = row["ms"] / race[0]["median"] - 1
+        row["random_slower_than_best"] = row["random_ms"] / race[0]["median"] - 1
+    facts = {"plans": len(rows), "seconds": cost, "best": best["text"], "ms": race[0]["median"]}
+    return [{"sweep": facts}, *out]
+
+
+def fresh() -> list[dict[str, Any]]:
+    """The recommended plan measured again by ``hasten measure`` in processes of its own."""
+    found = tuned(SEEDS[0])
+    plan = FOLDER / "plan.json"
+    hasten.Plan(**found["best"]).write(plan)
+    command = [sys.executable, "-m", "hasten", "measure", str(FOLDER / "model")]
+    command += ["--plan", str(plan), "--n", "64", "--batch", "1", "--seconds", "1", "--json"]
+    low, high = (found["expected"][name] for name in ("low", "high"))
+    best = next(row for row in found["finalists"] if row["plan"] == found["best"])
+    rows = []
+    for _ in range(FRESH):
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        again = json.loads(done.stdout)
+        inside = low <= again["latency_ms"]["median"] <= high
+        drift = again["drift"]["rmse"]
+        inside = inside and best["drift"]["low"] <= drift <= best["drift"]["high"]
+        facts = {"ms": again["latency_ms"]["median"], "drift": drift, "inside": inside}
+        rows.append({**facts, "ms_interval": [low, high]})
+    return rows
+
+
+def kill() -> list[dict[str, Any]]:
+    """A tuning of the model, killed with all its processes at random moments; every line of the
+    journal that was finished must still be there when the last run is done."""
+    out, draw = FOLDER / "killed", random.Random(0)
+    journal = out / "trials.jsonl"
+    command = [sys.executable, "-m", "hasten", "tune", str(FOLDER / "model"), "--quiet"]
+    command += ["--minutes", "2", "--out", str(out)]
+    seen: list[str] = []
+    lost = 0
+    for _ in range(KILLS):
+        process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+        time.sleep(draw.uniform(5, 20))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        lines = journal.read_text().split("\n")[:-1] if journal.exists() else []
+        lost += sum(line not in set(lines) for line in seen)
+        seen = lines
+        print(len(seen), "finished trials,", lost, "lost", flush=True)
+    return [{"kills": KILLS, "finished_trials": len(seen) - 1, "lost": lost}]
+
+
+def main() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(torch.get_num_threads())
+    parts = {"sweep": sweep, "tune": lambda: [tuned(seed) for seed in SEEDS]}
+    if sys.argv[1:2] and sys.argv[1] in parts:
+        parts[sys.argv[1]]()
+        return
+    rows = [{"part": "search", "rows": compared()}]
+    rows += [{"part": "fresh", "rows": fresh()}, {"part": "kill", "rows": kill()}]
+    write("tuner", "the tuner beside an exhaustive sweep and random search", rows)
+
+
+if __name__ == "__main__":
+    main()
