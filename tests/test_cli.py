@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -238,3 +240,25 @@ def test_our_own_faults_are_one_line_and_status_one(capsys, monkeypatch, folder)
     assert status == 1
     assert "the moon is full" in err
     assert err.count("\n") == 1
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
+    capsys, folder, tmp_path, monkeypatch
+):
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    out = tmp_path / "out"
+    for arguments in (
+        ["sample", folder, "--plan", FAST, "--n", 1],
+        ["tune", folder, "--minutes", 1, "--quiet"],
+    ):
+        status, said, err = run(capsys, *arguments, "--out", out)
+        assert status == 2
+        assert "No space left on device" in err
+        assert err.count("\n") == 1
+        assert not said
+        names = [file.name for file in out.iterdir()] if out.exists() else []
+        assert names in ([], ["trials.jsonl"])  # a journal is appended to, never replaced
+        shutil.rmtree(out, ignore_errors=True)

@@ -302,10 +302,14 @@ def _state(process: int) -> str:
         return "Z"
 
 
-def test_a_folder_without_labels_or_data_is_tuned_by_drift_alone(tiny_model, tmp_path):
+SMALLER = dataclasses.replace(SMALL, solvers=("ddim", "unipc(order=3)"), steps=(2, 3, 4, 6))
+
+
+def test_a_folder_without_labels_or_data_is_tuned_by_drift_alone(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("hasten.tuning.finals.PROCESSES", 2)  # each takes seconds to start
     save_folder(tiny_model(), tmp_path / "model")
     model = hasten.load(tmp_path / "model")
-    found = tune(model, minutes=1, max_loss=0.2, space=SMALL, out=tmp_path / "out")
+    found = tune(model, minutes=1, max_loss=0.2, space=SMALLER, out=tmp_path / "out")
     assert found.isolated
     assert all(row["fd"] is None for row in found.finalists)
     assert found.expected is not None
@@ -314,7 +318,10 @@ def test_a_folder_without_labels_or_data_is_tuned_by_drift_alone(tiny_model, tmp
     assert "Fréchet" not in (tmp_path / "out" / "report.html").read_text()
 
 
-def test_a_users_pictures_judge_a_users_model(tiny_model, tmp_path):
+def test_a_users_pictures_judge_a_users_model(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("hasten.tuning.finals.PROCESSES", 1)
+    monkeypatch.setattr("hasten.tuning.finals.statistics.stdev", lambda _: 0.0)
+    monkeypatch.setattr("hasten.tuning.finals.GLANCE", 60)
     draw = np.random.default_rng(0)
     (tmp_path / "pictures").mkdir()
     for i in range(60):
@@ -324,7 +331,12 @@ def test_a_users_pictures_judge_a_users_model(tiny_model, tmp_path):
     save_folder(tiny_model(), tmp_path / "model")
     model = hasten.load(tmp_path / "model")
     found = tune(
-        model, minutes=1, max_loss=0.3, space=SMALL, data=str(tmp_path / "pictures"), out=tmp_path
+        model,
+        minutes=1,
+        max_loss=0.3,
+        space=SMALLER,
+        data=str(tmp_path / "pictures"),
+        out=tmp_path,
     )
     judged = [row for row in found.finalists if row["fd"]]
     assert judged

@@ -231,7 +231,7 @@ def _tuned(
     if not search.rows:
         raise UserError(
             f"minutes is {run.minutes:g}, and engines and reference alone took {spent:.0f} s; "
-            f"give {spent / 20:.1f} or more."
+            f"give {1.5 * spent / 60 / SHARES['climb']:.1f} or more."
         )
     search.refine(run.until("refine"))
     begun = time.monotonic()
