@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from hasten.core.engine import Prepared
 from hasten.core.errors import require_whole
 from hasten.core.model import Model
@@ -84,18 +86,23 @@ def measure(
 
 
 def judged(sampler: Sampler, n: int, real: Real | None = None, batch: int = 64) -> dict[str, Any]:
-    """FD, KD, precision and recall of ``n`` pictures of ``sampler``, labels in turn; nothing
-    without real pictures to hold them against."""
+    """FD, KD, precision and recall of ``n`` pictures of ``sampler``; nothing without real pictures
+    to hold them against."""
     require_whole("pictures", n, 0, 10_000_000)
-    model = sampler.model
-    real = real or (real_for(model, None) if n else None)
+    real = real or (real_for(sampler.model) if n else None)
     if n == 0 or real is None:
         return {}
-    cond = None if model.labels is None else [i % model.labels for i in range(n)]
-    made = sampler.sample(n, seed=QUALITY_SEED, cond=cond, batch=batch)
-    found = quality(made, real)
+    found = quality(pictures_of(sampler, n, batch), real)
     names = ("fd", "kd", "precision", "recall", "features")
     return {name: getattr(found, name) for name in names}
+
+
+def pictures_of(sampler: Sampler, n: int, batch: int = 64) -> torch.Tensor:
+    """The ``n`` pictures that quality is judged by, labels in turn: the same noise for every plan,
+    and other noise than the drift's."""
+    labels = sampler.model.labels
+    cond = None if labels is None else [i % labels for i in range(n)]
+    return sampler.sample(n, seed=QUALITY_SEED, cond=cond, batch=batch)
 
 
 def _drift(

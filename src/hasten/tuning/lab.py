@@ -22,14 +22,17 @@ from hasten.core.plan import Plan
 from hasten.core.seeds import generator
 from hasten.measuring.drift import Reference, reference
 from hasten.measuring.features import FeatureNet
-from hasten.measuring.measure import judged, measure
+from hasten.measuring.frechet import frechet, influence, statistics
+from hasten.measuring.measure import measure, pictures_of
 from hasten.measuring.memory import free_mb, predicted_mb, require_memory
+from hasten.measuring.quality import quality
 from hasten.measuring.real import Real, real_for
 from hasten.measuring.timer import side_by_side, timed
 from hasten.sampler import build, prepare
 
 Facts = dict[str, Any]
-ESTIMATES = ("fd", "kd", "precision", "recall")
+QUALITY = ("fd", "kd", "precision", "recall", "features")
+KEPT = 6  # sets of pictures
 BOUNDS = {"float32": 1e-3, "tf32": 1e-2, "float16": 2e-2, "bfloat16": 5e-2}
 
 
@@ -52,6 +55,7 @@ class Lab:
     folder: Path | None = None
     _nets: dict[tuple[str, str], Prepared] = dataclasses.field(default_factory=dict)
     _references: dict[str, Reference] = dataclasses.field(default_factory=dict)
+    _made_pictures: dict[tuple[str, int], torch.Tensor] = dataclasses.field(default_factory=dict)
     _real: Real | None = None
 
     def answer(self, question: Facts) -> Facts:
@@ -66,6 +70,7 @@ class Lab:
             "drift": self.drift,
             "report": self.report,
             "quality": self.quality,
+            "worse": self.worse,
             "race": self.race,
             "time": self.time,
         }
@@ -125,11 +130,30 @@ class Lab:
 
     def quality(self, plan: Facts, n: int) -> Facts:
         """FD, KD, precision and recall of ``n`` pictures."""
-        chosen = Plan(**plan)
-        sampler = build(self.model, chosen, net=self._net(chosen))
-        found = judged(sampler, n, self._reals(), self.together)
-        plain = {name: dataclasses.asdict(found[name]) for name in ESTIMATES if found[name]}
-        return {**dict.fromkeys(ESTIMATES), **plain, "features": found["features"]}
+        found = dataclasses.asdict(quality(self._pictures(Plan(**plan), n), self._reals()))
+        return {name: found[name] for name in QUALITY}
+
+    def worse(self, plan: Facts, than: Facts, n: int, share: float) -> Facts:
+        """FD of ``plan`` minus 1 + ``share`` of FD of ``than``, from the same noise, with the
+        interval of their paired difference."""
+        real = self._reals()
+        value, pulls = 0.0, torch.zeros(n, dtype=torch.float64)
+        for one, weight in ((plan, 1.0), (than, -1.0 - share)):
+            seen = real.features(self._pictures(Plan(**one), n))
+            value += weight * frechet(*statistics(seen), real.mean, real.covariance)
+            pulls += weight * influence(seen, real.mean, real.covariance)
+        half = 1.96 * float(pulls.std()) / n**0.5
+        return {"value": value, "low": value - half, "high": value + half, "n": n}
+
+    def _pictures(self, plan: Plan, n: int) -> torch.Tensor:
+        """Kept from one question to the next, while they are few."""
+        key = (plan.key, n)
+        if key not in self._made_pictures:
+            if len(self._made_pictures) >= KEPT:
+                self._made_pictures.pop(next(iter(self._made_pictures)))
+            sampler = build(self.model, plan, net=self._net(plan))
+            self._made_pictures[key] = pictures_of(sampler, n, self.together)
+        return self._made_pictures[key]
 
     def time(self, plan: Facts, batch: int, seconds: float, number: int) -> Facts:
         """What ``batch`` pictures of the plan take, alone; ``number`` tells repetitions apart."""
