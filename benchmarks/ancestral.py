@@ -1,7 +1,7 @@
 """1000 ancestral steps in hasten and in diffusers: is the distribution of pictures the same?
 
 A long run, resumable: ``python -m benchmarks.ancestral make hasten`` and ``... make diffusers``,
-each on one thread so that both may run side by side, write pictures under runs/ancestral; then
+each on one thread so that both may run side by side, write pictures under results/ancestral; then
 ``python -m benchmarks.ancestral`` compares them. Both call the same OpenVINO network, and draw
 different noise: the interval is that of two independent samples.
 """
@@ -26,7 +26,7 @@ from hasten.measuring.real import real_for
 from hasten.sampler import prepare
 
 N, CHUNK, STEPS = 2000, 50, 1000
-FOLDER = Path("runs/ancestral")
+FOLDER = Path(__file__).parent / "results" / "ancestral"
 PLAN = hasten.Plan(
     solver="ddpm",
     grid="uniform(spacing='leading')",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import types
+import warnings
 from typing import Any
 
 import torch
@@ -34,7 +35,9 @@ class Compiled(Static):
 
         compiled = torch.compile(_fresh(call), dynamic=False, fullgraph=True)
         try:
-            compiled(x, t, cond)
+            with warnings.catch_warnings():  # on what the compiler thinks of other people's code
+                warnings.simplefilter("ignore")
+                compiled(x, t, cond)
         except Exception as error:
             what = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}"
             raise UserError(
