@@ -91,7 +91,7 @@ def test_building_leaves_the_model_alone(tiny_model):
     model = tiny_model()
     before = copy.deepcopy(model.net.state_dict())
     sampler = build(model, Plan(steps=2, dtype="bfloat16"))
-    assert sampler.model.dtype == torch.bfloat16
+    assert sampler.net.precision == "bfloat16"
     assert sampler.sample(2).dtype == torch.float32
     assert model.dtype == torch.float32
     assert all(torch.equal(value, before[name]) for name, value in model.net.state_dict().items())

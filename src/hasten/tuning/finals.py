@@ -88,29 +88,35 @@ class Finals:
         pictures as there is time for, at the fastest that may pass."""
         faithful = self._faithful(screened)
         seen = self._glances(faithful, screened, noisy)
-        if not seen:
+        first = self._finalist(seen[0]) if seen else None
+        if first is None:
             return self.by_drift(screened)
         bar = CLOSE * (1 + self.max_loss) * seen[0]["fd"]["value"]
         order = sorted(seen[1:], key=lambda one: (one["fd"]["value"] > bar, one["evaluations"]))
-        for one in [seen[0], *order][:LOOKED]:
-            row = self._report(Plan(**one["plan"]), self.engines[0])
-            if row is not None:
-                row.update({name: one[name] for name in QUALITY})
+        for one in order[: LOOKED - 1]:
+            self._finalist(one)
         able = sorted(
-            (row for row in self.rows if row["fd"] and self._may_pass(row, seen[0], bar)),
+            (row for row in self.rows if row["fd"] and self._may_pass(row, first, bar)),
             key=lambda row: (row["evaluations"], row["fd"]["value"]),
         )
-        asked = list({row["key"]: row for row in [self.rows[0], *able[:JUDGED]]}.values())
+        asked = list({row["key"]: row for row in [first, *able[:JUDGED]]}.values())
         pace = sum(1 / row["throughput"]["pictures_per_s"] for row in asked)
         left = self.run.until("all") - time.monotonic()
         n = next((n for n in PICTURES if n * pace <= left), PICTURES[-1])
-        than = self.rows[0]["plan"]
         for row in asked:
             row["second"] = self._judged(Plan(**row["plan"]), n)
-            if row["second"] and row is not self.rows[0]:
-                facts = {"plan": row["plan"], "than": than, "n": n, "share": self.max_loss}
+            if row["second"] and row is not first:
+                facts = {"plan": row["plan"], "than": first["plan"]}
+                facts |= {"n": n, "share": self.max_loss}
                 row["second"]["worse"] = self.run.ask("worse", "comparing FD", **facts)
         return None
+
+    def _finalist(self, glanced: Row) -> Row | None:
+        """The full report of a program that was glanced at."""
+        row = self._report(Plan(**glanced["plan"]), self.engines[0])
+        if row is not None:
+            row.update({name: glanced[name] for name in QUALITY})
+        return row
 
     def _may_pass(self, row: Row, faithful: Row, bar: float) -> bool:
         """Whether a glance leaves a chance: FD below ``bar``, recall not measurably too low."""
@@ -250,7 +256,7 @@ def recommend(rows: list[Row], max_loss: float, baseline: Row, batch: int) -> tu
         if row["second"].get("worse"):
             worse = row["second"]["worse"]
             most = (worse["high"] - worse["low"]) / 2
-            what += f", paired difference within +-{most:.2f}"
+            what += f", paired difference within ±{most:.2f}"
         what += ")" if recall is None else f"), recall {recall['value']:.2f}"
     if good:
         return row, f"The fastest plan whose loss is below {max_loss:g}: {what}."

@@ -71,10 +71,12 @@ def _luck(found: Tuning) -> str:
         spent += f" ({luck['share']:.0%} of what the search took; the budget ended)"
     if luck["best"] is None:
         return f"Random search tried {spent} and found none below the bar."
-    best = luck["best"]
+    best, bar = luck["best"], found.max_loss
+    mine = [row["evaluations"] for row in found.screened if row["drift"]["rmse"] <= bar]
+    ours = f"the search's takes {min(mine)}" if mine else "the search found none"
     return (
-        f"Random search tried {spent}; its best below the bar takes {best['evaluations']} "
-        f"evaluations ({best['text']}), against {found.best_evaluations} here."
+        f"Random search tried {spent}; its cheapest program with a drift below {bar:g} takes "
+        f"{best['evaluations']} evaluations ({best['text']}), {ours}."
     )
 
 

@@ -81,11 +81,6 @@ class Tuning:
     isolated: bool
     conditions: dict[str, Any]
 
-    @property
-    def best_evaluations(self) -> int:
-        """Network calls a picture of the recommended plan."""
-        return next(row["evaluations"] for row in self.finalists if row["key"] == self.best.key)
-
     def to_dict(self) -> dict[str, Any]:
         """Plain data; ``report.json`` holds it."""
         return {**dataclasses.asdict(self), "best": self.best.model_dump()}
