@@ -197,34 +197,57 @@ def test_a_plan_that_loses_too_much_is_never_called_good(exact):
     assert found.best == Plan(**min(found.finalists, key=drift_of)["plan"])
 
 
-def test_recommending_weighs_time_drift_and_distance():
-    def row(ms: float, drift: float, fd: float | None, recall: float = 0.9) -> dict[str, Any]:
-        estimate = None if fd is None else {"value": fd, "low": fd * 0.9, "high": fd * 1.1, "n": 9}
-        recalled = {"value": recall, "low": recall - 0.02, "high": recall + 0.02, "n": 9}
-        return {
-            "plan": {"steps": round(ms)},
-            "evaluations": round(ms),
-            "race_ms": {"median": ms},
-            "drift": {"rmse": drift, "low": drift * 0.9, "high": drift * 1.1, "n": 64},
-            "fd": estimate,
-            "recall": None if fd is None else recalled,
-        }
-
-    baseline = {"latency_ms": 1000.0}
-    closest = row(20, 0.01, 1.0)
-    for others, wanted in [
-        ([row(5, 0.04, 1.0)], 5),
-        ([row(5, 0.06, 1.0)], 20),  # drift above the bar
-        ([row(5, 0.047, 1.0)], 20),  # the interval reaches above the bar
-        ([row(5, 0.04, 1.3)], 20),  # FD measurably worse
-        ([row(5, 0.04, 1.15)], 5),  # FD worse, but not measurably
-        ([row(5, 0.04, 1.0, recall=0.7)], 20),  # recall measurably lower
-        ([row(5, 0.04, None)], 20),  # nobody looked
-        ([row(5, 0.06, 1.0), row(7, 0.03, 1.0)], 7),
-    ]:
-        chosen, why = recommend([closest, *others], 0.05, baseline, 1)
+def test_without_real_pictures_the_whole_interval_of_the_drift_decides():
+    closest = finalist(20, 0.01)
+    for drift, wanted in [(0.04, 5), (0.06, 20), (0.047, 20)]:  # the last reaches above the bar
+        rows = [closest, finalist(5, drift)]
+        chosen, why = recommend(rows, 0.05, {"latency_ms": 1000.0}, 1)
         assert chosen["evaluations"] == wanted, why
-    assert "50 times faster" in why.replace("143", "50")
+        assert f"{1000 // wanted} times faster" in why
+    chosen, why = recommend([finalist(5, 0.06), finalist(7, 0.03)], 0.05, {"latency_ms": None}, 1)
+    assert chosen["evaluations"] == 7
+    assert "times faster" not in why
+
+
+def test_with_real_pictures_distance_and_recall_decide():
+    closest = finalist(20, 0.01, worse=(0.0, 0.0))
+    for other, wanted in [
+        (finalist(5, 0.08, worse=(-0.2, 0.3)), 5),  # drift is no bar, FD not measurably worse
+        (finalist(5, 0.04, worse=(0.1, 0.5)), 20),  # measurably worse
+        (finalist(5, 0.04, worse=(-0.2, 0.3), recall=0.8), 20),  # less diverse
+        (finalist(5, 0.04), 20),  # nobody looked twice
+        (finalist(5, None, worse=(-0.2, 0.3)), 5),  # draws noise, has no drift
+    ]:
+        chosen, why = recommend([closest, other], 0.05, {"latency_ms": 1000.0}, 1)
+        assert chosen["evaluations"] == wanted, why
+
+
+def finalist(
+    ms: int,
+    drift: float | None,
+    worse: tuple[float, float] | None = None,
+    recall: float = 0.9,
+) -> dict[str, Any]:
+    """A finalist's row; with ``worse``, one that was held against real pictures."""
+
+    def estimate(value: float) -> dict[str, Any]:
+        return {"value": value, "low": value * 0.9, "high": value * 1.1, "n": 2000}
+
+    row: dict[str, Any] = {
+        "plan": {"steps": ms},
+        "evaluations": ms,
+        "race_ms": {"median": float(ms)},
+        "drift": None,
+        "fd": None,
+        "recall": None,
+    }
+    if drift is not None:
+        row["drift"] = {"rmse": drift, "low": drift * 0.9, "high": drift * 1.1, "n": 64}
+    if worse is not None:
+        row |= {"fd": estimate(1.0), "recall": estimate(recall)}
+        facts = {"value": sum(worse) / 2, "low": worse[0], "high": worse[1], "n": 2000}
+        row["second"] = {"fd": estimate(1.0), "recall": estimate(recall), "worse": facts}
+    return row
 
 
 def test_a_journal_forgets_only_the_line_that_was_cut_off(tmp_path):

@@ -24,7 +24,7 @@ CLOSE = 1.25  # how much worse FD of so few may be for a second look
 A_LEVEL = 3  # programs of one number of evaluations that are glanced at
 PICTURES = (2000, 1000, 500)
 JUDGED = 4  # plans that get a second look, beside the most faithful
-LOOKED = 10  # plans that get a full report
+LOOKED, LEAST = 10, 4  # plans that get a full report, time or no time
 ROUNDS = 9
 PROCESSES = 5
 T99 = 4.604  # Student's t for PROCESSES - 1 degrees of freedom, 99%
@@ -168,7 +168,11 @@ class Finals:
             "seconds": 0.5,
         }
         late = time.monotonic() > self.run.until("report")
-        if self.rows and late and not self.run.trials.knows({"ask": "report", **facts}):
+        if (
+            len(self.rows) >= LEAST
+            and late
+            and not self.run.trials.knows({"ask": "report", **facts})
+        ):
             return None
         row = self.run.ask("report", f"measuring {plan}", **facts)
         if row is not None:
