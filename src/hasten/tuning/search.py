@@ -27,7 +27,7 @@ FEW = 8
 FAR = 1.7  # how many times the best drift at its steps a line may be before it pauses
 ENOUGH = 0.4  # lines end once some drift is below this share of the bar
 TRIALS, STARTS = 60, 15  # of TPE for each, and how many of them at random
-HOPELESS = 2.5  # how far above the bar refining is not worth it
+HOPELESS = 2.0  # how far above the bar refining is not worth it
 STRETCH = 1.0  # a gap between levels is stretched by exp(-1) to exp(1)
 
 Row = dict[str, Any]
