@@ -222,6 +222,14 @@ def test_with_real_pictures_distance_and_recall_decide():
         assert chosen["evaluations"] == wanted, why
 
 
+def test_the_plan_others_were_held_against_stays_the_measure():
+    measure = {**finalist(10, 0.02, worse=(0.0, 0.0)), "faithful": True}
+    luckier = finalist(8, 0.019)  # less drift on more pictures, but nobody looked at it twice
+    rows = [measure, luckier, finalist(4, 0.06, worse=(-0.2, 0.3))]
+    chosen, why = recommend(rows, 0.05, {"latency_ms": None}, 1)
+    assert chosen["evaluations"] == 4, why
+
+
 def finalist(
     ms: int,
     drift: float | None,

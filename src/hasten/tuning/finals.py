@@ -91,6 +91,7 @@ class Finals:
         first = self._finalist(seen[0]) if seen else None
         if first is None:
             return self.by_drift(screened)
+        first["faithful"] = True
         bar = CLOSE * (1 + self.max_loss) * seen[0]["fd"]["value"]
         order = sorted(seen[1:], key=lambda one: (one["fd"]["value"] > bar, one["evaluations"]))
         for one in order[: LOOKED - 1]:
@@ -238,7 +239,7 @@ def loss_of(row: Row) -> float:
 
 def recommend(rows: list[Row], max_loss: float, baseline: Row, batch: int) -> tuple[Row, str]:
     """The fastest plan that passes, else the most faithful one, and why in one sentence."""
-    closest = min(rows, key=drift_of)
+    closest = next((row for row in rows if row.get("faithful")), min(rows, key=drift_of))
     ordered = sorted(rows, key=lambda row: row["race_ms"]["median"])
     judged = any(row.get("second") for row in rows)
     good = [row for row in ordered if _passes(row, closest, max_loss, judged)]

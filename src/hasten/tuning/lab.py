@@ -25,13 +25,13 @@ from hasten.measuring.features import FeatureNet
 from hasten.measuring.frechet import frechet, influence, statistics
 from hasten.measuring.measure import measure, pictures_of
 from hasten.measuring.memory import free_mb, predicted_mb, require_memory
-from hasten.measuring.quality import quality
+from hasten.measuring.quality import Quality, quality
 from hasten.measuring.real import Real, real_for
 from hasten.measuring.timer import side_by_side, timed
 from hasten.sampler import build, prepare
 
 Facts = dict[str, Any]
-QUALITY = ("fd", "kd", "precision", "recall", "features")
+QUALITY = tuple(field.name for field in dataclasses.fields(Quality))
 KEPT = 6  # sets of pictures
 BOUNDS = {"float32": 1e-3, "tf32": 1e-2, "float16": 2e-2, "bfloat16": 5e-2}
 
@@ -130,8 +130,7 @@ class Lab:
 
     def quality(self, plan: Facts, n: int) -> Facts:
         """FD, KD, precision and recall of ``n`` pictures."""
-        found = dataclasses.asdict(quality(self._pictures(Plan(**plan), n), self._reals()))
-        return {name: found[name] for name in QUALITY}
+        return dataclasses.asdict(quality(self._pictures(Plan(**plan), n), self._reals()))
 
     def worse(self, plan: Facts, than: Facts, n: int, share: float) -> Facts:
         """FD of ``plan`` minus 1 + ``share`` of FD of ``than``, from the same noise, with the

@@ -21,6 +21,7 @@ from hasten.core.errors import UserError
 from hasten.core.grid import grids
 from hasten.core.model import Model
 from hasten.core.plan import Plan
+from hasten.core.program import Program
 from hasten.tuning.space import Line, Space, cannot
 
 FEW = 8
@@ -48,7 +49,7 @@ class Search:
     rows: list[Row] = dataclasses.field(default_factory=list)
     skipped: int = 0
     most: float = math.inf
-    _tables: dict[int, Row] = dataclasses.field(default_factory=dict)
+    _tables: dict[Program, Row] = dataclasses.field(default_factory=dict)
 
     def climb(self, lines: list[Line], end: float) -> None:
         """All lines side by side; lack of time costs the dear plans."""
@@ -146,7 +147,7 @@ class Search:
     def _asked(self, plan: Plan, by: str) -> Row | None:
         """The plan's row; two names for one table (orders above what few steps allow) are one
         question."""
-        table = hash(plan.trace(self.model.path))
+        table = plan.trace(self.model.path)
         if table in self._tables:
             row = self._tables[table]
             cost = row["seconds"] if by == "random" else 0.0  # random search knows nothing yet

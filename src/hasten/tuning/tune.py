@@ -134,7 +134,7 @@ def tune(
         lab = Lab(
             model=model, n=MANY, seed=seed, data=data, features=features, folder=Path(scratch)
         )
-        subject = _subject(lab, guidance, batch, space)
+        subject = _subject(lab, guidance, batch)
         trials = Trials(None if out is None else folder / "trials.jsonl", subject)
         found, refused = space.lines(model, guidance)
         run = _Run(
@@ -314,7 +314,7 @@ def _unique(rows: list[Row]) -> list[Row]:
     return list({row["text"]: row for row in reversed(rows)}.values())[::-1]
 
 
-def _subject(lab: Lab, guidance: float, batch: int, space: Space) -> Row:
+def _subject(lab: Lab, guidance: float, batch: int) -> Row:
     model = lab.model
     return {
         "model": model.name,
