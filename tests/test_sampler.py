@@ -142,7 +142,7 @@ def test_the_loop_never_waits_for_the_device(tiny_model):
         model, draws = sampler.model, Draws(0, range(2), sampler.model)
         machine = Answers(sampler.denoiser, lambda draws=draws: draws(1), torch.tensor([1, 2]))
         with torch.inference_mode(), Waits():
-            x = sampler.start.begin(torch.randn(2, *model.shape), sampler.levels[0])
+            x = sampler.begin(torch.randn(2, *model.shape), sampler.levels[0], None)
             sampler.executor.run(sampler.program, x, machine)
         assert waits == []
         with Waits():

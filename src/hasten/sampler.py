@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from hasten.core.plan import Plan
 from hasten.core.program import Program
 from hasten.core.seeds import generator
 from hasten.core.solver import Solver
-from hasten.core.start import Start, starts
+from hasten.core.start import Begin, starts
 from hasten.executors.sequential import Answers, drive
 
 START, WALK = 0, 1  # the two streams of random numbers of a picture
@@ -82,8 +83,14 @@ def build(model: Model, plan: Plan | None = None, *, net: Prepared | None = None
         program=plan.trace(model.path) if plan.crossing.traceable else None,
         denoiser=denoiser,
         executor=executors.parse(plan.executor),
-        start=starts.parse(plan.start),
+        begin=starts.parse(plan.start).prepare(model, functools.partial(_latents, model, net)),
     )
+
+
+def _latents(model: Model, net: Prepared, plan: Plan, noise: torch.Tensor, cond: Any) -> Any:
+    """What another ``plan`` of the same model makes of ``noise``, in the network's space."""
+    labels = None if cond is None else cond.cpu()
+    return build(model, plan, net=net).sample(noise=noise, cond=labels, raw=True, batch=len(noise))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,7 +105,7 @@ class Sampler:
     program: Program | None
     denoiser: Any
     executor: Executor
-    start: Start
+    begin: Begin
 
     @property
     def evaluations(self) -> int | None:
@@ -173,7 +180,7 @@ class Sampler:
         watch: Watch | None,
     ) -> torch.Tensor:
         machine = Answers(self.denoiser, fresh, cond)
-        x = self.start.begin(noise, self.levels[0])
+        x = self.begin(noise, self.levels[0], cond)
         if self.program is None:
             x = drive(self.solver.walk(x, self.levels), machine, watch)
         else:

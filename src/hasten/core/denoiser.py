@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -44,6 +45,22 @@ class Translated:
     def __call__(self, x: torch.Tensor, level: Level, cond: Any = None) -> torch.Tensor:
         return self._x0(x, level, cond)[0]
 
+    def many(self, x: torch.Tensor, levels: Sequence[Level], cond: Any = None) -> torch.Tensor:
+        """x0 of several latents in one network call: ``x`` (k n, c, h, w) holds n pictures at each
+        of the k ``levels`` in turn, and ``cond`` is (k n,) or None."""
+        here = [self.model.prediction.at(level) for level in levels]
+        n = len(x) // len(levels)
+
+        def column(values: Sequence[float]) -> torch.Tensor:
+            each = torch.tensor(values, dtype=torch.float32).repeat_interleave(n)
+            return each.to(x.device, non_blocking=True).view(-1, *[1] * (x.ndim - 1))
+
+        scale = column([one.scale for one in here])
+        answer = self.net(x * scale, column([level.t for level in levels]).flatten(), cond)
+        if self.model.learned_variance:
+            answer = answer.chunk(2, dim=1)[0]
+        return x * column([one.skip for one in here]) + answer * column([one.out for one in here])
+
     def _x0(
         self, x: torch.Tensor, level: Level, cond: Any
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -69,6 +86,13 @@ class Guided:
     def __call__(self, x: torch.Tensor, level: Level, cond: Any = None) -> torch.Tensor:
         labels = torch.cat([cond, torch.full_like(cond, self.null_label)])
         wanted, null = self.denoiser(torch.cat([x, x]), level, labels).chunk(2)
+        return torch.lerp(null, wanted, self.scale)
+
+    def many(self, x: torch.Tensor, levels: Sequence[Level], cond: Any = None) -> torch.Tensor:
+        """:meth:`Translated.many`, guided."""
+        labels = torch.cat([cond, torch.full_like(cond, self.null_label)])
+        twice = [*levels, *levels]
+        wanted, null = self.denoiser.many(torch.cat([x, x]), twice, labels).chunk(2)
         return torch.lerp(null, wanted, self.scale)
 
     def with_variance(

@@ -81,7 +81,8 @@ class Plan(Strict):
 
     def levels(self, path: Path) -> tuple[Level, ...]:
         """The levels the plan visits on ``path``."""
-        return grids.parse(self.grid).levels(path, self.steps)
+        shorter = starts.parse(self.start).shortened(path)
+        return grids.parse(self.grid).levels(shorter, self.steps)
 
     def trace(self, path: Path) -> Program:
         """The plan's Program on ``path``."""

@@ -2,21 +2,74 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from hasten.core.level import Level
+from hasten.core.level import Array, Level, Path
 from hasten.core.registry import Registry
+
+if TYPE_CHECKING:
+    from hasten.core.model import Model
+
+Begin = Callable[[Any, Level, Any], Any]
+"""Standard normal noise (n, c, h, w), the first level, labels (n,) or None; the x to walk from."""
 
 
 class Start(ABC):
-    """``begin(noise, level)``: the x that a walk from ``level`` starts with."""
+    """Where a walk begins: at the noisy end of the path, or at a level below it from something
+    cheap, so that fewer evaluations are left to do (early stop, 2205.12524).
+    """
 
     part_name: ClassVar[str]
 
+    def top(self, path: Path) -> float:
+        """The position on ``path`` where the walk begins."""
+        return path.noisy
+
     @abstractmethod
-    def begin(self, noise: Any, level: Level) -> Any:
-        """From standard normal ``noise`` (n, c, h, w)."""
+    def prepare(self, model: Model, sample: Callable[..., Any]) -> Begin:
+        """What makes the first x for pictures of ``model``.
+
+        Args:
+            sample: ``sample(plan, noise, cond)`` gives the latents (x0) that another plan of the
+                same model makes, for starts that are one.
+
+        Raises:
+            UserError: the start does not fit the model.
+        """
+
+    def shortened(self, path: Path) -> Path:
+        """``path`` from :meth:`top` down, for a grid to place levels on."""
+        top = self.top(path)
+        return path if top == path.noisy else Shortened(path, top)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shortened(Path):
+    """``whole`` from position ``top`` down, for walks that do not begin at its noisy end."""
+
+    whole: Path
+    top: float
+
+    @property
+    def noisy(self) -> float:
+        return self.top
+
+    @property
+    def low(self) -> float:
+        return self.whole.low
+
+    @property
+    def clean(self) -> float:
+        return self.whole.clean
+
+    def curve(self, position: Array) -> tuple[Array, Array, Array]:
+        return self.whole.curve(position)
+
+    def position(self, half_log_snr: float) -> float:
+        return self.whole.position(half_log_snr)
 
 
 starts: Registry[Start] = Registry("start", "hasten.starts")

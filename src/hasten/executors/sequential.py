@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from hasten.core.errors import NonFiniteError
 from hasten.core.executor import Executor, Watch, executors
 from hasten.core.level import Level
 from hasten.core.program import Program, Walk
+
+ROWS = 1024  # pictures of one network call that answers several questions
 
 
 @executors.add("sequential")
@@ -68,6 +70,21 @@ class Answers:
     def denoise(self, x: Any, level: Level) -> Any:
         given = (x, level) if self._cond is None else (x, level, self._cond)
         return self._seen(self._denoiser(*given), level.t)
+
+    def denoise_many(self, xs: Sequence[Any], levels: Sequence[Level]) -> list[Any]:
+        """What :meth:`denoise` answers to each, asked side by side: in one network call, or as many
+        as keep it at ROWS pictures."""
+        many = getattr(self._denoiser, "many", None)
+        if many is None or len(xs) == 1:
+            return [self.denoise(x, level) for x, level in zip(xs, levels, strict=True)]
+        n, out = len(xs[0]), []
+        at_once = max(1, ROWS // n)
+        for first in range(0, len(xs), at_once):
+            some, at = xs[first : first + at_once], levels[first : first + at_once]
+            cond = None if self._cond is None else torch.cat([self._cond] * len(some))
+            found = many(torch.cat(list(some)), at, cond).split(n)
+            out += [self._seen(one, level.t) for one, level in zip(found, at, strict=True)]
+        return out
 
     def denoise_with_variance(self, x: Any, level: Level) -> tuple[Any, Any]:
         x0, variance = self._denoiser.with_variance(x, level, self._cond)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
-from hasten.core.level import Level
-from hasten.core.start import Start, starts
+from hasten.core.model import Model
+from hasten.core.start import Begin, Start, starts
 
 
 @starts.add("noise")
@@ -14,5 +15,5 @@ from hasten.core.start import Start, starts
 class PureNoise(Start):
     """Normal noise with the standard deviation that x has at the first level."""
 
-    def begin(self, noise: Any, level: Level) -> Any:
-        return noise * level.spread
+    def prepare(self, model: Model, sample: Callable[..., Any]) -> Begin:
+        return lambda noise, level, cond: noise * level.spread
