@@ -16,6 +16,8 @@ HEIGHT = {
     "measuring": 3,
     "learning": 4,
     "tuning": 4,
+    "editing": 4,
+    "cli_learn": 5,
     "cli": 6,
     "__main__": 7,
 }

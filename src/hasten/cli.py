@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import cyclopts
 
+from hasten.cli_learn import app as learn
+
 if TYPE_CHECKING:
     from hasten.core.model import Model
     from hasten.core.plan import Plan
@@ -26,6 +28,7 @@ app = cyclopts.App(
     help_format="plaintext",
     version_flags=["--version"],
 )
+app.command(learn)
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 PlanText = Annotated[str | None, Parameter(name="--plan")]
 Quiet = Annotated[bool, Parameter(name="--quiet", negative="")]

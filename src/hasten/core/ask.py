@@ -8,7 +8,6 @@ tensors, and a Machine that knows the network and the noise.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
 from hasten.core.level import Level
@@ -21,8 +20,6 @@ class Machine(Protocol):
     """Who answers: a network, a source of noise."""
 
     def denoise(self, x: Any, level: Level) -> Any: ...
-
-    def denoise_many(self, xs: Sequence[Any], levels: Sequence[Level]) -> list[Any]: ...
 
     def denoise_with_variance(self, x: Any, level: Level) -> tuple[Any, Any]: ...
 

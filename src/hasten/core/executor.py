@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol
 
 from hasten.core.ask import Machine
+from hasten.core.level import Level
 from hasten.core.program import Program
 from hasten.core.registry import Registry
 
 Watch = Callable[[int, Any], None]
 """Called after each network call with its number and the x0 it gave."""
+
+
+class Crowd(Machine, Protocol):
+    """A Machine that can be asked several questions at once."""
+
+    def denoise_many(self, xs: Sequence[Any], levels: Sequence[Level]) -> list[Any]: ...
 
 
 class Executor(ABC):
@@ -20,9 +27,7 @@ class Executor(ABC):
     part_name: ClassVar[str]
 
     @abstractmethod
-    def run(
-        self, program: Program, x: Any, machine: Machine, watch: Watch | None = None
-    ) -> Any: ...
+    def run(self, program: Program, x: Any, machine: Crowd, watch: Watch | None = None) -> Any: ...
 
 
 executors: Registry[Executor] = Registry("executor", "hasten.executors")

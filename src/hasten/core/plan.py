@@ -42,6 +42,7 @@ class Plan(Strict):
         clip: x0 is held in [-clip, clip] after every evaluation; None leaves it alone.
         dtype: what the network computes in; the state is always float32.
         engine: what runs the network.
+        other_weights: whether what was learned for other weights may be used all the same.
         device: the kind of device the plan was measured on, where it holds there alone; None for
             any.
     """
@@ -55,6 +56,7 @@ class Plan(Strict):
     clip: Annotated[float, pydantic.Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     engine: str = "eager"
+    other_weights: bool = False
     device: Literal["cpu", "cuda", "mps", "xpu"] | None = None
 
     @pydantic.field_validator(*PARTS)

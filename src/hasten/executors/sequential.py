@@ -10,7 +10,7 @@ import torch
 
 from hasten.core.ask import Machine
 from hasten.core.errors import NonFiniteError
-from hasten.core.executor import Executor, Watch, executors
+from hasten.core.executor import Crowd, Executor, Watch, executors
 from hasten.core.level import Level
 from hasten.core.program import Program, Walk
 
@@ -22,7 +22,7 @@ ROWS = 1024  # pictures of one network call that answers several questions
 class Sequential(Executor):
     """Row by row, forgetting each register after its last use."""
 
-    def run(self, program: Program, x: Any, machine: Machine, watch: Watch | None = None) -> Any:
+    def run(self, program: Program, x: Any, machine: Crowd, watch: Watch | None = None) -> Any:
         values = {"x": x}
         del x  # the table decides how long the start lives
         calls = 0
@@ -55,7 +55,7 @@ def drive(walk: Walk, machine: Machine, watch: Watch | None = None) -> Any:
 
 
 class Answers:
-    """A Machine over a denoiser and a source of noise, which watches for values not finite.
+    """A Crowd over a denoiser and a source of noise, which watches for values not finite.
 
     The checks stay on the device: one sum a call, read once by :meth:`check`, so the loop never
     waits for the device.
