@@ -2,10 +2,170 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import cyclopts
 
+Parameter = cyclopts.Parameter
+PlanText = Annotated[str | None, Parameter(name="--plan")]
+Quiet = Annotated[bool, Parameter(name="--quiet", negative="")]
 app = cyclopts.App(
     name="learn",
     help="Learn for a model what a plan can name: programs, starts, reuse.",
     help_format="plaintext",
 )
+
+
+@app.command
+def program(
+    model: str = "builtin:mnist",
+    *,
+    evaluations: int = 5,
+    width: int = 1,
+    plan: PlanText = None,
+    pairs: int = 512,
+    batch: int = 16,
+    rate: float = 0.01,
+    steps: int = 2000,
+    minutes: float | None = None,
+    guidance: float = 1.0,
+    engine: str = "eager",
+    frugal: Annotated[bool, Parameter(negative="")] = False,
+    seed: int = 0,
+    out: Path = Path("program.json"),
+    device: str = "cpu",
+    quiet: Quiet = False,
+) -> None:
+    """Learn levels, times and coefficients of a program with few evaluations, weights frozen; a
+    plan names the file, as in program=program.json. A second run with the same --out goes on where
+    the first ended.
+
+    Args:
+        model: builtin:NAME, a diffusers folder, or a hub id.
+        evaluations: sequential network calls, 1 to 20.
+        width: evaluations side by side in each of them, 1 to 4.
+        plan: solver, grid and clip it begins as; the best of several on a few pairs without it.
+        pairs: of noise and converged picture, to learn from.
+        batch: pairs a step.
+        rate: of Adam, falling to 0.
+        steps: of Adam.
+        minutes: a budget; steps are set from the rate of the first ones.
+        guidance: the classifier-free guidance scale that it is learned for.
+        engine: what makes the converged pictures.
+        frugal: less memory for more time (gradient checkpointing).
+        seed: of the pairs and their order.
+        out: the file to write.
+        device: cpu, cuda, cuda:1, mps.
+        quiet: no progress bar.
+    """
+    from hasten.adapters.load import load
+    from hasten.core.plan import Plan
+    from hasten.learning.fit import Pace
+    from hasten.learning.lesson import Teaching
+    from hasten.learning.program import learn_program
+
+    found = learn_program(
+        load(model, device=device),
+        evaluations,
+        out,
+        width=width,
+        base=None if plan is None else Plan.read(plan),
+        teaching=Teaching(pairs=pairs, guidance=guidance, engine=engine, seed=seed),
+        pace=Pace(batch=batch, rate=rate, steps=steps, frugal=frugal),
+        minutes=minutes,
+        quiet=quiet,
+    )
+    drift = found.facts["drift"]
+    print(
+        f"wrote {out}: {found.program.evaluations} evaluations, drift {drift['before']:.4f} -> "
+        f"{drift['after']:.4f} on {drift['n']} pairs held back; use it with --plan program={out}"
+    )
+
+
+@app.command
+def grid(
+    model: str = "builtin:mnist",
+    *,
+    method: str = "gits",
+    steps: int = 5,
+    plan: PlanText = None,
+    minutes: float | None = None,
+    engine: str = "eager",
+    seed: int = 0,
+    out: Path = Path("plan.json"),
+    device: str = "cpu",
+    quiet: Quiet = False,
+) -> None:
+    """Find the levels that suit a solver: from the curvature of a few trajectories (gits), from its
+    coefficients alone (dmn), or one learned curve for every number of steps (bezier).
+
+    Args:
+        model: builtin:NAME, a diffusers folder, or a hub id.
+        method: gits, dmn or bezier.
+        steps: of the plan; bezier learns for half as many to as many.
+        plan: the solver, and what else the plan is to be; ipndm without it.
+        minutes: bezier's budget.
+        engine: what runs the network while it is learned.
+        seed: of the noise.
+        out: the plan to write.
+        device: cpu, cuda, cuda:1, mps.
+        quiet: no progress bar.
+    """
+    from hasten.adapters.load import load
+    from hasten.core.errors import require_choice
+    from hasten.core.plan import Plan
+    from hasten.learning.grid import learn_grid
+
+    require_choice("method", method, ("gits", "dmn", "bezier"))
+    given = Plan.read(plan) if plan is not None else Plan(solver="ipndm", grid="uniform")
+    found = learn_grid(
+        load(model, device=device),
+        method,
+        given.model_copy(update={"steps": steps}),
+        run=out.with_name(out.name + ".run"),
+        minutes=minutes,
+        engine=engine,
+        seed=seed,
+        quiet=quiet,
+    )
+    found.write(out)
+    print(f"wrote {out}: {found}")
+
+
+@app.command
+def start(
+    model: str = "builtin:mnist",
+    *,
+    kind: str = "gaussian",
+    data: str | None = None,
+    n: int | None = None,
+    rank: int | None = None,
+    components: int | None = None,
+    recipe: Path | None = None,
+    minutes: float | None = None,
+    out: Path = Path("start.safetensors"),
+) -> None:
+    """Learn where a walk can begin below the top of its path; a plan names the file, as in
+    start=gaussian(file='start.safetensors', ratio=5).
+
+    Args:
+        model: builtin:NAME, a diffusers folder, or a hub id.
+        kind: gaussian, mixture, or vae.
+        data: a parquet file, a folder of pictures, or a hub name; without it, samples of the model.
+        n: how many pictures; all of the data, or 2000 samples.
+        rank: how many eigenvectors gaussian and mixture keep; without it, all.
+        components: of a mixture, for each label; 4 without it.
+        recipe: of a vae: a YAML file, see recipes/mnist-vae.yaml.
+        minutes: how long to train a vae at most.
+        out: the file to write.
+    """
+    from hasten.adapters.load import load
+    from hasten.learning.recipe import load_recipe
+    from hasten.learning.starts import learn_start
+
+    loaded = load(model)
+    options = {"rank": rank, "components": components, "minutes": minutes}
+    options["recipe"] = None if recipe is None else load_recipe(recipe)
+    facts = learn_start(loaded, kind, out, data=data, n=n, **options)
+    print(f"wrote {out}: {facts.kind} of {facts.n} pictures ({facts.data})")

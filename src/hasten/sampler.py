@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from hasten.core.artifact import require_weights
 from hasten.core.denoiser import Guided, Translated
 from hasten.core.engine import Prepared, engines
 from hasten.core.errors import UserError, require, require_whole
@@ -17,9 +18,10 @@ from hasten.core.level import Level, Path, path
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.program import Program
+from hasten.core.reuse import Split, check_guidance
 from hasten.core.seeds import generator
 from hasten.core.solver import Solver
-from hasten.core.start import Begin, starts
+from hasten.core.start import Begin, Latents, starts
 from hasten.executors.sequential import Answers, drive
 
 START, WALK = 0, 1  # the two streams of random numbers of a picture
@@ -31,15 +33,18 @@ def trace(plan: Plan, on: str | dict[str, Any] | Path) -> Program:
 
 
 def prepare(model: Model, plan: Plan) -> Prepared:
-    """``model``'s network in the plan's engine and dtype, for :func:`build`; plans that share both
-    can share it, and what it compiled.
+    """``model``'s network in the plan's engine and dtype, for :func:`build`; plans with the same
+    :attr:`Plan.network` can share it, and what it compiled.
 
     Raises:
         UserError: the engine is not installed, or cannot run this network in this dtype here.
     """
     engine = engines.parse(plan.engine)
     engine.check(model, plan.dtype)
-    return engine.prepare(model, plan.dtype)
+    if plan.reusing is None:
+        return engine.prepare(model, plan.dtype)
+    net = plan.reusing.split(model.net)
+    return Split(engine.prepare(dataclasses.replace(model, net=net), plan.dtype), plan.reusing)
 
 
 def engines_here() -> dict[str, str]:
@@ -51,7 +56,7 @@ def build(model: Model, plan: Plan | None = None, *, net: Prepared | None = None
     """A Sampler that runs ``plan`` on ``model``; neither is changed.
 
     Args:
-        net: what :func:`prepare` made of the model for the plan's engine and dtype, to share it.
+        net: what :func:`prepare` made of the model for a plan with the same network, to share it.
 
     Raises:
         UserError: the plan asks for what the model does not have.
@@ -64,6 +69,12 @@ def build(model: Model, plan: Plan | None = None, *, net: Prepared | None = None
         f"with device={plan.device!r}, or tune again here.",
     )
     net = net or prepare(model, plan)
+    if plan.reusing is not None:
+        cut = net.cut if isinstance(net, Split) else "no reuse"
+        require(
+            cut == plan.reusing.cut,
+            f"net was prepared for {cut}, but the plan's reuse is {plan.reuse!r}; prepare another.",
+        )
     denoiser: Any = Translated(model, net)
     if plan.guidance != 1.0:
         if model.labels is None or model.null_label is None:
@@ -71,7 +82,22 @@ def build(model: Model, plan: Plan | None = None, *, net: Prepared | None = None
                 f"guidance is {plan.guidance:g}, but model {model.name!r} was not trained with "
                 "dropped labels; set guidance to 1."
             )
-        denoiser = Guided(denoiser, plan.guidance, model.null_label)
+        scale = plan.guidance if plan.guidance_interval is None else plan.guidance_at
+        denoiser = Guided(denoiser, scale, model.null_label)
+    if plan.learned is not None:
+        plan.learned.check(model, plan.other_weights)
+    start = starts.parse(plan.start)
+    learned_for = start.learned_for()
+    if learned_for is not None:
+        require_weights(f"start {start.part_name!r}", learned_for, model, plan.other_weights)
+    program = plan.trace(model.path) if plan.crossing.traceable else None
+    require(
+        program is not None or plan.executor == "sequential",
+        f"executor {plan.executor!r} runs a Program, and solver {plan.solver!r} has none; use "
+        "executor='sequential', or another solver.",
+    )
+    if program is not None and any(program.reuses):
+        check_guidance(program, plan.guidance_at)
     levels = plan.levels(model.path)
     model.prediction.at(levels[0])  # refuses a start the network cannot answer at
     return Sampler(
@@ -79,18 +105,19 @@ def build(model: Model, plan: Plan | None = None, *, net: Prepared | None = None
         plan=plan,
         net=net,
         levels=levels,
-        solver=plan.crossing,
-        program=plan.trace(model.path) if plan.crossing.traceable else None,
+        solver=plan.crossing.on(model.path),
+        program=program,
         denoiser=denoiser,
         executor=executors.parse(plan.executor),
-        begin=starts.parse(plan.start).prepare(model, functools.partial(_latents, model, net)),
+        begin=start.prepare(model, functools.partial(_latents, model, net)),
     )
 
 
-def _latents(model: Model, net: Prepared, plan: Plan, noise: torch.Tensor, cond: Any) -> Any:
-    """What another ``plan`` of the same model makes of ``noise``, in the network's space."""
-    labels = None if cond is None else cond.cpu()
-    return build(model, plan, net=net).sample(noise=noise, cond=labels, raw=True, batch=len(noise))
+def _latents(model: Model, net: Prepared, plan: Plan) -> Latents:
+    """Another ``plan`` of the same model, run by the same prepared network."""
+    require(not plan.stochastic, f"plan {plan} draws noise on the way; a start cannot be one.")
+    sampler = build(model, plan, net=net)
+    return lambda noise, cond: sampler._crossed(noise, cond, lambda: noise, None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,8 +136,12 @@ class Sampler:
 
     @property
     def evaluations(self) -> int | None:
-        """Network calls a picture, None where they depend on the data."""
-        return None if self.program is None else self.program.evaluations
+        """Network calls a picture, those of the start included; None where they depend on the data
+        or the clock."""
+        if self.program is None or self.executor.adaptive:
+            return None
+        before = starts.parse(self.plan.start).evaluations(self.model.path)
+        return None if before is None else before + self.program.evaluations
 
     @torch.inference_mode()
     def sample(
@@ -160,7 +191,8 @@ class Sampler:
             draw = Draws(seed, range(first + part.start, first + part.stop), self.model)
             mine = draw(START) if noise is None else noise[part].to(self.model.device).float()
             cond_part = None if labels is None else labels[part].to(self.model.device)
-            latents = self._crossed(mine, cond_part, lambda draw=draw: draw(WALK), watch)
+            fresh = functools.partial(draw, WALK)
+            latents = self._crossed(mine, cond_part, fresh, watch)
             if not raw:
                 latents = self.model.codec.decode(latents)
             out.append(latents.cpu())
@@ -176,10 +208,13 @@ class Sampler:
         self,
         noise: torch.Tensor,
         cond: torch.Tensor | None,
-        fresh: Callable[[], torch.Tensor],
+        fresh: Callable[..., torch.Tensor],
         watch: Watch | None,
     ) -> torch.Tensor:
-        machine = Answers(self.denoiser, fresh, cond)
+        keep = None
+        if self.plan.reusing is not None and isinstance(self.net, Split):
+            keep = functools.partial(self.plan.reusing.open, self.net)
+        machine = Answers(self.denoiser, fresh, cond, keep=keep)
         x = self.begin(noise, self.levels[0], cond)
         if self.program is None:
             x = drive(self.solver.walk(x, self.levels), machine, watch)
@@ -198,8 +233,11 @@ class Draws:
         ]
         self._shape, self._device = model.shape, model.device
 
-    def __call__(self, stream: int) -> torch.Tensor:
+    def __call__(self, stream: int, rows: Sequence[int] | None = None) -> torch.Tensor:
+        """The next noise of all pictures, or of those at ``rows`` of the batch alone."""
         generators = self._streams[stream]
+        if rows is not None:
+            generators = [generators[row] for row in rows]
         out = torch.empty(len(generators), *self._shape)
         for row, one in zip(out, generators, strict=True):
             row.normal_(generator=one)
@@ -218,6 +256,11 @@ def run(
 
     Returns the last latent; noise drawn on the way depends on (seed, place in the batch).
     """
+    require(
+        not any(program.reuses),
+        "this program reuses features, but a denoiser of one's own keeps none; build a Sampler from "
+        "a plan with reuse, or drop it.",
+    )
     generators = [generator(seed, picture, WALK) for picture in range(len(noise))]
 
     def fresh() -> torch.Tensor:

@@ -63,6 +63,12 @@ class Network(torch.nn.Module):
     ) -> torch.Tensor:
         return self._call(self.module, x, t, cond)
 
+    def split(self, kind: str, **where: Any) -> torch.nn.Module:
+        """The network cut as reuse ``kind`` does it, see :mod:`hasten.core.reuse`."""
+        from hasten.adapters.split import split
+
+        return split(self.module, kind, **where)
+
 
 def new_network(config: dict[str, Any]) -> Network:
     """A freshly initialised network from ``{"class": "UNet2DModel", ...its options}``."""

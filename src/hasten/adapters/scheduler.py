@@ -325,6 +325,9 @@ class _Answer:
     def network(self, x: Any, t: float, branch: str) -> Any:
         raise UserError("this program is lowered; give the one that hasten.trace made.")
 
+    def reusing(self) -> Any:
+        raise UserError("this program reuses features, which a pipeline keeps none of.")
+
     def noise(self) -> Any:
         like = self._like
         shape = tuple(like.shape)
@@ -355,6 +358,10 @@ def _program(given: Program | str | dict[str, Any] | None) -> Program:
 def _check(program: Program, calls: Sequence[int]) -> None:
     lowered = any(row.ask.op == "network" for row in program.rows)
     require(not lowered, "this program is lowered; give the one that hasten.trace made.")
+    require(
+        not any(program.reuses),
+        "this program reuses features, which a pipeline keeps none of; trace the plan without reuse.",
+    )
     require(len(calls) > 0, "this program never asks the network; trace it on two levels or more.")
     first = program.rows[calls[0]].ask.reads()[0]
     require(

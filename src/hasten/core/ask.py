@@ -27,6 +27,14 @@ class Machine(Protocol):
 
     def noise(self) -> Any: ...
 
+    def denoise_at(self, x: Any, levels: tuple[Level, ...], rows: tuple[int, ...]) -> Any: ...
+
+    def noise_of(self, rows: tuple[int, ...]) -> Any: ...
+
+    def reusing(self) -> Machine:
+        """The same machine, whose network answers with the features it kept (feature reuse)."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class Ask:
@@ -55,10 +63,12 @@ class Ask:
 
 @dataclasses.dataclass(frozen=True)
 class Denoise(Ask):
-    """The clean picture x0 that the network believes is behind ``x`` at ``level``."""
+    """The clean picture x0 that the network believes is behind ``x`` at ``level``; with ``reuse``
+    the network is run in part and takes the rest from its last full evaluation."""
 
     x: Latent
     level: Level
+    reuse: bool = False
 
     op = "denoise"
     latents = ("x",)
@@ -66,7 +76,8 @@ class Denoise(Ask):
     calls = True
 
     def answer(self, machine: Machine, *values: Any) -> tuple[Any, ...]:
-        return (machine.denoise(values[0], self.level),)
+        who = machine.reusing() if self.reuse else machine
+        return (who.denoise(values[0], self.level),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +86,7 @@ class DenoiseWithVariance(Ask):
 
     x: Latent
     level: Level
+    reuse: bool = False
 
     op = "denoise_with_variance"
     latents = ("x",)
@@ -82,7 +94,8 @@ class DenoiseWithVariance(Ask):
     calls = True
 
     def answer(self, machine: Machine, *values: Any) -> tuple[Any, ...]:
-        return machine.denoise_with_variance(values[0], self.level)
+        who = machine.reusing() if self.reuse else machine
+        return who.denoise_with_variance(values[0], self.level)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +180,7 @@ class Network(Ask):
     x: Latent
     t: float
     branch: str = "cond"
+    reuse: bool = False
 
     op = "network"
     latents = ("x",)
@@ -174,7 +188,41 @@ class Network(Ask):
     calls = True
 
     def answer(self, machine: Machine, *values: Any) -> tuple[Any, ...]:
-        return (machine.network(values[0], self.t, self.branch),)
+        who = machine.reusing() if self.reuse else machine
+        return (who.network(values[0], self.t, self.branch),)
+
+
+@dataclasses.dataclass(frozen=True)
+class DenoiseAt(Ask):
+    """x0 of some pictures of the batch, each at its own level: ``x`` (k, c, h, w) holds the latents
+    of the pictures ``rows`` (k) at ``levels`` (k). For walks that size their steps by the data;
+    no Program holds it."""
+
+    x: Latent
+    levels: tuple[Level, ...]
+    rows: tuple[int, ...]
+
+    op = "denoise_at"
+    latents = ("x",)
+    answers = ("d",)
+    calls = True
+
+    def answer(self, machine: Machine, *values: Any) -> tuple[Any, ...]:
+        return (machine.denoise_at(values[0], self.levels, self.rows),)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseOf(Ask):
+    """Fresh standard normal noise (k, c, h, w) for the pictures ``rows`` (k) alone: each picture's
+    own next draw, whatever the others have drawn. No Program holds it."""
+
+    rows: tuple[int, ...]
+
+    op = "noise_of"
+    answers = ("z",)
+
+    def answer(self, machine: Machine, *values: Any) -> tuple[Any, ...]:
+        return (machine.noise_of(self.rows),)
 
 
 ASKS: dict[str, type[Ask]] = {

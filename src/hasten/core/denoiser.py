@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -20,30 +20,37 @@ class Denoiser(Protocol):
 
 
 class Translated:
-    """The answer of ``net``, a prepared network of ``model``, as x0 by the model's prediction."""
+    """The answer of ``net``, a prepared network of ``model``, as x0 by the model's prediction.
+
+    Every question takes a ``net`` to ask in its place: a run that reuses features has its own.
+    """
 
     def __init__(self, model: Model, net: Call) -> None:
         self.model, self.net = model, net
 
-    def raw(self, x: torch.Tensor, t: float, cond: Any = None) -> torch.Tensor:
+    def raw(
+        self, x: torch.Tensor, t: float, cond: Any = None, net: Call | None = None
+    ) -> torch.Tensor:
         """The network's own answer in float32 (2c channels where it learned a variance)."""
         times = torch.full((len(x),), t, dtype=torch.float32, device=x.device)
-        return self.net(x, times, cond)
+        return (net or self.net)(x, times, cond)
 
     def with_variance(
-        self, x: torch.Tensor, level: Level, cond: Any = None
+        self, x: torch.Tensor, level: Level, cond: Any = None, net: Call | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """x0, and the variance in [-1, 1] that the network learned."""
         if not self.model.learned_variance:
             raise UserError(
                 f"model {self.model.name!r} did not learn a variance; use ddpm(variance='small')."
             )
-        x0, variance = self._x0(x, level, cond)
+        x0, variance = self._x0(x, level, cond, net)
         assert variance is not None
         return x0, variance
 
-    def __call__(self, x: torch.Tensor, level: Level, cond: Any = None) -> torch.Tensor:
-        return self._x0(x, level, cond)[0]
+    def __call__(
+        self, x: torch.Tensor, level: Level, cond: Any = None, net: Call | None = None
+    ) -> torch.Tensor:
+        return self._x0(x, level, cond, net)[0]
 
     def many(self, x: torch.Tensor, levels: Sequence[Level], cond: Any = None) -> torch.Tensor:
         """x0 of several latents in one network call: ``x`` (k n, c, h, w) holds n pictures at each
@@ -62,10 +69,10 @@ class Translated:
         return x * column([one.skip for one in here]) + answer * column([one.out for one in here])
 
     def _x0(
-        self, x: torch.Tensor, level: Level, cond: Any
+        self, x: torch.Tensor, level: Level, cond: Any, net: Call | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         here, variance = self.model.prediction.at(level), None
-        answer = self.raw(x if here.scale == 1.0 else x * here.scale, level.t, cond)
+        answer = self.raw(x if here.scale == 1.0 else x * here.scale, level.t, cond, net)
         if self.model.learned_variance:
             answer, variance = answer.chunk(2, dim=1)
         if here.skip == 0:
@@ -75,27 +82,50 @@ class Translated:
 
 class Guided:
     """Classifier-free guidance (Ho & Salimans 2207.12598): null + scale * (cond - null), one call
-    of twice the batch."""
+    of twice the batch.
 
-    def __init__(self, denoiser: Translated, scale: float, null_label: int) -> None:
+    ``scale`` is a number, or a function of the level; where it is 1 the null branch is skipped
+    (guidance on an interval of levels, 2404.07724).
+    """
+
+    def __init__(
+        self, denoiser: Translated, scale: float | Callable[[Level], float], null_label: int
+    ) -> None:
         self.denoiser, self.scale, self.null_label = denoiser, scale, null_label
 
-    def raw(self, x: torch.Tensor, t: float, cond: Any = None) -> torch.Tensor:
-        return self.denoiser.raw(x, t, cond)
+    def at(self, level: Level) -> float:
+        """The scale at ``level``."""
+        return self.scale(level) if callable(self.scale) else self.scale
 
-    def __call__(self, x: torch.Tensor, level: Level, cond: Any = None) -> torch.Tensor:
+    def raw(
+        self, x: torch.Tensor, t: float, cond: Any = None, net: Call | None = None
+    ) -> torch.Tensor:
+        return self.denoiser.raw(x, t, cond, net)
+
+    def __call__(
+        self, x: torch.Tensor, level: Level, cond: Any = None, net: Call | None = None
+    ) -> torch.Tensor:
+        scale = self.at(level)
+        if scale == 1.0:
+            return self.denoiser(x, level, cond, net)
         labels = torch.cat([cond, torch.full_like(cond, self.null_label)])
-        wanted, null = self.denoiser(torch.cat([x, x]), level, labels).chunk(2)
-        return torch.lerp(null, wanted, self.scale)
+        wanted, null = self.denoiser(torch.cat([x, x]), level, labels, net).chunk(2)
+        return torch.lerp(null, wanted, scale)
 
     def many(self, x: torch.Tensor, levels: Sequence[Level], cond: Any = None) -> torch.Tensor:
         """:meth:`Translated.many`, guided."""
-        labels = torch.cat([cond, torch.full_like(cond, self.null_label)])
-        twice = [*levels, *levels]
-        wanted, null = self.denoiser.many(torch.cat([x, x]), twice, labels).chunk(2)
-        return torch.lerp(null, wanted, self.scale)
+        scales = [self.at(level) for level in levels]
+        n, inside = len(x) // len(levels), [i for i, scale in enumerate(scales) if scale != 1.0]
+        latents, labels = list(x.split(n)), list(cond.split(n))
+        latents += [latents[i] for i in inside]
+        labels += [torch.full_like(labels[i], self.null_label) for i in inside]
+        at = [*levels, *(levels[i] for i in inside)]
+        found = list(self.denoiser.many(torch.cat(latents), at, torch.cat(labels)).split(n))
+        for i, null in zip(inside, found[len(levels) :], strict=True):
+            found[i] = torch.lerp(null, found[i], scales[i])
+        return torch.cat(found[: len(levels)])
 
     def with_variance(
-        self, x: torch.Tensor, level: Level, cond: Any = None
+        self, x: torch.Tensor, level: Level, cond: Any = None, net: Call | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         raise UserError("guidance and a learned variance exclude each other; set guidance to 1.")

@@ -17,8 +17,12 @@ from hasten.core.errors import require
 from hasten.core.model import Model
 from hasten.core.registry import Registry
 
-Call = Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
-"""x (n, c, h, w) float32, times (n,) float32, labels (n,) or None; the answer in float32."""
+Call = Callable[..., Any]
+"""x (n, c, h, w) float32, times (n,) float32, labels (n,) or None; the answer in float32.
+
+A network that keeps features answers with a tuple, the answer first, and takes what was kept as
+further arguments; an engine passes both through.
+"""
 
 
 class Prepared(ABC):
@@ -35,7 +39,9 @@ class Prepared(ABC):
     versions: dict[str, str]
 
     @abstractmethod
-    def __call__(self, x: torch.Tensor, t: torch.Tensor, cond: Any = None) -> torch.Tensor: ...
+    def __call__(
+        self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, *kept: torch.Tensor
+    ) -> Any: ...
 
 
 class Engine(ABC):
@@ -96,23 +102,27 @@ class Static(Prepared):
     def __init__(self, model: Model) -> None:
         self.model = model
         self._sizes: dict[int, Call] = {}
+        self._reusing: dict[int, Call] = {}
 
     @abstractmethod
-    def compile(self, x: torch.Tensor, t: torch.Tensor, cond: Any) -> Call:
+    def compile(self, x: torch.Tensor, t: torch.Tensor, cond: Any, *kept: torch.Tensor) -> Call:
         """The network for inputs of exactly these shapes."""
 
-    def __call__(self, x: torch.Tensor, t: torch.Tensor, cond: Any = None) -> torch.Tensor:
-        n = len(x)
-        size = min((size for size in self._sizes if n <= size <= 2 * n), default=n)
+    def __call__(
+        self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, *kept: torch.Tensor
+    ) -> Any:
+        n, sizes = len(x), self._reusing if kept else self._sizes
+        size = min((size for size in sizes if n <= size <= 2 * n), default=n)
+        given = [x, t, cond, *kept]
         if size > n:
-            x, t = _padded(x, size), _padded(t, size)
-            cond = None if cond is None else _padded(cond, size)
-        if size not in self._sizes:
+            given = [None if one is None else _padded(one, size) for one in given]
+        if size not in sizes:
             with torch.inference_mode(False), torch.no_grad():
-                labels = None if cond is None else cond.clone()
-                self._sizes[size] = self.compile(x.clone(), t.clone(), labels)
-        answer = self._sizes[size](x, t, cond)
-        return answer[:n] if size > n else answer
+                sizes[size] = self.compile(*[None if one is None else one.clone() for one in given])
+        answer = sizes[size](*given)
+        if size == n:
+            return answer
+        return tuple(one[:n] for one in answer) if isinstance(answer, tuple) else answer[:n]
 
 
 def _padded(value: torch.Tensor, size: int) -> torch.Tensor:

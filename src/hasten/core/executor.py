@@ -20,11 +20,21 @@ class Crowd(Machine, Protocol):
 
     def denoise_many(self, xs: Sequence[Any], levels: Sequence[Level]) -> list[Any]: ...
 
+    def among(self, rows: Sequence[int]) -> Crowd: ...
+
 
 class Executor(ABC):
-    """``run(program, x, machine)``: the latent in the program's output register."""
+    """``run(program, x, machine)``: the latent in the program's output register.
+
+    ``adaptive``: how many evaluations a picture gets depends on the data or the clock.
+    ``in_order``: asks every question once, after those before it, about the whole batch.
+    ``wide``: asks many questions at once, so several processes can share them.
+    """
 
     part_name: ClassVar[str]
+    adaptive: ClassVar[bool] = False
+    in_order: ClassVar[bool] = False
+    wide: ClassVar[bool] = False
 
     @abstractmethod
     def run(self, program: Program, x: Any, machine: Crowd, watch: Watch | None = None) -> Any: ...

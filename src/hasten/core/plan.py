@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import re
 from pathlib import Path as File
 from typing import Annotated, Any, Literal
@@ -16,9 +17,11 @@ from hasten.core.engine import engines
 from hasten.core.errors import UserError
 from hasten.core.executor import executors
 from hasten.core.grid import grids
+from hasten.core.learned_program import FIELD, LearnedProgram, Replayed
 from hasten.core.level import Level, Path
 from hasten.core.program import Program
 from hasten.core.registry import Registry
+from hasten.core.reuse import Reuse, check_reuse, reuses
 from hasten.core.solver import Clipped, Solver, solvers, trace
 from hasten.core.start import starts
 from hasten.core.strict import Strict
@@ -29,7 +32,9 @@ PARTS: dict[str, Registry[Any]] = {
     "executor": executors,
     "start": starts,
     "engine": engines,
+    "reuse": reuses,
 }
+RULED = ("solver", "grid", "steps", "clip")  # what a learned program decides
 
 
 class Plan(Strict):
@@ -38,7 +43,11 @@ class Plan(Strict):
     Attributes:
         solver, grid, executor, start, engine: parts, ``name`` or ``name(option=value, ...)``.
         steps: intervals between levels, 1 to 10000.
+        program: a file that ``hasten learn program`` wrote; it rules solver, grid, steps and clip.
         guidance: classifier-free guidance scale; 1 is none.
+        guidance_interval: guidance only where low < sigma / alpha <= high (2404.07724); the null
+            branch is skipped elsewhere. None is everywhere.
+        reuse: which features of the network are reused, and when; None for none.
         clip: x0 is held in [-clip, clip] after every evaluation; None leaves it alone.
         dtype: what the network computes in; the state is always float32.
         engine: what runs the network.
@@ -50,9 +59,12 @@ class Plan(Strict):
     solver: str = "dpmpp(order=2)"
     grid: str = "log-snr"
     steps: Annotated[int, pydantic.Field(ge=1, le=10_000, strict=True)] = 10
+    program: str | None = None
     executor: str = "sequential"
     start: str = "noise"
     guidance: Annotated[float, pydantic.Field(ge=0, le=100, allow_inf_nan=False)] = 1.0
+    guidance_interval: tuple[float, float] | None = None
+    reuse: str | None = None
     clip: Annotated[float, pydantic.Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     engine: str = "eager"
@@ -61,8 +73,52 @@ class Plan(Strict):
 
     @pydantic.field_validator(*PARTS)
     @classmethod
-    def _canonical(cls, text: str, info: pydantic.ValidationInfo) -> str:
-        return PARTS[str(info.field_name)].canonical(text)
+    def _canonical(cls, text: str | None, info: pydantic.ValidationInfo) -> str | None:
+        return None if text is None else PARTS[str(info.field_name)].canonical(text)
+
+    @pydantic.field_validator("guidance_interval", mode="before")
+    @classmethod
+    def _two_ratios(cls, given: Any) -> Any:
+        return _read_interval(given)
+
+    @pydantic.model_validator(mode="after")
+    def _reuse_fits(self) -> Plan:
+        if self.guidance_interval is not None and self.guidance == 1.0:
+            raise ValueError("guidance_interval narrows guidance, which is 1; set it, or drop both")
+        if self.reusing is not None:
+            solver, engine = (PARTS[name].parse(getattr(self, name)) for name in ("solver", "engine"))
+            check_reuse(self.reusing, executors.parse(self.executor), solver, engine)
+        return self
+
+    @functools.cached_property
+    def reusing(self) -> Reuse | None:
+        """The part that ``reuse`` names."""
+        return None if self.reuse is None else reuses.parse(self.reuse)
+
+    def guidance_at(self, level: Level) -> float:
+        """The guidance scale at ``level``: 1 outside the interval."""
+        low, high = self.guidance_interval or (-1.0, math.inf)
+        return self.guidance if low < level.ratio <= high else 1.0
+
+    @property
+    def network(self) -> tuple[str, ...]:
+        """What a prepared network depends on: plans with the same can share it."""
+        cut = () if self.reusing is None else (self.reusing.cut,)
+        return self.engine, self.dtype, *cut
+
+    @pydantic.model_validator(mode="after")
+    def _program_rules(self) -> Plan:
+        if self.program is not None:
+            standard = type(self)()
+            for name in RULED:
+                if getattr(self, name) != getattr(standard, name):
+                    raise ValueError(f"program {self.program!r} rules {name}; drop {name}")
+        return self
+
+    @functools.cached_property
+    def learned(self) -> LearnedProgram | None:
+        """What the file named by ``program`` holds."""
+        return None if self.program is None else LearnedProgram.read(self.program)
 
     @property
     def key(self) -> str:
@@ -73,6 +129,8 @@ class Plan(Strict):
     @functools.cached_property
     def crossing(self) -> Solver:
         """The solver, clipped where the plan says so."""
+        if self.learned is not None:
+            return Replayed(program=self.learned.program)
         solver = solvers.parse(self.solver)
         return solver if self.clip is None else Clipped(solver=solver, bound=self.clip)
 
@@ -84,16 +142,21 @@ class Plan(Strict):
     def levels(self, path: Path) -> tuple[Level, ...]:
         """The levels the plan visits on ``path``."""
         shorter = starts.parse(self.start).shortened(path)
+        if self.learned is not None:
+            begin = self.learned.program.start
+            _require_start(begin, shorter.at(shorter.noisy))
+            return begin, path.at(path.clean)
         return grids.parse(self.grid).levels(shorter, self.steps)
 
     def trace(self, path: Path) -> Program:
         """The plan's Program on ``path``."""
-        return trace(self.crossing, self.levels(path))
+        program = trace(self.crossing, self.levels(path))
+        return program if self.reusing is None else self.reusing.marked(program)
 
     def chosen(self) -> dict[str, Any]:
         """Solver, grid and steps, and every other field that is not as it is by default."""
         standard = type(self)().model_dump()
-        always = ("solver", "grid", "steps")
+        always = ("solver", "grid", "steps") if self.program is None else ()
         fields = self.model_dump().items()
         return {name: value for name, value in fields if name in always or value != standard[name]}
 
@@ -128,9 +191,32 @@ class Plan(Strict):
         write_text(file, json.dumps(self.model_dump(), indent=1) + "\n")
 
 
+def _require_start(begin: Level, first: Level) -> None:
+    if not math.isclose(begin.ratio, first.ratio, rel_tol=1e-4):
+        raise UserError(
+            f"{FIELD} begins at sigma / alpha = {begin.ratio:g}, but the walk at {first.ratio:g}; "
+            "use the model's path and the start it was learned with."
+        )
+
+
+def _read_interval(given: Any) -> Any:
+    """``(low, high)`` from text or a list; low below high, infinity allowed for high."""
+    if isinstance(given, str):
+        text = given.strip().strip("([])")
+        try:
+            given = [float(piece) for piece in text.split(",")]
+        except ValueError:
+            raise ValueError(f"{text!r} is no interval; write (low, high)") from None
+    if given is not None:
+        good = isinstance(given, (list, tuple)) and len(given) == 2
+        if not good or not 0 <= given[0] < given[1]:
+            raise ValueError(f"{given!r} is no interval (low, high) with 0 <= low < high")
+    return given
+
+
 def _pairs(text: str) -> dict[str, Any]:
     out: dict[str, Any] = {}
-    for piece in re.split(r",(?![^(]*\))", text):
+    for piece in _pieces(text):
         name, equals, value = piece.partition("=")
         name = name.strip()
         if not equals or not name:
@@ -141,4 +227,21 @@ def _pairs(text: str) -> dict[str, Any]:
             out[name] = value.strip() if "(" in value else yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise UserError(f"plan text {text!r}: {value.strip()!r} cannot be read.") from error
+    return out
+
+
+def _pieces(text: str) -> list[str]:
+    """``text`` cut at its commas, except those within parentheses or quotes."""
+    out, depth, quote = [""], 0, ""
+    for letter in text:
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"":
+            quote = letter
+        else:
+            depth += (letter in "([") - (letter in ")]")
+        if letter == "," and depth <= 0 and not quote:
+            out.append("")
+        else:
+            out[-1] += letter
     return out

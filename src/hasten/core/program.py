@@ -21,6 +21,7 @@ from hasten.core.linear import Linear
 
 Walk = Generator[Ask, Any, Any]
 FORMAT = "hasten-program-1"
+SPARSE = ("reuse",)  # columns that are written down only where they are set
 START = "x"
 
 
@@ -49,9 +50,36 @@ class Program:
         return sum(row.ask.calls for row in self.rows)
 
     @functools.cached_property
+    def reuses(self) -> tuple[bool, ...]:
+        """For each evaluation whether it reuses the features of the last one that did not."""
+        return tuple(getattr(row.ask, "reuse", False) for row in self.rows if row.ask.calls)
+
+    @functools.cached_property
     def draws(self) -> int:
         """Noise latents drawn on the way."""
         return sum(row.ask.op == "noise" for row in self.rows)
+
+    @functools.cached_property
+    def groups(self) -> tuple[tuple[int, ...], ...]:
+        """Row numbers in order, evaluations that follow each other without reading each other put
+        together: they can be asked side by side."""
+        out: list[list[int]] = []
+        for number, row in enumerate(self.rows):
+            last = out[-1] if out else []
+            beside = bool(last) and isinstance(row.ask, Denoise) and not row.ask.reuse
+            for other in last:
+                read = set(self.rows[other].out) & set(row.ask.reads())
+                beside = beside and isinstance(self.rows[other].ask, Denoise) and not read
+            if beside:
+                last.append(number)
+            else:
+                out.append([number])
+        return tuple(tuple(group) for group in out)
+
+    @functools.cached_property
+    def rounds(self) -> int:
+        """Network calls one after the other, where evaluations of a group are one call."""
+        return sum(self.rows[group[0]].ask.calls for group in self.groups)
 
     @functools.cached_property
     def levels(self) -> tuple[Level, ...]:
@@ -192,6 +220,11 @@ def _check(program: Program) -> None:
                     f"program row {number} holds {value}: the grid visits a level without "
                     "signal or noise that its solver cannot cross. Use another grid."
                 )
+    begins = next((row.ask for row in program.rows if row.ask.calls), None)
+    require(
+        not getattr(begins, "reuse", False),
+        "program reuses features in its first evaluation, before any are kept; make that one full.",
+    )
     require(program.output in known, f"program output {program.output!r} is written by no row.")
 
 
@@ -209,11 +242,16 @@ def _numbers(ask: Ask) -> list[float]:
 
 
 def _row_out(row: Row) -> dict[str, Any]:
-    body = {field.name: getattr(row.ask, field.name) for field in dataclasses.fields(row.ask)}
+    body = {name: getattr(row.ask, name) for name in _columns(row.ask)}
     for name, value in body.items():
         if isinstance(value, Level):
             body[name] = dataclasses.asdict(value)
     return {"out": list(row.out), "op": row.ask.op, **body}
+
+
+def _columns(ask: Ask) -> list[str]:
+    names = [field.name for field in dataclasses.fields(ask)]
+    return [name for name in names if name not in SPARSE or getattr(ask, name)]
 
 
 def _row_in(given: dict[str, Any]) -> Row:
@@ -230,9 +268,7 @@ def _row_in(given: dict[str, Any]) -> Row:
 
 
 def _line(row: Row) -> str:
-    body = ", ".join(
-        f"{field.name}={getattr(row.ask, field.name)}" for field in dataclasses.fields(row.ask)
-    )
+    body = ", ".join(f"{name}={getattr(row.ask, name)}" for name in _columns(row.ask))
     if isinstance(row.ask, Combine):
         pairs = zip(row.ask.coefficients, row.ask.terms, strict=True)
         body = " + ".join(f"{value:.6g} {name}" for value, name in pairs)

@@ -56,6 +56,7 @@ class Report:
     """One plan on one model and device.
 
     Attributes:
+        macs: multiply-accumulates of one picture, None where they depend on the data.
         evaluations: network calls a picture; rounds: sequential batches of calls.
         latency_ms: one picture at a time; throughput: pictures a second in batches.
         drift: None for a plan that draws noise on the way.
@@ -81,6 +82,7 @@ class Report:
     precision: Estimate | None = None
     recall: Estimate | None = None
     features: str | None = None
+    macs: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as ``--json`` prints it."""

@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-from hasten.core.ask import Clip, Denoise, DenoiseWithVariance, Latent
-from hasten.core.errors import require, require_number
-from hasten.core.level import Level
+from hasten.core.ask import Clip, Denoise, DenoiseAt, DenoiseWithVariance, Latent
+from hasten.core.errors import TracingError, require, require_number
+from hasten.core.level import Level, Path
 from hasten.core.program import Program, Walk, symbol, trace_walk
 from hasten.core.registry import Registry
 
@@ -33,6 +33,10 @@ class Solver(ABC):
         """Whether this configuration draws noise on the way."""
         return self.stochastic
 
+    def on(self, path: Path) -> Solver:
+        """The solver for walks on ``path``: itself, unless it asks at levels that no grid lists."""
+        return self
+
 
 solvers: Registry[Solver] = Registry("solver", "hasten.solvers")
 
@@ -47,8 +51,15 @@ class Clipped(Solver):
     def __post_init__(self) -> None:
         require_number("clip", self.bound, 1e-6, 1e6)
 
+    @property
+    def traceable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.solver.traceable
+
     def draws_noise(self) -> bool:
         return self.solver.draws_noise()
+
+    def on(self, path: Path) -> Solver:
+        return dataclasses.replace(self, solver=self.solver.on(path))
 
     def walk(self, x: Latent, levels: Sequence[Level]) -> Walk:
         walk = self.solver.walk(x, levels)
@@ -59,7 +70,7 @@ class Clipped(Solver):
             except StopIteration as stop:
                 return stop.value
             answer = yield ask
-            if isinstance(ask, Denoise):
+            if isinstance(ask, (Denoise, DenoiseAt)):
                 answer = yield Clip(answer, -self.bound, self.bound)
             elif isinstance(ask, DenoiseWithVariance):
                 answer = (yield Clip(answer[0], -self.bound, self.bound)), answer[1]
@@ -72,5 +83,11 @@ def trace(solver: Solver, levels: Sequence[Level]) -> Program:
         TracingError: the solver is not linear, or its coefficients are not finite there.
     """
     require(len(levels) >= 2, "a grid needs two levels or more: a start and an end.")
+    if not solver.traceable:
+        raise TracingError(
+            "this solver has no Program: its steps depend on the data, or another package takes "
+            "them. Run it with hasten.build; hasten.freeze turns an adaptive one into a plan that "
+            "has a Program."
+        )
     start = symbol()
     return trace_walk(solver.walk(start, levels), start, levels[0])

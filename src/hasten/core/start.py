@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 Begin = Callable[[Any, Level, Any], Any]
 """Standard normal noise (n, c, h, w), the first level, labels (n,) or None; the x to walk from."""
 
+Latents = Callable[[Any, Any], Any]
+"""Standard normal noise (n, c, h, w) at the path's noisy end, labels (n,) or None; the x0 of it."""
+
 
 class Start(ABC):
     """Where a walk begins: at the noisy end of the path, or at a level below it from something
@@ -28,13 +31,25 @@ class Start(ABC):
         """The position on ``path`` where the walk begins."""
         return path.noisy
 
+    def evaluations(self, path: Path) -> int | None:
+        """Network calls that :meth:`prepare`'s Begin makes for a picture, None where they depend on
+        the data."""
+        return 0
+
+    def weights_mb(self) -> float:
+        """Megabytes of what the start was learned as."""
+        return 0.0
+
+    def learned_for(self) -> str | None:
+        """The sha256 of the only weights it holds for; None where any will do."""
+        return None
+
     @abstractmethod
-    def prepare(self, model: Model, sample: Callable[..., Any]) -> Begin:
+    def prepare(self, model: Model, other: Callable[[Any], Latents]) -> Begin:
         """What makes the first x for pictures of ``model``.
 
         Args:
-            sample: ``sample(plan, noise, cond)`` gives the latents (x0) that another plan of the
-                same model makes, for starts that are one.
+            other: ``other(plan)`` is another plan of the same model, for starts that are one.
 
         Raises:
             UserError: the start does not fit the model.

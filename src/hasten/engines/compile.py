@@ -27,17 +27,17 @@ class Compiled(Static):
         self.precision, self.weights_mb = self.cast.precision, self.cast.weights_mb
         self.versions = {}
 
-    def compile(self, x: torch.Tensor, t: torch.Tensor, cond: Any) -> Call:
+    def compile(self, x: torch.Tensor, t: torch.Tensor, cond: Any, *kept: torch.Tensor) -> Call:
         cast = self.cast
 
-        def call(x: torch.Tensor, t: torch.Tensor, cond: Any) -> torch.Tensor:
-            return cast(x, t, cond)
+        def call(x: torch.Tensor, t: torch.Tensor, cond: Any, *kept: torch.Tensor) -> Any:
+            return cast(x, t, cond, *kept)
 
         compiled = torch.compile(_fresh(call), dynamic=False, fullgraph=True)
         try:
             with warnings.catch_warnings():  # on what the compiler thinks of other people's code
                 warnings.simplefilter("ignore")
-                compiled(x, t, cond)
+                compiled(x, t, cond, *kept)
         except Exception as error:
             what = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}"
             raise UserError(

@@ -27,8 +27,12 @@ class Cast(Prepared):
         held = [*self.net.parameters(), *self.net.buffers()]
         self.weights_mb = round(sum(one.numel() * one.element_size() for one in held) / 1e6, 3)
 
-    def __call__(self, x: torch.Tensor, t: torch.Tensor, cond: Any = None) -> torch.Tensor:
-        answer = self.net(x if x.dtype == self.dtype else x.to(self.dtype), t, cond)
+    def __call__(
+        self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, *kept: torch.Tensor
+    ) -> Any:
+        answer = self.net(x if x.dtype == self.dtype else x.to(self.dtype), t, cond, *kept)
+        if isinstance(answer, tuple):
+            return (answer[0].float(), *answer[1:])
         return answer if answer.dtype == torch.float32 else answer.float()
 
 

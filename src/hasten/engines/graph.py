@@ -32,8 +32,9 @@ class Exports:
         self._folder = tempfile.TemporaryDirectory(prefix="hasten-onnx-")
         self._files: dict[str, Path] = {}
 
-    def file(self, model: Model, inputs: list[torch.Tensor]) -> Path:
-        key = "-".join("x".join(map(str, one.shape)) for one in inputs)
+    def file(self, model: Model, inputs: list[Any]) -> Path:
+        shapes = [() if one is None else one.shape for one in inputs]
+        key = "-".join("x".join(map(str, shape)) for shape in shapes)
         if key not in self._files:
             file = Path(self._folder.name) / key / "net.onnx"
             _export(model, inputs, file)
@@ -44,17 +45,20 @@ class Exports:
 _exported: weakref.WeakKeyDictionary[torch.nn.Module, Exports] = weakref.WeakKeyDictionary()
 
 
-def onnx_file(model: Model, x: torch.Tensor, t: torch.Tensor, cond: Any) -> Path:
-    """The network of ``model`` as an ONNX file (weights beside it) for inputs of these shapes.
+def onnx_file(
+    model: Model, x: torch.Tensor, t: torch.Tensor, cond: Any, *kept: torch.Tensor
+) -> Path:
+    """The network of ``model`` as an ONNX file (weights beside it) for inputs of these shapes; the
+    graph's inputs are those that are not None, in this order.
 
     Raises:
         UserError: torch.export cannot follow the network, or an operator has no ONNX form.
     """
-    inputs = [one for one in (x, t, cond) if one is not None]
+    inputs = [x, t] if cond is None and not kept else [x, t, cond, *kept]
     return _exported.setdefault(model.net, Exports()).file(model, inputs)
 
 
-def _export(model: Model, inputs: list[torch.Tensor], file: Path) -> None:
+def _export(model: Model, inputs: list[Any], file: Path) -> None:
     net = model.net if model.dtype == torch.float32 else copy.deepcopy(model.net).float()
     try:
         file.parent.mkdir(exist_ok=True)

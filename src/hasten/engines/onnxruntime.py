@@ -27,8 +27,8 @@ class OnnxNet(Static):
         held = model.net.parameters()
         self.weights_mb = round(sum(one.numel() for one in held) * 4 / 1e6, 3)
 
-    def compile(self, x: torch.Tensor, t: torch.Tensor, cond: Any) -> Call:
-        file = onnx_file(self.model, x, t, cond)
+    def compile(self, x: torch.Tensor, t: torch.Tensor, cond: Any, *kept: torch.Tensor) -> Call:
+        file = onnx_file(self.model, x, t, cond, *kept)
         options = self._runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
@@ -43,9 +43,11 @@ class OnnxNet(Static):
         require(kinds == {"tensor(float)"}, f"ONNX Runtime answers in {kinds}, not float32.")
         names = [one.name for one in session.get_inputs()]
 
-        def call(x: torch.Tensor, t: torch.Tensor, cond: Any) -> torch.Tensor:
-            given = [one.numpy() for one in (x, t, cond) if one is not None]
-            return torch.from_numpy(session.run(None, dict(zip(names, given, strict=True)))[0])
+        def call(*inputs: torch.Tensor | None) -> Any:
+            given = [one.numpy() for one in inputs if one is not None]
+            answers = session.run(None, dict(zip(names, given, strict=True)))
+            out = tuple(torch.from_numpy(answer) for answer in answers)
+            return out if len(out) > 1 else out[0]
 
         return call
 

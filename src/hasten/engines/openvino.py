@@ -31,8 +31,8 @@ class OpenVinoNet(Static):
         held = model.net.parameters()
         self.weights_mb = round(sum(one.numel() for one in held) * 4 / 1e6, 3)
 
-    def compile(self, x: torch.Tensor, t: torch.Tensor, cond: Any) -> Call:
-        file = onnx_file(self.model, x, t, cond)
+    def compile(self, x: torch.Tensor, t: torch.Tensor, cond: Any, *kept: torch.Tensor) -> Call:
+        file = onnx_file(self.model, x, t, cond, *kept)
         options = {
             "INFERENCE_PRECISION_HINT": HINTS[self.precision],
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -50,10 +50,13 @@ class OpenVinoNet(Static):
         self._check(compiled)
         request = compiled.create_infer_request()
 
-        def call(x: torch.Tensor, t: torch.Tensor, cond: Any) -> torch.Tensor:
-            given = [one.numpy() for one in (x, t, cond) if one is not None]
-            answer = request.infer(given, share_inputs=True)[0]
-            return torch.from_numpy(answer.copy())
+        count = len(compiled.outputs)
+
+        def call(*inputs: torch.Tensor | None) -> Any:
+            given = [one.numpy() for one in inputs if one is not None]
+            answers = request.infer(given, share_inputs=True)
+            out = tuple(torch.from_numpy(answers[i].copy()) for i in range(count))
+            return out if count > 1 else out[0]
 
         return call
 

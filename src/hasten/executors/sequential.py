@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from hasten.core.ask import Machine
-from hasten.core.errors import NonFiniteError
+from hasten.core.ask import Denoise, Machine
+from hasten.core.errors import NonFiniteError, UserError
 from hasten.core.executor import Crowd, Executor, Watch, executors
 from hasten.core.level import Level
 from hasten.core.program import Program, Walk
+from hasten.core.reuse import Features
 
 ROWS = 1024  # pictures of one network call that answers several questions
 
@@ -22,21 +24,35 @@ ROWS = 1024  # pictures of one network call that answers several questions
 class Sequential(Executor):
     """Row by row, forgetting each register after its last use."""
 
+    in_order = True
+
     def run(self, program: Program, x: Any, machine: Crowd, watch: Watch | None = None) -> Any:
         values = {"x": x}
         del x  # the table decides how long the start lives
         calls = 0
-        for row, dead in zip(program.rows, program.frees, strict=True):
-            ask = row.ask
-            answers = ask.answer(machine, *[values[name] for name in ask.reads()])
-            values.update(zip(row.out, answers, strict=True))
-            if watch is not None and ask.calls:
-                watch(calls, answers[0])
+        for group in program.groups:
+            row = program.rows[group[0]]
+            answers = self._answers(program, group, machine, values)
+            names = [name for number in group for name in program.rows[number].out]
+            values.update(zip(names, answers, strict=True))
+            if watch is not None and row.ask.calls:
+                watch(calls, answers[-1] if len(group) > 1 else answers[0])
                 calls += 1
             del answers
-            for name in dead:
-                del values[name]
+            for number in group:
+                for name in program.frees[number]:
+                    del values[name]
         return values[program.output]
+
+    def _answers(
+        self, program: Program, group: tuple[int, ...], machine: Crowd, values: dict[str, Any]
+    ) -> Sequence[Any]:
+        asks = [program.rows[number].ask for number in group]
+        given = [[values[name] for name in ask.reads()] for ask in asks]
+        if len(group) == 1:
+            return asks[0].answer(machine, *given[0])
+        levels = [ask.level for ask in asks if isinstance(ask, Denoise)]
+        return machine.denoise_many([x for (x,) in given], levels)
 
 
 def drive(walk: Walk, machine: Machine, watch: Watch | None = None) -> Any:
@@ -59,17 +75,26 @@ class Answers:
 
     The checks stay on the device: one sum a call, read once by :meth:`check`, so the loop never
     waits for the device.
+
+    ``keep`` opens what a run keeps of the network's features, for programs that reuse them. It is
+    opened here, once a branch, so it is empty at the start of every run, whatever became of others.
     """
 
     def __init__(
-        self, denoiser: Any, noise: Callable[[], Any], cond: Any = None, null: Any = None
+        self,
+        denoiser: Any,
+        noise: Callable[..., Any],
+        cond: Any = None,
+        null: Any = None,
+        keep: Callable[[], Features] | None = None,
     ) -> None:
         self._denoiser, self._noise, self._cond, self._null = denoiser, noise, cond, null
         self._sums: list[tuple[float, torch.Tensor]] = []
+        self._keep, self._features, self._reuses = keep, dict[str, Features](), False
 
     def denoise(self, x: Any, level: Level) -> Any:
         given = (x, level) if self._cond is None else (x, level, self._cond)
-        return self._seen(self._denoiser(*given), level.t)
+        return self._seen(self._denoiser(*given, **self._asked()), level.t)
 
     def denoise_many(self, xs: Sequence[Any], levels: Sequence[Level]) -> list[Any]:
         """What :meth:`denoise` answers to each, asked side by side: in one network call, or as many
@@ -87,15 +112,58 @@ class Answers:
         return out
 
     def denoise_with_variance(self, x: Any, level: Level) -> tuple[Any, Any]:
-        x0, variance = self._denoiser.with_variance(x, level, self._cond)
+        x0, variance = self._denoiser.with_variance(x, level, self._cond, **self._asked())
         return self._seen(x0, level.t), variance
 
     def network(self, x: Any, t: float, branch: str) -> Any:
         cond = self._null if branch == "null" else self._cond
-        return self._seen(self._denoiser.raw(x, t, cond), t)
+        return self._seen(self._denoiser.raw(x, t, cond, **self._asked(branch)), t)
+
+    def reusing(self) -> Answers:
+        """The same run, whose next answers take the features it kept."""
+        if self._keep is None:
+            raise UserError(
+                "this program reuses features, but a denoiser of one's own keeps none; build a "
+                "Sampler from a plan with reuse, or drop it."
+            )
+        other = copy.copy(self)
+        other._reuses = True
+        return other
+
+    def _asked(self, branch: str = "cond") -> dict[str, Any]:
+        """Which network to ask: the denoiser's own, or one that keeps and reuses features."""
+        if self._keep is None:
+            return {}
+        if branch not in self._features:
+            self._features[branch] = self._keep()
+        features = self._features[branch]
+        return {"net": features.part if self._reuses else features.full}
+
+    def denoise_at(self, x: Any, levels: Sequence[Level], rows: Sequence[int]) -> Any:
+        """x0 of the pictures ``rows`` of the batch, each at its own level."""
+        many = getattr(self._denoiser, "many", None)
+        if many is None:
+            pairs = zip(x.split(1), levels, strict=True)
+            return self._seen(torch.cat([self._denoiser(*pair) for pair in pairs]), levels[0].t)
+        cond = None if self._cond is None else self._cond[list(rows)]
+        return self._seen(many(x, levels, cond), levels[0].t)
 
     def noise(self) -> Any:
         return self._noise()
+
+    def noise_of(self, rows: Sequence[int]) -> Any:
+        """The next noise of the pictures ``rows`` of the batch, from their own streams alone."""
+        return self._noise(rows)
+
+    def among(self, rows: Sequence[int]) -> Answers:
+        """The same run, asked about the pictures ``rows`` of the batch alone. Features that it kept
+        are of the whole batch, so a program that reuses them cannot be asked in parts."""
+        other, chosen = copy.copy(self), list(rows)
+        other._cond = None if self._cond is None else self._cond[chosen]
+        other._null = None if self._null is None else self._null[chosen]
+        other._noise = lambda: self._noise(chosen)
+        other._keep = None
+        return other
 
     def _seen(self, value: Any, t: float) -> Any:
         self._sums.append((t, value.sum()))

@@ -95,6 +95,15 @@ class Recipe(Strict):
         return -(-self.pictures // self.optimizer.batch)
 
 
+class VaeRecipe(Recipe):
+    """A small variational autoencoder of a model's latents, for ``hasten learn start``."""
+
+    objective: Literal["vae"]
+    network: dict[str, Any] = pydantic.Field(default_factory=dict)
+    code: Whole = 16
+    width: Whole = 64
+
+
 class ClassifierRecipe(Strict):
     """A small classifier whose features measure pictures, and the statistics of ``data``'s."""
 
@@ -107,8 +116,8 @@ class ClassifierRecipe(Strict):
 
 
 def load_recipe(file: str | Path, **changes: Any) -> Any:
-    """The Recipe or ClassifierRecipe in a YAML file, with ``changes`` on top (None is no change);
-    ``data__source`` changes the field ``source`` of ``data``.
+    """The Recipe, VaeRecipe or ClassifierRecipe in a YAML file, with ``changes`` on top (None is no
+    change); ``data__source`` changes the field ``source`` of ``data``.
 
     Raises:
         UserError: naming the field that is wrong and what it takes.
@@ -126,5 +135,5 @@ def load_recipe(file: str | Path, **changes: Any) -> Any:
             for parent in parents:
                 spot = spot.setdefault(parent, {})
             spot[last] = value
-    classifier = given.get("objective") == "classifier"
-    return ClassifierRecipe(**given) if classifier else Recipe(**given)
+    kinds = {"classifier": ClassifierRecipe, "vae": VaeRecipe}
+    return kinds.get(str(given.get("objective")), Recipe)(**given)

@@ -21,7 +21,7 @@ from hasten.learning.classifier import train_classifier
 from hasten.learning.learned_path import LearnedPathPrediction, MonotoneShape, WithShape
 from hasten.learning.loop import Objective, Training
 from hasten.learning.noise_prediction import NoisePrediction
-from hasten.learning.recipe import ClassifierRecipe, Data, Recipe
+from hasten.learning.recipe import ClassifierRecipe, Data, Recipe, VaeRecipe
 from hasten.pictures import grid, save_png
 from hasten.sampler import build
 
@@ -51,6 +51,10 @@ def train(
         target = out / "features"
         train_classifier(_pictures(recipe.data), _pictures(recipe.test), target, recipe, quiet)
         return target
+    require(
+        not isinstance(recipe, VaeRecipe),
+        f"recipe {recipe.name!r} is of a start: hasten learn start MODEL --kind vae --recipe FILE.",
+    )
     net, objective = prepared(recipe)
     pictures = _pictures(recipe.data)
     _check_labels(recipe, pictures)

@@ -11,8 +11,10 @@ from hasten.core.errors import require_whole
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.report import Drift, Report
+from hasten.core.start import starts
 from hasten.measuring.conditions import conditions
 from hasten.measuring.drift import Reference, reference, reference_plan
+from hasten.measuring.macs import macs
 from hasten.measuring.memory import forget_peak, peak_mb, require_memory
 from hasten.measuring.quality import quality
 from hasten.measuring.real import Real, real_for
@@ -78,7 +80,8 @@ def measure(
             "first_s": round(many.first, 3),
         },
         peak_mb=peak_mb(model.device),
-        weights_mb=sampler.net.weights_mb,
+        weights_mb=sampler.net.weights_mb + starts.parse(plan.start).weights_mb(),
+        macs=macs(sampler),
         drift=_drift(model, plan, n, against, sampler.net),
         **judged(sampler, pictures, real, batch),
         conditions=conditions(model.device, sampler.net.precision, sampler.net.versions),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hasten.core.model import Model
-from hasten.core.start import Begin, Start, starts
+from hasten.core.start import Begin, Latents, Start, starts
 
 
 @starts.add("noise")
@@ -15,5 +15,5 @@ from hasten.core.start import Begin, Start, starts
 class PureNoise(Start):
     """Normal noise with the standard deviation that x has at the first level."""
 
-    def prepare(self, model: Model, sample: Callable[..., Any]) -> Begin:
+    def prepare(self, model: Model, other: Callable[[Any], Latents]) -> Begin:
         return lambda noise, level, cond: noise * level.spread

@@ -53,7 +53,7 @@ class Lab:
     data: str | None = None
     features: str | None = None
     folder: Path | None = None
-    _nets: dict[tuple[str, str], Prepared] = dataclasses.field(default_factory=dict)
+    _nets: dict[tuple[str, ...], Prepared] = dataclasses.field(default_factory=dict)
     _references: dict[str, Reference] = dataclasses.field(default_factory=dict)
     _made_pictures: dict[tuple[str, int], torch.Tensor] = dataclasses.field(default_factory=dict)
     _real: Real | None = None
@@ -188,7 +188,7 @@ class Lab:
         return 1
 
     def _net(self, plan: Plan) -> Prepared:
-        key = (plan.engine, plan.dtype)
+        key = plan.network
         if key not in self._nets:
             self._nets[key] = prepare(self.model, plan)
         return self._nets[key]

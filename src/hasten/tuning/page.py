@@ -82,10 +82,10 @@ def _luck(found: Tuning) -> str:
 
 def _sheets(found: Tuning, model: Model, held: Reference) -> dict[str, Any]:
     sheets = {"reference": grid(held.pictures, columns=10)}
-    nets: dict[tuple[str, str], Any] = {}
+    nets: dict[tuple[str, ...], Any] = {}
     for row in found.front:
         plan = Plan(**row["plan"])
-        net = nets.setdefault((plan.engine, plan.dtype), prepare(model, plan))
+        net = nets.setdefault(plan.network, prepare(model, plan))
         sampler = build(model, plan, net=net)
         pictures = sampler.sample(noise=held.noise, cond=held.cond)
         sheets[row["key"]] = grid(pictures, columns=10)

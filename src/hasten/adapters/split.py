@@ -1,0 +1,34 @@
+"""Which networks can be split for feature reuse, and where: one line a class and a cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hasten.adapters.split_dit import BlocksSplit, FirstBlockSplit
+from hasten.adapters.split_unet import DeepSplit, EncoderSplit
+from hasten.core.errors import UserError
+
+SPLITS: dict[str, dict[str, type[torch.nn.Module]]] = {
+    "UNet2DModel": {"deep": DeepSplit, "encoder": EncoderSplit},
+    "UNet2DConditionModel": {"deep": DeepSplit, "encoder": EncoderSplit},
+    "DiTTransformer2DModel": {"blocks": BlocksSplit, "first-block": FirstBlockSplit},
+}
+
+
+def split(module: torch.nn.Module, kind: str, **where: Any) -> torch.nn.Module:
+    """``module`` as a network that keeps features, cut as reuse ``kind`` does it.
+
+    Raises:
+        UserError: the class cannot be split so, or not there.
+    """
+    names = [cls.__name__ for cls in type(module).__mro__]
+    known = next((SPLITS[name] for name in names if name in SPLITS), {})
+    if kind not in known:
+        able = [name for name, cuts in SPLITS.items() if kind in cuts]
+        also = f" This one can be split by {', '.join(known)}." if known else ""
+        raise UserError(
+            f"reuse {kind!r} cannot split a {names[0]}; it splits {', '.join(able)}.{also}"
+        )
+    return known[kind](module, **where)

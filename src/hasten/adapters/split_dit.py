@@ -1,0 +1,95 @@
+"""A diffusers ``DiTTransformer2DModel`` that keeps what a run of its blocks added to the tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from hasten.core.errors import require
+
+
+class SplitDiT(nn.Module):
+    """The network in three pieces: the patches' tokens, its blocks, and what it answers."""
+
+    def __init__(self, dit: Any) -> None:
+        super().__init__()
+        self.dit = dit
+
+    def through(
+        self, tokens: torch.Tensor, t: torch.Tensor, cond: Any, first: int, last: int
+    ) -> torch.Tensor:
+        """``tokens`` through the blocks ``first`` to ``last``, both included."""
+        for block in self.dit.transformer_blocks[first : last + 1]:
+            tokens = block(tokens, timestep=t, class_labels=cond)
+        return tokens
+
+    def left(self, tokens: torch.Tensor, t: torch.Tensor, cond: Any) -> torch.Tensor:
+        """The answer (n, c, h, w) that ``tokens`` hold."""
+        dit, size = self.dit, self.dit.patch_size
+        embedding = dit.transformer_blocks[0].norm1.emb(t, cond, hidden_dtype=tokens.dtype)
+        shift, scale = dit.proj_out_1(nn.functional.silu(embedding)).chunk(2, dim=1)
+        tokens = dit.norm_out(tokens) * (1 + scale[:, None]) + shift[:, None]
+        tokens = dit.proj_out_2(tokens)
+        side = int(tokens.shape[1] ** 0.5)
+        tokens = tokens.reshape(-1, side, side, size, size, dit.out_channels)
+        tokens = torch.einsum("nhwpqc->nchpwq", tokens)
+        return tokens.reshape(-1, dit.out_channels, side * size, side * size)
+
+
+class BlocksSplit(SplitDiT):
+    """Keeps what the blocks ``first`` to ``last`` added."""
+
+    def __init__(self, dit: Any, first: int, last: int) -> None:
+        super().__init__(dit)
+        count = len(dit.transformer_blocks)
+        end = last + count if last < 0 else last
+        require(
+            0 <= first <= end < count,
+            f"reuse options first and last are {first} and {last}, but this network has {count} "
+            f"blocks; give first <= last from 0 to {count - 1} (-1 is the last).",
+        )
+        self.first, self.last = first, end
+
+    def forward(
+        self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, *kept: torch.Tensor
+    ) -> Any:
+        end = len(self.dit.transformer_blocks) - 1
+        before = self.through(self.dit.pos_embed(x), t, cond, 0, self.first - 1)
+        if kept:
+            after = before + kept[0]
+        else:
+            after = self.through(before, t, cond, self.first, self.last)
+        answer = self.left(self.through(after, t, cond, self.last + 1, end), t, cond)
+        return answer if kept else (answer, after - before)
+
+
+class FirstBlockSplit(SplitDiT):
+    """Keeps for each picture what the first block, and what all others, added at its last full
+    evaluation, and runs the others for those pictures whose first block has moved on."""
+
+    def __init__(self, dit: Any, threshold: float) -> None:
+        super().__init__(dit)
+        count = len(dit.transformer_blocks)
+        require(count > 1, "reuse 'first-block' needs a network of two blocks or more.")
+        self.threshold, self.end = threshold, count - 1
+
+    def forward(
+        self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, *kept: torch.Tensor
+    ) -> Any:
+        start = self.dit.pos_embed(x)
+        before = self.through(start, t, cond, 0, 0)
+        added = before - start
+        if not kept:
+            rest = self.through(before, t, cond, 1, self.end) - before
+            return self.left(before + rest, t, cond), added, rest
+        first, rest = (one.clone() for one in kept)
+        moved = (added - first).abs().mean((1, 2)) / first.abs().mean((1, 2)).clamp_min(1e-12)
+        rows = (moved >= self.threshold).nonzero().flatten()
+        if len(rows):
+            labels = None if cond is None else cond[rows]
+            some = before[rows]
+            rest[rows] = self.through(some, t[rows], labels, 1, self.end) - some
+            first[rows] = added[rows]
+        return self.left(before + rest, t, cond), first, rest

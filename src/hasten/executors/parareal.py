@@ -1,0 +1,147 @@
+"""Parareal iteration (SRDS, Selvam et al. 2412.08292)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from hasten.core.errors import require, require_number, require_whole
+from hasten.core.executor import Crowd, Executor, Watch, executors
+from hasten.core.program import Program
+from hasten.executors.rows import Crossing, Rows, follow, require_parallel, step
+
+Registers = dict[str, Any]
+
+
+@executors.add("parareal")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parareal(Executor):
+    """The program in blocks of rows, crossed coarsely one after another and finely side by side.
+
+    The fine crossing F of a block asks all its questions; the coarse one G asks the first and takes
+    its x0 for the rest. From the coarse result, each iteration moves every block's entrance to
+    ``F(x) + G(new x) - G(x)`` (eq. 6), on all registers alive there. After k iterations the first k
+    blocks are exact. A picture's blocks are settled, one after another, when their entrances move by
+    no more than ``tolerance`` (root mean square, relative to the level's spread). All noise of the
+    program is held at once.
+
+    Attributes:
+        blocks: 1 (the sequential run) to as many as there are evaluations; their square root makes
+            the fewest rounds.
+        tolerance: see above.
+    """
+
+    adaptive = True
+    wide = True
+
+    blocks: int = 10
+    tolerance: float = 1e-3
+
+    def __post_init__(self) -> None:
+        require_whole("executor option blocks", self.blocks, 1, 100_000)
+        require_number("executor option tolerance", self.tolerance, 1e-9, 1e3)
+
+    def check(self, program: Program) -> None:
+        require_parallel(self.part_name, program)
+        require(
+            self.blocks <= program.evaluations,
+            f"executor option blocks is {self.blocks}, but the program has {program.evaluations} "
+            "evaluations; a block needs one or more.",
+        )
+
+    def run(self, program: Program, x: Any, machine: Crowd, watch: Watch | None = None) -> Any:
+        self.check(program)
+        return _Run(self, program, x, machine, watch).result()
+
+
+class _Run:
+    """One run: the registers at each block's entrance, and what the block made of them."""
+
+    def __init__(
+        self, part: Parareal, program: Program, x: Any, machine: Crowd, watch: Watch | None
+    ) -> None:
+        self._rows, self._machine, self._watch = Rows(program, machine), machine, watch
+        self._part, self._program, self._round = part, program, 0
+        firsts = [k * program.evaluations // part.blocks for k in range(part.blocks)]
+        self._levels = [program.levels[call] for call in firsts]
+        entrances = [self._rows.calls[call] for call in firsts[1:]]
+        bounds = [0, *entrances, len(program.rows)]
+        self._blocks = [range(*pair) for pair in zip(bounds, bounds[1:], strict=False)]
+        asks = [program.rows[row].ask.reads()[0] for row in entrances]
+        self._main = [*asks, program.output]  # the register of x at the end of each block
+        self._calls = [program.levels[a:b] for a, b in zip(firsts, [*firsts[1:], None], strict=True)]
+        self._states: list[Registers] = [{"x": x}]
+        self._first: list[Any] = []  # x0 that the first call of each block answered
+        self._coarse: list[Registers] = []  # each block's end, crossed coarsely
+
+    def result(self) -> Any:
+        for block in range(len(self._blocks)):
+            answer, end = self._cross_coarsely(block)
+            self._first.append(answer)
+            self._coarse.append(end)
+            self._states.append(dict(end))
+        n = len(self._states[0]["x"])
+        device = self._states[0]["x"].device
+        settled = torch.zeros(n, dtype=torch.long, device=device)  # blocks, a picture
+        while (begin := int(settled.min())) < len(self._blocks):
+            settled = self._iterate_(begin, settled)
+        return self._states[-1][self._program.output]
+
+    def _iterate_(self, begin: int, settled: torch.Tensor) -> torch.Tensor:
+        """Correct the end of every block from ``begin`` on; return the blocks settled, a picture."""
+        fine = self._cross_finely(begin)
+        running = settled >= begin
+        for block, end in enumerate(fine, begin):
+            if block > begin:
+                self._first[block], again = self._cross_coarsely(block)
+                end = {name: end[name] + again[name] - self._coarse[block][name] for name in end}
+                self._coarse[block] = again
+            held = settled > block
+            before = self._states[block + 1]
+            moved = end[self._main[block]] - before[self._main[block]]
+            ahead = self._levels[min(block + 1, len(self._levels) - 1)].spread
+            far = moved.flatten(1).square().mean(1).sqrt() > self._part.tolerance * ahead
+            running = running & (~far | held | (block == begin))  # the first block is exact
+            self._states[block + 1] = {
+                name: torch.where(held.view(-1, *[1] * (value.ndim - 1)), before[name], value)
+                for name, value in end.items()
+            }
+            settled = torch.where(running & ~held, block + 1, settled)
+        return settled
+
+    def _cross_coarsely(self, block: int) -> tuple[Any, Registers]:
+        """What the block's first call answers, and the block's end with that x0 throughout."""
+        values, answers = dict(self._states[block]), []
+
+        def answer(u: Any) -> Any:
+            if not answers:
+                answers.extend(self._ask([u], [self._calls[block][0]]))
+            return answers[0]
+
+        follow(self._rows.cross(self._blocks[block], values), answer)
+        return answers[0], values
+
+    def _cross_finely(self, begin: int) -> list[Registers]:
+        """The end of every block from ``begin`` on, all crossed side by side."""
+        ends = [dict(state) for state in self._states[begin:-1]]
+        walks: dict[int, tuple[Crossing, Any]] = {}
+        for block, values in enumerate(ends, begin):
+            walk = self._rows.cross(self._blocks[block], values)
+            step(walk)
+            walks[block] = walk, step(walk, self._first[block])
+        for call in range(1, max(map(len, self._calls))):
+            walks = {block: pair for block, pair in walks.items() if pair[1] is not None}
+            levels = [self._calls[block][call] for block in walks]
+            found = self._ask([u for _, u in walks.values()], levels) if walks else []
+            pairs = zip(list(walks.items()), found, strict=True)
+            walks = {block: (walk, step(walk, x0)) for (block, (walk, _)), x0 in pairs}
+        return ends
+
+    def _ask(self, us: list[Any], levels: list[Any]) -> list[Any]:
+        found = self._machine.denoise_many(us, levels)
+        if self._watch is not None:
+            self._watch(self._round, found[-1])
+        self._round += 1
+        return found

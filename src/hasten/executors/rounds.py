@@ -1,0 +1,107 @@
+"""Executors that ask a whole window of questions at once, and ask again until none changes."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from typing import Any
+
+import torch
+
+from hasten.core.errors import require_number, require_whole
+from hasten.core.executor import Crowd, Executor, Watch
+from hasten.core.program import Program
+from hasten.executors.rows import require_parallel
+from hasten.executors.surrogate import Surrogate
+from hasten.executors.window import Window
+
+OPENING = 4  # rounds over which the window opens on the program
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rounds(Executor):
+    """Parallel in time, for every Program (Picard iteration as in ParaDiGMS, 2305.16317).
+
+    A round supposes an answer for every network call of the window, follows the rows to the
+    questions that come of them, and asks all these at once. A call is settled, for each picture by
+    itself, when those before it are and its question moved by no more than ``tolerance`` since it
+    was asked (root mean square, relative to the level's spread, so about one unit of x); the window
+    then slides on. The first question of a window is always exact, so there are never more rounds
+    than evaluations, and with any tolerance the last result is that of the sequential run.
+
+    Attributes:
+        window: the most network calls of one picture in one round; memory grows with it.
+        tolerance: see above; of the answer to the last question nothing more than its slope times
+            that is in error.
+        data_std: standard deviation of the data as the network sees them, for the first guess of how
+            x0 moves with x.
+    """
+
+    adaptive = True
+    wide = True
+
+    window: int = 1024
+    tolerance: float = 1e-3
+    data_std: float = 0.5
+
+    def __post_init__(self) -> None:
+        require_whole("executor option window", self.window, 1, 100_000)
+        require_number("executor option tolerance", self.tolerance, 1e-9, 1e3)
+        if self.data_std != float("inf"):
+            require_number("executor option data_std", self.data_std, 0.0, 1e6)
+
+    @abstractmethod
+    def surrogate(self, program: Program, x: torch.Tensor) -> Surrogate:
+        """What stands for the network between the rounds of one run."""
+
+    def run(self, program: Program, x: Any, machine: Crowd, watch: Watch | None = None) -> Any:
+        require_parallel(self.part_name, program)
+        window, total = Window(program, x, machine), program.evaluations
+        model = self.surrogate(program, x)
+        opening = -(-min(total, self.window) // OPENING)
+        settled = torch.zeros(len(x), dtype=torch.long, device=x.device)  # calls, a picture
+        number = 0
+        while window.first < total:
+            wide = min(self.window, opening * (number + 1))
+            us, x0s = map(torch.stack, window.sweep(min(total, window.first + wide), model))
+            settled = self._settle_(window, model, settled, us, x0s)
+            slide = int(settled.min()) - window.first
+            if slide:
+                window.advance_(model.answers[:slide])
+                model.shift_(slide)
+                us = us[slide:]
+            if len(us):
+                levels = program.levels[window.first : window.first + len(us)]
+                answers = machine.denoise_many(list(us), levels)
+                model.learn_(self._mask(window, settled, len(us)), us, torch.stack(answers))
+                if watch is not None:
+                    watch(number, answers[-1])
+                number += 1
+        return window.output
+
+    def _settle_(
+        self,
+        window: Window,
+        model: Surrogate,
+        settled: torch.Tensor,
+        us: torch.Tensor,
+        x0s: torch.Tensor,
+    ) -> torch.Tensor:
+        """How many calls have settled, a picture; the new ones are frozen in ``model``."""
+        known = model.known
+        if not known:
+            return settled
+        us, x0s = us[:known], x0s[:known]
+        moved = (us - model.questions[:known]).flatten(2).square().mean(2).sqrt()
+        levels = window.program.levels[window.first : window.first + known]
+        most = [self.tolerance * level.spread for level in levels]
+        far = moved > torch.tensor(most, device=moved.device).unsqueeze(1)  # NaN ends, not lasts
+        before = self._mask(window, settled, known)
+        close = (before | ~far).long().cumprod(0)
+        model.freeze_(close.bool() & ~before, us, x0s)
+        return window.first + close.sum(0)
+
+    def _mask(self, window: Window, settled: torch.Tensor, count: int) -> torch.Tensor:
+        """Which of the window's first calls are settled (count, n)."""
+        calls = torch.arange(window.first, window.first + count, device=settled.device)
+        return calls.unsqueeze(1) < settled

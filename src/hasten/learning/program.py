@@ -1,0 +1,100 @@
+"""Learn a Program for a model: few evaluations that land where many would.
+
+Levels, times told to the network and all coefficients are learned by back-propagation through the
+program (generalized solvers, 2510.17699); several evaluations side by side in a round make it wider
+(parallel gradients, 2507.14797).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import torch
+
+from hasten.core.artifact import digest
+from hasten.core.errors import require_whole
+from hasten.core.learned_program import LearnedProgram
+from hasten.core.model import Model
+from hasten.core.plan import Plan
+from hasten.core.solver import solvers
+from hasten.learning.fit import Fit, Pace
+from hasten.learning.lesson import Lesson, Teaching
+from hasten.learning.student_program import StudentProgram
+from hasten.learning.theory import Theory
+
+SPREAD = 0.6  # how far into its step the chains of a wide program reach at first
+
+
+def learn_program(
+    model: Model,
+    rounds: int,
+    out: str | Path,
+    *,
+    width: int = 1,
+    base: Plan | None = None,
+    teaching: Teaching | None = None,
+    pace: Pace | None = None,
+    minutes: float | None = None,
+    quiet: bool = True,
+) -> LearnedProgram:
+    """Learn a program of ``rounds`` sequential evaluations and write it to the file ``out``; a
+    second call with the same ``out`` goes on where the first was ended.
+
+    Args:
+        rounds: 1 to 20.
+        width: evaluations side by side in each round, 1 to 4.
+        base: the solver, grid and clip that it begins as; by default the named ones that are best
+            on a few pairs.
+        minutes: the budget of the fitting, beside what the pairs take.
+
+    Raises:
+        UserError: a setting out of range, or ``out`` holds a run of other settings.
+        NonFiniteError: the loss is not finite; the last checkpoint stays.
+    """
+    require_whole("evaluations", rounds, 1, 20)
+    require_whole("width", width, 1, 4)
+    out, teaching, pace = Path(out), teaching or Teaching(), pace or Pace()
+    run = out.with_name(out.name + ".run")
+    lesson = Lesson.of(model, teaching, run)
+    begun = lesson.best_base(rounds) if base is None else base
+    begun = begun.model_copy(update={"steps": rounds})
+    subject = {
+        "rounds": rounds,
+        "width": width,
+        "base": str(begun),
+        "weights": digest(model),
+        **dataclasses.asdict(teaching),
+        **dataclasses.asdict(pace),
+    }
+    fit = Fit(
+        lesson=lesson,
+        student=_beginning(lesson, begun, width),
+        clip=begun.clip,
+        pace=pace,
+        run=run,
+        subject=subject,
+        quiet=quiet,
+    )
+    student, facts = fit.fit_(minutes)
+    found = LearnedProgram(
+        program=student.table().triangle(lesson.start, begun.clip).program(),
+        weights=digest(model),
+        model=model.name,
+        facts={**facts, "rounds": rounds, "width": width, "base": str(begun)},
+    )
+    found.write(out)
+    return found
+
+
+def _beginning(lesson: Lesson, base: Plan, width: int) -> StudentProgram:
+    """The base as a student, its chains a little apart."""
+    path = lesson.model.path
+    theory = Theory(solver=solvers.parse(base.solver), path=path)
+    top, low = theory.ends
+    own = [top, *(level.half_log_snr for level in base.levels(path)[1:-1])]
+    gaps = [b - a for a, b in itertools.pairwise([*own, max(low, own[-1] + 0.5)])]
+    shares = [SPREAD * k / width for k in range(width)]
+    places = [[p + share * gap for share in shares] for p, gap in zip(own, gaps, strict=True)]
+    return StudentProgram(theory, torch.tensor(places, dtype=torch.float64))

@@ -1,0 +1,52 @@
+"""Start from what another, cheaper plan of the same model makes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from hasten.core.errors import require
+from hasten.core.executor import executors
+from hasten.core.level import Path
+from hasten.core.model import Model
+from hasten.core.plan import Plan
+from hasten.core.start import Begin, Latents, starts
+from hasten.starts.early import Early, noised, second
+
+
+@starts.add("plan")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FromPlan(Early):
+    """``plan`` (its text, or a file) makes x0 of the picture's noise, which is noised again at
+    ``ratio`` (2205.12524, algorithm 2). Its evaluations count. Engine and dtype are those of the
+    plan around it."""
+
+    plan: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(isinstance(self.plan, str), f"start option plan is {self.plan!r}; it takes text.")
+        inner = Plan.read(self.plan)
+        for name in ("engine", "dtype"):
+            require(
+                name not in inner.chosen(),
+                f"start option plan sets {name}, but it runs with that of the plan around it; drop "
+                f"{name} there.",
+            )
+        require(
+            not inner.stochastic,
+            f"start option plan draws noise on the way ({inner.solver}); use a solver that does "
+            "not, such as 'dpmpp(order=2)'.",
+        )
+        object.__setattr__(self, "plan", str(inner))  # one text for one choice
+
+    def evaluations(self, path: Path) -> int | None:
+        inner = Plan.read(self.plan)
+        before = starts.parse(inner.start).evaluations(path)
+        known = inner.crossing.traceable and not executors.parse(inner.executor).adaptive
+        return before + inner.trace(path).evaluations if known and before is not None else None
+
+    def prepare(self, model: Model, other: Callable[[Any], Latents]) -> Begin:
+        made = other(Plan.read(self.plan))
+        return lambda noise, level, cond: noised(made(noise, cond), second(noise), level)

@@ -1,0 +1,92 @@
+"""Start from a mixture of Gaussians."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from hasten.core.errors import require, require_whole
+from hasten.core.executor import executors
+from hasten.core.level import Level, Path
+from hasten.core.model import Model
+from hasten.core.program import Program
+from hasten.core.solver import solvers, trace
+from hasten.core.start import Begin, Latents, starts
+from hasten.starts.early import Early
+from hasten.starts.files import FIELD, FromFile, Learned, read
+from hasten.starts.normals import NAMES, Normals
+
+NOISIEST = 80.0
+
+
+@starts.add("mixture")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mixture(FromFile, Early):
+    """Several normal distributions for each label, crossed from the top to ``ratio`` by the
+    probability flow of the mixture in ``steps`` steps: its denoiser is a formula, and which
+    distribution a picture ends in follows from its noise. Without a label, all of them."""
+
+    steps: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_whole("start option steps", self.steps, 1, 1000)
+
+    def learned(self) -> Learned:
+        return read(self.file, self.part_name, NAMES)
+
+    def prepare(self, model: Model, other: Callable[[Any], Latents]) -> Begin:
+        held = self.learned()
+        held.facts.check(model)
+        normals = Normals.of(held.tensors, model)
+        labels = set(range(model.labels or 0))
+        require(labels <= set(normals.label.tolist()), f"{FIELD} lacks a label; learn it again.")
+        top, run = model.path.at(model.path.noisy), executors.parse("sequential").run
+
+        @functools.cache
+        def down_to(level: Level) -> Program:
+            return trace(solvers.parse("dpmpp(order=2)"), self._levels(model.path, level))
+
+        def begin(noise: Any, level: Any, cond: Any) -> Any:
+            x = noise.flatten(1) * top.spread
+            if level != top:
+                machine: Any = Believer(normals, _chances(normals, model, noise, cond))
+                x = run(down_to(level), x, machine)
+            return x.view(noise.shape)
+
+        return begin
+
+    def _levels(self, path: Path, last: Level) -> list[Level]:
+        """Evenly in log-SNR; a top without signal is kept, and counts as one at 80."""
+        high = min(path.at(path.noisy).ratio, max(NOISIEST, 2 * last.ratio))
+        logs = np.linspace(math.log(high), math.log(last.ratio), self.steps + 1)[1:-1]
+        between = [path.at(path.position(-value)) for value in logs]
+        return [path.at(path.noisy), *between, last]
+
+
+@dataclasses.dataclass(frozen=True)
+class Believer:
+    """A Machine whose network is the mixture."""
+
+    normals: Normals
+    chances: torch.Tensor
+
+    def denoise(self, x: torch.Tensor, level: Level) -> torch.Tensor:
+        return self.normals.denoise(x, level, self.chances)
+
+
+def _chances(normals: Normals, model: Model, noise: torch.Tensor, cond: Any) -> torch.Tensor:
+    """Log-probabilities (n, count) that each picture is of each distribution, by its label."""
+    every = normals.weight.log().expand(len(noise), -1)
+    if cond is None:
+        return every
+    wanted = cond[:, None] == normals.label
+    if model.null_label is not None:
+        wanted = wanted | (cond[:, None] == model.null_label)
+    return torch.where(wanted, every, -torch.inf)
