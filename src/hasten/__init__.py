@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from hasten.core.prediction import prediction
     from hasten.core.program import Program
     from hasten.core.report import Report
+    from hasten.editing.invert import invert
+    from hasten.learning.freeze import freeze
+    from hasten.measuring.likelihood import likelihood
     from hasten.measuring.measure import measure
     from hasten.sampler import Sampler, build, run, trace
     from hasten.tuning.tune import tune
@@ -39,6 +42,9 @@ _HOMES = {
     "prediction": "hasten.core.prediction",
     "Program": "hasten.core.program",
     "Report": "hasten.core.report",
+    "freeze": "hasten.learning.freeze",
+    "invert": "hasten.editing.invert",
+    "likelihood": "hasten.measuring.likelihood",
     "measure": "hasten.measuring.measure",
     "tune": "hasten.tuning.tune",
 }
@@ -56,6 +62,9 @@ __all__ = [
     "TracingError",
     "UserError",
     "build",
+    "freeze",
+    "invert",
+    "likelihood",
     "load",
     "measure",
     "path",

@@ -129,6 +129,7 @@ def measure(
     features: str | None = None,
     batch: int = 64,
     seconds: float = 5.0,
+    likelihood: Annotated[bool, Parameter(negative="")] = False,
     device: str = "cpu",
     json_: Json = False,
 ) -> None:
@@ -144,6 +145,8 @@ def measure(
         features: what FD compares in: random, or a vision model's folder or hub id.
         batch: pictures at a time for the throughput.
         seconds: time for each of latency and throughput.
+        likelihood: measure instead how many bits a dimension the model gives that many pictures of
+            the data.
         device: cpu, cuda, cuda:1, mps.
         json_: print one JSON object a plan.
     """
@@ -157,6 +160,13 @@ def measure(
     require_number("seconds", seconds, 0.0, 1e5)
     plans = [_plan(text) for text in plan or [None]]
     loaded = _load(model, device)
+    if likelihood:
+        from hasten.measuring.likelihood import likelihood_of
+
+        for one in plans:
+            bits = likelihood_of(loaded, data, pictures=pictures, plan=one, batch=batch)
+            print(json.dumps(bits.to_dict()) if json_ else bits)
+        return
     real = real_for(loaded, data, features) if pictures else None
     held: dict[float, Any] = {}
     reports = []

@@ -145,6 +145,7 @@ def start(
     recipe: Path | None = None,
     minutes: float | None = None,
     out: Path = Path("start.safetensors"),
+    device: str = "cpu",
 ) -> None:
     """Learn where a walk can begin below the top of its path; a plan names the file, as in
     start=gaussian(file='start.safetensors', ratio=5).
@@ -159,13 +160,99 @@ def start(
         recipe: of a vae: a YAML file, see recipes/mnist-vae.yaml.
         minutes: how long to train a vae at most.
         out: the file to write.
+        device: cpu, cuda, cuda:1, mps.
     """
     from hasten.adapters.load import load
     from hasten.learning.recipe import load_recipe
     from hasten.learning.starts import learn_start
 
-    loaded = load(model)
+    loaded = load(model, device=device)
     options = {"rank": rank, "components": components, "minutes": minutes}
     options["recipe"] = None if recipe is None else load_recipe(recipe)
     facts = learn_start(loaded, kind, out, data=data, n=n, **options)
     print(f"wrote {out}: {facts.kind} of {facts.n} pictures ({facts.data})")
+
+
+@app.command
+def reuse(
+    model: str = "builtin:mnist",
+    *,
+    plan: PlanText = None,
+    budget: float = 0.6,
+    branch: Annotated[list[int] | None, Parameter(name="--branch", negative="")] = None,
+    cut: Annotated[list[str] | None, Parameter(name="--reuse", negative="")] = None,
+    n: int = 8,
+    seed: int = 0,
+    out: Path = Path("reuse.json"),
+    device: str = "cpu",
+    quiet: Quiet = False,
+) -> None:
+    """Learn which evaluations of a plan shall reuse features: the mask of least drift under a
+    budget of multiply-accumulates. Writes the plan with its mask.
+
+    Args:
+        model: builtin:NAME, a diffusers folder, or a hub id.
+        plan: a plan file, or key=value,...; without reuse.
+        budget: multiply-accumulates, as a share of those of the plan without reuse.
+        branch: a U-Net's branch to try, 0 the outermost; more than once for several, all without.
+        cut: another reuse to try, such as "blocks(first=1)" or "encoder"; more than once for
+            several.
+        n: calibration pictures.
+        seed: of their noise.
+        out: the plan to write.
+        device: cpu, cuda, cuda:1, mps.
+        quiet: no line for each cut on stderr.
+    """
+    import sys
+
+    from hasten.adapters.load import load
+    from hasten.core.plan import Plan
+    from hasten.learning.reuse import learn_reuse
+
+    cuts = [f"deep(branch={number}, forecast={k})" for number in branch or [] for k in (0, 1)]
+    found = learn_reuse(
+        load(model, device=device),
+        Plan() if plan is None else Plan.read(plan),
+        budget=budget,
+        cuts=[*cuts, *(cut or [])] or None,
+        n=n,
+        seed=seed,
+        say=lambda line: None if quiet else print(line, file=sys.stderr, flush=True),
+    )
+    found.plan.write(out)
+    print(
+        f"wrote {out}: {found.macs:.2f} of the multiply-accumulates, drift {found.drift:.4f} on "
+        f"{found.n} pictures; plan: {found.plan}"
+    )
+
+
+@app.command
+def freeze(
+    model: str = "builtin:mnist",
+    *,
+    plan: PlanText = "solver=adaptive-ode,steps=20",
+    n: int = 64,
+    seed: int = 0,
+    out: Path = Path("plan.json"),
+    device: str = "cpu",
+) -> None:
+    """Turn a plan whose solver chooses its steps into one that takes the same steps for every
+    picture, and so has a Program.
+
+    Args:
+        model: builtin:NAME, a diffusers folder, or a hub id.
+        plan: a plan file, or key=value,...; its solver is adaptive-ode or adaptive-sde.
+        n: how many pictures to calibrate on.
+        seed: of their noise.
+        out: the file to write.
+        device: cpu, cuda, cuda:1, mps.
+    """
+    from hasten.adapters.load import load
+    from hasten.core.plan import Plan
+    from hasten.learning.freeze import freeze as run
+
+    loaded = load(model, device=device)
+    frozen = run(loaded, Plan() if plan is None else Plan.read(plan), n=n, seed=seed)
+    frozen.write(out)
+    evaluations = frozen.trace(loaded.path).evaluations
+    print(f"wrote {out}: {frozen.solver}, {evaluations} evaluations")

@@ -22,7 +22,8 @@ from hasten.core.reuse import Split, check_guidance
 from hasten.core.seeds import generator
 from hasten.core.solver import Solver
 from hasten.core.start import Begin, Latents, starts
-from hasten.executors.sequential import Answers, drive
+from hasten.executors.sequential import drive
+from hasten.executors.spread import answers_for
 
 START, WALK = 0, 1  # the two streams of random numbers of a picture
 
@@ -96,8 +97,11 @@ def build(model: Model, plan: Plan | None = None, *, net: Prepared | None = None
         f"executor {plan.executor!r} runs a Program, and solver {plan.solver!r} has none; use "
         "executor='sequential', or another solver.",
     )
-    if program is not None and any(program.reuses):
-        check_guidance(program, plan.guidance_at)
+    executor = executors.parse(plan.executor)
+    if program is not None:
+        executor.check(program)
+        if any(program.reuses):
+            check_guidance(program, plan.guidance_at)
     levels = plan.levels(model.path)
     model.prediction.at(levels[0])  # refuses a start the network cannot answer at
     return Sampler(
@@ -108,7 +112,7 @@ def build(model: Model, plan: Plan | None = None, *, net: Prepared | None = None
         solver=plan.crossing.on(model.path),
         program=program,
         denoiser=denoiser,
-        executor=executors.parse(plan.executor),
+        executor=executor,
         begin=start.prepare(model, functools.partial(_latents, model, net)),
     )
 
@@ -213,8 +217,8 @@ class Sampler:
     ) -> torch.Tensor:
         keep = None
         if self.plan.reusing is not None and isinstance(self.net, Split):
-            keep = functools.partial(self.plan.reusing.open, self.net)
-        machine = Answers(self.denoiser, fresh, cond, keep=keep)
+            keep = functools.partial(self.plan.reusing.open, self.net, self.program)
+        machine = answers_for(self.executor)(self.denoiser, fresh, cond, keep=keep)
         x = self.begin(noise, self.levels[0], cond)
         if self.program is None:
             x = drive(self.solver.walk(x, self.levels), machine, watch)
@@ -258,8 +262,8 @@ def run(
     """
     require(
         not any(program.reuses),
-        "this program reuses features, but a denoiser of one's own keeps none; build a Sampler from "
-        "a plan with reuse, or drop it.",
+        "this program reuses features, but a denoiser of one's own keeps none; build a Sampler "
+        "from a plan with reuse, or drop it.",
     )
     generators = [generator(seed, picture, WALK) for picture in range(len(noise))]
 
@@ -267,7 +271,8 @@ def run(
         rows = [torch.randn(noise.shape[1:], generator=one) for one in generators]
         return torch.stack(rows).to(noise)
 
-    machine = Answers(denoiser, fresh)
-    x = executors.parse(executor).run(program, noise * program.start.spread, machine)
+    part = executors.parse(executor)
+    machine = answers_for(part)(denoiser, fresh)
+    x = part.run(program, noise * program.start.spread, machine)
     machine.check()
     return x

@@ -360,7 +360,7 @@ def _check(program: Program, calls: Sequence[int]) -> None:
     require(not lowered, "this program is lowered; give the one that hasten.trace made.")
     require(
         not any(program.reuses),
-        "this program reuses features, which a pipeline keeps none of; trace the plan without reuse.",
+        "this program reuses features, which a pipeline keeps none of; trace without reuse.",
     )
     require(len(calls) > 0, "this program never asks the network; trace it on two levels or more.")
     first = program.rows[calls[0]].ask.reads()[0]

@@ -57,10 +57,8 @@ class BlocksSplit(SplitDiT):
     ) -> Any:
         end = len(self.dit.transformer_blocks) - 1
         before = self.through(self.dit.pos_embed(x), t, cond, 0, self.first - 1)
-        if kept:
-            after = before + kept[0]
-        else:
-            after = self.through(before, t, cond, self.first, self.last)
+        inner = () if kept else (self.through(before, t, cond, self.first, self.last),)
+        after = inner[0] if inner else before + kept[0]
         answer = self.left(self.through(after, t, cond, self.last + 1, end), t, cond)
         return answer if kept else (answer, after - before)
 

@@ -118,7 +118,8 @@ class Static(Prepared):
             given = [None if one is None else _padded(one, size) for one in given]
         if size not in sizes:
             with torch.inference_mode(False), torch.no_grad():
-                sizes[size] = self.compile(*[None if one is None else one.clone() for one in given])
+                own: list[Any] = [None if one is None else one.clone() for one in given]
+                sizes[size] = self.compile(*own)
         answer = sizes[size](*given)
         if size == n:
             return answer

@@ -36,6 +36,14 @@ class Executor(ABC):
     in_order: ClassVar[bool] = False
     wide: ClassVar[bool] = False
 
+    def check(self, program: Program) -> None:
+        """Refuse a program it cannot run.
+
+        Raises:
+            UserError: the program asks what this executor cannot, or is too short for it.
+        """
+        return None
+
     @abstractmethod
     def run(self, program: Program, x: Any, machine: Crowd, watch: Watch | None = None) -> Any: ...
 

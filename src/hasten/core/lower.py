@@ -16,7 +16,6 @@ from hasten.core.linear import Linear
 from hasten.core.prediction import Prediction
 from hasten.core.program import Program, Walk, symbol, trace_walk
 
-
 Scale = float | Callable[[Level], float]
 
 

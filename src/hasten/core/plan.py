@@ -86,7 +86,7 @@ class Plan(Strict):
         if self.guidance_interval is not None and self.guidance == 1.0:
             raise ValueError("guidance_interval narrows guidance, which is 1; set it, or drop both")
         if self.reusing is not None:
-            solver, engine = (PARTS[name].parse(getattr(self, name)) for name in ("solver", "engine"))
+            solver, engine = solvers.parse(self.solver), engines.parse(self.engine)
             check_reuse(self.reusing, executors.parse(self.executor), solver, engine)
         return self
 

@@ -74,6 +74,13 @@ class Registry(Generic[Part]):
             if option not in allowed:
                 has = nearest(option, allowed) if allowed else "It has no options."
                 raise UserError(f"{self.kind} {name!r} has no option {option!r}. {has}")
+        needed = [field.name for field in dataclasses.fields(cls) if _required(field)]
+        lacking = [option for option in needed if option not in options]
+        if lacking:
+            asked = ", ".join(f"{option}=..." for option in needed)
+            raise UserError(
+                f"{self.kind} {name!r} lacks option {lacking[0]!r}; write it as {name}({asked})."
+            )
         try:
             return cls(**options)
         except TypeError as error:
@@ -109,6 +116,11 @@ class Registry(Generic[Part]):
                 f"{self.kind} {text!r} cannot be read; write it as '{name}(option=value)'."
             ) from error
         return name, {key: value for key, value in pairs if key is not None}
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    missing = dataclasses.MISSING
+    return field.init and field.default is missing and field.default_factory is missing
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -1,8 +1,8 @@
-"""Feature reuse: most evaluations run a part of the network, and take the rest from an earlier one.
+"""Feature reuse: an evaluation runs a part of the network, and takes the rest from an earlier one.
 
-A split network is called in two ways, ``(x, t, cond) -> (answer, *kept)`` in full and ``(x, t, cond,
-*kept) -> answer`` in part, so each is one static graph. Which evaluation does which is the column
-``reuse`` of a Program. What is kept lives in the run that keeps it, and nowhere else.
+A split network is called in two ways, ``(x, t, cond) -> (answer, *kept)`` in full and ``(x, t,
+cond, *kept) -> answer`` in part, so each is one static graph. Which evaluation does which is the
+column ``reuse`` of a Program. What is kept lives in the run that keeps it, and nowhere else.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class Reuse(ABC):
         """Stands for the split: parts with the same cut can share a prepared network."""
         return f"{self.part_name} {self.where()}"
 
-    def open(self, split: Split) -> Features:
-        """What one run keeps, empty."""
+    def open(self, split: Split, program: Program | None = None) -> Features:
+        """What one run of ``program`` keeps, empty; None for a run of a part of it."""
         return Features(split, self.forecast)
 
     def split(self, net: torch.nn.Module) -> torch.nn.Module:
@@ -95,10 +95,11 @@ class Scheduled(Reuse):
         require_whole("reuse option forecast", self.forecast, 0, 1)
         if self.mask is None:
             return
-        mask = tuple(self.mask) if isinstance(self.mask, (tuple, list)) else ()
+        mask = list(self.mask) if isinstance(self.mask, (tuple, list)) else []
         good = len(mask) > 0 and all(isinstance(one, int) and one in (0, 1) for one in mask)
         require(good, f"reuse option mask is {self.mask!r}; it takes ones (full) and zeros, (1,0).")
-        require(mask[0] == 1, "reuse option mask begins with 0, but nothing is kept yet; begin with 1.")
+        early = "reuse option mask begins with 0, but nothing is kept yet; begin with 1."
+        require(mask[0] == 1, early)
         require(self.every == 2, "reuse takes every or mask, not both; drop one.")
         object.__setattr__(self, "mask", tuple(map(int, mask)))
 
@@ -141,8 +142,8 @@ class Split(Prepared):
 
 
 class Features:
-    """What one branch of one run keeps. Row i belongs to picture i, so a picture never sees another;
-    the null branch of guidance has the rows behind those of the wanted one."""
+    """What one run keeps. Row i belongs to picture i, so a picture never sees another; the null
+    branch of guidance has the rows behind those of the wanted one."""
 
     def __init__(self, split: Split, forecast: int = 0) -> None:
         self._split, self._forecast = split, forecast
@@ -164,9 +165,10 @@ class Features:
         """An evaluation that reuses what was kept."""
         if not self._held:
             raise UserError("an evaluation reuses features before any are kept; make it full.")
-        return self._split.part(x, t, cond, *self._now(t))
+        return self._split.part(x, t, cond, *self.at(t))
 
-    def _now(self, t: torch.Tensor) -> list[torch.Tensor]:
+    def at(self, t: torch.Tensor) -> list[torch.Tensor]:
+        """The features to reuse at ``t`` (n,), for the first n rows."""
         n, (last, kept) = len(t), self._held[-1]
         if len(last) < n:
             raise UserError(
@@ -213,8 +215,8 @@ def check_reuse(reuse: Reuse, executor: Executor, solver: Solver, engine: Engine
         )
     require(
         solver.traceable,
-        f"reuse is a column of a Program, but solver {solver.part_name!r} has none: its steps depend "
-        "on the data. Use another solver, or drop reuse.",
+        f"reuse is a column of a Program, but solver {solver.part_name!r} has none: its steps "
+        "depend on the data. Use another solver, or drop reuse.",
     )
     runs = reuse.engines or (engine.part_name,)
     require(

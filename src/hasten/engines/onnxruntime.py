@@ -46,8 +46,8 @@ class OnnxNet(Static):
         def call(*inputs: torch.Tensor | None) -> Any:
             given = [one.numpy() for one in inputs if one is not None]
             answers = session.run(None, dict(zip(names, given, strict=True)))
-            out = tuple(torch.from_numpy(answer) for answer in answers)
-            return out if len(out) > 1 else out[0]
+            out = [torch.from_numpy(answer) for answer in answers]
+            return tuple(out) if len(out) > 1 else out[0]
 
         return call
 

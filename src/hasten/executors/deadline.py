@@ -11,7 +11,7 @@ import torch
 from hasten.core.errors import require_number
 from hasten.core.executor import Crowd, Executor, Watch, executors
 from hasten.core.program import Program
-from hasten.executors.answers import answered
+from hasten.executors.stopping import answered
 
 
 @executors.add("deadline")

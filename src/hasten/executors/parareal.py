@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -23,8 +24,8 @@ class Parareal(Executor):
     The fine crossing F of a block asks all its questions; the coarse one G asks the first and takes
     its x0 for the rest. From the coarse result, each iteration moves every block's entrance to
     ``F(x) + G(new x) - G(x)`` (eq. 6), on all registers alive there. After k iterations the first k
-    blocks are exact. A picture's blocks are settled, one after another, when their entrances move by
-    no more than ``tolerance`` (root mean square, relative to the level's spread). All noise of the
+    blocks are exact. A picture's blocks are settled, one after another, when their ends move by no
+    more than ``tolerance`` (root mean square, relative to the level's spread). All noise of the
     program is held at once.
 
     Attributes:
@@ -68,10 +69,12 @@ class _Run:
         self._levels = [program.levels[call] for call in firsts]
         entrances = [self._rows.calls[call] for call in firsts[1:]]
         bounds = [0, *entrances, len(program.rows)]
-        self._blocks = [range(*pair) for pair in zip(bounds, bounds[1:], strict=False)]
+        self._blocks = [range(*pair) for pair in pairwise(bounds)]
         asks = [program.rows[row].ask.reads()[0] for row in entrances]
         self._main = [*asks, program.output]  # the register of x at the end of each block
-        self._calls = [program.levels[a:b] for a, b in zip(firsts, [*firsts[1:], None], strict=True)]
+        self._calls = [
+            program.levels[a:b] for a, b in zip(firsts, [*firsts[1:], None], strict=True)
+        ]
         self._states: list[Registers] = [{"x": x}]
         self._first: list[Any] = []  # x0 that the first call of each block answered
         self._coarse: list[Registers] = []  # each block's end, crossed coarsely
@@ -90,7 +93,7 @@ class _Run:
         return self._states[-1][self._program.output]
 
     def _iterate_(self, begin: int, settled: torch.Tensor) -> torch.Tensor:
-        """Correct the end of every block from ``begin`` on; return the blocks settled, a picture."""
+        """Correct every block's end from ``begin`` on; returns the blocks settled, a picture."""
         fine = self._cross_finely(begin)
         running = settled >= begin
         for block, end in enumerate(fine, begin):

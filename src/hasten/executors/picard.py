@@ -16,7 +16,7 @@ from hasten.executors.surrogate import Surrogate, Wiener
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Picard(Rounds):
     """Every round supposes the answers of the last one, moved by the slope of the exact denoiser of
-    normal data. With ``data_std`` 0 the x0 of the last round is held, with infinity its noise.
+    normal data. With ``data_std`` 0 the x0 of the last round is held, with a large one its noise.
     """
 
     def surrogate(self, program: Program, x: torch.Tensor) -> Surrogate:

@@ -15,7 +15,9 @@ from hasten.executors.rows import require_parallel
 from hasten.executors.surrogate import Surrogate
 from hasten.executors.window import Window
 
-OPENING = 4  # rounds over which the window opens on the program
+OPENING = 3  # rounds over which the window opens: questions far ahead of what is known waste calls
+RATIOS = (0.2, 0.5)  # between which the ratio of two successive moves is believed
+EARLY = 0.25  # of the tolerance, for calls that others follow: their errors add up in these
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,17 +26,18 @@ class Rounds(Executor):
 
     A round supposes an answer for every network call of the window, follows the rows to the
     questions that come of them, and asks all these at once. A call is settled, for each picture by
-    itself, when those before it are and its question moved by no more than ``tolerance`` since it
-    was asked (root mean square, relative to the level's spread, so about one unit of x); the window
-    then slides on. The first question of a window is always exact, so there are never more rounds
-    than evaluations, and with any tolerance the last result is that of the sequential run.
+    itself, when those before it are and its question has moved by less than a quarter of the
+    tolerance since it was asked; the window then slides on. A picture is done when no question of
+    it will move by more than the tolerance, by the ratio of its last two moves. The window's first
+    question is always exact, so there are never more rounds than evaluations, and after as many the
+    result is the sequential one.
 
     Attributes:
         window: the most network calls of one picture in one round; memory grows with it.
-        tolerance: see above; of the answer to the last question nothing more than its slope times
-            that is in error.
-        data_std: standard deviation of the data as the network sees them, for the first guess of how
-            x0 moves with x.
+        tolerance: of each question, root mean square, relative to the level's spread
+            hypot(alpha, sigma).
+        data_std: standard deviation of the data as the network sees them, which says how far x0
+            moves with x before anything is known of that.
     """
 
     adaptive = True
@@ -47,15 +50,17 @@ class Rounds(Executor):
     def __post_init__(self) -> None:
         require_whole("executor option window", self.window, 1, 100_000)
         require_number("executor option tolerance", self.tolerance, 1e-9, 1e3)
-        if self.data_std != float("inf"):
-            require_number("executor option data_std", self.data_std, 0.0, 1e6)
+        require_number("executor option data_std", self.data_std, 0.0, 1e6)
 
     @abstractmethod
     def surrogate(self, program: Program, x: torch.Tensor) -> Surrogate:
         """What stands for the network between the rounds of one run."""
 
-    def run(self, program: Program, x: Any, machine: Crowd, watch: Watch | None = None) -> Any:
+    def check(self, program: Program) -> None:
         require_parallel(self.part_name, program)
+
+    def run(self, program: Program, x: Any, machine: Crowd, watch: Watch | None = None) -> Any:
+        self.check(program)
         window, total = Window(program, x, machine), program.evaluations
         model = self.surrogate(program, x)
         opening = -(-min(total, self.window) // OPENING)
@@ -67,7 +72,7 @@ class Rounds(Executor):
             settled = self._settle_(window, model, settled, us, x0s)
             slide = int(settled.min()) - window.first
             if slide:
-                window.advance_(model.answers[:slide])
+                window.advance_(list(model.answers[:slide]))
                 model.shift_(slide)
                 us = us[slide:]
             if len(us):
@@ -91,14 +96,19 @@ class Rounds(Executor):
         known = model.known
         if not known:
             return settled
-        us, x0s = us[:known], x0s[:known]
-        moved = (us - model.questions[:known]).flatten(2).square().mean(2).sqrt()
+        moved = model.moved(us[:known])
+        # The changes of a geometric series with this ratio add up to as much, from the next one on.
+        ratio = (moved / model.moves[:known].clamp(min=1e-30)).clamp(*RATIOS)
+        left = moved * ratio / (1 - ratio)
         levels = window.program.levels[window.first : window.first + known]
-        most = [self.tolerance * level.spread for level in levels]
-        far = moved > torch.tensor(most, device=moved.device).unsqueeze(1)  # NaN ends, not lasts
+        most = torch.tensor([self.tolerance * level.spread for level in levels]).to(moved)
         before = self._mask(window, settled, known)
-        close = (before | ~far).long().cumprod(0)
-        model.freeze_(close.bool() & ~before, us, x0s)
+        # A question that is not a number counts as settled: it ends the run, and is reported then.
+        close = before | ~(moved > EARLY * most.unsqueeze(1))
+        if window.first + known == window.program.evaluations:
+            close |= (before | ~(left > most.unsqueeze(1))).all(0)
+        close = close.long().cumprod(0)
+        model.freeze_(close.bool() & ~before, us[:known], x0s[:known])
         return window.first + close.sum(0)
 
     def _mask(self, window: Window, settled: torch.Tensor, count: int) -> torch.Tensor:

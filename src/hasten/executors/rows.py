@@ -1,4 +1,4 @@
-"""Rows of a Program crossed with answers that come from elsewhere: what parallel executors share."""
+"""Rows of a Program, crossed with answers that come from elsewhere."""
 
 from __future__ import annotations
 

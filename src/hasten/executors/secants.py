@@ -7,8 +7,8 @@ import torch
 from hasten.core.level import Level
 from hasten.executors.surrogate import Surrogate
 
-KEEP = 0.3  # weight of the rounds before in the diagonal, a round
-RIDGE = 1e-3  # of the multisecant equations, relative to each secant's own size
+KEEP = 0.1  # weight of the rounds before in the diagonal, a round
+RIDGE = 0.1  # of the multisecant equations, relative to each secant's own size
 REACH = 32  # a neighbour whose secant is borrowed lies a part of the program away: 1 / REACH
 STILL = 1e-6  # a question that moved by less, relative to the level's spread, tells nothing
 

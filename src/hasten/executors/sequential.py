@@ -100,7 +100,7 @@ class Answers:
         """What :meth:`denoise` answers to each, asked side by side: in one network call, or as many
         as keep it at ROWS pictures."""
         many = getattr(self._denoiser, "many", None)
-        if many is None or len(xs) == 1:
+        if many is None or len(xs) == 1 or self._keep is not None:  # features: one after another
             return [self.denoise(x, level) for x, level in zip(xs, levels, strict=True)]
         n, out = len(xs[0]), []
         at_once = max(1, ROWS // n)

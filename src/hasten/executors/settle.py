@@ -10,7 +10,7 @@ import torch
 from hasten.core.errors import require_number, require_whole
 from hasten.core.executor import Crowd, Executor, Watch, executors
 from hasten.core.program import Program
-from hasten.executors.answers import answered
+from hasten.executors.stopping import answered
 
 
 @executors.add("settle")

@@ -17,7 +17,7 @@ from hasten.executors.sequential import Answers
 from hasten.sampler import Sampler
 
 State = dict[str, torch.Tensor]
-PROBES = 16  # evaluations at which the effect on the pictures is measured
+PROBES = 12  # evaluations at which the effect on the pictures is measured
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,9 +87,7 @@ class Sweep:
         weights = self._weights(plain, apart)
         return dataclasses.replace(plain, weights=weights, forecast=forecast)
 
-    def _weights(
-        self, plain: Distances, apart: Callable[[torch.Tensor], float]
-    ) -> np.ndarray:
+    def _weights(self, plain: Distances, apart: Callable[[torch.Tensor], float]) -> np.ndarray:
         """Drift for a unit of distance: measured at the probes, interpolated between them."""
         count = len(self.kept)
         probes = sorted(set(np.linspace(1, count - 1, PROBES).round().astype(int).tolist()))

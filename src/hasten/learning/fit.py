@@ -116,7 +116,8 @@ class Fit:
         held = len(self.lesson.check.noise)
         drift = {"before": before, "after": self.drift(average), "n": held}
         teaching = self.lesson.teaching
-        facts = {"teacher": str(teaching.plan), "pairs": teaching.pairs, "steps": steps}
+        facts = {"teacher": str(teaching.plan), "guidance": teaching.guidance}
+        facts |= {"pairs": teaching.pairs, "steps": steps}
         return average, {**facts, "batch": self.pace.batch, "rate": self.pace.rate, "drift": drift}
 
     @torch.no_grad()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
+import json
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from hasten.core.artifact import digest
 from hasten.core.errors import UserError, require, require_number, require_whole
 from hasten.core.level import Level
 from hasten.core.model import Model
@@ -68,8 +71,12 @@ class Lesson:
     check: Reference
 
     @staticmethod
-    def of(model: Model, teaching: Teaching, folder: Path) -> Lesson:
-        """The pairs kept in ``folder``, made where they are not there yet."""
+    def of(model: Model, teaching: Teaching, beside: Path) -> Lesson:
+        """The pairs kept in a folder next to ``beside``, which all that is learned there from the
+        same weights shares; made where they are not there yet."""
+        subject = json.dumps([digest(model), dataclasses.asdict(teaching)])
+        key = hashlib.sha256(subject.encode()).hexdigest()[:12]
+        folder = beside.parent / f"pairs-{key}"
         counts = {"train": (teaching.pairs, PAIRS_SEED), "check": (teaching.held, CHECK_SEED)}
         held = {
             name: _kept(folder / f"{name}.safetensors", model, teaching, n, first)
@@ -112,10 +119,6 @@ def _kept(file: Path, model: Model, teaching: Teaching, n: int, first: int) -> R
     cond = None if model.labels is None else [i % model.labels for i in range(n)]
     if file.exists():
         held = load_file(str(file))
-        require(
-            held["noise"].shape == (n, *model.shape),
-            f"{file.parent} holds pairs of another run; name another --out, or delete that folder.",
-        )
         noise, pictures = held["noise"], held["pictures"]
         return Reference(model=model, plan=teaching.plan, cond=cond, noise=noise, pictures=pictures)
     made = reference(model, n, plan=teaching.plan, seed=first + teaching.seed)

@@ -10,9 +10,9 @@ of multiply-accumulates; the pictures of what it found are then measured.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 
@@ -22,6 +22,7 @@ from hasten.core.plan import Plan
 from hasten.core.reuse import Scheduled, reuses
 from hasten.core.seeds import generator
 from hasten.learning.feature_drift import Distances, Sweep
+from hasten.measuring.drift import reference_plan
 from hasten.measuring.macs import costs, rows_asked
 from hasten.sampler import Sampler, build, prepare
 
@@ -37,7 +38,8 @@ class LearnedReuse:
     Attributes:
         plan: the plan with its mask.
         macs: multiply-accumulates of a picture, as a share of those of the plan without reuse.
-        drift: RMSE of the calibration pictures from those of the plan without reuse.
+        drift: RMSE of the calibration pictures, from the model's converged solution; for a plan
+            that draws noise from those of the plan without reuse.
         n: calibration pictures.
         tried: for each cut its best mask's share and drift.
     """
@@ -132,32 +134,35 @@ class Bench:
         self.noise = torch.stack(rows)
         self.cond = None if model.labels is None else [i % model.labels for i in range(n)]
         self.pictures = self._made(self.sampler)
+        self.wanted = self.pictures if plan.stochastic else converged(self)
         self._distances: Distances | None = None
 
     def best(self, budget: float) -> LearnedReuse:
-        """The better of the masks found with drifts added as they are, and as squares."""
+        """The mask whose pictures drift least, of those found with drifts added as they are and as
+        squares, and the one with full evaluations at equal distances."""
         total = sum(self.units)
         most = math.floor((budget - self.share) * total / (1 - self.share) + 1e-9)
-        found: list[LearnedReuse] = []
-        for power in POWERS:
-            mask = least(self.drifts(), self.units, max(most, self.units[0]), power)
-            plan = self._with(dataclasses.replace(self.part, every=2, mask=mask))
-            pictures = self._made(build(self.model, plan, net=self.net))
-            facts = {"macs": self._macs(mask), "drift": self.apart(pictures)}
-            found.append(LearnedReuse(plan=plan, n=len(self.noise), tried={}, **facts))
+        most = max(most, self.units[0])
+        masks = [least(self.drifts(), self.units, most, power) for power in POWERS]
+        found = [self.measured(mask) for mask in dict.fromkeys([*masks, even(self.units, most)])]
         return min(found, key=lambda one: one.drift)
+
+    def measured(self, mask: tuple[int, ...]) -> LearnedReuse:
+        """What ``mask`` costs and gives."""
+        plan = self._with(dataclasses.replace(self.part, every=2, mask=mask))
+        pictures = self._made(build(self.model, plan, net=self.net))
+        drift = apart(pictures, self.wanted)
+        macs = self._macs(mask)
+        return LearnedReuse(plan=plan, macs=macs, drift=drift, n=len(pictures), tried={})
 
     @torch.inference_mode()
     def drifts(self) -> Distances:
         """How far reuse moves the pictures, measured once."""
         if self._distances is None:
             sweep = Sweep(self.sampler, self.noise, self.cond)
-            self._distances = sweep.distances(self.apart, self.part.forecast)
+            moved = functools.partial(apart, self.pictures)
+            self._distances = sweep.distances(moved, self.part.forecast)
         return self._distances
-
-    def apart(self, pictures: torch.Tensor) -> float:
-        """RMSE from the pictures without reuse, mean over pictures."""
-        return float((pictures - self.pictures).square().mean((1, 2, 3)).sqrt().mean())
 
     def _with(self, part: Scheduled) -> Plan:
         return Plan(**{**self.plan.model_dump(), "reuse": reuses.text(part)})
@@ -206,6 +211,25 @@ def least(
     return tuple(int(k in chosen) for k in range(count))
 
 
-def facts(found: LearnedReuse) -> dict[str, Any]:
-    """Plain data, as the command line prints it."""
-    return {**dataclasses.asdict(found), "plan": str(found.plan)}
+def even(units: Sequence[int], most: int) -> tuple[int, ...]:
+    """The mask with as many full evaluations as cost ``most`` at equal distances."""
+    count = len(units)
+    for full in range(count, 1, -1):
+        chosen = {k * count // full for k in range(full)}
+        if sum(units[k] for k in chosen) <= most:
+            return tuple(int(k in chosen) for k in range(count))
+    return tuple(int(k == 0) for k in range(count))
+
+
+def converged(bench: Bench) -> torch.Tensor:
+    """The model's converged solution from the bench's noise, in [0, 1]."""
+    given = bench.plan
+    changes = {"guidance_interval": given.guidance_interval, "dtype": given.dtype}
+    plan = reference_plan(given.guidance, given.engine).model_copy(update=changes)
+    sampler = build(bench.model, plan, net=bench.net)
+    return sampler.sample(noise=bench.noise, cond=bench.cond, batch=len(bench.noise))
+
+
+def apart(pictures: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Root mean square of a picture's difference from the wanted one, mean over pictures."""
+    return float((pictures - wanted).square().mean((1, 2, 3)).sqrt().mean())

@@ -48,7 +48,9 @@ def macs(sampler: Sampler) -> float | None:
     if program is None or decides or before != 0 or not ordered:
         return None
     each = costs(sampler.model, plan)
-    return float(sum(rows * (each.part if part else each.full) for rows, part in rows_asked(sampler)))
+    return float(
+        sum(rows * (each.part if part else each.full) for rows, part in rows_asked(sampler))
+    )
 
 
 def rows_asked(sampler: Sampler) -> list[tuple[int, bool]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import abstractmethod
 from collections.abc import Generator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -80,6 +81,8 @@ class Adaptive(Between):
 
     rtol: float
     atol: float
+    longest: ClassVar[float] = math.inf
+    """The longest step, in half log-SNR."""
 
     @abstractmethod
     def frozen(self) -> str:
@@ -117,7 +120,7 @@ class Adaptive(Between):
         last = x / _column([level.spread for level in now.here], x)
         for _ in range(MOST_TRIES):
             now.there = [
-                _next(here, length[row], end, read)
+                _next(here, min(length[row], self.longest), end, read)
                 for here, row in zip(now.here, now.rows, strict=True)
             ]
             low, high = yield from self.attempt(now)
@@ -162,7 +165,7 @@ def combined(sums: Sequence[Linear], values: dict[str, torch.Tensor]) -> torch.T
 
 def require_finite(row: int, error: float, here: Level) -> None:
     """Raise unless the ``error`` of the picture ``row`` is a finite number."""
-    if error != error or error == float("inf"):
+    if not math.isfinite(error):
         raise NonFiniteError(
             f"the network's answer for picture {row} of the batch, near t = {here.t:g}, is not "
             "finite. Its weights may be damaged or its dtype too narrow: use dtype=float32, or "

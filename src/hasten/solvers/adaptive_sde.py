@@ -27,10 +27,13 @@ class AdaptiveSDE(Adaptive):
     A step that is tried again keeps its noise, so that noise is never chosen by whether a step
     passed; the noise of a picture's k-th step is its own k-th draw. ``rtol`` and ``atol`` (their
     eps_rel and eps_abs) are for latents divided by the spread of their level, and ``exponent`` is
-    their r. Two evaluations a step, one less when it is tried again.
+    their r. Two evaluations a step, one less when it is tried again. No step is longer than 1 in
+    half log-SNR: one that passes over all levels where noise turns into signal would end at a
+    picture too smooth, about which both solutions agree.
     """
 
     stochastic = True
+    longest = 1.0
     rtol: float = 0.05
     atol: float = 0.0078
     exponent: float = 0.9

@@ -18,7 +18,14 @@ from typing import Any
 import torch
 
 from hasten.core.ask import Ask, Denoise, DenoiseAt, Noise
-from hasten.core.errors import require, require_choice, require_number, require_whole
+from hasten.core.errors import (
+    NonFiniteError,
+    UserError,
+    require,
+    require_choice,
+    require_number,
+    require_whole,
+)
 from hasten.core.level import Level
 from hasten.core.program import Walk
 from hasten.core.solver import solvers
@@ -88,7 +95,13 @@ class ODE(Between):
                 return _clean(ask, y, _level(float(half_log_snr), levels, read), x.dtype, row) - y
 
             y = x.to(wide) / levels[0].alpha
-            return odeint(rate, y, at, method=self.method, **tolerances)[-1]
+            try:
+                return odeint(rate, y, at, method=self.method, **tolerances)[-1]
+            except AssertionError as error:  # its way to say that the step size fell to nothing
+                raise UserError(
+                    f"solver 'ode' cannot keep to rtol={tolerances['rtol']:g} and "
+                    f"atol={tolerances['atol']:g} here ({error}); raise them."
+                ) from error
 
         y = yield from walk_of(run, x.device)
         return (y * levels[-1].alpha).to(x.dtype)
@@ -203,7 +216,13 @@ def _clean(
     """x0 for x = alpha y at ``level``, asked in the walk's own ``dtype``."""
     x = (y * level.alpha).to(dtype)
     question = Denoise(x, level) if row is None else DenoiseAt(x, (level,), (row,))
-    return ask(question).to(y.dtype)
+    x0 = ask(question).to(y.dtype)
+    if not bool(torch.isfinite(x0).all()):
+        raise NonFiniteError(
+            f"the network's answer at t = {level.t:g} is not finite. Its weights may be damaged or "
+            "its dtype too narrow: use dtype=float32, or load the model again."
+        )
+    return x0
 
 
 def _level(place: float, levels: Sequence[Level], read: Read) -> Level:

@@ -47,6 +47,9 @@ class FromPlan(Early):
         known = inner.crossing.traceable and not executors.parse(inner.executor).adaptive
         return before + inner.trace(path).evaluations if known and before is not None else None
 
+    def weights_mb(self) -> float:
+        return starts.parse(Plan.read(self.plan).start).weights_mb()
+
     def prepare(self, model: Model, other: Callable[[Any], Latents]) -> Begin:
         made = other(Plan.read(self.plan))
         return lambda noise, level, cond: noised(made(noise, cond), second(noise), level)

@@ -94,7 +94,7 @@ class _Folder:
     def __init__(self, source: str, model: Model) -> None:
         folder = Path(source)
         require(folder.is_dir(), f"start option source is {source!r}, which is no folder.")
-        self._source, self._shape, self._null = source, model.picture_shape, model.null_label
+        self._shape, self._null = model.picture_shape, model.null_label
         names = [""] if model.labels is None else [str(label) for label in range(model.labels)]
         self._pools = [_pictures_in(source, folder / name) for name in names]
         self._every = [file for pool in self._pools for file in pool]

@@ -56,7 +56,9 @@ class Mixture(FromFile, Early):
         def begin(noise: Any, level: Any, cond: Any) -> Any:
             x = noise.flatten(1) * top.spread
             if level != top:
-                machine: Any = Believer(normals, _chances(normals, model, noise, cond))
+                chances = _chances(normals, model, noise, cond)
+                wanted = chances.isfinite().any(0).nonzero()[:, 0]
+                machine: Any = Believer(normals.some(wanted), chances[:, wanted])
                 x = run(down_to(level), x, machine)
             return x.view(noise.shape)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import torch
@@ -69,14 +70,22 @@ class Normals:
         bent = torch.bmm(along.transpose(1, 2) * (gain[which] - rest)[:, None], axes)[:, 0]
         return last.alpha * mean + rest * apart + bent
 
+    def some(self, chosen: torch.Tensor) -> Normals:
+        """The distributions ``chosen`` (k,) alone."""
+        return Normals(**{name: getattr(self, name)[chosen] for name in NAMES})
+
+    @functools.cached_property
+    def _offset(self) -> torch.Tensor:
+        """The means along their own axes (count, k)."""
+        return torch.einsum("ckd,cd->ck", self.axes, self.mean)
+
     def denoise(self, x: torch.Tensor, level: Level, chances: torch.Tensor) -> torch.Tensor:
         """The mean of x0 given ``x`` (n, d) at ``level``, when a picture is of each distribution
         with the log-probabilities ``chances`` (n, count)."""
         power, even = (_deviation(value, level).square() for value in (self.variances, self.rest))
         count, rank, d = self.axes.shape
         flat = self.axes.reshape(count * rank, d)
-        offset = torch.einsum("ckd,cd->ck", self.axes, self.mean)
-        along = (x @ flat.T).view(-1, count, rank) - level.alpha * offset
+        along = (x @ flat.T).view(-1, count, rank) - level.alpha * self._offset
         far = x.square().sum(1, keepdim=True) - 2 * level.alpha * x @ self.mean.T
         far = far + level.alpha**2 * self.mean.square().sum(1)
         weighed = (along.square() * (1 / power - 1 / even[:, None])).sum(2) + far / even

@@ -71,13 +71,18 @@ class Search:
             if drift < ENOUGH * self.bar:
                 self.most = min(self.most, steps)
 
+    def learned(self, plans: list[Plan]) -> None:
+        """Programs that were learned for these weights."""
+        self.rows += [row for plan in plans if (row := self._asked(plan, "learned"))]
+
     def refine(self, end: float) -> None:
         """Levels of their own for the best line, clipped and not, by Optuna's TPE: with fewer and
         fewer steps than the cheapest plan below the bar takes, then with as many."""
-        good = [row["plan"]["steps"] for row in self.rows if drift_of(row) <= self.bar]
-        most = min(good, default=max(row["plan"]["steps"] for row in self.rows))
+        rows = [row for row in self.rows if not row["plan"].get("program")]
+        good = [row["plan"]["steps"] for row in rows if drift_of(row) <= self.bar]
+        most = min(good, default=max(row["plan"]["steps"] for row in rows))
         for steps in (*range(most - 1, 1, -1), most):
-            here = [row for row in self.rows if row["plan"]["steps"] == steps]
+            here = [row for row in rows if row["plan"]["steps"] == steps]
             lines: dict[Any, Row] = {}
             for row in sorted(here, key=drift_of):
                 lines.setdefault(row["plan"]["clip"], row)

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from typing import Any
 
+from hasten.core.artifact import BUILTIN
 from hasten.core.errors import UserError
 from hasten.core.model import Model
 from hasten.core.plan import Plan
@@ -93,6 +94,23 @@ class Space:
         steps = trial.suggest_int("steps", min(self.steps), max(self.steps), log=True)
         clip = trial.suggest_categorical("clip", clips(model))
         return Plan(solver=solver, grid=grid, steps=steps, clip=clip, guidance=guidance)
+
+
+def learned(model: Model, guidance: float) -> list[Plan]:
+    """A plan for every program in the folder ``programs`` beside the model that was learned for its
+    weights and this guidance."""
+    if model.folder is None:
+        return []
+    plans = []
+    for file in sorted((model.folder / "programs").glob("*.json")):
+        builtin = model.name.startswith(BUILTIN)
+        name = f"{model.name}/programs/{file.name}" if builtin else str(file)
+        plan = Plan(program=name, guidance=guidance)
+        assert plan.learned is not None
+        fits = plan.learned.weights == model.sha256
+        if fits and plan.learned.facts.get("guidance", 1.0) == guidance:
+            plans.append(plan)
+    return plans
 
 
 def clips(model: Model) -> tuple[float | None, ...]:

@@ -14,7 +14,7 @@ COLUMNS = ("plan", "engine", "evals", "ms", "p90", "pics/s", "drift (95%)")
 QUALITY = ("FD (95%)", "recall")
 WORDS = ("plan", "engine")
 SHORT = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-NAMED = ("solver", "grid", "steps", "engine", "dtype", "device")
+NAMED = ("solver", "grid", "steps", "program", "engine", "dtype", "device")
 WIDE = 110  # a narrower terminal does without p90
 
 
@@ -24,8 +24,9 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
     others = {name: value for name, value in plan.chosen().items() if name not in NAMED}
     more = "".join(f" {name}={value}" for name, value in others.items())
     drift, latency = row["drift"], row.get("race_ms", row["latency_ms"])
+    walk = plan.program or f"{plan.solver} {plan.grid} {plan.steps}"
     return (
-        f"{plan.solver} {plan.grid} {plan.steps}{more}",
+        f"{walk}{more}",
         f"{plan.engine} {SHORT[plan.dtype]}",
         str(row["evaluations"]),
         f"{latency['median']:.1f}",

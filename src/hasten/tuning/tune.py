@@ -30,7 +30,7 @@ from hasten.tuning.finals import Finals, loss_of, recommend
 from hasten.tuning.lab import Lab
 from hasten.tuning.pareto import front
 from hasten.tuning.search import FEW, Row, Search
-from hasten.tuning.space import Refused, Space
+from hasten.tuning.space import Refused, Space, learned
 from hasten.tuning.trials import Trials
 
 MANY = 64
@@ -228,6 +228,7 @@ def _tuned(
             f"minutes is {run.minutes:g}, and engines and reference alone took {spent:.0f} s; "
             f"give {1.5 * spent / 60 / SHARES['climb']:.1f} or more."
         )
+    search.learned(learned(model, guidance))
     search.refine(run.until("refine"))
     begun = time.monotonic()
     luck = search.random(run.until("random"))

@@ -1,0 +1,153 @@
+"""Drift against multiply-accumulates of feature reuse on the built-in model, one run: fewer steps,
+DeepCache from its package, its forecast, and learned masks."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+import hasten
+from benchmarks.results_io import write
+from hasten.core.plan import Plan
+from hasten.learning.reuse import Bench
+from hasten.measuring.drift import Reference, reference
+from hasten.measuring.macs import macs
+from hasten.sampler import prepare
+
+N = 32
+BASES = {
+    "solver=ddim,grid=uniform,steps=50": (30, 25, 20, 15, 12, 9),
+    "solver=dpmpp,grid=uniform,steps=20": (15, 12, 10, 8, 7, 6),
+    "solver=dpmpp,grid=uniform,steps=50": (25, 20, 15, 12, 10, 8),
+}
+EVERY = (2, 3, 5)
+BUDGETS = (0.7, 0.55, 0.45, 0.35)
+CUT = "deep(branch=0)"  # what DeepCache calls cache_branch_id=0, its default
+Row = dict[str, Any]
+
+
+class DeepCached(torch.nn.Module):
+    """The model's U-Net under the DeepCache package, which reads the step off its one time."""
+
+    def __init__(self, model: hasten.Model, times: list[float], every: int, branch: int) -> None:
+        super().__init__()
+        from DeepCache import DeepCacheSDHelper
+
+        self.unet = copy.deepcopy(model.net.module)
+        scheduler = types.SimpleNamespace(timesteps=torch.tensor(times))
+        self.helper = DeepCacheSDHelper(types.SimpleNamespace(unet=self.unet, scheduler=scheduler))
+        self.helper.set_params(cache_interval=every, cache_branch_id=branch)
+        self.helper.enable()
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, cond: Any = None) -> torch.Tensor:
+        return self.unet(x, t[0], class_labels=cond, return_dict=False)[0]
+
+
+def main() -> None:
+    model = hasten.load("builtin:mnist")
+    held = reference(model, N)
+    rows: list[Row] = []
+    for text, fewer in BASES.items():
+        base = Plan.read(text)
+        mine = list(points(held, base, fewer))
+        rows += mine
+        rows += verdicts(base, mine)
+        what = f"drift (n = {N}) from {held.plan} against multiply-accumulates of a picture"
+        write("reuse", what, rows)
+
+
+def points(held: Reference, base: Plan, fewer: tuple[int, ...]) -> Iterator[Row]:
+    """What every plan costs and gives."""
+    model = held.model
+    yield point(held, base, "full", base)
+    for steps in fewer:
+        yield point(held, base, "fewer steps", base.model_copy(update={"steps": steps}))
+    for every in EVERY:
+        yield deep_cached(held, base, every)
+        forecast = f"deep(branch=0, every={every}, forecast=1)"
+        yield point(held, base, "uniform, forecast", Plan(**with_reuse(base, forecast)))
+    yield point(held, base, "encoder", Plan(**with_reuse(base, "encoder")))
+    for cut, kind in ((CUT, "learned"), ("deep(branch=0, forecast=1)", "learned, forecast")):
+        bench = Bench(model, base, cut)
+        for budget in BUDGETS:
+            found = bench.best(budget)
+            yield {**point(held, base, kind, found.plan), "budget": budget}
+
+
+def deep_cached(held: Reference, base: Plan, every: int) -> Row:
+    """DeepCache, and how far our mask on the same branch is from its pictures."""
+    model = held.model
+    ours = Plan(**with_reuse(base, f"deep(branch=0, every={every})"))
+    row = point(held, base, "DeepCache", ours)
+    times = [level.t for level in base.levels(model.path)[:-1]]
+    theirs = DeepCached(model, times, every, 0).eval()
+    net = prepare(dataclasses.replace(model, net=theirs), base)
+    row["plan"] = f"{base}, DeepCache(cache_interval={every}, cache_branch_id=0)"
+    drift = held.drift(base, net)
+    assert drift is not None
+    made = {"noise": held.noise, "cond": held.cond}
+    one, other = hasten.build(model, base, net=net), hasten.build(model, ours)
+    row["apart"] = float((one.sample(**made) - other.sample(**made)).abs().max())
+    return {**row, "drift": drift.rmse, "drift_interval": [drift.low, drift.high]}
+
+
+def point(held: Reference, base: Plan, kind: str, plan: Plan) -> Row:
+    drift, sampler = held.drift(plan), hasten.build(held.model, plan)
+    assert drift is not None
+    return {
+        "base": str(base),
+        "kind": kind,
+        "plan": str(plan),
+        "evaluations": sampler.evaluations,
+        "macs": macs(sampler),
+        "drift": drift.rmse,
+        "drift_interval": [drift.low, drift.high],
+        "n": drift.n,
+    }
+
+
+def verdicts(base: Plan, rows: list[Row]) -> Iterator[Row]:
+    """How many times fewer multiply-accumulates than each DeepCache plan, at its drift."""
+    kinds = ("fewer steps", "uniform, forecast", "learned", "learned, forecast")
+    for row in rows:
+        if row["kind"] != "DeepCache":
+            continue
+        found = {kind: needed(rows, kind, row["drift"]) for kind in kinds}
+        times = {
+            kind: None if value is None else row["macs"] / value for kind, value in found.items()
+        }
+        yield {
+            "base": str(base),
+            "kind": "times fewer at the drift of",
+            "plan": row["plan"],
+            "drift": row["drift"],
+            **times,
+        }
+
+
+def needed(rows: list[Row], kind: str, drift: float) -> float | None:
+    """The multiply-accumulates at which plans of ``kind`` reach ``drift``: on the curve through the
+    plans that no cheaper one beats, linear in log drift; None outside of it."""
+    ordered = sorted((row["macs"], row["drift"]) for row in rows if row["kind"] == kind)
+    curve: list[tuple[float, float]] = []
+    for cost, value in ordered:
+        if not curve or value < curve[-1][1]:
+            curve.append((cost, value))
+    if not curve[-1][1] <= drift <= curve[0][1]:
+        return curve[0][0] if drift > curve[0][1] else None
+    logs = [np.log(value) for _, value in reversed(curve)]
+    return float(np.interp(np.log(drift), logs, [cost for cost, _ in reversed(curve)]))
+
+
+def with_reuse(base: Plan, reuse: str) -> dict[str, Any]:
+    return {**base.model_dump(), "reuse": reuse}
+
+
+if __name__ == "__main__":
+    main()
