@@ -70,6 +70,7 @@ def points(held: Reference, base: Plan, fewer: tuple[int, ...]) -> Iterator[Row]
         yield point(held, base, "fewer steps", base.model_copy(update={"steps": steps}))
     for every in EVERY:
         yield deep_cached(held, base, every)
+    for every in (*EVERY, 8):
         forecast = f"deep(branch=0, every={every}, forecast=1)"
         yield point(held, base, "uniform, forecast", Plan(**with_reuse(base, forecast)))
     yield point(held, base, "encoder", Plan(**with_reuse(base, "encoder")))
@@ -113,10 +114,11 @@ def point(held: Reference, base: Plan, kind: str, plan: Plan) -> Row:
 
 
 def verdicts(base: Plan, rows: list[Row]) -> Iterator[Row]:
-    """How many times fewer multiply-accumulates than each DeepCache plan, at its drift."""
+    """How many times fewer multiply-accumulates each kind of plan needs at the drift of DeepCache's
+    and of the learned ones."""
     kinds = ("fewer steps", "uniform, forecast", "learned", "learned, forecast")
     for row in rows:
-        if row["kind"] != "DeepCache":
+        if row["kind"] not in ("DeepCache", "learned, forecast"):
             continue
         found = {kind: needed(rows, kind, row["drift"]) for kind in kinds}
         times = {
@@ -133,14 +135,14 @@ def verdicts(base: Plan, rows: list[Row]) -> Iterator[Row]:
 
 def needed(rows: list[Row], kind: str, drift: float) -> float | None:
     """The multiply-accumulates at which plans of ``kind`` reach ``drift``: on the curve through the
-    plans that no cheaper one beats, linear in log drift; None outside of it."""
+    plans that no cheaper one beats, linear in log drift; None outside of what was measured."""
     ordered = sorted((row["macs"], row["drift"]) for row in rows if row["kind"] == kind)
     curve: list[tuple[float, float]] = []
     for cost, value in ordered:
         if not curve or value < curve[-1][1]:
             curve.append((cost, value))
     if not curve[-1][1] <= drift <= curve[0][1]:
-        return curve[0][0] if drift > curve[0][1] else None
+        return None
     logs = [np.log(value) for _, value in reversed(curve)]
     return float(np.interp(np.log(drift), logs, [cost for cost, _ in reversed(curve)]))
 

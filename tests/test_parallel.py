@@ -326,3 +326,19 @@ def test_the_death_of_a_process_ends_the_others_with_one_line():
     assert len(refused) == 1
     assert "died or is more than 20 s behind" in refused[0]
     assert time.monotonic() - begun < 60  # 30 s for it, and the processes' start
+
+
+def test_a_walk_without_a_program_is_refused_when_a_sampler_is_built(tiny_model):
+    plan = Plan(solver="adaptive-ode", executor="picard")
+    with pytest.raises(hasten.UserError, match="executor 'picard' runs a Program"):
+        hasten.build(tiny_model(), plan)
+
+
+@pytest.mark.parametrize(("size", "what"), [("2", "the processes did not meet"), ("two", "number")])
+def test_processes_that_were_not_started_together_are_told(size, what, noise, monkeypatch):
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    program = hasten.trace(Plan(solver="ddim", grid="uniform", steps=9), "ddpm")
+    with pytest.raises(hasten.UserError, match=what):
+        hasten.run(program, Mixture(), noise, executor="picard")

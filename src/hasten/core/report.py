@@ -57,7 +57,8 @@ class Report:
 
     Attributes:
         macs: multiply-accumulates of one picture, None where they depend on the data.
-        evaluations: network calls a picture; rounds: sequential batches of calls.
+        evaluations: network calls a picture; rounds: sequential batches of calls; means over a few
+            pictures where they depend on the data.
         latency_ms: one picture at a time; throughput: pictures a second in batches.
         drift: None for a plan that draws noise on the way.
         peak_mb: the most memory the process (CPU) or the device held while sampling.
@@ -69,8 +70,8 @@ class Report:
     plan: dict[str, Any]
     key: str
     model: str
-    evaluations: int | None
-    rounds: int | None
+    evaluations: float
+    rounds: float
     latency_ms: dict[str, float]
     throughput: dict[str, float]
     drift: Drift | None

@@ -23,7 +23,7 @@ class Parareal(Executor):
 
     The fine crossing F of a block asks all its questions; the coarse one G asks the first and takes
     its x0 for the rest. From the coarse result, each iteration moves every block's entrance to
-    ``F(x) + G(new x) - G(x)`` (eq. 6), on all registers alive there. After k iterations the first k
+    ``F(x) + G(new x) - G(x)``, on all registers alive there. After k iterations the first k
     blocks are exact. A picture's blocks are settled, one after another, when their ends move by no
     more than ``tolerance`` (root mean square, relative to the level's spread). All noise of the
     program is held at once.

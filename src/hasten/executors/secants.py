@@ -8,7 +8,7 @@ from hasten.core.level import Level
 from hasten.executors.surrogate import Surrogate
 
 KEEP = 0.1  # weight of the rounds before in the diagonal, a round
-RIDGE = 0.1  # of the multisecant equations, relative to each secant's own size
+RIDGE = 0.1  # of the multisecant equations, whose secants have length 1
 REACH = 32  # a neighbour whose secant is borrowed lies a part of the program away: 1 / REACH
 STILL = 1e-6  # a question that moved by less, relative to the level's spread, tells nothing
 
@@ -17,10 +17,10 @@ class Secants(Surrogate):
     """J = diagonal + low rank, for each picture and level.
 
     The diagonal is a least-squares fit of the changes of x0 to those of x, pixel by pixel, drawn
-    towards the picture's mean. The rest is the type-II Anderson / multisecant update (Fang & Saad
-    2009): the smallest change of J that explains the last ``memory`` changes at this level and the
-    last one of a neighbour on either side. It is a Jacobian a level, used in a triangular solve, as
-    2402.09970 demands: what is known at later levels never moves an earlier question.
+    towards the picture's mean. The rest is the multisecant update of type I (Anderson acceleration
+    as Fang & Saad 2009 write it): the smallest change of J that explains the last ``memory``
+    changes at this level, and the last one of a neighbour on either side. There is one J a level,
+    used in a triangular solve, as in 2402.09970: later levels never move an earlier question.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Secants(Surrogate):
         memory: int,
     ):
         super().__init__(size, levels, x, data_std)
-        self._levels, self._memory = levels, memory
+        self._levels = levels
         self._reach = max(1, len(levels) // REACH)
         pixels = x[0].numel()
         self.extra = torch.zeros_like(self.questions)  # the diagonal, beyond the Wiener slope
@@ -76,7 +76,7 @@ class Secants(Surrogate):
         self.extra[some] = torch.where(square > still, found - slopes, self.extra[some])
 
     def _fit_rest_(self, known: int) -> None:
-        """``expand^T project``, so that J explains the secants: R (S^T S + ridge)^-1 S^T."""
+        """``expand^T project`` = R (S^T S + ridge)^-1 S^T, with what is left of the changes R."""
         place = torch.arange(known, device=self.steps.device)
         around = [(place + by).clamp(0, known - 1) for by in (-self._reach, self._reach)]
         steps, changes = (
@@ -85,11 +85,12 @@ class Secants(Surrogate):
         )
         slopes = self._column(self.slopes[self.first : self.first + known], steps)
         diagonal = self.extra[:known].flatten(2).unsqueeze(2) + slopes
-        products = (steps @ steps.transpose(2, 3)).double()
-        ridge = RIDGE * products.diagonal(dim1=2, dim2=3) + 1e-25
-        inverse = torch.linalg.inv(products + torch.diag_embed(ridge))
-        self.project[:known] = inverse.float() @ steps
-        self.expand[:known] = changes - diagonal * steps
+        levels = self._levels[self.first : self.first + known]
+        least = STILL * steps.shape[3] ** 0.5 * self._column([one.spread for one in levels], steps)
+        norms = steps.norm(dim=3, keepdim=True).clamp(min=least)
+        units, ridge = steps / norms, RIDGE * torch.eye(steps.shape[2]).to(steps)
+        self.project[:known] = torch.linalg.solve(units @ units.transpose(2, 3) + ridge, units)
+        self.expand[:known] = (changes - diagonal * steps) / norms
 
     def _column(self, values: list[float], like: torch.Tensor) -> torch.Tensor:
         column = torch.tensor(values, dtype=like.dtype, device=like.device)

@@ -13,6 +13,7 @@ from hasten.core.plan import Plan
 from hasten.core.report import Drift, Report
 from hasten.core.start import starts
 from hasten.measuring.conditions import conditions
+from hasten.measuring.counted import counted
 from hasten.measuring.drift import Reference, reference, reference_plan
 from hasten.measuring.macs import macs
 from hasten.measuring.memory import forget_peak, peak_mb, require_memory
@@ -64,12 +65,13 @@ def measure(
         warmup=1,
         **one,  # type: ignore[arg-type]
     )
+    evaluations, rounds = counted(sampler)
     return Report(
         plan=plan.model_dump(),
         key=plan.key,
         model=model.name,
-        evaluations=sampler.evaluations,
-        rounds=sampler.evaluations,
+        evaluations=evaluations,
+        rounds=rounds,
         latency_ms=latency.milliseconds(),
         throughput={
             "pictures_per_s": batch / many.median,

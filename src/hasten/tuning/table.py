@@ -28,7 +28,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
     return (
         f"{walk}{more}",
         f"{plan.engine} {SHORT[plan.dtype]}",
-        str(row["evaluations"]),
+        f"{round(row['evaluations'], 1):g}",
         f"{latency['median']:.1f}",
         f"{latency['p90']:.1f}",
         f"{row['throughput']['pictures_per_s']:.1f}",
