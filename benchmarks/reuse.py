@@ -136,7 +136,8 @@ def verdicts(base: Plan, rows: list[Row]) -> Iterator[Row]:
 def needed(rows: list[Row], kind: str, drift: float) -> float | None:
     """The multiply-accumulates at which plans of ``kind`` reach ``drift``: on the curve through the
     plans that no cheaper one beats, linear in log drift; None outside of what was measured."""
-    ordered = sorted((row["macs"], row["drift"]) for row in rows if row["kind"] == kind)
+    kinds = (kind, "full")  # where every curve ends
+    ordered = sorted((row["macs"], row["drift"]) for row in rows if row["kind"] in kinds)
     curve: list[tuple[float, float]] = []
     for cost, value in ordered:
         if not curve or value < curve[-1][1]:

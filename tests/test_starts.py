@@ -364,7 +364,7 @@ def test_a_vae_gives_each_label_its_pictures_and_the_right_spread(tiny_model, tm
         ("gaussian(file='FILE', ratio=1e6)", "ratio is 1e\\+06; the levels of this path have"),
         ("gaussian(file='FILE', ratio=1e-4)", "give one between"),
         ("gaussian(file='FILE', ratio=-1)", "ratio is -1; it takes a number"),
-        ("gaussian(file='FILE')", "missing 1 required keyword-only argument: 'ratio'"),
+        ("gaussian(file='FILE')", "lacks option 'ratio'; write it as gaussian"),
         ("gaussian(file='lost', ratio=1)", "file is 'lost', which is no file"),
         ("gaussian(file=3, ratio=1)", "it takes a path in quotes"),
         ("mixture(file='FILE', ratio=1)", "of kind 'gaussian'; this one is 'mixture'"),

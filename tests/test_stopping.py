@@ -117,7 +117,7 @@ def test_a_learned_variance_is_no_hindrance(gaussian):
     ("executor", "why"),
     [
         ("settle(tolerance=0)", "tolerance is 0; it takes a number"),
-        ("settle", "missing 1 required keyword-only argument: 'tolerance'"),
+        ("settle", "lacks option 'tolerance'; write it as settle"),
         ("settle(tolerance=0.1, least=1)", "least is 1; it takes a whole number from 2"),
         ("settle(tolerance=0.1, below=0)", "below is 0; it takes a number"),
         ("deadline(ms=-1)", "ms is -1; it takes a number"),

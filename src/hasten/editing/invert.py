@@ -45,8 +45,8 @@ def invert(
     batch: int = 64,
 ) -> Inversion:
     """The noise from which ``plan`` makes ``pictures``: exact to the tolerance, because what is
-    solved backwards is the plan's own Program, level by level (as fixed-point DDIM inversion is,
-    2309.01745 for one), and the run forwards says whether it is.
+    solved backwards is the plan's own Program, level by level, and the run forwards says whether it
+    is.
 
     Args:
         plan: deterministic, from noise; the more steps it has, the surer inversion is.

@@ -74,9 +74,9 @@ class Adaptive(Between):
     The distance of a step is the root mean square over a picture's numbers of ``low - high``
     divided by ``max(atol, rtol * max(|low|, |last low|))``, latents being divided by the spread of
     their level; up to 1 the step is accepted. Every step is then ``0.9 * distance ** -power`` times
-    as long as the last one tried (2105.14080, section 3.2; 2206.00927, appendix C). The first step
-    tried has the length of the grid's first one, in log-SNR; the grid's other levels are not
-    visited. Every picture has its own steps, so it does not depend on its batch-mates.
+    as long as the last one tried (2105.14080, algorithm 1; 2206.00927). The first step tried has
+    the length of the grid's first one, in log-SNR; the grid's other levels are not visited. Every
+    picture has its own steps, so it does not depend on its batch-mates.
     """
 
     rtol: float
@@ -117,7 +117,7 @@ class Adaptive(Between):
         length = [levels[1].half_log_snr - levels[0].half_log_snr] * n
         done = torch.empty_like(x)
         now = Trials(list(range(n)), x, [levels[0]] * n, [end] * n, {}, list(range(n)), read)
-        last = x / _column([level.spread for level in now.here], x)
+        last = (x / _column([level.spread for level in now.here], x)).abs()
         for _ in range(MOST_TRIES):
             now.there = [
                 _next(here, min(length[row], self.longest), end, read)

@@ -1,4 +1,5 @@
-"""The probability-flow ODE with error control (2206.00927, appendix C; 2211.01095)."""
+"""The probability-flow ODE with error control (DPM-Solver-12 and -23 of Lu et al. 2206.00927, in
+the x0 form of 2211.01095)."""
 
 from __future__ import annotations
 

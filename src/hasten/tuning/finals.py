@@ -1,8 +1,9 @@
 """The dear questions: quality, full reports, a race, fresh processes.
 
 With real pictures FD decides: of few pictures of the programs of least drift, level by level down
-to where none passes; then of many pictures of the best. Solvers that draw noise have no drift and
-come in here. Without real pictures, drift on more of them decides.
+to where none passes; then of many pictures of the best. Solvers that draw noise, and walks that
+begin below the top, are not screened by drift and come in here. Without real pictures, drift on
+more of them decides.
 """
 
 from __future__ import annotations
@@ -83,11 +84,11 @@ class Finals:
         if spoiled and exact is not self.engines[0]:
             self._report(plan, exact)
 
-    def by_distance(self, screened: list[Row], noisy: list[Row]) -> None:
+    def by_distance(self, screened: list[Row], others: list[Row]) -> None:
         """A glance at promising programs; full reports of the best; a second look, with as many
         pictures as there is time for, at the fastest that may pass."""
         faithful = self._faithful(screened)
-        seen = self._glances(faithful, screened, noisy)
+        seen = self._glances(faithful, screened, others)
         first = self._finalist(seen[0]) if seen else None
         if first is None:
             return self.by_drift(screened)
@@ -130,7 +131,7 @@ class Finals:
         able = [row for row in screened if drift_of(row) <= ENOUGH * self.max_loss]
         return min(able, key=evaluations_of) if able else min(screened, key=drift_of)
 
-    def _glances(self, faithful: Row, screened: list[Row], noisy: list[Row]) -> list[Row]:
+    def _glances(self, faithful: Row, screened: list[Row], others: list[Row]) -> list[Row]:
         """Rows with the quality of GLANCE pictures, the faithful program's first: level by level of
         evaluations, downwards from the cheapest whose drift passes while some pass, else upwards.
         """
@@ -138,7 +139,7 @@ class Finals:
         if first is None:
             return []
         seen, bar = [first], CLOSE * (1 + self.max_loss) * first["fd"]["value"]
-        levels = _levels(screened, noisy)
+        levels = _levels(screened, others)
         below = [row["evaluations"] for row in screened if drift_of(row) <= self.max_loss]
         start = min(below, default=faithful["evaluations"])
         down = sorted((level for level in levels if level <= start), reverse=True)
@@ -284,15 +285,15 @@ def _passes(row: Row, closest: Row, max_loss: float, judged: bool) -> bool:
     return able
 
 
-def _levels(screened: list[Row], noisy: list[Row]) -> dict[int, list[Row]]:
-    """By evaluations, ascending: the A_LEVEL programs of least drift, and what draws noise."""
+def _levels(screened: list[Row], others: list[Row]) -> dict[int, list[Row]]:
+    """By evaluations, ascending: the A_LEVEL programs of least drift, and what was not screened."""
     out: dict[int, list[Row]] = {}
     for row in sorted(screened, key=lambda row: (row["evaluations"], drift_of(row))):
         level = out.setdefault(row["evaluations"], [])
         known = {drift_of(other) for other in level}  # equal drifts are one table by two names
         if len(level) < A_LEVEL and drift_of(row) not in known:
             level.append(row)
-    for row in noisy:
+    for row in others:
         if row["evaluations"] in out:
             out[row["evaluations"]].append(row)
     return out

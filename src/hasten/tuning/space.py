@@ -23,6 +23,8 @@ SOLVERS = (
     "ipndm",
 )
 NOISY = ("ddpm", "dpmpp-sde")
+EARLY = ("unipc(order=3)", "dpmpp(order=2)")
+RATIOS = (5.0, 20.0)  # sigma / alpha where walks from a start beside the model begin
 FEW_STEPS = 8  # more steps are not worth it for solvers that draw noise, once a plan is to be fast
 GRIDS = ("uniform", "quadratic", "karras", "log-snr")
 STEPS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50)
@@ -43,12 +45,14 @@ class Space:
     """Every solver on every grid with every number of steps, x0 left alone and clipped (where the
     network sees pixels), and on every engine in its dtypes.
 
-    ``noisy``: solvers that draw noise, tried on the first grid where real pictures decide;
+    ``noisy``: solvers that draw noise, ``early``: solvers from the starts beside the model; both
+    are tried on the first grid where real pictures decide;
     ``engines``: pairs of engine and dtype, cheap to try first; None for all that suit the device.
     """
 
     solvers: tuple[str, ...] = SOLVERS
     noisy: tuple[str, ...] = NOISY
+    early: tuple[str, ...] = EARLY
     grids: tuple[str, ...] = GRIDS
     steps: tuple[int, ...] = STEPS
     engines: tuple[tuple[str, str], ...] | None = None
@@ -83,6 +87,20 @@ class Space:
         ]
         return [plan for plan in plans if cannot(model, plan) is None]
 
+    def early_starts(self, model: Model, guidance: float) -> list[Plan]:
+        """Walks that begin below the top, from every Gaussian beside the model, with few steps."""
+        few = [steps for steps in self.steps if steps <= FEW_STEPS]
+        begins = [
+            f"gaussian(ratio={ratio}, file={file!r})"
+            for file in beside(model, "starts", "gaussian*.safetensors")
+            for ratio in RATIOS
+        ]
+        plans = [
+            Plan(solver=solver, grid=self.grids[0], steps=steps, start=begin, guidance=guidance)
+            for solver, begin, steps in itertools.product(self.early, begins, few)
+        ]
+        return [plan for plan in plans if cannot(model, plan) is None]
+
     def suggest(self, trial: Any, model: Model, guidance: float) -> Plan:
         """One plan at random: any number of steps, and grids with their options."""
         solver = trial.suggest_categorical("solver", self.solvers)
@@ -96,15 +114,20 @@ class Space:
         return Plan(solver=solver, grid=grid, steps=steps, clip=clip, guidance=guidance)
 
 
+def beside(model: Model, folder: str, pattern: str) -> list[str]:
+    """The files of a folder beside the model, as a plan names them."""
+    if model.folder is None:
+        return []
+    files = sorted((model.folder / folder).glob(pattern))
+    builtin = model.name.startswith(BUILTIN)
+    return [f"{model.name}/{folder}/{file.name}" if builtin else str(file) for file in files]
+
+
 def learned(model: Model, guidance: float) -> list[Plan]:
     """A plan for every program in the folder ``programs`` beside the model that was learned for its
     weights and this guidance."""
-    if model.folder is None:
-        return []
     plans = []
-    for file in sorted((model.folder / "programs").glob("*.json")):
-        builtin = model.name.startswith(BUILTIN)
-        name = f"{model.name}/programs/{file.name}" if builtin else str(file)
+    for name in beside(model, "programs", "*.json"):
         plan = Plan(program=name, guidance=guidance)
         assert plan.learned is not None
         fits = plan.learned.weights == model.sha256

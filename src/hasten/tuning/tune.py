@@ -237,7 +237,7 @@ def _tuned(
         run.skipped.append(f"{search.skipped} dearer programs: time ran out")
     finals = Finals(run=run, engines=engines, max_loss=max_loss, against=against, batch=batch)
     if finals.real:
-        finals.by_distance(search.rows, _noisy(space, model, guidance))
+        finals.by_distance(search.rows, _unscreened(space, model, guidance))
     else:
         finals.by_drift(search.rows)
     if not finals.rows:
@@ -297,9 +297,10 @@ def _latency(row: Row) -> float:
     return row["race_ms"]["median"]
 
 
-def _noisy(space: Space, model: Model, guidance: float) -> list[Row]:
-    """Programs that draw noise, as screened rows without a drift."""
-    plans = space.drawing(model, guidance)
+def _unscreened(space: Space, model: Model, guidance: float) -> list[Row]:
+    """Programs whose drift says little of their pictures, because they draw noise or begin from
+    something cheap, as screened rows without a drift."""
+    plans = space.drawing(model, guidance) + space.early_starts(model, guidance)
     return [
         {
             "text": str(plan),
