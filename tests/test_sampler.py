@@ -241,7 +241,7 @@ FIELDS = [
     ({"guidance": -1}, "guidance"),
     ({"clip": 0}, "clip"),
     ({"dtype": "float8"}, "dtype"),
-    ({"executor": "picard"}, "executor"),
+    ({"executor": "magic"}, "executor"),
     ({"start": "nois"}, "noise"),
     ({"stps": 3}, "steps"),
 ]

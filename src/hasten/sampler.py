@@ -29,7 +29,16 @@ START, WALK = 0, 1  # the two streams of random numbers of a picture
 
 
 def trace(plan: Plan, on: str | dict[str, Any] | Path) -> Program:
-    """The Program of a plan on a path (a Path, or anything :func:`hasten.path` takes)."""
+    """The Program of a plan on a path (a Path, or anything :func:`hasten.path` takes).
+
+    Raises:
+        UserError: the plan begins below the top, from what no Program holds.
+    """
+    require(
+        plan.start == "noise",
+        f"start is {plan.start!r}, but a Program begins at its first level, from what it is given; "
+        "sample with hasten.build, or set start='noise'.",
+    )
     return plan.trace(path(on))
 
 
