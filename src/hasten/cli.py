@@ -245,6 +245,8 @@ def tune(
         return
     table(found.front)
     print(found.why)
+    for one in found.skipped:
+        print(one)
     if found.expected is not None:
         low, high = (found.expected[name] for name in ("low", "high"))
         print(f"a fresh process is expected to take {low:.1f} to {high:.1f} ms (99%)")

@@ -16,6 +16,7 @@ import time
 from typing import Any
 
 from hasten.core.plan import Plan
+from hasten.tuning.conditional import MANY, PARALLEL, TRIED
 from hasten.tuning.lab import QUALITY
 from hasten.tuning.search import ENOUGH, Row, drift_of, evaluations_of
 
@@ -189,6 +190,17 @@ class Finals:
         changes = {"engine": engine["engine"], "dtype": engine["dtype"]}
         changes["device"] = self.run.lab.model.device.type
         return plan.model_copy(update=changes)
+
+    def in_parallel(self) -> None:
+        """Reports of the finalists of many evaluations sampled in parallel, which makes the same
+        pictures."""
+        dear = [row for row in self.rows if row["evaluations"] >= MANY]
+        for row in sorted(dear, key=lambda row: -row["evaluations"])[:TRIED]:
+            plan = Plan(**row["plan"]).model_copy(update={"executor": PARALLEL})
+            again = self._report(plan, {"engine": "eager", "dtype": "float32"})
+            if again is not None:
+                same = {name: row[name] for name in (*QUALITY, "second") if name in row}
+                again.update(same)
 
     def race(self, guidance: float) -> tuple[list[Row], Row]:
         """The finalists with ``race_ms``, timed in turn with each other and with a part of the

@@ -26,6 +26,7 @@ from hasten.measuring.conditions import conditions
 from hasten.measuring.drift import reference_plan
 from hasten.measuring.real import FEWEST, real_for
 from hasten.tuning.child import Child, Here
+from hasten.tuning.conditional import ask_parallel, try_reuse
 from hasten.tuning.finals import Finals, loss_of, recommend
 from hasten.tuning.lab import Lab
 from hasten.tuning.pareto import front
@@ -230,6 +231,9 @@ def _tuned(
         )
     search.learned(learned(model, guidance))
     search.refine(run.until("refine"))
+    why_not = try_reuse(search, model)
+    if why_not is not None:
+        run.skipped.append(why_not)
     begun = time.monotonic()
     luck = search.random(run.until("random"))
     lucky = time.monotonic() - begun
@@ -242,6 +246,11 @@ def _tuned(
         finals.by_drift(search.rows)
     if not finals.rows:
         raise UserError(f"no plan could be measured: {run.refused[-1].why}")
+    side = ask_parallel(run, guidance, batch)
+    if side is not None:
+        run.skipped.append(side.why)
+        if side.pays:
+            finals.in_parallel()
     rows, baseline = finals.race(guidance)
     on_front = front(rows, _latency, loss_of)
     chosen, why = recommend(rows, max_loss, baseline, batch)
