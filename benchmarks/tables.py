@@ -10,29 +10,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import markdown, where
 from benchmarks.results_io import read
+from benchmarks.tables_few import early_stop, learned, parallel, reuse
 from hasten.core.files import MANIFEST, write_manifest
 from hasten.tuning.pareto import front
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "docs/measurements.md", "src/hasten/assets/mnist/README.md")
+DOCUMENTS = (
+    "README.md",
+    "docs/measurements.md",
+    "docs/fewer-evaluations.md",
+    "src/hasten/assets/mnist/README.md",
+)
+FEW = (early_stop, learned, parallel, reuse)  # tables that stand in another file
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
-
-
-def markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    """A GitHub table, numbers to the right."""
-    line = "|".join([":--"] + ["--:"] * (len(head) - 1))
-    body = [f"| {' | '.join(row)} |" for row in (head, *rows)]
-    return "\n".join([body[0], f"|{line}|", *body[1:]]) + "\n"
-
-
-def where(result: dict[str, Any]) -> str:
-    """The conditions, in one line below a table."""
-    facts = result["conditions"]
-    return (
-        f"\n{result['date']}; {facts['device']}, {facts['threads']} threads, {facts['dtype']}, "
-        f"torch {facts['torch']}, diffusers {facts['diffusers']}.\n"
-    )
 
 
 def plans() -> str:

@@ -27,10 +27,6 @@ class Machine(Protocol):
 
     def noise(self) -> Any: ...
 
-    def denoise_at(self, x: Any, levels: tuple[Level, ...], rows: tuple[int, ...]) -> Any: ...
-
-    def noise_of(self, rows: tuple[int, ...]) -> Any: ...
-
     def reusing(self) -> Machine:
         """The same machine, whose network answers with the features it kept (feature reuse)."""
         ...
@@ -195,8 +191,8 @@ class Network(Ask):
 @dataclasses.dataclass(frozen=True)
 class DenoiseAt(Ask):
     """x0 of some pictures of the batch, each at its own level: ``x`` (k, c, h, w) holds the latents
-    of the pictures ``rows`` (k) at ``levels`` (k). For walks that size their steps by the data;
-    no Program holds it."""
+    of the pictures ``rows`` (k) at ``levels`` (k). For walks that size their steps by the data: no
+    Program holds it, and only a machine of the walk itself has ``denoise_at`` and ``noise_of``."""
 
     x: Latent
     levels: tuple[Level, ...]
@@ -207,7 +203,7 @@ class DenoiseAt(Ask):
     answers = ("d",)
     calls = True
 
-    def answer(self, machine: Machine, *values: Any) -> tuple[Any, ...]:
+    def answer(self, machine: Any, *values: Any) -> tuple[Any, ...]:
         return (machine.denoise_at(values[0], self.levels, self.rows),)
 
 
@@ -221,7 +217,7 @@ class NoiseOf(Ask):
     op = "noise_of"
     answers = ("z",)
 
-    def answer(self, machine: Machine, *values: Any) -> tuple[Any, ...]:
+    def answer(self, machine: Any, *values: Any) -> tuple[Any, ...]:
         return (machine.noise_of(self.rows),)
 
 

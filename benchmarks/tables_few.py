@@ -1,0 +1,114 @@
+"""The tables of docs/fewer-evaluations.md."""
+
+from __future__ import annotations
+
+import re
+
+from benchmarks.markdown import markdown, where
+from benchmarks.results_io import read
+
+
+def learned() -> str:
+    """Learned programs beside the best of the others, at each number of evaluations."""
+    result = read("programs")
+    rows = [row for row in result["rows"] if "evaluations" in row]
+    cells = []
+    for row in rows:
+        best, mine = row["best of diffusers"], row["learned"]
+        gits = min((row["ipndm + gits"], row["ipndm + gits, clipped"]), key=lambda r: r["drift"])
+        cells.append(
+            (
+                str(row["evaluations"]),
+                f"{mine['drift']:.4f} ±{mine['half']:.4f}",
+                f"{best['drift']:.4f} ({best['config']})",
+                f"{gits['drift']:.4f}",
+                f"{row['ratio']:.2f}",
+                f"{mine['fd']:.2f}",
+                f"{mine['recall']:.2f}",
+            )
+        )
+    floor = next(row["floor"] for row in result["rows"] if "floor" in row)
+    others = ("best of diffusers", "iPNDM + GITS", "ratio")
+    head = ("evaluations", "drift, learned", *others, "FD", "recall")
+    note = (
+        f"\nDrift at n = {rows[0]['n']}, FD at n = {rows[0]['pictures']}; the lowest FD any solver "
+        f"reached on this network is {floor:.2f}. The ratio is to the better of the two others."
+    )
+    return markdown(head, cells) + note + where(result)
+
+
+def early_stop() -> str:
+    """Starts below the top beside noise, with as many evaluations."""
+    result, cells = read("early_stop"), []
+    for group in result["rows"]:
+        for row in group["rows"]:
+            apart = row["fd_minus_noise"]
+            cells.append(
+                (
+                    _start(row["plan"]),
+                    str(row["evaluations"]),
+                    f"{row['fd']:.2f}",
+                    f"{apart['value']:.2f} ({apart['low']:.2f} to {apart['high']:.2f})",
+                    f"{row['recall']:.2f}",
+                    f"{row['drift']:.3f}",
+                    f"{row['start_share_of_the_budget']:.1%}",
+                )
+            )
+    row = result["rows"][0]["rows"][0]
+    head = (
+        "start",
+        "evaluations",
+        "FD",
+        "minus noise (95%)",
+        "recall",
+        "drift",
+        "cost of the start",
+    )
+    note = f"\nFD and recall at n = {row['n']}, drift at n = {row['n_drift']}; paired by noise."
+    return markdown(head, cells) + note + where(result)
+
+
+def _start(plan: str) -> str:
+    found = re.search(r"start=(\w+)\(ratio=([\d.]+)", plan)
+    return "noise" if found is None else f"{found[1]}, ratio {float(found[2]):g}"
+
+
+def reuse() -> str:
+    """How many times fewer multiply-accumulates than DeepCache at its drift."""
+    result = read("reuse")
+    kinds = ("fewer steps", "uniform, forecast", "learned", "learned, forecast")
+    cells = []
+    for row in result["rows"]:
+        if row["kind"] != "times fewer at the drift of":
+            continue
+        every = re.search(r"cache_interval=(\d+)", row["plan"])
+        assert every is not None
+        walk = re.match(r"solver=(\w+).*steps=(\d+)", row["base"])
+        assert walk is not None
+        found = [f"{row[kind]:.2f}" if row.get(kind) else "" for kind in kinds]
+        cells.append((f"{walk[1]}, {walk[2]} steps, every {every[1]}", *found))
+    n = result["rows"][0]["n"]
+    note = f"\nTimes fewer than DeepCache at the drift it has there; n = {n}; empty: off the curve."
+    return markdown(("", *kinds), cells) + note + where(result)
+
+
+def parallel() -> str:
+    """Rounds of the parallel executors beside the evaluations of the run in order."""
+    result, cells = read("parallel"), []
+    for row in result["rows"]:
+        if "rounds" not in row:
+            continue
+        side = row.get("executor") or f"{row['side']}, tolerance {row['tolerance']:g}"
+        clock = f"{row['times_faster']:.2f}" if "times_faster" in row else ""
+        cells.append(
+            (
+                f"{row['program']}: {side}",
+                f"{row['rounds']:g}",
+                f"{row['evaluations']:.0f}",
+                f"{row['rmse']:.1e}",
+                clock,
+            )
+        )
+    head = ("", "rounds", "evaluations", "RMSE from the run in order", "times faster here")
+    note = f"\nn = {result['rows'][0]['n']} pictures; the clock at batch 1."
+    return markdown(head, cells) + note + where(result)
