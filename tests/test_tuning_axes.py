@@ -1,0 +1,136 @@
+"""What the tuner asks about beside solver, grid, steps and engine."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+import hasten
+from hasten import Plan
+from hasten.adapters.folder import save_folder
+from hasten.learning.starts import learn_start
+from hasten.tuning.conditional import Parallel, ask_parallel, try_reuse
+from hasten.tuning.finals import Finals, _levels
+from hasten.tuning.lab import Lab
+from hasten.tuning.search import Search
+from hasten.tuning.space import Space, beside
+
+
+@pytest.fixture
+def model(tiny_model, tmp_path):
+    folder = tmp_path / "model"
+    save_folder(tiny_model(), folder)
+    return hasten.load(folder)
+
+
+def searched(model, evaluations: list[int], answers: bool = True) -> Search:
+    """A search that has found plans with these numbers of evaluations, all below the bar."""
+
+    def ask(plan: Plan, by: str) -> Any:
+        row = {"text": str(plan), "plan": plan.model_dump(), "by": by, "seconds": 0.1}
+        return {**row, "evaluations": plan.steps, "drift": {"rmse": 0.01}} if answers else None
+
+    search = Search(model=model, space=Space(), guidance=1.0, bar=0.05, seed=0, ask=ask)
+    for steps in evaluations:
+        plan = Plan(solver="ddim", grid="uniform", steps=steps)
+        search.rows.append({**(ask(plan, "lines") or {}), "evaluations": steps})
+    return search
+
+
+def test_walks_from_the_gaussians_beside_a_model_are_considered(model):
+    assert Space().early_starts(model, 1.0) == []
+    learn_start(model, "gaussian", model.folder / "starts" / "gaussian.safetensors", n=60)
+    (name,) = beside(model, "starts", "*.safetensors")
+    plans = Space(grids=("uniform",), steps=(2, 5)).early_starts(model, 1.0)
+    assert {plan.steps for plan in plans} == {2, 5}
+    assert all(f"file={name!r}" in plan.start for plan in plans)
+    hasten.build(model, plans[0]).sample(1)
+
+
+def test_what_was_not_screened_is_glanced_at_on_every_level():
+    screened = [
+        {"evaluations": 3, "drift": {"rmse": 0.01 * k}, "text": str(k)} for k in range(1, 6)
+    ]
+    others = [{"evaluations": 3, "drift": None, "text": "early"}, {"evaluations": 9, "drift": None}]
+    found = _levels(screened, others)
+    assert [row["text"] for row in found[3]] == ["1", "2", "3", "early"]
+    assert list(found) == [3]
+
+
+def test_reuse_is_not_asked_about_where_few_evaluations_pass(model):
+    search = searched(model, [4, 20])
+    assert "pays from about 10" in (try_reuse(search, model) or "")
+    assert len(search.rows) == 2
+
+
+def test_reuse_is_asked_about_where_many_evaluations_are_needed(model):
+    search = searched(model, [12, 20])
+    assert try_reuse(search, model) is None
+    found = [row for row in search.rows if row["by"] == "reuse"]
+    assert [row["plan"]["reuse"] for row in found] == ["deep(forecast=1, branch=0)"] * 2
+    # Every second evaluation costs a part, so 20 evaluations cost more than 10 and less than 20.
+    assert all(math.ceil(row["plan"]["steps"] / 2) < row["evaluations"] for row in found)
+    assert min(row["evaluations"] - row["plan"]["steps"] for row in found) < 0
+
+
+class Run:
+    """Answers a race as if the parallel run took ``times`` as long as the one in order."""
+
+    def __init__(self, times: float | None) -> None:
+        self.times, self.plans = times, []
+
+    def ask(self, name: str, note: str, **facts: Any) -> Any:
+        self.plans = facts["plans"]
+        if self.times is None:
+            return None
+        return {"timings": [{"median": 10.0}, {"median": 10.0 * self.times}]}
+
+
+@pytest.mark.parametrize(("times", "pays"), [(2.5, False), (0.4, True)])
+def test_the_tuner_says_whether_parallel_sampling_pays(times, pays):
+    run = Run(times)
+    found = ask_parallel(run, 1.0, 1)
+    assert isinstance(found, Parallel)
+    assert found.pays is pays
+    assert ("not used" in found.why) is not pays
+    assert [Plan(**plan).executor for plan in run.plans] == ["sequential", "anderson"]
+    assert ask_parallel(Run(None), 1.0, 1) is None
+
+
+def test_the_race_of_the_parallel_run_is_a_real_question(model):
+    lab = Lab(model=model)
+
+    class Asked:
+        def ask(self, name: str, note: str, **facts: Any) -> Any:
+            return lab.answer({"ask": name, **facts})
+
+    found = ask_parallel(Asked(), 1.0, 1)
+    assert found is not None
+    assert found.times > 0
+
+
+def test_where_it_pays_the_dear_finalists_are_reported_in_parallel_too():
+    class Reports:
+        lab = None
+
+    finals = Finals(run=Reports(), engines=[], max_loss=0.05, against={}, batch=1)
+    dear = Plan(solver="ddim", grid="uniform", steps=20)
+    cheap = Plan(solver="ddim", grid="uniform", steps=4)
+    rows = [
+        {"plan": plan.model_dump(), "evaluations": plan.steps, "fd": 1, "second": {"fd": 2}}
+        for plan in (dear, cheap)
+    ]
+    finals.rows = list(rows)
+    asked = []
+
+    def report(plan: Plan, engine: Any) -> Any:
+        asked.append(plan)
+        finals.rows.append({"plan": plan.model_dump(), "evaluations": 70.0})
+        return finals.rows[-1]
+
+    finals._report = report  # type: ignore[method-assign]
+    finals.in_parallel()
+    assert [(plan.steps, plan.executor) for plan in asked] == [(20, "anderson")]
+    assert finals.rows[-1]["second"] == {"fd": 2}
