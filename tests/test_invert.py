@@ -152,3 +152,15 @@ def test_a_network_that_is_not_finite_is_reported(gaussian_model):
     broken.net.weight.fill_(math.nan)
     with pytest.raises(NonFiniteError, match="not finite"):
         invert(broken, Plan(solver="ddim", steps=3), torch.rand(1, 1, 4, 4))
+
+
+def test_a_wide_program_is_refused(tiny_model, tmp_path):
+    from hasten.learning.fit import Pace
+    from hasten.learning.lesson import Teaching
+    from hasten.learning.program import learn_program
+
+    model, file = tiny_model(), tmp_path / "wide.json"
+    few = Teaching(pairs=8, held=8, teacher_steps=10)
+    learn_program(model, 2, file, width=2, teaching=few, pace=Pace(batch=4, steps=1))
+    with pytest.raises(UserError, match="wide program"):
+        hasten.invert(model, Plan(program=str(file)), torch.rand(1, 1, 8, 8))

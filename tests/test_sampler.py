@@ -268,3 +268,14 @@ def test_a_plan_survives_json_yaml_and_text(tmp_path):
 def test_text_that_is_no_plan_is_refused(text):
     with pytest.raises(UserError):
         Plan.read(text)
+
+
+def test_a_copy_of_a_plan_forgets_what_the_old_fields_meant():
+    plan = Plan(solver="ddim", steps=4)
+    assert plan.crossing is not None
+    assert plan.reusing is None
+    other = plan.model_copy(update={"clip": 0.5, "reuse": "deep"})
+    assert other.reusing is not None
+    assert other.crossing == Plan(solver="ddim", clip=0.5).crossing
+    with pytest.raises(UserError, match="steps"):
+        plan.model_copy(update={"steps": 0})

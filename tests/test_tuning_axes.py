@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
 
 import hasten
+import hasten.tuning.conditional as conditional
 from hasten import Plan
 from hasten.adapters.folder import save_folder
 from hasten.learning.starts import learn_start
+from hasten.measuring.macs import Costs
 from hasten.tuning.conditional import Parallel, ask_parallel, try_reuse
 from hasten.tuning.finals import Finals, _levels
 from hasten.tuning.lab import Lab
@@ -65,14 +66,14 @@ def test_reuse_is_not_asked_about_where_few_evaluations_pass(model):
     assert len(search.rows) == 2
 
 
-def test_reuse_is_asked_about_where_many_evaluations_are_needed(model):
+def test_reuse_is_asked_about_where_many_evaluations_are_needed(model, monkeypatch):
+    monkeypatch.setattr(conditional, "costs", lambda *_: Costs(full=100, part=20))
     search = searched(model, [12, 20])
     assert try_reuse(search, model) is None
     found = [row for row in search.rows if row["by"] == "reuse"]
     assert [row["plan"]["reuse"] for row in found] == ["deep(forecast=1, branch=0)"] * 2
-    # Every second evaluation costs a part, so 20 evaluations cost more than 10 and less than 20.
-    assert all(math.ceil(row["plan"]["steps"] / 2) < row["evaluations"] for row in found)
-    assert min(row["evaluations"] - row["plan"]["steps"] for row in found) < 0
+    # Every second evaluation costs a fifth: 6 + 6 / 5 and 10 + 10 / 5, in whole ones.
+    assert sorted(row["evaluations"] for row in found) == [8, 12]
 
 
 class Run:

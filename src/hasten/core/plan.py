@@ -153,6 +153,11 @@ class Plan(Strict):
         program = trace(self.crossing, self.levels(path))
         return program if self.reusing is None else self.reusing.marked(program)
 
+    def model_copy(self, *, update: Any = None, deep: bool = False) -> Plan:
+        """The plan with other fields, checked as a new one is; nothing that was derived from the
+        old fields is kept."""
+        return type(self)(**{**self.model_dump(), **(update or {})})
+
     def chosen(self) -> dict[str, Any]:
         """Solver, grid and steps, and every other field that is not as it is by default."""
         standard = type(self)().model_dump()

@@ -150,6 +150,11 @@ def _program(sampler: Sampler) -> Program:
         program.evaluations == len(program.levels) > 0 and not any(program.reuses),
         "a program that reuses features, or asks for anything but x0, is not inverted; drop reuse.",
     )
+    require(
+        program.rounds == program.evaluations,
+        "a wide program, which asks several questions at once, is not inverted; learn one of width "
+        "1, or use ddim.",
+    )
     return program
 
 
