@@ -379,3 +379,18 @@ def test_the_tuner_tries_the_programs_beside_a_model(tiny_model, tmp_path):
     assert [(row["by"], row["plan"]["program"]) for row in search.rows] == [
         ("learned", plans[0].program)
     ]
+
+
+def test_a_program_can_be_learned_for_a_start_below_the_top(tiny_model, tmp_path):
+    from hasten.learning.starts import learn_start
+
+    model, file = tiny_model(), tmp_path / "two.json"
+    learn_start(model, "gaussian", tmp_path / "g.safetensors", n=60)
+    start = f"gaussian(ratio=5.0, file={str(tmp_path / 'g.safetensors')!r})"
+    found = learn_program(model, 2, file, start=start, teaching=FEW, pace=SHORT)
+    assert abs(found.program.start.ratio - 5.0) < 1e-6
+    plan = Plan(program=str(file), start=start)
+    assert Plan.read(str(plan)) == plan
+    build(model, plan).sample(2)
+    with pytest.raises(UserError, match="begins at"):
+        build(model, Plan(program=str(file)))

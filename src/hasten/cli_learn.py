@@ -24,6 +24,7 @@ def program(
     evaluations: int = 5,
     width: int = 1,
     plan: PlanText = None,
+    start: str = "noise",
     pairs: int = 512,
     batch: int = 16,
     rate: float = 0.01,
@@ -46,6 +47,7 @@ def program(
         evaluations: sequential network calls, 1 to 20.
         width: evaluations side by side in each of them, 1 to 4.
         plan: solver, grid and clip it begins as; the best of several on a few pairs without it.
+        start: where it begins, such as "gaussian(file='start.safetensors', ratio=10)".
         pairs: of noise and converged picture, to learn from.
         batch: pairs a step.
         rate: of Adam, falling to 0.
@@ -71,15 +73,17 @@ def program(
         out,
         width=width,
         base=None if plan is None else Plan.read(plan),
+        start=start,
         teaching=Teaching(pairs=pairs, guidance=guidance, engine=engine, seed=seed),
         pace=Pace(batch=batch, rate=rate, steps=steps, frugal=frugal),
         minutes=minutes,
         quiet=quiet,
     )
     drift = found.facts["drift"]
+    use = Plan(program=str(out), guidance=guidance, start=found.facts["start"])
     print(
         f"wrote {out}: {found.program.evaluations} evaluations, drift {drift['before']:.4f} -> "
-        f"{drift['after']:.4f} on {drift['n']} pairs held back; use it with --plan program={out}"
+        f'{drift["after"]:.4f} on {drift["n"]} pairs held back; use it with --plan "{use}"'
     )
 
 

@@ -21,6 +21,7 @@ from hasten.grids.bezier import Bezier, bernstein
 from hasten.learning.fit import Fit, Pace
 from hasten.learning.lesson import BASES, Lesson, Teaching
 from hasten.learning.theory import Table, Theory
+from hasten.sampler import build
 
 POINTS = 8
 FIRST_END = 0.98  # of the way to the cleanest level, where the curve ends at first
@@ -97,7 +98,7 @@ def learn_bezier(
     fit = Fit(
         lesson=lesson,
         student=Curve(Theory(solver=solvers.parse(base.solver), path=model.path), steps),
-        clip=base.clip,
+        begun=build(model, base),
         pace=pace,
         run=run,
         subject=subject,

@@ -25,6 +25,7 @@ from hasten.learning.order import order
 from hasten.learning.student_program import Crossing
 from hasten.learning.theory import Table
 from hasten.measuring.drift import Reference
+from hasten.sampler import Sampler
 
 SETTLE = 10  # steps before the length of a run is set from its rate
 EVERY_S = 30.0  # between checkpoints
@@ -68,13 +69,13 @@ class Fit:
     """One run in the folder ``run``.
 
     Attributes:
-        clip: answers are held in [-clip, clip].
+        begun: where the student's walk begins: start, clip and guidance are this sampler's.
         subject: what a run must agree in to be gone on with.
     """
 
     lesson: Lesson
     student: Any
-    clip: float | None
+    begun: Sampler
     pace: Pace
     run: Path
     subject: dict[str, Any]
@@ -158,11 +159,14 @@ class Fit:
         crossing = Crossing(
             model=model,
             guidance=self.lesson.teaching.guidance,
-            clip=self.clip,
+            clip=self.begun.plan.clip,
             frugal=self.pace.frugal,
         )
-        x = held.noise[index].to(model.device) * self.lesson.start.spread
-        pictures = model.codec.decode(crossing(table, x, label_rows(held, index)))
+        cond = label_rows(held, index)
+        with torch.no_grad():
+            noise = held.noise[index].to(model.device)
+            x = self.begun.begin(noise, self.begun.levels[0], cond)
+        pictures = model.codec.decode(crossing(table, x, cond))
         apart = (pictures - held.pictures[index].to(model.device)).square()
         return (apart.mean(dim=(1, 2, 3)) + 1e-12).sqrt()
 

@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 
 from hasten.core.artifact import digest
 from hasten.core.errors import UserError, require, require_number, require_whole
-from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.measuring.drift import Reference, reference
@@ -84,13 +83,8 @@ class Lesson:
         }
         return Lesson(model=model, teaching=teaching, **held)
 
-    @property
-    def start(self) -> Level:
-        """Where every walk begins."""
-        return self.model.path.at(self.model.path.noisy)
-
-    def best_base(self, steps: int, solvers: tuple[str, ...] = BASES) -> Plan:
-        """The named solver and grid whose drift on the first pairs is least.
+    def best_base(self, steps: int, solvers: tuple[str, ...] = BASES, start: str = "noise") -> Plan:
+        """The named solver and grid whose drift from ``start`` on the first pairs is least.
 
         Raises:
             UserError: none of them crosses the model's path in ``steps`` steps.
@@ -99,11 +93,9 @@ class Lesson:
         clips = (None,) if bound is None else (None, bound)
         tried: list[tuple[float, str, Plan]] = []
         for solver, grid, clip in itertools.product(solvers, GRIDS, clips):
-            plan = Plan(solver=solver, grid=grid, steps=steps, clip=clip)
-            plan = plan.model_copy(
-                update={"guidance": self.teaching.guidance, "engine": self.teaching.engine}
-            )
+            run = {"guidance": self.teaching.guidance, "engine": self.teaching.engine}
             try:
+                plan = Plan(solver=solver, grid=grid, steps=steps, clip=clip, start=start, **run)
                 drift = few.drift(plan, batch=TRIED)
             except UserError:
                 continue

@@ -19,10 +19,12 @@ from hasten.core.learned_program import LearnedProgram
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.solver import solvers
+from hasten.core.start import starts
 from hasten.learning.fit import Fit, Pace
 from hasten.learning.lesson import Lesson, Teaching
 from hasten.learning.student_program import StudentProgram
 from hasten.learning.theory import Theory
+from hasten.sampler import build
 
 SPREAD = 0.6  # how far into its step the chains of a wide program reach at first
 
@@ -34,6 +36,7 @@ def learn_program(
     *,
     width: int = 1,
     base: Plan | None = None,
+    start: str = "noise",
     teaching: Teaching | None = None,
     pace: Pace | None = None,
     minutes: float | None = None,
@@ -47,6 +50,7 @@ def learn_program(
         width: evaluations side by side in each round, 1 to 4.
         base: the solver, grid and clip that it begins as; by default the named ones that are best
             on a few pairs.
+        start: where its walk begins; the plan that names the file has to name it too.
         minutes: the budget of the fitting, beside what the pairs take.
 
     Raises:
@@ -58,8 +62,10 @@ def learn_program(
     out, teaching, pace = Path(out), teaching or Teaching(), pace or Pace()
     run = out.with_name(out.name + ".run")
     lesson = Lesson.of(model, teaching, run)
-    begun = lesson.best_base(rounds) if base is None else base
-    begun = begun.model_copy(update={"steps": rounds})
+    begun = lesson.best_base(rounds, start=start) if base is None else base
+    changes = {"steps": rounds, "engine": "eager"}
+    begun = begun.model_copy(update=changes if start == "noise" else {**changes, "start": start})
+    sampler = build(model, begun)
     subject = {
         "rounds": rounds,
         "width": width,
@@ -71,7 +77,7 @@ def learn_program(
     fit = Fit(
         lesson=lesson,
         student=_beginning(lesson, begun, width),
-        clip=begun.clip,
+        begun=sampler,
         pace=pace,
         run=run,
         subject=subject,
@@ -79,10 +85,10 @@ def learn_program(
     )
     student, facts = fit.fit_(minutes)
     found = LearnedProgram(
-        program=student.table().triangle(lesson.start, begun.clip).program(),
+        program=student.table().triangle(sampler.levels[0], begun.clip).program(),
         weights=digest(model),
         model=model.name,
-        facts={**facts, "rounds": rounds, "width": width, "base": str(begun)},
+        facts={**facts, "rounds": rounds, "width": width, "base": str(begun), "start": begun.start},
     )
     found.write(out)
     return found
@@ -90,10 +96,10 @@ def learn_program(
 
 def _beginning(lesson: Lesson, base: Plan, width: int) -> StudentProgram:
     """The base as a student, its chains a little apart."""
-    path = lesson.model.path
+    path = starts.parse(base.start).shortened(lesson.model.path)
     theory = Theory(solver=solvers.parse(base.solver), path=path)
     top, low = theory.ends
-    own = [top, *(level.half_log_snr for level in base.levels(path)[1:-1])]
+    own = [top, *(level.half_log_snr for level in base.levels(lesson.model.path)[1:-1])]
     gaps = [b - a for a, b in itertools.pairwise([*own, max(low, own[-1] + 0.5)])]
     shares = [SPREAD * k / width for k in range(width)]
     places = [[p + share * gap for share in shares] for p, gap in zip(own, gaps, strict=True)]

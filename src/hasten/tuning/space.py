@@ -8,6 +8,7 @@ from typing import Any
 
 from hasten.core.artifact import BUILTIN
 from hasten.core.errors import UserError
+from hasten.core.learned_program import LearnedProgram
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 
@@ -128,10 +129,11 @@ def learned(model: Model, guidance: float) -> list[Plan]:
     weights and this guidance."""
     plans = []
     for name in beside(model, "programs", "*.json"):
-        plan = Plan(program=name, guidance=guidance)
+        facts = LearnedProgram.read(name).facts
+        plan = Plan(program=name, guidance=guidance, start=facts.get("start", "noise"))
         assert plan.learned is not None
         fits = plan.learned.weights == model.sha256
-        if fits and plan.learned.facts.get("guidance", 1.0) == guidance:
+        if fits and facts.get("guidance", 1.0) == guidance:
             plans.append(plan)
     return plans
 
