@@ -46,12 +46,14 @@ class Space:
     """Every solver on every grid with every number of steps, x0 left alone and clipped (where the
     network sees pixels), and on every engine in its dtypes.
 
+    ``programs``: whether those that were learned for the model are tried;
     ``noisy``: solvers that draw noise, ``early``: solvers from the starts beside the model; both
     are tried on the first grid where real pictures decide;
     ``engines``: pairs of engine and dtype, cheap to try first; None for all that suit the device.
     """
 
     solvers: tuple[str, ...] = SOLVERS
+    programs: bool = True
     noisy: tuple[str, ...] = NOISY
     early: tuple[str, ...] = EARLY
     grids: tuple[str, ...] = GRIDS

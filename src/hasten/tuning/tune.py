@@ -229,7 +229,8 @@ def _tuned(
             f"minutes is {run.minutes:g}, and engines and reference alone took {spent:.0f} s; "
             f"give {1.5 * spent / 60 / SHARES['climb']:.1f} or more."
         )
-    search.learned(learned(model, guidance))
+    if space.programs:
+        search.learned(learned(model, guidance))
     search.refine(run.until("refine"))
     why_not = try_reuse(search, model)
     if why_not is not None:
