@@ -72,7 +72,7 @@ def test_theory_is_the_solver(solver):
     theory = Theory(solver=plan.crossing, path=PATH)
     places = torch.tensor([[level.half_log_snr] for level in want.levels], dtype=torch.float64)
     student = StudentProgram(theory, places)
-    got = student.table().triangle(want.start, None)
+    got = student.table().triangle(None)
     assert np.allclose(got.matrix, want.matrix, atol=1e-9)
     times = [[level.t for level in one.levels] for one in (got, want)]
     assert np.allclose(*times, atol=1e-6)
@@ -392,5 +392,19 @@ def test_a_program_can_be_learned_for_a_start_below_the_top(tiny_model, tmp_path
     plan = Plan(program=str(file), start=start)
     assert Plan.read(str(plan)) == plan
     build(model, plan).sample(2)
-    with pytest.raises(UserError, match="begins at"):
+    with pytest.raises(UserError, match="was learned for start"):
         build(model, Plan(program=str(file)))
+
+
+def test_a_walk_from_noise_may_learn_to_begin_below_the_top(tiny_model, tmp_path):
+    model, file = tiny_model("edm", "edm"), tmp_path / "two.json"
+    base = Plan(solver="ddim", grid="karras(high=20.0)", steps=2)
+    learned = learn_program(model, 2, file, base=base, teaching=FEW, pace=SHORT)
+    assert learned.program.start.ratio < 40
+    noise = torch.randn(2, *model.shape)
+    sampler = build(model, Plan(program=str(file)))
+    want = hasten.run(learned.program, lambda x, level: sampler.denoiser(x, level), noise)
+    got = sampler.sample(noise=noise, raw=True)
+    assert (got - want).abs().max() < 1e-4 * max(1.0, float(want.abs().max()))
+    drift = learned.facts["drift"]
+    assert drift["after"] < drift["before"]

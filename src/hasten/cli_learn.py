@@ -80,7 +80,7 @@ def program(
         quiet=quiet,
     )
     drift = found.facts["drift"]
-    use = Plan(program=str(out), guidance=guidance, start=found.facts["start"])
+    use = Plan(program=str(out), guidance=guidance, start=found.start)
     print(
         f"wrote {out}: {found.program.evaluations} evaluations, drift {drift['before']:.4f} -> "
         f'{drift["after"]:.4f} on {drift["n"]} pairs held back; use it with --plan "{use}"'

@@ -23,17 +23,19 @@ FIELD = "plan field 'program'"
 class LearnedProgram:
     """``program``, the sha256 of the ``weights`` it was learned for, and ``facts`` of how.
 
-    ``model`` is the name those weights had.
+    ``model`` is the name those weights had; ``start`` where its walk begins, as a plan names it.
     """
 
     program: Program
     weights: str
     model: str
+    start: str = "noise"
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def write(self, file: Path) -> None:
         """Write the file."""
-        table = json.dumps({"format": FORMAT, "model": self.model, "weights": self.weights})[:-1]
+        names = {"model": self.model, "weights": self.weights, "start": self.start}
+        table = json.dumps({"format": FORMAT, **names})[:-1]
         facts = json.dumps(self.facts)
         write_text(file, f'{table},\n"facts": {facts},\n"program": {self.program.to_json()}}}\n')
 
@@ -55,6 +57,7 @@ class LearnedProgram:
                 program=Program.from_json(json.dumps(body["program"])),
                 weights=str(body["weights"]),
                 model=str(body["model"]),
+                start=str(body["start"]),
                 facts=dict(body["facts"]),
             )
         except (KeyError, TypeError, ValueError) as error:

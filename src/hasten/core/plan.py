@@ -144,7 +144,7 @@ class Plan(Strict):
         shorter = starts.parse(self.start).shortened(path)
         if self.learned is not None:
             begin = self.learned.program.start
-            _require_start(begin, shorter.at(shorter.noisy))
+            _require_start(begin, shorter.at(shorter.noisy), self.learned.start, self.start)
             return begin, path.at(path.clean)
         return grids.parse(self.grid).levels(shorter, self.steps)
 
@@ -196,8 +196,14 @@ class Plan(Strict):
         write_text(file, json.dumps(self.model_dump(), indent=1) + "\n")
 
 
-def _require_start(begin: Level, first: Level) -> None:
-    if not math.isclose(begin.ratio, first.ratio, rel_tol=1e-4):
+def _require_start(begin: Level, first: Level, learned: str, start: str) -> None:
+    kinds = [text.partition("(")[0] for text in (learned, start)]
+    if kinds[0] != kinds[1]:
+        raise UserError(
+            f"{FIELD} was learned for start {learned!r}, but start is {start!r}; set start to it."
+        )
+    same = math.isclose(begin.ratio, first.ratio, rel_tol=1e-4)
+    if not (same or (start == "noise" and begin.ratio < first.ratio)):
         raise UserError(
             f"{FIELD} begins at sigma / alpha = {begin.ratio:g}, but the walk at {first.ratio:g}; "
             "use the model's path and the start it was learned with."

@@ -166,6 +166,9 @@ class Fit:
         with torch.no_grad():
             noise = held.noise[index].to(model.device)
             x = self.begun.begin(noise, self.begun.levels[0], cond)
+        # A walk from noise may begin lower, where x is spread otherwise on some paths.
+        spread = torch.hypot(table.alpha[0], table.sigma[0]) / self.begun.levels[0].spread
+        x = x * spread.to(x)
         pictures = model.codec.decode(crossing(table, x, cond))
         apart = (pictures - held.pictures[index].to(model.device)).square()
         return (apart.mean(dim=(1, 2, 3)) + 1e-12).sqrt()

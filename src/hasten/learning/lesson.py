@@ -18,7 +18,7 @@ from hasten.core.plan import Plan
 from hasten.measuring.drift import Reference, reference
 
 BASES = ("ipndm", "dpmpp(order=3)", "unipc(order=3)", "deis(order=3)")
-GRIDS = ("uniform", "log-snr", "karras", "quadratic")
+GRIDS = ("uniform", "uniform(spacing='leading')", "log-snr", "karras", "quadratic")
 TRIED = 32  # pairs on which a base is chosen
 PAIRS_SEED, CHECK_SEED = 1_000_003, 2_000_003  # other noise than any measurement's
 

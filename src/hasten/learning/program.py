@@ -85,10 +85,11 @@ def learn_program(
     )
     student, facts = fit.fit_(minutes)
     found = LearnedProgram(
-        program=student.table().triangle(sampler.levels[0], begun.clip).program(),
+        program=student.table().triangle(begun.clip).program(),
         weights=digest(model),
         model=model.name,
-        facts={**facts, "rounds": rounds, "width": width, "base": str(begun), "start": begun.start},
+        start=begun.start,
+        facts={**facts, "rounds": rounds, "width": width, "base": str(begun)},
     )
     found.write(out)
     return found
@@ -99,8 +100,9 @@ def _beginning(lesson: Lesson, base: Plan, width: int) -> StudentProgram:
     path = starts.parse(base.start).shortened(lesson.model.path)
     theory = Theory(solver=solvers.parse(base.solver), path=path)
     top, low = theory.ends
-    own = [top, *(level.half_log_snr for level in base.levels(lesson.model.path)[1:-1])]
+    own = [max(level.half_log_snr, top) for level in base.levels(lesson.model.path)[:-1]]
     gaps = [b - a for a, b in itertools.pairwise([*own, max(low, own[-1] + 0.5)])]
     shares = [SPREAD * k / width for k in range(width)]
     places = [[p + share * gap for share in shares] for p, gap in zip(own, gaps, strict=True)]
-    return StudentProgram(theory, torch.tensor(places, dtype=torch.float64))
+    free = base.start == "noise"
+    return StudentProgram(theory, torch.tensor(places, dtype=torch.float64), free)

@@ -20,21 +20,23 @@ class StudentProgram(torch.nn.Module):
 
     Attributes:
         sticks (rounds, width): logits of the share of the way left that each round crosses.
+        free: whether the first level moves too. Noise is hardly told from noise a little lower, so
+            a walk from it may begin there; a start made for a level has to begin at that.
         told (rounds, width): offsets, in half log-SNR, of the times told to the network.
         corrections (n + 1, n + 1): added to the matrix where a question may read.
     """
 
-    def __init__(self, theory: Theory, places: torch.Tensor) -> None:
+    def __init__(self, theory: Theory, places: torch.Tensor, free: bool = False) -> None:
         super().__init__()
         self.theory = theory
         rounds, width = places.shape
         n = rounds * width
-        moves = torch.ones_like(places)
-        moves[0, 0] = 0.0  # the first question is the start itself
+        moves, narrowest = torch.ones_like(places), torch.full_like(places, NARROWEST)
+        moves[0, 0], narrowest[0, 0] = float(free), 0.0
         rounds_of = torch.arange(n + 1) // width  # of each question, the result last
         readable = rounds_of[:, None] > (torch.arange(n + 1) - 1) // width
         readable[0, 0] = False
-        self.moves, self.readable = moves, readable
+        self.moves, self.narrowest, self.readable = moves, narrowest, readable
         self.sticks = torch.nn.Parameter(self._sticks(places))
         self.told = torch.nn.Parameter(torch.zeros_like(places))
         self.corrections = torch.nn.Parameter(torch.zeros(n + 1, n + 1, dtype=torch.float64))
@@ -44,13 +46,13 @@ class StudentProgram(torch.nn.Module):
         top, low = self.theory.ends
         before = torch.cat([torch.full_like(places[:1], top), places[:-1]])
         share = (places - before) / (low - before).clamp(min=1e-6)
-        inner = (share - NARROWEST) / (1 - 2 * NARROWEST)
+        inner = (share - self.narrowest) / (1 - 2 * self.narrowest)
         return torch.logit(inner.clamp(1e-3, 1 - 1e-3))
 
     def places(self) -> torch.Tensor:
         """Half log-SNRs (rounds, width) of the levels."""
         top, low = self.theory.ends
-        share = NARROWEST + (1 - 2 * NARROWEST) * torch.sigmoid(self.sticks)
+        share = self.narrowest + (1 - 2 * self.narrowest) * torch.sigmoid(self.sticks)
         return low + (top - low) * torch.cumprod(1 - share * self.moves, dim=0)
 
     @property

@@ -33,11 +33,11 @@ class Table:
     sigma: torch.Tensor
     matrix: torch.Tensor
 
-    def triangle(self, start: Level, clip: float | None) -> Triangle:
-        """The numbers as they are."""
+    def triangle(self, clip: float | None) -> Triangle:
+        """The numbers as they are; the start lies at the level of the first question."""
         rows = zip(self.t.tolist(), self.alpha.tolist(), self.sigma.tolist(), strict=True)
-        matrix = self.matrix.detach().numpy()
-        return Triangle(tuple(Level(*row) for row in rows), matrix, start, clip)
+        levels = tuple(Level(*row) for row in rows)
+        return Triangle(levels, self.matrix.detach().numpy(), levels[0], clip)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Theory:
 
     Width 1 is the solver itself. A wider table follows ``width`` chains, each the solver on its own
     levels, and gives every chain the mean of all chains' answers of a round (parallel gradients,
-    2507.14797); the chains after the first begin a little below the start.
+    2507.14797). The start lies at the first level of the first chain; the others begin below it.
     """
 
     solver: Solver
@@ -92,7 +92,7 @@ class Theory:
         n = rounds * width
         matrix = np.zeros((n + 1, n + 1))
         levels = [[self.level(place) for place in row] for row in places]
-        start = self.path.at(self.path.noisy)
+        start = levels[0][0]
         for k in range(width):
             chain = [levels[r][k] for r in range(rounds)]
             walk = (*chain, self.path.at(self.path.clean))

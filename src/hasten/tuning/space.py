@@ -131,12 +131,9 @@ def learned(model: Model, guidance: float) -> list[Plan]:
     weights and this guidance."""
     plans = []
     for name in beside(model, "programs", "*.json"):
-        facts = LearnedProgram.read(name).facts
-        plan = Plan(program=name, guidance=guidance, start=facts.get("start", "noise"))
-        assert plan.learned is not None
-        fits = plan.learned.weights == model.sha256
-        if fits and facts.get("guidance", 1.0) == guidance:
-            plans.append(plan)
+        held = LearnedProgram.read(name)
+        if held.weights == model.sha256 and held.facts.get("guidance", 1.0) == guidance:
+            plans.append(Plan(program=name, guidance=guidance, start=held.start))
     return plans
 
 
