@@ -34,6 +34,9 @@ def learned() -> str:
         f"\nDrift at n = {rows[0]['n']}, FD at n = {rows[0]['pictures']}; the lowest FD any solver "
         f"reached on this network is {floor:.2f}. The ratio is to the better of the two others."
     )
+    later = [str(row["evaluations"]) for row in rows if "measured" in row["learned"]]
+    if later:
+        note += f" Learned programs of {', '.join(later)}: a later run on the same noise."
     return markdown(head, cells) + note + where(result)
 
 
