@@ -6,12 +6,10 @@ programs of several numbers of steps in turn; coefficients stay the solver's own
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import torch
 
-from hasten.core.artifact import digest
 from hasten.core.errors import require, require_whole
 from hasten.core.grid import grids
 from hasten.core.model import Model
@@ -88,20 +86,13 @@ def learn_bezier(
     run, teaching, pace = Path(run), teaching or Teaching(), pace or Pace()
     lesson = Lesson.of(model, teaching, run)
     base = lesson.best_base(max(steps), BASES if solver is None else (solver,))
-    subject = {
-        "bezier": list(steps),
-        "base": str(base),
-        "weights": digest(model),
-        **dataclasses.asdict(teaching),
-        **dataclasses.asdict(pace),
-    }
     fit = Fit(
         lesson=lesson,
         student=Curve(Theory(solver=solvers.parse(base.solver), path=model.path), steps),
         begun=build(model, base),
         pace=pace,
         run=run,
-        subject=subject,
+        subject={"bezier": list(steps)},
         quiet=quiet,
     )
     found, _ = fit.fit_(minutes)

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from tqdm import tqdm
 
+from hasten.core.artifact import digest
 from hasten.core.errors import NonFiniteError, require, require_number, require_whole
 from hasten.learning import checkpoint
 from hasten.learning.lesson import Lesson, label_rows
@@ -33,8 +34,7 @@ WARMUP = 20  # steps in which the rate rises
 
 
 class Student(Protocol):
-    """Numbers that stand for a program at each step; at step k of training, for ``tables[k %
-    len]`` of those it stands for."""
+    """Numbers that stand for one program or for several ``kinds``, which are fitted in turn."""
 
     @property
     def kinds(self) -> int: ...
@@ -69,8 +69,8 @@ class Fit:
     """One run in the folder ``run``.
 
     Attributes:
-        begun: where the student's walk begins: start, clip and guidance are this sampler's.
-        subject: what a run must agree in to be gone on with.
+        begun: what the student began as; its start and clip stay.
+        subject: what a run must agree in to be gone on with, beside weights, pairs and pace.
     """
 
     lesson: Lesson
@@ -80,6 +80,15 @@ class Fit:
     run: Path
     subject: dict[str, Any]
     quiet: bool = True
+
+    def __post_init__(self) -> None:
+        self.subject = {
+            **self.subject,
+            "base": str(self.begun.plan),
+            "weights": digest(self.lesson.model),
+            **dataclasses.asdict(self.lesson.teaching),
+            **dataclasses.asdict(self.pace),
+        }
 
     def fit_(self, minutes: float | None) -> tuple[Any, dict[str, Any]]:
         """Train to the end, at most ``minutes``; the averaged student, and the facts of the run.

@@ -7,14 +7,13 @@ program (generalized solvers, 2510.17699); several evaluations side by side in a
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from pathlib import Path
 
 import torch
 
 from hasten.core.artifact import digest
-from hasten.core.errors import require_whole
+from hasten.core.errors import require, require_whole
 from hasten.core.learned_program import LearnedProgram
 from hasten.core.model import Model
 from hasten.core.plan import Plan
@@ -62,25 +61,17 @@ def learn_program(
     out, teaching, pace = Path(out), teaching or Teaching(), pace or Pace()
     run = out.with_name(out.name + ".run")
     lesson = Lesson.of(model, teaching, run)
-    begun = lesson.best_base(rounds, start=start) if base is None else base
+    begun = lesson.best_base(rounds, start=start) if base is None else _fitting(base, teaching)
     changes = {"steps": rounds, "engine": "eager"}
     begun = begun.model_copy(update=changes if start == "noise" else {**changes, "start": start})
     sampler = build(model, begun)
-    subject = {
-        "rounds": rounds,
-        "width": width,
-        "base": str(begun),
-        "weights": digest(model),
-        **dataclasses.asdict(teaching),
-        **dataclasses.asdict(pace),
-    }
     fit = Fit(
         lesson=lesson,
         student=_beginning(lesson, begun, width),
         begun=sampler,
         pace=pace,
         run=run,
-        subject=subject,
+        subject={"rounds": rounds, "width": width},
         quiet=quiet,
     )
     student, facts = fit.fit_(minutes)
@@ -93,6 +84,22 @@ def learn_program(
     )
     found.write(out)
     return found
+
+
+def _fitting(base: Plan, teaching: Teaching) -> Plan:
+    """``base``, which must say nothing that learning would ignore."""
+    unused = set(base.chosen()) - {"solver", "grid", "steps", "clip", "start", "guidance"}
+    require(
+        not unused,
+        f"plan sets {', '.join(sorted(unused))}, but a program is learned from solver, grid, clip "
+        "and start alone; drop the rest.",
+    )
+    require(
+        base.guidance in (1.0, teaching.guidance),
+        f"plan sets guidance {base.guidance:g}, but the pairs are made with "
+        f"{teaching.guidance:g}; set --guidance.",
+    )
+    return base
 
 
 def _beginning(lesson: Lesson, base: Plan, width: int) -> StudentProgram:

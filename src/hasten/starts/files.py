@@ -7,7 +7,7 @@ import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -115,6 +115,8 @@ def _read(file: Path, _: int) -> Learned:
 class FromFile:
     """Mixed into the starts that are learned: what their file says of them."""
 
+    names: ClassVar[tuple[str, ...]] = ()  # of the tensors in the file
+    part_name: ClassVar[str]
     file: str
 
     def weights_mb(self) -> float:
@@ -125,4 +127,4 @@ class FromFile:
 
     def learned(self) -> Learned:
         """The file, read once."""
-        raise NotImplementedError
+        return read(self.file, self.part_name, self.names)

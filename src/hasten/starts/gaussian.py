@@ -12,7 +12,7 @@ from hasten.core.errors import require
 from hasten.core.model import Model
 from hasten.core.start import Begin, Latents, starts
 from hasten.starts.early import Early
-from hasten.starts.files import FIELD, FromFile, Learned, read
+from hasten.starts.files import FIELD, FromFile
 from hasten.starts.normals import NAMES, Normals
 
 
@@ -25,8 +25,7 @@ class Gaussian(FromFile, Early):
     ``file`` holds a distribution for each label and one of all pictures, which stands for no label.
     """
 
-    def learned(self) -> Learned:
-        return read(self.file, self.part_name, NAMES)
+    names = NAMES
 
     def prepare(self, model: Model, other: Callable[[Any], Latents]) -> Begin:
         held = self.learned()

@@ -19,7 +19,7 @@ from hasten.core.program import Program
 from hasten.core.solver import solvers, trace
 from hasten.core.start import Begin, Latents, starts
 from hasten.starts.early import Early
-from hasten.starts.files import FIELD, FromFile, Learned, read
+from hasten.starts.files import FIELD, FromFile
 from hasten.starts.normals import NAMES, Normals
 
 NOISIEST = 80.0
@@ -32,14 +32,13 @@ class Mixture(FromFile, Early):
     probability flow of the mixture in ``steps`` steps: its denoiser is a formula, and which
     distribution a picture ends in follows from its noise. Without a label, all of them."""
 
+    names = NAMES
+
     steps: int = 8
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_whole("start option steps", self.steps, 1, 1000)
-
-    def learned(self) -> Learned:
-        return read(self.file, self.part_name, NAMES)
 
     def prepare(self, model: Model, other: Callable[[Any], Latents]) -> Begin:
         held = self.learned()

@@ -13,7 +13,7 @@ from hasten.core.model import Model
 from hasten.core.start import Begin, Latents, starts
 from hasten.starts.decoder import Decoder
 from hasten.starts.early import Early, streams
-from hasten.starts.files import FIELD, FromFile, Learned, Tensors, read
+from hasten.starts.files import FIELD, FromFile, Tensors
 
 NET = "decoder."
 NAMES = ("code_mean", "code_root", "share", "rest", f"{NET}first.weight", f"{NET}last.weight")
@@ -26,8 +26,7 @@ class VAE(FromFile, Early):
     the picture's own noise, as strongly as what the decoder cannot know (``rest``, its variance in
     each number) and the level ask for: alpha x0 + (alpha^2 rest + sigma^2)^(1/2) noise."""
 
-    def learned(self) -> Learned:
-        return read(self.file, self.part_name, NAMES)
+    names = NAMES
 
     def prepare(self, model: Model, other: Callable[[Any], Latents]) -> Begin:
         held = self.learned()

@@ -53,7 +53,7 @@ class Tuning:
         screened: plan, evaluations and drift on few pictures of every program tried.
         random: what random search found in the same time.
         refused: plans and engines that this model, device or installation cannot run, and why.
-        skipped: what was left out because time ran out.
+        skipped: what was left out because time ran out, and tricks that do not pay here.
         expected: low and high bounds of the recommended plan's median latency (ms) in a fresh
             process (99%), None where no process of its own could be asked.
         baseline: what 1000 ancestral steps in eager float32, the published sampler, cost here.
