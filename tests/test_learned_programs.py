@@ -299,6 +299,10 @@ def test_one_curve_serves_every_number_of_steps(tiny_model, tmp_path):
     model = tiny_model()
     plan = learn_bezier(model, (2, 4), tmp_path, solver="ddim", teaching=FEW, pace=SHORT)
     assert plan.grid.startswith("bezier(")
+    clipped = learn_bezier(
+        model, (2,), tmp_path / "c", solver="ddim", clip=0.7, teaching=FEW, pace=SHORT
+    )
+    assert clipped.clip == 0.7
     for steps in (2, 3, 7):
         assert len(plan.model_copy(update={"steps": steps}).levels(model.path)) == steps + 1
 
@@ -351,6 +355,8 @@ def test_the_command_line_learns_a_program_and_a_grid(tiny_model, tmp_path, caps
     assert Plan.read(plan).grid.startswith("given(")
     assert _status(["learn", "grid", model, "--method", "magic"]) == 2
     assert "gits" in capsys.readouterr().err
+    assert _status(["learn", "grid", model, "--minutes", "1"]) == 2
+    assert "no training" in capsys.readouterr().err
     assert json.loads((tmp_path / "p.json").read_text())["weights"]
     assert Program.from_json(json.dumps(json.loads((tmp_path / "p.json").read_text())["program"]))
 

@@ -65,6 +65,7 @@ def learn_bezier(
     run: str | Path,
     *,
     solver: str | None = None,
+    clip: float | None = None,
     teaching: Teaching | None = None,
     pace: Pace | None = None,
     minutes: float | None = None,
@@ -75,7 +76,7 @@ def learn_bezier(
     Args:
         steps: the numbers of steps that are fitted in turn, 2 to 20.
         run: a folder for pairs and checkpoints; a second call with it goes on.
-        solver: by default the one of least drift on a few pairs.
+        solver, clip: by default those of least drift on a few pairs.
 
     Raises:
         UserError: a setting out of range, or ``run`` holds a run of other settings.
@@ -85,7 +86,8 @@ def learn_bezier(
         require_whole("steps", count, 2, 20)
     run, teaching, pace = Path(run), teaching or Teaching(), pace or Pace()
     lesson = Lesson.of(model, teaching, run)
-    base = lesson.best_base(max(steps), BASES if solver is None else (solver,))
+    solvers_tried = BASES if solver is None else (solver,)
+    base = lesson.best_base(max(steps), solvers_tried, clip=clip)
     fit = Fit(
         lesson=lesson,
         student=Curve(Theory(solver=solvers.parse(base.solver), path=model.path), steps),

@@ -41,6 +41,10 @@ def learn_grid(
     require(
         plan.program is None, "plan names a program, whose levels are learned already; drop it."
     )
+    require(
+        minutes is None or method == "bezier",
+        f"minutes is {minutes}, but method {method!r} is no training; drop it, or use bezier.",
+    )
     if method == "dmn":
         found = dmn(model.path, plan.model_copy(update={"clip": None}))
         return plan.model_copy(update={"grid": found.grid})
@@ -50,6 +54,13 @@ def learn_grid(
     counts = tuple(range(max(2, plan.steps // 2), plan.steps + 1))
     teaching = Teaching(guidance=plan.guidance, engine=engine, seed=seed)
     found = learn_bezier(
-        model, counts, run, solver=plan.solver, teaching=teaching, minutes=minutes, quiet=quiet
+        model,
+        counts,
+        run,
+        solver=plan.solver,
+        clip=plan.clip,
+        teaching=teaching,
+        minutes=minutes,
+        quiet=quiet,
     )
     return plan.model_copy(update={"grid": found.grid, "clip": found.clip})

@@ -83,14 +83,22 @@ class Lesson:
         }
         return Lesson(model=model, teaching=teaching, **held)
 
-    def best_base(self, steps: int, solvers: tuple[str, ...] = BASES, start: str = "noise") -> Plan:
-        """The named solver and grid whose drift from ``start`` on the first pairs is least.
+    def best_base(
+        self,
+        steps: int,
+        solvers: tuple[str, ...] = BASES,
+        start: str = "noise",
+        clip: float | None = None,
+    ) -> Plan:
+        """The named solver and grid whose drift from ``start`` on the first pairs is least, clipped
+        to ``clip``; without one, clipped to the pictures' bound where that is better.
 
         Raises:
             UserError: none of them crosses the model's path in ``steps`` steps.
         """
         few, bound = self.train.first(TRIED), self.model.codec.bound
         clips = (None,) if bound is None else (None, bound)
+        clips = clips if clip is None else (clip,)
         tried: list[tuple[float, str, Plan]] = []
         for solver, grid, clip in itertools.product(solvers, GRIDS, clips):
             run = {"guidance": self.teaching.guidance, "engine": self.teaching.engine}
