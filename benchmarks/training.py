@@ -14,7 +14,7 @@ from hasten.core.codec import codecs
 from hasten.learning.ema import EMA
 from hasten.learning.loop import Training
 from hasten.learning.recipe import load_recipe
-from hasten.learning.train import prepared
+from hasten.learning.train import prepared, rows_of
 from hasten.measuring.timer import once
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +50,7 @@ def main() -> None:
             recipe=recipe,
             objective=objective,
             net=net,
-            pictures=Noise(60_000, recipe.data.shape),  # type: ignore[arg-type]
+            rows=rows_of(recipe, Noise(60_000, recipe.data.shape)),  # type: ignore[arg-type]
             run=Path(folder),
         )
         ema, step = EMA(net, recipe.ema), iter(range(10**6))
@@ -58,7 +58,7 @@ def main() -> None:
         def loop() -> None:
             for _ in range(BLOCK):
                 number = next(step)
-                training._step_(accelerator, ready, optimizer, number)
+                training._step_(accelerator, ready, optimizer, number, 10**6)
                 ema.update_(net, number)
 
         shape = codecs.parse(recipe.codec).encoded_shape(recipe.data.shape)

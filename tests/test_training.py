@@ -25,9 +25,10 @@ from hasten.data import Pictures, load_rows
 from hasten.learning import checkpoint
 from hasten.learning.learned_path import MonotoneShape
 from hasten.learning.loop import Training
+from hasten.learning.objective import Batch
 from hasten.learning.order import order
 from hasten.learning.recipe import ClassifierRecipe, Recipe, load_recipe
-from hasten.learning.train import prepared, train
+from hasten.learning.train import prepared, rows_of, train
 from hasten.measuring.features import FeatureNet
 from hasten.measuring.frechet import frechet, statistics
 
@@ -81,12 +82,17 @@ def parquet(tmp_path_factory) -> Path:
     return file
 
 
+def seen(x0: torch.Tensor, labels: torch.Tensor | None, step: int = 0) -> Batch:
+    return Batch(rows=x0, labels=labels, generator=generator(1, step))
+
+
 def run(recipe: Recipe, folder: Path, steps: int | None = None):
     net, objective = prepared(recipe)
     rows = load_rows(recipe.data.source)
     pictures = Pictures(rows, recipe.data.shape, label=recipe.data.label)
+    rows = rows_of(recipe, pictures)
     training = Training(
-        recipe=recipe, objective=objective, net=net, pictures=pictures, run=folder, quiet=True
+        recipe=recipe, objective=objective, net=net, rows=rows, run=folder, quiet=True
     )
     if steps is not None:  # stop early, as a kill after a checkpoint does
         training.recipe = recipe
@@ -215,12 +221,13 @@ def test_every_path_and_prediction_trains(parquet, tmp_path, path, prediction, t
 
     def loss() -> float:
         with torch.no_grad() if not isinstance(path, dict) else torch.enable_grad():
-            losses = [objective.loss(net, pictures, labels, generator(1, i)) for i in range(4)]
+            losses = [objective.loss(net, seen(pictures, labels, i)) for i in range(4)]
         return float(torch.stack(losses).mean().detach())
 
     before = loss()
+    rows = rows_of(recipe, x0)
     training = Training(
-        recipe=recipe, objective=objective, net=net, pictures=x0, run=tmp_path, quiet=True
+        recipe=recipe, objective=objective, net=net, rows=rows, run=tmp_path, quiet=True
     )
     training.fit_()
     assert loss() < 0.85 * before
@@ -253,8 +260,9 @@ def test_the_learned_shape_moves_to_lower_the_variance_of_the_bound(parquet, tmp
     net, objective = prepared(recipe)
     before = objective.shape.path()
     pictures = Pictures(load_rows(str(parquet)), (1, 8, 8), label="label")
+    rows = rows_of(recipe, pictures)
     Training(
-        recipe=recipe, objective=objective, net=net, pictures=pictures, run=tmp_path, quiet=True
+        recipe=recipe, objective=objective, net=net, rows=rows, run=tmp_path, quiet=True
     ).fit_()
     after = objective.shape.path()
     moved = abs(after.at(0.5).half_log_snr - before.at(0.5).half_log_snr)
@@ -347,7 +355,7 @@ def test_a_budget_in_minutes_sets_the_length_of_the_run(parquet, tmp_path):
         recipe=recipe,
         objective=objective,
         net=net,
-        pictures=pictures,
+        rows=rows_of(recipe, pictures),
         run=tmp_path,
         minutes=0.05,
         quiet=True,
@@ -387,7 +395,7 @@ def test_shipped_recipes_are_valid_and_run_a_step(name, tmp_path):
     from hasten.core.codec import codecs
 
     x0 = codecs.parse(recipe.codec).encode(pictures)
-    loss = objective.loss(net, x0, torch.tensor([1, 2]), generator(0))
+    loss = objective.loss(net, seen(x0, torch.tensor([1, 2])))
     loss.backward()
     assert torch.isfinite(loss)
     count = sum(value.numel() for value in net.parameters()) / 1e6

@@ -93,9 +93,10 @@ def sample(
 
     require_whole("n", n, 1, 100_000)
     require_whole("zoom", zoom, 1, 16)
-    chosen = _plan(plan)
+    given = None if plan is None else _plan(plan)
     loaded = _load(model, device)
-    sampler = build(loaded, chosen)
+    sampler = build(loaded, given)
+    chosen = sampler.plan
     labels = cond
     if cond is None and loaded.labels is not None:
         labels = [i % loaded.labels for i in range(n)]  # type: ignore[assignment]
@@ -158,8 +159,9 @@ def measure(
     require_whole("n", n, 0, 100_000)
     require_whole("pictures", pictures, 0, 10_000_000)
     require_number("seconds", seconds, 0.0, 1e5)
-    plans = [_plan(text) for text in plan or [None]]
+    given = [_plan(text) for text in plan or []]
     loaded = _load(model, device)
+    plans = given or [Plan(**loaded.plan)]
     if likelihood:
         from hasten.measuring.likelihood import likelihood_of
 
@@ -296,10 +298,10 @@ def _load(name: str, device: str = "cpu") -> Model:
     return load(name, device=device)
 
 
-def _plan(text: str | None) -> Plan:
+def _plan(text: str) -> Plan:
     from hasten.core.plan import Plan
 
-    return Plan() if text is None else Plan.read(text)
+    return Plan.read(text)
 
 
 def _describe(model: Model) -> dict[str, Any]:

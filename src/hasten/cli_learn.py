@@ -178,6 +178,71 @@ def start(
 
 
 @app.command
+def student(
+    model: str = "builtin:mnist",
+    *,
+    objective: str | None = None,
+    evaluations: int | None = None,
+    recipe: Path | None = None,
+    data: str | None = None,
+    pictures: int | None = None,
+    minutes: float | None = None,
+    batch: int | None = None,
+    rate: float | None = None,
+    precision: str | None = None,
+    guidance: float | None = None,
+    walks: int | None = None,
+    seed: int | None = None,
+    out: Path = Path("student"),
+    device: str = "cpu",
+    quiet: Quiet = False,
+) -> None:
+    """Distil a model into a student of one to few evaluations, a diffusers folder that a plan
+    names, as in student=student. A second run with the same --out goes on where the first ended.
+
+    Args:
+        model: builtin:NAME, a diffusers folder, or a hub id: the teacher.
+        objective: consistency (the default), direct, progressive, trajectory, matching, reflow,
+            shortcut, consistency-distillation, consistency-training, improved-consistency or
+            continuous-consistency, with options as in "consistency(q=8)".
+        evaluations: network calls a picture that it is made for; 2 without it.
+        recipe: a YAML file with these settings and more, see recipes/mnist-student.yaml.
+        data: real pictures (a parquet file, a folder, a hub name), where the objective needs them.
+        pictures: how many to see.
+        minutes: a budget; each stage's length is set from the rate of its first steps.
+        batch: pictures a step.
+        rate: of Adam, falling to 0.
+        precision: no or bf16.
+        guidance: the teacher's classifier-free guidance scale, which the student takes over.
+        walks: of the teacher's from noise to picture, where the objective trains on them.
+        seed: of everything that is drawn.
+        out: the folder to write.
+        device: cpu, cuda, cuda:1, mps; of the teacher's walks.
+        quiet: no progress bar.
+    """
+    from hasten.adapters.load import load
+    from hasten.learning.recipe import StudentRecipe, load_recipe
+    from hasten.learning.student import learn_student
+
+    given = {
+        "objective": objective,
+        "evaluations": evaluations,
+        "data": data,
+        "pictures": pictures,
+        "optimizer__batch": batch,
+        "optimizer__rate": rate,
+        "precision": precision,
+        "guidance": guidance,
+        "walks": walks,
+        "seed": seed,
+    }
+    chosen = load_recipe(recipe, StudentRecipe, **given)
+    folder = learn_student(load(model, device=device), chosen, out, minutes=minutes, quiet=quiet)
+    use = f'hasten sample {model} --plan "student={folder}"'
+    print(f"wrote {folder}; its card says what it gives. Use it alone, or with: {use}")
+
+
+@app.command
 def reuse(
     model: str = "builtin:mnist",
     *,

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-from hasten.core.artifact import require_weights
+from hasten.adapters.load import load
+from hasten.core.artifact import BUILTIN, FACTS, located_folder, require_weights
+from hasten.core.codec import codecs
 from hasten.core.denoiser import Guided, Translated
 from hasten.core.engine import Prepared, engines
 from hasten.core.errors import UserError, require, require_whole
@@ -42,6 +44,32 @@ def trace(plan: Plan, on: str | dict[str, Any] | Path) -> Program:
     return plan.trace(path(on))
 
 
+def subject(model: Model, plan: Plan) -> Model:
+    """The model whose network ``plan`` runs: ``model``, or the student that it names.
+
+    Raises:
+        UserError: a student of other weights, or of other pictures or labels.
+    """
+    if plan.student is None:
+        return model
+    source = located_folder("plan field 'student'", plan.student)
+    stamp = (source / FACTS).stat().st_mtime_ns
+    student = _student(plan.student, str(source.resolve()), str(model.device), stamp)
+    require_weights("plan field 'student'", student.teacher, model, plan.other_weights)
+    mine, theirs = ((one.shape, codecs.text(one.codec), one.labels) for one in (model, student))
+    require(
+        mine == theirs,
+        f"plan field 'student' is {plan.student!r}, whose shape, codec and labels are {theirs}, "
+        f"and those of model {model.name!r} are {mine}.",
+    )
+    return student
+
+
+@functools.lru_cache(maxsize=4)
+def _student(name: str, place: str, device: str, stamp: int) -> Model:
+    return load(name if name.startswith(BUILTIN) else place, device=device)
+
+
 def prepare(model: Model, plan: Plan) -> Prepared:
     """``model``'s network in the plan's engine and dtype, for :func:`build`; plans with the same
     :attr:`Plan.network` can share it, and what it compiled.
@@ -49,7 +77,7 @@ def prepare(model: Model, plan: Plan) -> Prepared:
     Raises:
         UserError: the engine is not installed, or cannot run this network in this dtype here.
     """
-    engine = engines.parse(plan.engine)
+    model, engine = subject(model, plan), engines.parse(plan.engine)
     engine.check(model, plan.dtype)
     if plan.reusing is None:
         return engine.prepare(model, plan.dtype)
@@ -71,7 +99,7 @@ def build(model: Model, plan: Plan | None = None, *, net: Prepared | None = None
     Raises:
         UserError: the plan asks for what the model does not have.
     """
-    plan = plan or Plan()
+    plan = plan or Plan(**model.plan)
     kind = model.device.type
     require(
         plan.device in (None, kind),
@@ -79,6 +107,7 @@ def build(model: Model, plan: Plan | None = None, *, net: Prepared | None = None
         f"with device={plan.device!r}, or tune again here.",
     )
     net = net or prepare(model, plan)
+    model, teacher = subject(model, plan), model
     if plan.reusing is not None:
         cut = net.cut if isinstance(net, Split) else "no reuse"
         require(
@@ -99,7 +128,7 @@ def build(model: Model, plan: Plan | None = None, *, net: Prepared | None = None
     start = starts.parse(plan.start)
     learned_for = start.learned_for()
     if learned_for is not None:
-        require_weights(f"start {start.part_name!r}", learned_for, model, plan.other_weights)
+        require_weights(f"start {start.part_name!r}", learned_for, teacher, plan.other_weights)
     program = plan.trace(model.path) if plan.crossing.traceable else None
     require(
         program is not None or plan.executor == "sequential",

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from hasten.adapters.families import FAMILIES
+from hasten.core.artifact import FACTS
 from hasten.core.codec import codecs
 from hasten.core.errors import UserError, require
 from hasten.core.files import MANIFEST, cache_root, new_folder, sha256, verify
@@ -25,7 +26,6 @@ from hasten.core.level import Discrete
 from hasten.core.model import Model
 from hasten.core.prediction import predictions
 
-FACTS = "hasten.json"
 INDEX = "model_index.json"
 WEIGHTS = "diffusion_pytorch_model"
 AGAIN = "copy or download the folder again."
@@ -72,6 +72,8 @@ def facts(model: Model) -> dict[str, Any]:
         "labels": model.labels,
         "null_label": model.null_label,
         "learned_variance": model.learned_variance,
+        **({"plans": list(model.plans)} if model.plans else {}),
+        **({"teacher": model.teacher} if model.teacher else {}),
     }
 
 

@@ -233,6 +233,8 @@ def _model(name: str, contents: Contents, given: dict[str, Any]) -> Model:
             name=name,
             sha256=contents.sha256,
             folder=contents.folder,
+            plans=_own_plans(contents.facts),
+            teacher=str(contents.facts.get("teacher", "")),
         )
         _check(model, channels)
     return model
@@ -352,6 +354,13 @@ def _check(model: Model, channels: int | None) -> None:
         f"{model.name}: labels={model.labels} and null_label={model.null_label} do not fit its "
         f"network, which knows {rows} labels in all.",
     )
+
+
+def _own_plans(facts: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    plans = facts.get("plans", [])
+    good = isinstance(plans, list) and all(isinstance(plan, dict) for plan in plans)
+    require(good, f"plans is {plans!r}; it takes a list of plan fields.")
+    return tuple(plans)
 
 
 def _part(kind: type[Part], given: Any) -> Part:

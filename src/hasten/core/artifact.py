@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from hasten.core.errors import UserError, require
+from hasten.core.files import read_json
 from hasten.core.model import Model
 
+FACTS = "hasten.json"
 ASSETS = Path(__file__).parents[1] / "assets"
 BUILTIN = "builtin:"
 
@@ -27,6 +30,39 @@ def located(field: str, name: str) -> Path:
         f"{field} is {name!r}, which is no file; give the path of one that `hasten learn` wrote.",
     )
     return file
+
+
+def located_folder(field: str, name: str) -> Path:
+    """The model folder a plan's ``field`` means by ``name``: a path, or ``builtin:NAME``.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    folder = ASSETS / name.removeprefix(BUILTIN) if name.startswith(BUILTIN) else Path(name)
+    inside = not name.startswith(BUILTIN) or folder.resolve().parent == ASSETS.resolve()
+    require(
+        inside and (folder / FACTS).is_file(),
+        f"{field} is {name!r}, which is no folder with {FACTS}; give one that "
+        "`hasten learn student` wrote.",
+    )
+    return folder
+
+
+def student_plans(name: str) -> tuple[dict[str, Any], ...]:
+    """The fields of the plans that the student ``name`` brings, the best first.
+
+    Raises:
+        UserError: there is no such student.
+    """
+    body = read_json(located_folder("plan field 'student'", name) / FACTS)
+    plans = body.get("plans") if isinstance(body, dict) else None
+    plans = plans if isinstance(plans, list) else []
+    require(
+        bool(plans) and all(isinstance(plan, dict) for plan in plans) and bool(body.get("teacher")),
+        f"plan field 'student' is {name!r}, whose {FACTS} names no plans and no teacher; give a "
+        "folder that `hasten learn student` wrote.",
+    )
+    return tuple(plans)
 
 
 def digest(model: Model) -> str:

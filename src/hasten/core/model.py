@@ -30,6 +30,8 @@ class Model:
         name: what the user called it, for reports.
         sha256: digest of the weights' file, "" for a module from memory.
         folder: where it was loaded from, None for a module from memory.
+        plans: fields of plans that suit it, the best first; () where the default plan does.
+        teacher: sha256 of the weights it was distilled from, "" for a model that was not.
     """
 
     net: torch.nn.Module
@@ -43,6 +45,8 @@ class Model:
     name: str = "module"
     sha256: str = ""
     folder: Folder | None = None
+    plans: tuple[dict[str, Any], ...] = ()
+    teacher: str = ""
 
     @property
     def device(self) -> torch.device:
@@ -51,6 +55,11 @@ class Model:
     @property
     def dtype(self) -> torch.dtype:
         return next(self.net.parameters(), torch.empty(0)).dtype
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """Fields of the plan it is sampled with where none is given."""
+        return self.plans[0] if self.plans else {}
 
     @property
     def picture_shape(self) -> Shape:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 import yaml
 
+from hasten.core.artifact import student_plans
 from hasten.core.engine import engines
 from hasten.core.errors import UserError
 from hasten.core.executor import executors
@@ -44,6 +45,8 @@ class Plan(Strict):
         solver, grid, executor, start, engine: parts, ``name`` or ``name(option=value, ...)``.
         steps: intervals between levels, 1 to 10000.
         program: a file that ``hasten learn program`` wrote; it rules solver, grid, steps and clip.
+        student: a folder that ``hasten learn student`` wrote, whose network stands in for the
+            model's; it brings solver, grid, steps and clip where none of them is given.
         guidance: classifier-free guidance scale; 1 is none.
         guidance_interval: guidance only where low < sigma / alpha <= high (2404.07724); the null
             branch is skipped elsewhere. None is everywhere.
@@ -60,6 +63,7 @@ class Plan(Strict):
     grid: str = "log-snr"
     steps: Annotated[int, pydantic.Field(ge=1, le=10_000, strict=True)] = 10
     program: str | None = None
+    student: str | None = None
     executor: str = "sequential"
     start: str = "noise"
     guidance: Annotated[float, pydantic.Field(ge=0, le=100, allow_inf_nan=False)] = 1.0
@@ -70,6 +74,14 @@ class Plan(Strict):
     engine: str = "eager"
     other_weights: bool = False
     device: Literal["cpu", "cuda", "mps", "xpu"] | None = None
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _as_the_student(cls, given: Any) -> Any:
+        student = given.get("student") if isinstance(given, dict) else None
+        if isinstance(student, str) and not {*RULED, "program"} & set(given):
+            return {**student_plans(student)[0], **given}
+        return given
 
     @pydantic.field_validator(*PARTS)
     @classmethod
@@ -104,7 +116,7 @@ class Plan(Strict):
     def network(self) -> tuple[str, ...]:
         """What a prepared network depends on: plans with the same can share it."""
         cut = () if self.reusing is None else (self.reusing.cut,)
-        return self.engine, self.dtype, *cut
+        return self.engine, self.dtype, self.student or "", *cut
 
     @pydantic.model_validator(mode="after")
     def _program_rules(self) -> Plan:

@@ -6,23 +6,32 @@ import dataclasses
 
 from hasten.core.errors import require, require_number
 from hasten.core.grid import Grid, grids
-from hasten.core.level import Path
+from hasten.core.level import Level, Path
 from hasten.grids.checks import checked
 
 
 @grids.add("given")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Given(Grid):
-    """Positions listed in ``at``, in the path's own unit, falling: one for each step."""
+    """Positions listed in ``at``, in the path's own unit, falling: one for each step.
+
+    ``told``: the times the network is told there, where they are not the path's own.
+    """
 
     at: tuple[float, ...]
+    told: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         listed = isinstance(self.at, (tuple, list)) and len(self.at) > 0
         require(listed, f"grid option at is {self.at!r}; give the positions as (999, 500, 1).")
         for place in self.at:
             require_number("grid option at", place, -1e9, 1e9)
+        listed = isinstance(self.told, (tuple, list)) and len(self.told) in (0, len(self.at))
+        require(listed, f"grid option told is {self.told!r}; give a time for each position of at.")
+        for time in self.told:
+            require_number("grid option told", time, -1e9, 1e9)
         object.__setattr__(self, "at", tuple(float(place) for place in self.at))
+        object.__setattr__(self, "told", tuple(float(time) for time in self.told))
 
     def positions(self, path: Path, steps: int) -> list[float]:
         count = len(self.at)
@@ -32,3 +41,10 @@ class Given(Grid):
             "or list as many positions as steps.",
         )
         return checked("given", path, self.at)
+
+    def levels(self, path: Path, steps: int) -> tuple[Level, ...]:
+        levels = super().levels(path, steps)
+        if not self.told:
+            return levels
+        told = [dataclasses.replace(one, t=t) for one, t in zip(levels, self.told, strict=False)]
+        return (*told, levels[-1])

@@ -17,6 +17,7 @@ from hasten.core.learned_path import Learned
 from hasten.core.level import Level
 from hasten.core.prediction import Prediction
 from hasten.learning.noise_prediction import drop_labels
+from hasten.learning.objective import Batch
 
 UNITS = 64
 
@@ -85,25 +86,19 @@ class LearnedPathPrediction:
     null_label: int | None = None
     label_dropout: float = 0.0
 
-    def loss(
-        self,
-        net: nn.Module,
-        x0: torch.Tensor,
-        labels: torch.Tensor | None,
-        generator: torch.Generator,
-    ) -> torch.Tensor:
+    def loss(self, net: nn.Module, batch: Batch) -> torch.Tensor:
         """Mean squared error of the network's answer (its value), with the shape's gradient."""
+        x0, noise = batch.rows, batch.randn_like(batch.rows)
         n, device = len(x0), x0.device
-        noise = torch.randn(x0.shape, generator=generator, device=device)
         # One uniform draw spread over the batch: less variance to begin with (appendix I.1).
-        offset = torch.rand(1, generator=generator, device=device)
+        offset = torch.rand(1, generator=batch.generator, device=device)
         position = (offset + torch.arange(n, device=device) / n) % 1
         shape, rise = self.shape(position)
         at, slope = (value.detach().requires_grad_() for value in (shape, rise))
         level = self._level(at)
         here = self.prediction.at(level)
         x = level.alpha * x0 + level.sigma * noise
-        labels = drop_labels(labels, self.null_label, self.label_dropout, generator)
+        labels = drop_labels(batch.labels, self.null_label, self.label_dropout, batch.generator)
         answer = net(here.scale * x, 1000 * at.detach(), labels).float()
         of_x0, of_noise = here.target(level)
         simple = mse_loss(answer, (of_x0 * x0 + of_noise * noise).detach())

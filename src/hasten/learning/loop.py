@@ -14,38 +14,29 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils.memory import should_reduce_batch_size
 from tqdm import tqdm
 
-from hasten.core.codec import Codec, codecs
 from hasten.core.errors import NonFiniteError, UserError, require
 from hasten.core.seeds import generator
-from hasten.data import Pictures
 from hasten.learning import checkpoint
 from hasten.learning.ema import EMA
+from hasten.learning.objective import Batch, Objective, Rows
 from hasten.learning.order import order
-from hasten.learning.recipe import Optimizer, Recipe
+from hasten.learning.recipe import Optimizer, Run
 
-DROPOUT, DRAWS, FLIPS = 0, 1, 2  # streams of random numbers within one step
+DROPOUT, DRAWS = 0, 1  # streams of random numbers within one step
 SETTLE = 10  # steps before the rate is measured
 
-
-class Objective(Protocol):
-    """What a step minimises."""
-
-    def loss(
-        self,
-        net: torch.nn.Module,
-        x0: torch.Tensor,
-        labels: torch.Tensor | None,
-        generator: torch.Generator,
-    ) -> torch.Tensor: ...
+Preview = Callable[[torch.nn.Module, int], dict[str, float] | None]
 
 
-Preview = Callable[[torch.nn.Module, int], None]
+class Enough(Exception):
+    """Raised by a preview that has seen enough: the run ends with the weights it has."""
 
 
 @dataclasses.dataclass
@@ -54,18 +45,25 @@ class Training:
 
     Attributes:
         net: the network to train, ``net(x, t, cond)``; trained in place.
-        preview: called with the averaged network and the pictures seen so far, every so often.
+        rows: what it is trained on.
+        preview: called with the averaged network and the pictures seen so far, every so often; what
+            it returns stands in the progress bar, and it may raise :class:`Enough`.
         minutes: the budget; the length of the run is set from the rate of its first steps.
+        parts: how many parts a step's pictures are taken in, one after another.
+
+    A step that does not fit into memory is taken again in twice as many parts.
     """
 
-    recipe: Recipe
+    recipe: Run
     objective: Objective
     net: torch.nn.Module
-    pictures: Pictures
+    rows: Rows
     run: Path
     preview: Preview | None = None
     minutes: float | None = None
     quiet: bool = False
+    parts: int = 1
+    _shown: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def fit_(self) -> EMA:
         """Train (or go on with) the run to its end; returns the averaged weights.
@@ -117,7 +115,7 @@ class Training:
         recent = None
         while step < steps:
             _set_rate_(optimizer, recipe.optimizer, step, steps)
-            loss = self._step_(accelerator, net, optimizer, step)
+            loss = self._step_(accelerator, net, optimizer, step, steps)
             ema.update_(self.net, step)
             recent = loss if recent is None else torch.lerp(recent, loss, 0.02)
             step += 1
@@ -134,44 +132,68 @@ class Training:
             if _due(step, batch, recipe.checkpoint_every) or step == steps:
                 self._save(accelerator, optimizer, ema, step, steps)
             due = recipe.preview_every and _due(step, batch, recipe.preview_every)
-            if self.preview and accelerator.is_main_process and (due or step == steps):
-                self._show(ema, step * batch)
+            if self.preview and (due or step == steps) and self._enough(accelerator, ema, step):
+                self._save(accelerator, optimizer, ema, step, step)
+                break
         bar.close()
 
-    def _step_(self, accelerator: Accelerator, net: Any, optimizer: Any, step: int) -> torch.Tensor:
+    def _step_(
+        self, accelerator: Accelerator, net: Any, optimizer: Any, step: int, steps: int
+    ) -> torch.Tensor:
         recipe, rank = self.recipe, accelerator.process_index
-        index = order(recipe.seed, step, recipe.optimizer.batch, len(self.pictures))
+        index = order(recipe.seed, step, recipe.optimizer.batch, len(self.rows))
         index = index[rank :: accelerator.num_processes]
-        key = (recipe.seed, step, rank)
-        x0 = self._batch(index, key, accelerator.device)
-        labels = None
-        if self.pictures.labels is not None:
-            labels = self.pictures.labels[torch.from_numpy(index)].to(accelerator.device)
-        draws = generator(*key, DRAWS, device=accelerator.device)
-        with _dropout_seeded(generator(*key, DROPOUT).initial_seed(), accelerator.device):
-            loss = self.objective.loss(net, x0, labels, draws)
-            accelerator.backward(loss)
+        while True:
+            try:
+                loss = self._gradients_(accelerator, net, index, step, step / steps)
+                break
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error) or self.parts >= len(index):
+                    raise
+            optimizer.zero_grad(set_to_none=True)
+            self.parts *= 2
+            tqdm.write(
+                f"step {step} does not fit into memory; taken in {self.parts} parts from here on",
+                file=sys.stderr,
+            )
         accelerator.clip_grad_norm_(net.parameters(), recipe.optimizer.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
+        return loss
 
-    def _batch(self, index: Any, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
-        pictures = self.pictures[index].to(device).float() / 255
-        if self.recipe.data.flip:
-            coin = torch.rand(len(index), generator=generator(*key, FLIPS)) < 0.5
-            pictures = torch.where(coin.to(device).view(-1, 1, 1, 1), pictures.flip(-1), pictures)
-        return self.codec.encode(pictures)
-
-    @property
-    def codec(self) -> Codec:
-        return codecs.parse(self.recipe.codec)
+    def _gradients_(
+        self, accelerator: Accelerator, net: Any, index: Any, step: int, progress: float
+    ) -> torch.Tensor:
+        """Add up the gradients of the step's pictures, part by part; returns the loss."""
+        device, total = accelerator.device, torch.zeros((), device=accelerator.device)
+        for number in range(self.parts):
+            mine = index[number :: self.parts]
+            key = (self.recipe.seed, step, accelerator.process_index, *([number] * (number > 0)))
+            labels = self.rows.labels
+            batch = Batch(
+                rows=self.rows.at(mine, key, device),
+                labels=None if labels is None else labels[torch.from_numpy(mine)].to(device),
+                generator=generator(*key, DRAWS, device=device),
+                step=step,
+                progress=progress,
+            )
+            more = number + 1 < self.parts
+            with (
+                _dropout_seeded(generator(*key, DROPOUT).initial_seed(), device),
+                accelerator.no_sync(net) if more else contextlib.nullcontext(),
+            ):
+                with accelerator.autocast():
+                    loss = self.objective.loss(net, batch) * (len(mine) / len(index))
+                accelerator.backward(loss)
+            total += loss.detach()
+        return total
 
     def _log(self, accelerator: Accelerator, bar: Any, loss: torch.Tensor, step: int) -> None:
         value = float(loss)
         if not math.isfinite(value):
             raise self._not_finite(f"the loss is {value}", step)
-        bar.set_postfix(loss=f"{value:.4f}", refresh=False)
+        shown = {name: f"{number:.3g}" for name, number in self._shown.items()}
+        bar.set_postfix(loss=f"{value:.4f}", **shown, refresh=False)
         if self.recipe.track != "none":
             accelerator.log({"loss": value, "pictures": step * self.recipe.optimizer.batch}, step)
 
@@ -205,7 +227,8 @@ class Training:
             "average": ema.tensors(),
             "optimizer": checkpoint.optimizer_tensors(optimizer),
         }
-        facts = {"step": step, "steps": steps, "recipe": self.recipe.model_dump(mode="json")}
+        recipe = self.recipe.model_dump(mode="json")
+        facts = {"step": step, "steps": steps, "parts": self.parts, "recipe": recipe}
         checkpoint.save(self.run, step, tensors, facts)
 
     def _resume_(self, ema: EMA, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
@@ -216,14 +239,29 @@ class Training:
         mine, theirs = self.recipe.model_dump(mode="json"), facts["recipe"]
         differ = [name for name in mine if mine[name] != theirs.get(name) and name not in _FREE]
         if differ:
+            each = "; ".join(
+                f"{name}: {mine[name]!r}, there {theirs.get(name)!r}" for name in differ
+            )
             raise UserError(
-                f"{self.run} holds a run of another recipe ({', '.join(differ)} differ); "
+                f"{self.run} holds a run of another recipe ({', '.join(differ)} differ: {each}); "
                 "name another folder with --out, or go on with the recipe it was begun with."
             )
+        self.parts = int(facts.get("parts", 1))
         self.net.load_state_dict(tensors["weights"])
         ema.load_(tensors["average"])
         checkpoint.restore_optimizer(optimizer, tensors["optimizer"])
         return int(facts["step"]), int(facts["steps"])
+
+    def _enough(self, accelerator: Accelerator, ema: EMA, step: int) -> bool:
+        """Show the preview; whether it has seen enough, on every process."""
+        enough = torch.zeros(1, device=accelerator.device)
+        if accelerator.is_main_process:
+            try:
+                self._show(ema, step * self.recipe.optimizer.batch)
+            except Enough:
+                enough += 1
+        every: Any = accelerator.gather(enough)
+        return bool(every.any())
 
     @torch.no_grad()
     def _show(self, ema: EMA, seen: int) -> None:
@@ -233,7 +271,7 @@ class Training:
         torch._foreach_copy_(list(module.parameters()), ema.average)
         module.eval()
         try:
-            self.preview(module, seen)
+            self._shown = self.preview(module, seen) or {}
         finally:
             torch._foreach_copy_(list(module.parameters()), kept)
             module.train()

@@ -11,6 +11,7 @@ import torch
 
 from hasten.core.level import Array, Discrete, Level, Path
 from hasten.core.prediction import Prediction
+from hasten.learning.objective import Batch
 from hasten.learning.recipe import Times
 
 
@@ -24,22 +25,16 @@ class NoisePrediction:
     null_label: int | None = None
     label_dropout: float = 0.0
 
-    def loss(
-        self,
-        net: torch.nn.Module,
-        x0: torch.Tensor,
-        labels: torch.Tensor | None,
-        generator: torch.Generator,
-    ) -> torch.Tensor:
-        """Mean squared error of the network's answer; x0 is (n, c, h, w) in the network's space."""
-        noise = torch.randn(x0.shape, generator=generator, device=x0.device)
-        positions = draw_positions(self.path, self.times, len(x0), generator)
+    def loss(self, net: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """Mean squared error of the network's answer."""
+        x0, noise = batch.rows, batch.randn_like(batch.rows)
+        positions = draw_positions(self.path, self.times, len(x0), batch.generator)
         level = Level.batch(*self.path.curve(positions))
         here = self.prediction.at(level)
         t, alpha, sigma, scale, of_x0, of_noise = columns(
             x0, level.t, level.alpha, level.sigma, here.scale, *here.target(level)
         )
-        labels = drop_labels(labels, self.null_label, self.label_dropout, generator)
+        labels = drop_labels(batch.labels, self.null_label, self.label_dropout, batch.generator)
         answer = net(scale * (alpha * x0 + sigma * noise), t.flatten(), labels).float()
         return torch.nn.functional.mse_loss(answer, of_x0 * x0 + of_noise * noise)
 

@@ -50,18 +50,11 @@ class Times(Strict):
     std: Positive = 1.2
 
 
-class Recipe(Strict):
-    """All of a training run. Amounts are in pictures, so that they do not depend on the batch."""
+class Run(Strict):
+    """What every training run has. Amounts are in pictures, so that they do not depend on the
+    batch."""
 
     name: Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
-    data: Data
-    network: dict[str, Any]
-    path: str | dict[str, Any] = "ddpm"
-    prediction: str = "epsilon"
-    codec: str = "identity"
-    labels: Whole | None = None
-    label_dropout: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.1
-    times: Times = Times()
     optimizer: Optimizer = Optimizer()
     pictures: Whole
     ema: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.9999
@@ -72,6 +65,23 @@ class Recipe(Strict):
     checkpoint_every: Whole = 50_000
     preview_every: Annotated[int, pydantic.Field(ge=0)] = 100_000
     track: Literal["none", "tensorboard", "trackio"] = "none"
+
+    @property
+    def steps(self) -> int:
+        return -(-self.pictures // self.optimizer.batch)
+
+
+class Recipe(Run):
+    """All of a training run."""
+
+    data: Data
+    network: dict[str, Any]
+    path: str | dict[str, Any] = "ddpm"
+    prediction: str = "epsilon"
+    codec: str = "identity"
+    labels: Whole | None = None
+    label_dropout: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.1
+    times: Times = Times()
 
     @pydantic.model_validator(mode="after")
     def _parts_exist(self) -> Recipe:
@@ -90,9 +100,48 @@ class Recipe(Strict):
     def null_label(self) -> int | None:
         return self.labels if self.labels is not None and self.label_dropout > 0 else None
 
-    @property
-    def steps(self) -> int:
-        return -(-self.pictures // self.optimizer.batch)
+
+class StudentRecipe(Run):
+    """A few-step student of a model, for ``hasten learn student``.
+
+    Attributes:
+        objective: a part of :mod:`hasten.learning.distilling`, with its options.
+        evaluations: network calls a picture that it is made for.
+        data: real pictures (a parquet file, a folder, a hub name), where the objective trains on
+            them; ``label`` is their column of labels.
+        guidance: the classifier-free guidance scale of the teacher, which the student takes over.
+        convert: share of the pictures with which a student that answers something else than its
+            teacher is first trained to do so.
+        walks, walk_steps: how many of the teacher's walks are kept, and how long they are, where
+            the objective trains on them.
+        judged: pictures for FD at each preview; 0 for none.
+        patience: previews without a better FD after which the run ends; 0 for never.
+    """
+
+    objective: str = "consistency"
+    evaluations: Annotated[int, pydantic.Field(ge=1, le=4096)] = 2
+    data: str | None = None
+    label: str = "label"
+    flip: bool = False
+    guidance: Annotated[float, pydantic.Field(ge=0, le=100)] = 1.0
+    convert: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.15
+    walks: Whole = 20_000
+    walk_steps: Whole = 24
+    engine: str = "eager"
+    judged: Annotated[int, pydantic.Field(ge=0)] = 500
+    patience: Annotated[int, pydantic.Field(ge=0)] = 0
+    teacher: str = ""
+    name: Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")] = "student"
+    optimizer: Optimizer = Optimizer(rate=3e-4, decay="cosine")
+    pictures: Whole = 1_000_000
+    ema: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.999
+
+    @pydantic.field_validator("objective")
+    @classmethod
+    def _known(cls, text: str) -> str:
+        from hasten.learning.distilling.base import objectives
+
+        return objectives.canonical(text)
 
 
 class VaeRecipe(Recipe):
@@ -115,19 +164,18 @@ class ClassifierRecipe(Strict):
     seed: Annotated[int, pydantic.Field(ge=0)] = 0
 
 
-def load_recipe(file: str | Path, **changes: Any) -> Any:
-    """The Recipe, VaeRecipe or ClassifierRecipe in a YAML file, with ``changes`` on top (None is no
-    change); ``data__source`` changes the field ``source`` of ``data``.
+def load_recipe(file: str | Path | None, kind: type[Strict] | None = None, **changes: Any) -> Any:
+    """The Recipe, StudentRecipe, VaeRecipe or ClassifierRecipe in a YAML file, with ``changes`` on
+    top (None is no change); ``data__source`` changes the field ``source`` of ``data``.
+
+    Args:
+        file: None for a recipe of ``kind`` with nothing but the changes.
+        kind: the only one that will do.
 
     Raises:
         UserError: naming the field that is wrong and what it takes.
     """
-    try:
-        given = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"recipe {str(file)!r} cannot be read: {error}") from error
-    if not isinstance(given, dict):
-        raise UserError(f"recipe {str(file)!r} holds no fields; see recipes/mnist.yaml.")
+    given = {} if file is None else _read(file)
     for name, value in changes.items():
         if value is not None:
             *parents, last = name.split("__")
@@ -135,5 +183,22 @@ def load_recipe(file: str | Path, **changes: Any) -> Any:
             for parent in parents:
                 spot = spot.setdefault(parent, {})
             spot[last] = value
-    kinds = {"classifier": ClassifierRecipe, "vae": VaeRecipe}
-    return kinds.get(str(given.get("objective")), Recipe)(**given)
+    kinds: dict[str, type[Strict]] = {"classifier": ClassifierRecipe, "vae": VaeRecipe}
+    objective = given.get("objective")
+    found = kinds.get(str(objective), StudentRecipe if objective else Recipe)
+    if kind is not None and file is not None and found is not kind:
+        raise UserError(
+            f"recipe {str(file)!r} is a {found.__name__}, and a {kind.__name__} is needed; see "
+            "recipes/."
+        )
+    return (kind or found)(**given)
+
+
+def _read(file: str | Path) -> dict[str, Any]:
+    try:
+        given = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"recipe {str(file)!r} cannot be read: {error}") from error
+    if not isinstance(given, dict):
+        raise UserError(f"recipe {str(file)!r} holds no fields; see recipes/mnist.yaml.")
+    return given

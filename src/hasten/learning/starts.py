@@ -20,6 +20,7 @@ from hasten.core.plan import Plan
 from hasten.core.seeds import generator
 from hasten.data import Pictures, load_rows, picture_column
 from hasten.learning.loop import Training
+from hasten.learning.objective import Encoded
 from hasten.learning.recipe import VaeRecipe
 from hasten.learning.vae import AutoEncoder, Evidence, as_start
 from hasten.sampler import build
@@ -176,12 +177,11 @@ def learn_vae(
         torch.default_generator.manual_seed(recipe.seed)
         net = AutoEncoder(model.shape, recipe.code, recipe.width, model.labels)
     with tempfile.TemporaryDirectory() as folder:
-        pictures: Any = given
         average = Training(
             recipe=recipe,
             objective=Evidence(code=recipe.code),
             net=net,
-            pictures=pictures,
+            rows=Encoded(pictures=given, codec=model.codec, flip=recipe.data.flip),
             run=Path(folder),
             minutes=minutes,
             quiet=quiet,

@@ -19,9 +19,10 @@ from hasten.core.prediction import prediction
 from hasten.data import Pictures, load_rows
 from hasten.learning.classifier import train_classifier
 from hasten.learning.learned_path import LearnedPathPrediction, MonotoneShape, WithShape
-from hasten.learning.loop import Objective, Training
+from hasten.learning.loop import Training
 from hasten.learning.noise_prediction import NoisePrediction
-from hasten.learning.recipe import ClassifierRecipe, Data, Recipe, VaeRecipe
+from hasten.learning.objective import Encoded, Objective
+from hasten.learning.recipe import ClassifierRecipe, Data, Recipe, StudentRecipe, VaeRecipe
 from hasten.pictures import grid, save_png
 from hasten.sampler import build
 
@@ -55,6 +56,10 @@ def train(
         not isinstance(recipe, VaeRecipe),
         f"recipe {recipe.name!r} is of a start: hasten learn start MODEL --kind vae --recipe FILE.",
     )
+    require(
+        not isinstance(recipe, StudentRecipe),
+        f"recipe {recipe.name!r} is of a student: hasten learn student MODEL --recipe FILE.",
+    )
     net, objective = prepared(recipe)
     pictures = _pictures(recipe.data)
     _check_labels(recipe, pictures)
@@ -70,7 +75,7 @@ def train(
         recipe=recipe,
         objective=objective,
         net=net,
-        pictures=pictures,
+        rows=rows_of(recipe, pictures),
         run=out / "checkpoints",
         preview=preview if recipe.preview_every else None,
         minutes=minutes,
@@ -87,6 +92,11 @@ def train(
 
 def _pictures(data: Data) -> Pictures:
     return Pictures(load_rows(data.source, data.split), data.shape, data.image, data.label)
+
+
+def rows_of(recipe: Recipe, pictures: Pictures) -> Encoded:
+    """The pictures as ``recipe`` trains on them."""
+    return Encoded(pictures=pictures, codec=codecs.parse(recipe.codec), flip=recipe.data.flip)
 
 
 def prepared(recipe: Recipe) -> tuple[torch.nn.Module, Objective]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hasten.core.codec import Shape
+from hasten.learning.objective import Batch
 from hasten.starts.decoder import Decoder, halvings
 from hasten.starts.files import Tensors
 from hasten.starts.vae import NET
@@ -61,15 +62,10 @@ class Evidence:
 
     code: int
 
-    def loss(
-        self,
-        net: nn.Module,
-        x0: torch.Tensor,
-        labels: torch.Tensor | None,
-        generator: torch.Generator,
-    ) -> torch.Tensor:
-        draw = torch.randn(len(x0), self.code, generator=generator, device=x0.device)
-        again, mean, variance = net(x0, draw, labels)
+    def loss(self, net: nn.Module, batch: Batch) -> torch.Tensor:
+        x0 = batch.rows
+        draw = torch.randn(len(x0), self.code, generator=batch.generator, device=x0.device)
+        again, mean, variance = net(x0, draw, batch.labels)
         wrong = F.mse_loss(again.float(), x0)
         apart = 0.5 * (mean.square() + variance.exp() - variance - 1).sum(1).mean()
         d = math.prod(x0.shape[1:])

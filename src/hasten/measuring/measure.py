@@ -53,7 +53,7 @@ def measure(
     Raises:
         UserError: the batch does not fit into memory, or the plan does not fit the model.
     """
-    plan = plan or Plan()
+    plan = plan or Plan(**model.plan)
     require_whole("batch", batch, 1, 1 << 20)
     require_memory(model, plan, batch)
     sampler = build(model, plan, net=net)

@@ -87,6 +87,18 @@ def predicted_mb(model: Model, plan: Plan, batch: int) -> float | None:
     return own + SCRATCH * held / narrow / 1e6 + latents
 
 
+def training_mb(model: Model, batch: int) -> float | None:
+    """About how many megabytes a training step of ``batch`` pictures will hold beside the model:
+    gradients, Adam's moments, the averaged weights, and what backward needs of one call; None where
+    the network cannot be run on shapes alone."""
+    try:
+        held = _activations(model, batch, backward=True)
+    except Exception:  # whatever a network of unknown make raises on shapes alone
+        return None
+    weights = 4 * sum(value.numel() for value in model.net.parameters()) / 1e6
+    return 4 * weights + SCRATCH * held / 1e6
+
+
 def free_mb(device: torch.device | str = "cpu") -> float:
     """Megabytes that can be had now; endless where the system does not say."""
     if torch.device(device).type == "cuda":
@@ -103,18 +115,21 @@ def free_mb(device: torch.device | str = "cpu") -> float:
     return min(found)
 
 
-def _activations(model: Model, rows: int) -> int:
-    """The most bytes alive at once in one network call, inputs and answer included."""
+def _activations(model: Model, rows: int, backward: bool = False) -> int:
+    """The most bytes alive at once in one network call, inputs and answer included, and what the
+    way back needs where there is one."""
     shapes: dict[int, Any] = {id(one): one.to("meta") for one in model.net.buffers()}
     for one in model.net.parameters():
-        shapes[id(one)] = torch.nn.Parameter(one.detach().to("meta"), requires_grad=False)
+        shapes[id(one)] = torch.nn.Parameter(one.detach().to("meta"), requires_grad=backward)
     net = copy.deepcopy(model.net, shapes)
     cond = None if model.labels is None else torch.zeros(rows, dtype=torch.long, device="meta")
     count = _Alive()
-    with torch.no_grad(), count:
+    with torch.set_grad_enabled(backward), count:
         x = torch.empty(rows, *model.shape, device="meta")
-        net(x, torch.empty(rows, device="meta"), cond)
-    return count.most
+        answer = net(x, torch.empty(rows, device="meta"), cond)
+        most = count.most
+    del answer
+    return most
 
 
 class _Alive(TorchDispatchMode):

@@ -306,6 +306,6 @@ def _levels(screened: list[Row], others: list[Row]) -> dict[int, list[Row]]:
         if len(level) < A_LEVEL and drift_of(row) not in known:
             level.append(row)
     for row in others:
-        if row["evaluations"] in out:
-            out[row["evaluations"]].append(row)
+        if row["evaluations"] in out or row["plan"].get("student"):
+            out.setdefault(row["evaluations"], []).append(row)
     return out

@@ -6,8 +6,9 @@ import dataclasses
 import itertools
 from typing import Any
 
-from hasten.core.artifact import BUILTIN
+from hasten.core.artifact import BUILTIN, FACTS, student_plans
 from hasten.core.errors import UserError
+from hasten.core.files import read_json
 from hasten.core.learned_program import LearnedProgram
 from hasten.core.model import Model
 from hasten.core.plan import Plan
@@ -46,7 +47,7 @@ class Space:
     """Every solver on every grid with every number of steps, x0 left alone and clipped (where the
     network sees pixels), and on every engine in its dtypes.
 
-    ``programs``: whether those that were learned for the model are tried;
+    ``programs``, ``students``: whether those that were learned for the model are tried;
     ``noisy``: solvers that draw noise, ``early``: solvers from the starts beside the model; both
     are tried on the first grid where real pictures decide;
     ``engines``: pairs of engine and dtype, cheap to try first; None for all that suit the device.
@@ -54,6 +55,7 @@ class Space:
 
     solvers: tuple[str, ...] = SOLVERS
     programs: bool = True
+    students: bool = True
     noisy: tuple[str, ...] = NOISY
     early: tuple[str, ...] = EARLY
     grids: tuple[str, ...] = GRIDS
@@ -134,6 +136,20 @@ def learned(model: Model, guidance: float) -> list[Plan]:
         held = LearnedProgram.read(name)
         if held.weights == model.sha256 and held.facts.get("guidance", 1.0) == guidance:
             plans.append(Plan(program=name, guidance=guidance, start=held.start))
+    return plans
+
+
+def distilled(model: Model, guidance: float) -> list[Plan]:
+    """The plans of every student in a folder beside the model's that was distilled from its
+    weights; students know no guidance."""
+    if model.folder is None or guidance != 1.0:
+        return []
+    builtin, plans = model.name.startswith(BUILTIN), []
+    for file in sorted(model.folder.parent.glob(f"*/{FACTS}")):
+        body = read_json(file)
+        if isinstance(body, dict) and body.get("teacher") == model.sha256:
+            name = f"{BUILTIN}{file.parent.name}" if builtin else str(file.parent)
+            plans += [Plan(**{**fields, "student": name}) for fields in student_plans(name)]
     return plans
 
 

@@ -25,13 +25,14 @@ from hasten.core.plan import Plan
 from hasten.measuring.conditions import conditions
 from hasten.measuring.drift import reference_plan
 from hasten.measuring.real import FEWEST, real_for
+from hasten.sampler import subject
 from hasten.tuning.child import Child, Here
 from hasten.tuning.conditional import ask_parallel, try_reuse
 from hasten.tuning.finals import Finals, loss_of, recommend
 from hasten.tuning.lab import Lab
 from hasten.tuning.pareto import front
 from hasten.tuning.search import FEW, Row, Search
-from hasten.tuning.space import Refused, Space, learned
+from hasten.tuning.space import Refused, Space, distilled, learned
 from hasten.tuning.trials import Trials
 
 MANY = 64
@@ -308,14 +309,15 @@ def _latency(row: Row) -> float:
 
 
 def _unscreened(space: Space, model: Model, guidance: float) -> list[Row]:
-    """Programs whose drift says little of their pictures, because they draw noise or begin from
-    something cheap, as screened rows without a drift."""
+    """Programs whose drift says little of their pictures, because they draw noise, begin from
+    something cheap or run another network, as screened rows without a drift."""
     plans = space.drawing(model, guidance) + space.early_starts(model, guidance)
+    plans += distilled(model, guidance) if space.students else []
     return [
         {
             "text": str(plan),
             "plan": plan.model_dump(),
-            "evaluations": plan.trace(model.path).evaluations,
+            "evaluations": plan.trace(subject(model, plan).path).evaluations,
             "drift": None,
         }
         for plan in plans

@@ -1,0 +1,107 @@
+"""Distribution matching (Yin et al. 2311.18828 and 2405.14867): the student's pictures are moved
+until two scores agree on them, the teacher's and that of a second network that learns what the
+student makes.
+
+A finisher: its pictures are sharp where regression averages, and it may lose modes (look at
+recall). Three networks are in memory.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+import torch
+
+from hasten.core.errors import require, require_number, require_whole
+from hasten.core.model import Model
+from hasten.learning.distilling.base import Beside, Classroom, Distillation, Stage, objectives
+from hasten.learning.distilling.belief import Levels, Teacher, believed
+from hasten.learning.noise_prediction import NoisePrediction
+from hasten.learning.objective import Batch
+
+LOW, HIGH = 0.02, 0.98  # of the path, where scores are compared
+
+
+@objectives.add("matching")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Matching(Distillation):
+    """One evaluation. ``every``: steps of the second network for one of the student (two-time-scale
+    updates); ``regression``: the weight of the squared distance from the teacher's picture of the
+    same noise, which holds the modes together."""
+
+    every: int = 5
+    regression: float = 0.25
+
+    needs = "paths"
+
+    def __post_init__(self) -> None:
+        require_whole("objective option every", self.every, 1, 1000)
+        require_number("objective option regression", self.regression, 0.0, 1e3)
+
+    def check(self, teacher: Model, evaluations: int) -> None:
+        require(
+            evaluations == 1,
+            f"evaluations is {evaluations}, but objective 'matching' makes students of 1; set 1, "
+            "or use 'consistency'.",
+        )
+
+    def module(self, room: Classroom) -> torch.nn.Module:
+        return Beside(room.student.net, copy.deepcopy(room.student.net))
+
+    def objective(self, room: Classroom, stage: Stage) -> TwoScores:
+        return TwoScores(student=room.student, teacher=room.teacher, settings=self)
+
+    def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
+        return [{"solver": "ddim", "grid": "uniform", "steps": 1}]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TwoScores:
+    """Rows are (n, 2, c, h, w): standard normal noise, and the teacher's picture of it."""
+
+    student: Model
+    teacher: Teacher
+    settings: Matching
+
+    def loss(self, net: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        noise, picture = batch.rows[:, 0], batch.rows[:, -1]
+        top = self.student.path.at(self.student.path.noisy)
+        at = Levels.same(top, len(noise))
+        mine = batch.step % self.settings.every == 0
+        with torch.set_grad_enabled(mine):
+            made = believed(self.student, net, top.spread * noise, at, batch.labels)
+        learn = NoisePrediction(path=self.student.path, prediction=self.student.prediction)
+        seen = dataclasses.replace(batch, rows=made.detach())
+        loss = learn.loss(_Other(net), seen)
+        if not mine:
+            return loss
+        apart = self._apart(net, made.detach(), batch)
+        moved = 0.5 * (made - (made - apart).detach()).square().mean()
+        held = (made - picture).square().mean()
+        return loss + moved + self.settings.regression * held
+
+    @torch.no_grad()
+    def _apart(self, net: torch.nn.Module, made: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Where the two scores differ, in units of the teacher's distance (2311.18828, eq. 7-8)."""
+        path = self.student.path
+        draw = torch.rand(len(made), generator=batch.generator, device=made.device).double()
+        share = LOW + (HIGH - LOW) * draw.cpu().numpy()
+        at = Levels.at_positions(path, path.low + share * (path.noisy - path.low))
+        x = at.noised(made, batch.randn_like(made))
+        real = self.teacher(x, at, batch.labels)
+        fake = believed(self.student, _Other(net), x, at, batch.labels)
+        size = (made - real).abs().flatten(1).mean(1).clamp(min=1e-5).view(-1, 1, 1, 1)
+        return torch.nan_to_num((fake - real) / size)
+
+
+class _Other(torch.nn.Module):
+    """The second network of a :class:`Beside`, through whatever wraps both."""
+
+    def __init__(self, both: torch.nn.Module) -> None:
+        super().__init__()
+        self._both = [both]  # in a list, so that it is no part of this module
+
+    def forward(self, x: Any, t: Any, cond: Any = None) -> Any:
+        return self._both[0](x, t, cond, other=True)

@@ -1,0 +1,105 @@
+"""What the consistency objectives share: one network at two levels of one trajectory.
+
+A consistency function maps every point of a trajectory to its end (Song et al. 2303.01469): its
+answers at two neighbouring points are made equal, the cleaner one held still.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+
+from hasten.core.level import Array
+from hasten.core.model import Model
+from hasten.learning.distilling.base import Distillation
+from hasten.learning.distilling.belief import Levels, believed
+from hasten.learning.noise_prediction import columns
+from hasten.learning.objective import Batch
+
+MIDDLES = (0.3, 0.5, 0.8, 1.2, 2.0, 3.5, 6.0)
+
+
+def same_masks(x: torch.Tensor) -> Any:
+    """Whatever is drawn within is drawn again after: dropout is to hide the same units at both
+    levels."""
+    devices = [x.device] if x.device.type == "cuda" else []
+    return torch.random.fork_rng(devices=devices)
+
+
+def pseudo_huber(x: torch.Tensor, c: float) -> torch.Tensor:
+    """sqrt(|x|^2 + c^2) - c of each picture (n,); c = 0 is the norm (2310.14189, eq. 8)."""
+    square = x.flatten(1).square().sum(1)
+    return (square + c**2).clamp(min=1e-20).sqrt() - c
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gap:
+    """Answers at a noisier level ``far`` and a cleaner one ``near``, and the weight of each pair.
+
+    Where ``near`` is clean its answer is the picture itself.
+    """
+
+    student: Model
+    c: float = 0.0
+
+    def loss_between(
+        self,
+        net: torch.nn.Module,
+        target: torch.nn.Module,
+        batch: Batch,
+        far: Levels,
+        near: Levels,
+        points: tuple[torch.Tensor, torch.Tensor],
+        weight: Array,
+    ) -> torch.Tensor:
+        """The weighted mean distance of ``net`` at ``points[0]`` from ``target`` at ``points[1]``,
+        divided by the square root of a picture's size."""
+        x, y = points
+        clean = near.sigma == 0
+        with torch.no_grad(), same_masks(x):
+            # The network is not asked about clean pictures: they stand in for its answer.
+            asked = Levels(*(np.where(clean, a, b) for a, b in _fields(far, near)))
+            wanted = believed(self.student, target, y, asked, batch.labels)
+            (is_clean,) = columns(x, clean)
+            wanted = torch.where(is_clean > 0, batch.rows, wanted)
+        answer = believed(self.student, net, x, far, batch.labels)
+        (each,) = columns(x, weight)
+        apart = pseudo_huber(answer - wanted, self.c)
+        return (each.flatten() * apart).mean() / x[0].numel() ** 0.5
+
+
+def _fields(far: Levels, near: Levels) -> list[tuple[Array, Array]]:
+    return [(far.t, near.t), (far.alpha, near.alpha), (far.sigma, near.sigma)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConsistencyStudent(Distillation):
+    """Samples in one evaluation or in several; ``middle`` is sigma / alpha at the second of two,
+    None for the one of MIDDLES that gives the best pictures."""
+
+    middle: float | None = None
+
+    def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
+        return consistency_plans(student, evaluations, self.middle or MIDDLES[len(MIDDLES) // 2])
+
+    def choices(self, student: Model, evaluations: int) -> list[list[dict[str, Any]]]:
+        if self.middle is not None or evaluations == 1:
+            return [self.plans(student, evaluations)]
+        return [consistency_plans(student, evaluations, middle) for middle in MIDDLES]
+
+
+def consistency_plans(student: Model, evaluations: int, middle: float) -> list[dict[str, Any]]:
+    """One evaluation from the top, and more with levels in between, evenly in log(sigma / alpha)
+    down to the ratio ``middle``, which is that of the second evaluation of two."""
+    path = student.path
+    top = min(path.at(path.noisy).ratio, 1e4)
+    plans = []
+    for steps in dict.fromkeys([evaluations, *(n for n in (1, 2) if n < evaluations)]):
+        between = np.geomspace(top, middle, steps) if steps > 1 else np.array([top])
+        places = [path.noisy, *(float(path.position(-np.log(s))) for s in between[1:])]
+        at = tuple(float(f"{place:.5g}") for place in places)
+        plans.append({"solver": "consistency", "grid": f"given(at={at})", "steps": steps})
+    return plans

@@ -1,0 +1,162 @@
+"""The teacher's walks from noise to picture, made once and kept in shards."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path as Folder
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from hasten.core.artifact import digest
+from hasten.core.denoiser import Guided, Translated
+from hasten.core.level import Level, Path
+from hasten.core.model import Model
+from hasten.core.plan import Plan
+from hasten.core.seeds import generator
+from hasten.core.solver import solvers, trace
+from hasten.sampler import prepare, run
+
+SHARD = 1024  # walks in a file
+SOLVER = "dpmpp(order=3)"
+SEED = 3_000_003  # other noise than any measurement's
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Walks:
+    """Rows (1 + states, c, h, w): standard normal noise, then the states at the levels of each
+    course after its first, in half precision on the disk; labels in turn."""
+
+    files: tuple[Folder, ...]
+    count: int
+    labels: torch.Tensor | None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def at(self, index: Any, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
+        places = np.asarray(index)
+        rows = [_shard(self.files[i // SHARD])[i % SHARD] for i in places.tolist()]
+        return torch.stack(rows).float().to(device)
+
+
+@functools.lru_cache(maxsize=256)
+def _shard(file: Folder) -> torch.Tensor:
+    return load_file(str(file))["rows"]
+
+
+def walks(
+    model: Model,
+    courses: Sequence[tuple[Level, ...]],
+    beside: Folder,
+    *,
+    count: int,
+    steps: int,
+    guidance: float = 1.0,
+    engine: str = "eager",
+    quiet: bool = True,
+) -> Walks:
+    """``count`` walks of ``model`` along every course of levels, ``steps`` steps in each; shards
+    that are there already are kept, so that a run which was ended goes on.
+
+    They lie in a folder next to ``beside`` that everything distilled there shares.
+    """
+    levels = [[(one.t, one.alpha, one.sigma) for one in course] for course in courses]
+    subject = json.dumps([digest(model), levels, steps, guidance, SOLVER])
+    folder = beside.parent / f"walks-{hashlib.sha256(subject.encode()).hexdigest()[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = -(-count // SHARD)
+    files = tuple(folder / f"{number:06d}.safetensors" for number in range(shards))
+    bar = tqdm(files, desc="teacher's walks", disable=quiet, file=sys.stderr)
+    walker = None
+    for number, file in enumerate(bar):
+        if file.exists():
+            continue
+        walker = walker or _Walker(model, courses, steps, guidance, engine)
+        rows = walker(range(number * SHARD, (number + 1) * SHARD))
+        beside_it = file.with_suffix(".tmp")
+        save_file({"rows": rows.half()}, str(beside_it))
+        beside_it.replace(file)
+    labels = None if model.labels is None else torch.arange(count) % model.labels
+    return Walks(files=files, count=count, labels=labels)
+
+
+class _Walker:
+    """Walks each interval of each course by its own program, from where the last one ended."""
+
+    def __init__(
+        self,
+        model: Model,
+        courses: Sequence[tuple[Level, ...]],
+        steps: int,
+        guidance: float,
+        engine: str,
+    ) -> None:
+        self.model = model
+        plan = Plan(engine=engine)
+        denoiser: Any = Translated(model, prepare(model, plan))
+        if guidance != 1.0 and model.null_label is not None:
+            denoiser = Guided(denoiser, guidance, model.null_label)
+        self.denoiser = denoiser
+        self.programs = [
+            [
+                trace(solvers.parse(SOLVER), between(model.path, here, there, count))
+                for (here, there), count in zip(
+                    itertools.pairwise(course), _shares(course, steps), strict=True
+                )
+            ]
+            for course in courses
+        ]
+
+    @torch.inference_mode()
+    def __call__(self, numbers: range, batch: int = 64) -> torch.Tensor:
+        parts = [numbers[i : i + batch] for i in range(0, len(numbers), batch)]
+        return torch.cat([self._walked(part) for part in parts])
+
+    def _walked(self, numbers: range) -> torch.Tensor:
+        model = self.model
+        draws = [torch.randn(model.shape, generator=generator(SEED, i)) for i in numbers]
+        noise = torch.stack(draws).to(model.device)
+        cond = None
+        if model.labels is not None:
+            cond = (torch.tensor(list(numbers)) % model.labels).to(model.device)
+
+        def denoise(x: torch.Tensor, level: Level) -> torch.Tensor:
+            x0 = self.denoiser(x, level, cond)
+            bound = model.codec.bound
+            return x0 if bound is None else x0.clamp(-bound, bound)
+
+        rows = [noise]
+        for programs in self.programs:
+            x = noise * programs[0].start.spread
+            for program in programs:
+                x = run(program, denoise, x / program.start.spread)
+                rows.append(x)
+        return torch.stack(rows, dim=1).cpu()
+
+
+def _shares(course: tuple[Level, ...], steps: int) -> list[int]:
+    """``steps`` spread over the intervals of a course, at least one in each."""
+    count = len(course) - 1
+    return [max(1, (steps * (i + 1)) // count - (steps * i) // count) for i in range(count)]
+
+
+def between(path: Path, here: Level, there: Level, steps: int) -> list[Level]:
+    """``steps`` + 1 levels from ``here`` to ``there``, evenly in log-SNR; towards a clean picture
+    as far as the path was trained, then to the end."""
+    low = path.at(path.low).half_log_snr
+    clean = there.sigma == 0
+    end = low if clean else there.half_log_snr
+    begin = max(here.half_log_snr, path.at(path.noisy).half_log_snr, -20.0)
+    inner = np.linspace(begin, end, steps + (not clean))[1 : None if clean else -1]
+    middle = [path.at(path.position(float(value))) for value in inner if value > begin]
+    return [here, *middle, there]

@@ -1,0 +1,78 @@
+"""What the training loop and its objectives agree on."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol
+
+import torch
+
+from hasten.core.codec import Codec
+from hasten.core.seeds import generator
+
+FLIPS = 2  # a stream of random numbers within one step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What one step sees.
+
+    Attributes:
+        rows: pictures (n, c, h, w) in the network's space, or what else its :class:`Rows` hold.
+        labels: (n,), or None.
+        generator: of everything the objective draws, on the device of ``rows``.
+        step: from 0.
+        progress: how much of the run is over, from 0 to 1.
+    """
+
+    rows: torch.Tensor
+    labels: torch.Tensor | None
+    generator: torch.Generator
+    step: int = 0
+    progress: float = 0.0
+
+    def randn_like(self, x: torch.Tensor) -> torch.Tensor:
+        """Standard normal noise of the shape of ``x``."""
+        return torch.randn(x.shape, generator=self.generator, device=x.device)
+
+
+class Objective(Protocol):
+    """What a step minimises: a pure function of the network's weights and the batch."""
+
+    def loss(self, net: torch.nn.Module, batch: Batch) -> torch.Tensor: ...
+
+
+class Rows(Protocol):
+    """What is trained on, by number."""
+
+    @property
+    def labels(self) -> torch.Tensor | None: ...
+
+    def __len__(self) -> int: ...
+
+    def at(self, index: Any, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
+        """The rows ``index`` on ``device``; what is drawn on the way follows from ``key``."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """Pictures as the network sees them, mirrored at random where ``flip`` says so."""
+
+    pictures: Any
+    codec: Codec
+    flip: bool = False
+
+    @property
+    def labels(self) -> torch.Tensor | None:
+        return self.pictures.labels
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def at(self, index: Any, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
+        pictures = self.pictures[index].to(device).float() / 255
+        if self.flip:
+            coin = torch.rand(len(index), generator=generator(*key, FLIPS)) < 0.5
+            pictures = torch.where(coin.to(device).view(-1, 1, 1, 1), pictures.flip(-1), pictures)
+        return self.codec.encode(pictures)

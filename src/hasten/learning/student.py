@@ -1,0 +1,264 @@
+"""learn_student(model, recipe) -> a diffusers folder: few-step students, whatever the objective."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from hasten.adapters.families import new_network
+from hasten.adapters.folder import save_folder
+from hasten.core.artifact import digest
+from hasten.core.errors import UserError, require, require_number
+from hasten.core.files import write_text
+from hasten.core.model import Model
+from hasten.core.plan import Plan
+from hasten.data import Pictures, load_rows, picture_column
+from hasten.learning.distilling.base import Classroom, Distillation, Stage, alone, objectives
+from hasten.learning.distilling.belief import Teacher
+from hasten.learning.distilling.walks import walks
+from hasten.learning.judging import Judge
+from hasten.learning.loop import Training
+from hasten.learning.noise_prediction import NoisePrediction
+from hasten.learning.objective import Encoded, Rows
+from hasten.learning.recipe import StudentRecipe
+from hasten.learning.student_card import student_card
+from hasten.measuring.memory import free_mb, training_mb
+from hasten.measuring.real import real_for
+
+LABEL_DROPOUT = 0.1
+MOST_PARTS = 64
+
+
+def learn_student(
+    model: Model,
+    recipe: StudentRecipe,
+    out: str | Path,
+    *,
+    minutes: float | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Train a student of ``model`` (or go on with the run beside ``out``) and write it to the
+    folder ``out``: a diffusers folder with a card and its plans.
+
+    ``out.run`` gets a folder a stage, with checkpoints, previews and the students kept on the way,
+    and ``curve.json``.
+
+    Raises:
+        UserError: a teacher, data or a number of evaluations that the objective cannot take; a run
+            of another recipe.
+        NonFiniteError: the loss is not finite; the last good checkpoint stays.
+    """
+    if minutes is not None:
+        require_number("minutes", minutes, 0.01, 1e6)
+    objective, out = objectives.parse(recipe.objective), Path(out)
+    objective.check(model, recipe.evaluations)
+    recipe = recipe.model_copy(update={"teacher": digest(model)})
+    run = out.with_name(out.name + ".run")
+    rows = _rows(model, recipe, objective, run, quiet)
+    school = _School(
+        recipe=recipe,
+        objective=objective,
+        teacher=Teacher(model=_on(model, PartialState().device), scale=recipe.guidance),
+        rows=rows,
+        run=run,
+        minutes=minutes,
+        quiet=quiet,
+    )
+    student = school.taught()
+    if PartialState().is_main_process:
+        school.write(student, recipe.evaluations, out)
+        school.judge.film(run / "learning.gif")
+    PartialState().wait_for_everyone()
+    return out
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _School:
+    """The stages of one student, each begun with the averaged weights of the last."""
+
+    recipe: StudentRecipe
+    objective: Distillation
+    teacher: Teacher
+    rows: Rows
+    run: Path
+    minutes: float | None
+    quiet: bool
+
+    @property
+    def judge(self) -> Judge:
+        real = real_for(self.teacher.model) if self.recipe.judged else None
+        return Judge(run=self.run, real=real, n=self.recipe.judged, patience=self.recipe.patience)
+
+    def taught(self) -> Model:
+        """The student after all stages."""
+        student = self._begun()
+        stages = list(self.objective.stages(self.recipe.evaluations))
+        total = sum(stage.share for stage in stages)
+        left = 1.0
+        if self._converts(student):
+            left -= self.recipe.convert
+            first = Stage(name="convert", evaluations=stages[0].evaluations)
+            self._stage_(student, first, self.recipe.convert)
+        for stage in stages:
+            self._stage_(student, stage, left * stage.share / total)
+            if stage.keep and PartialState().is_main_process:
+                self.write(student, stage.evaluations, self.run / "students" / stage.name)
+        return student
+
+    def _begun(self) -> Model:
+        """The student before it has learned anything, ready to be trained."""
+        kind = self.objective.student(self.teacher.model)
+        net = copy.deepcopy(kind.net)
+        if self.objective.fresh:
+            module: Any = kind.net.module
+            config = {key: value for key, value in module.config.items() if key[0] != "_"}
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(self.recipe.seed)
+                net = new_network({"class": type(module).__name__, **config}).to(kind.device)
+        net = net.float().train().requires_grad_(True)
+        facts = {"name": self.recipe.name, "teacher": self.recipe.teacher, "sha256": ""}
+        return dataclasses.replace(kind, net=net, folder=None, **facts)
+
+    def _converts(self, student: Model) -> bool:
+        mine, theirs = student, self.teacher.model
+        same = mine.prediction == theirs.prediction and mine.path == theirs.path
+        return not same and not self.objective.fresh and self.recipe.convert > 0
+
+    def _stage_(self, student: Model, stage: Stage, share: float) -> None:
+        """Train ``student`` in place."""
+        recipe = self.recipe.model_copy(
+            update={"pictures": max(1, round(share * self.recipe.pictures))}
+        )
+        if stage.name == "convert":
+            module, loss = student.net, _conversion(student)
+            rows: Rows = Pictured(self.rows) if self.objective.needs == "paths" else self.rows
+        else:
+            before = dataclasses.replace(student, net=_frozen(student.net))
+            room = Classroom(teacher=self.teacher, student=student, before=before)
+            module, rows = self.objective.module(room), self.rows
+            loss = self.objective.objective(room, stage)
+
+        judge, plan = self.judge, self.objective.plans(student, stage.evaluations)[0]
+        if stage.name == "convert":
+            plan = {}
+        training = Training(
+            recipe=recipe,
+            objective=loss,
+            net=module,
+            rows=rows,
+            run=self.run / stage.name,
+            preview=lambda net, seen: judge.look(
+                dataclasses.replace(student, net=alone(net)), Plan(**plan), stage.name, seen
+            ),
+            minutes=None if self.minutes is None else share * self.minutes,
+            quiet=self.quiet,
+            parts=self._parts(student),
+        )
+        average = training.fit_()
+        with torch.no_grad():
+            torch._foreach_copy_(list(module.parameters()), average.average)
+        best = judge.best(stage.name)
+        if best is not None:
+            alone(module).load_state_dict(best)
+
+    def _parts(self, student: Model) -> int:
+        """In how many parts a step's pictures will fit into memory."""
+        batch = self.recipe.optimizer.batch // PartialState().num_processes
+        parts, free = 1, free_mb(student.device)
+        need = training_mb(student, batch)
+        while need is not None and need > free and 2 * parts <= min(batch, MOST_PARTS):
+            parts *= 2
+            need = training_mb(student, -(-batch // parts))
+        if parts > 1 and not self.quiet:
+            print(
+                f"{free:.0f} MB are free; a step's {batch} pictures are taken in {parts} parts of "
+                f"about {need or 0:.0f} MB.",
+                file=sys.stderr,
+            )
+        return parts
+
+    def write(self, student: Model, evaluations: int, out: Path) -> None:
+        """The student as a folder, with the plans that give the best pictures, and their FD."""
+        net = _frozen(student.net)
+        ready = dataclasses.replace(student, net=net)
+        choices = self.objective.choices(ready, evaluations)
+        plans = self.judge.chosen(ready, choices)
+        found = self.judge.verdict(ready, plans)
+        ready = dataclasses.replace(ready, plans=tuple(plans))
+        save_folder(ready, out, student_card(self.recipe, self.teacher.model, plans, found))
+        facts = {"plans": plans, "quality": found}
+        write_text(self.run / f"verdict-{out.name}.json", json.dumps(facts, indent=1) + "\n")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictured:
+    """The pictures at the ends of walks."""
+
+    rows: Rows
+
+    @property
+    def labels(self) -> torch.Tensor | None:
+        return self.rows.labels
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def at(self, index: Any, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
+        return self.rows.at(index, key, device)[:, -1]
+
+
+def _conversion(student: Model) -> NoisePrediction:
+    """Plain training in what the student is to answer: it begins with the teacher's features."""
+    return NoisePrediction(
+        path=student.path,
+        prediction=student.prediction,
+        null_label=student.null_label,
+        label_dropout=LABEL_DROPOUT,
+    )
+
+
+def _rows(
+    model: Model, recipe: StudentRecipe, objective: Distillation, run: Path, quiet: bool
+) -> Rows:
+    if objective.needs == "paths":
+        return walks(
+            model,
+            objective.courses(model.path, recipe.evaluations),
+            run,
+            count=recipe.walks,
+            steps=recipe.walk_steps,
+            guidance=recipe.guidance,
+            engine=recipe.engine,
+            quiet=quiet,
+        )
+    if recipe.data is None:
+        raise UserError(
+            f"objective {objective.part_name!r} trains on real pictures; give --data (a parquet "
+            "file, a folder, a hub name), or use 'direct', 'trajectory', 'reflow' or 'matching'."
+        )
+    rows = load_rows(recipe.data)
+    label = None if model.labels is None else recipe.label
+    pictures = Pictures(rows, model.picture_shape, picture_column(rows), label)
+    if pictures.labels is not None and model.labels is not None:
+        low, high = int(pictures.labels.min()), int(pictures.labels.max())
+        require(
+            low >= 0 and high < model.labels,
+            f"data has labels from {low} to {high}, and model {model.name!r} knows {model.labels}.",
+        )
+    return Encoded(pictures=pictures, codec=model.codec, flip=recipe.flip)
+
+
+def _frozen(net: torch.nn.Module) -> torch.nn.Module:
+    return copy.deepcopy(net).eval().requires_grad_(False)
+
+
+def _on(model: Model, device: Any) -> Model:
+    same = model.device.type == device.type
+    return model if same else dataclasses.replace(model, net=_frozen(model.net).to(device))

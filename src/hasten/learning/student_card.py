@@ -1,0 +1,57 @@
+"""The model card of a student."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hasten.core.model import Model
+from hasten.core.plan import Plan
+from hasten.learning.recipe import StudentRecipe
+
+
+def student_card(
+    recipe: StudentRecipe,
+    teacher: Model,
+    plans: list[dict[str, Any]],
+    found: list[dict[str, Any]],
+) -> str:
+    """What it is, how it was made, what it gives, how to use it."""
+    conditional = "class-conditional" if teacher.labels else "unconditional"
+    rows = ""
+    for number, fields in enumerate(plans):
+        quality = found[number] if number < len(found) else {}
+        fd, recall = quality.get("fd"), quality.get("recall")
+        told = "" if fd is None else f"{fd['value']:.2f} ({fd['low']:.2f} to {fd['high']:.2f})"
+        kept = "" if recall is None else f"{recall['value']:.2f}"
+        n = "" if fd is None else str(fd["n"])
+        rows += f"| `{Plan(**fields)}` | {fields['steps']} | {told} | {kept} | {n} |\n"
+    guided = "" if recipe.guidance == 1 else f", guidance {recipe.guidance:g}"
+    source = f"; data `{recipe.data.rpartition('/')[2]}`" if recipe.data else ""
+    return f"""---
+library_name: diffusers
+license: apache-2.0
+tags: [hasten, diffusion, distillation, few-step, {conditional}]
+---
+# {recipe.name}
+
+A few-step student of `{teacher.name}` (weights sha256 `{recipe.teacher[:12]}`), made with
+`hasten learn student` and objective `{recipe.objective}`{guided}{source}.
+
+- trained on {recipe.pictures:,} pictures at most, batch {recipe.optimizer.batch}, rate \
+{recipe.optimizer.rate:g}, EMA {recipe.ema}, seed {recipe.seed}
+
+| plan | evaluations | FD (95%) | recall | n |
+|---|---:|---:|---:|---:|
+{rows}
+FD and recall are in the features beside the teacher, against the real pictures those know; compare
+them at equal n alone.
+
+```python
+import hasten
+
+model = hasten.load("this/folder")
+pictures = hasten.build(model).sample(16)  # by the first plan of the table
+```
+
+In a plan of the teacher it is named by `student=this/folder`.
+"""

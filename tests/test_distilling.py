@@ -1,0 +1,428 @@
+"""Distillation: every objective trains, resumes exactly, and makes folders that load."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+import hasten
+from hasten.adapters.families import Network
+from hasten.adapters.folder import save_folder
+from hasten.core.errors import UserError
+from hasten.core.level import EDM, Flow, ddpm_path
+from hasten.core.model import Model
+from hasten.core.plan import Plan
+from hasten.core.prediction import prediction
+from hasten.core.seeds import generator
+from hasten.learning.distilling.base import Classroom, Stage, alone, objectives
+from hasten.learning.distilling.belief import Levels, Teacher, believed
+from hasten.learning.distilling.continuous_consistency import slope_of_time
+from hasten.learning.distilling.progressive import halves
+from hasten.learning.distilling.walks import between, walks
+from hasten.learning.objective import Batch
+from hasten.learning.recipe import StudentRecipe
+from hasten.learning.student import learn_student
+
+OBJECTIVES = {
+    "consistency": 2,
+    "consistency-distillation": 2,
+    "consistency-training": 2,
+    "improved-consistency": 2,
+    "continuous-consistency": 2,
+    "direct": 1,
+    "progressive(first=8)": 2,
+    "trajectory": 2,
+    "matching": 1,
+    "reflow": 1,
+    "shortcut(finest=2)": 1,
+}
+DATA = ("consistency", "improved", "continuous", "progressive", "shortcut")
+
+
+def network(seed: int = 0) -> Network:
+    import diffusers
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return Network(
+            diffusers.UNet2DModel(
+                sample_size=8,
+                in_channels=1,
+                out_channels=1,
+                block_out_channels=(8, 8),
+                layers_per_block=1,
+                down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+                up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+                norm_num_groups=4,
+                attention_head_dim=4,
+                num_class_embeds=3,
+                dropout=0.1,
+            )
+        )
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Model:
+    """A tiny conditional DDPM in a folder of its own."""
+    net = network().eval().requires_grad_(False)
+    kind = {"path": ddpm_path(), "prediction": prediction("epsilon"), "shape": (1, 8, 8)}
+    model = Model(net=net, labels=2, null_label=2, name="tiny", **kind)
+    folder = tmp_path_factory.mktemp("models") / "teacher"
+    save_folder(model, folder)
+    return hasten.load(folder)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    rng, rows = np.random.default_rng(0), []
+    for index in range(32):
+        pixels = rng.integers(0, 80, (8, 8), dtype=np.uint8)
+        (pixels if index % 2 else pixels.T)[:, :3] += 150
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        rows.append({"bytes": buffer.getvalue(), "path": None})
+    table = pa.table({"image": rows, "label": [index % 2 for index in range(32)]})
+    file = tmp_path_factory.mktemp("data") / "tiny.parquet"
+    pq.write_table(table, file)
+    return str(file)
+
+
+def recipe(objective: str, data: str, /, **changes) -> StudentRecipe:
+    fields = {
+        "objective": objective,
+        "evaluations": OBJECTIVES[objective],
+        "data": data if objective.startswith(DATA) else None,
+        "pictures": 16 * 12,
+        "walks": 24,
+        "walk_steps": 4,
+        "optimizer": {"rate": 1e-3, "batch": 16, "warmup": 0},
+        "checkpoint_every": 16 * 3,
+        "preview_every": 0,
+    }
+    return StudentRecipe(**{**fields, **changes})
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_makes_a_folder_that_samples_by_its_own_plan(
+    objective, teacher, data, tmp_path
+):
+    out = learn_student(teacher, recipe(objective, data), tmp_path / "student", quiet=True)
+    student = hasten.load(out)
+    assert student.teacher == teacher.sha256
+    sampler = hasten.build(student)
+    assert sampler.evaluations == OBJECTIVES[objective]
+    assert sampler.sample(3, cond=1).isfinite().all()
+    named = Plan(student=str(out))
+    assert torch.equal(hasten.build(teacher, named).sample(2, cond=1), sampler.sample(2, cond=1))
+    assert "evaluations" in (out / "README.md").read_text()
+
+
+def room(objective: str, teacher: Model, count: int = 8) -> tuple:
+    """The objective's loss, its module, a batch, and the student."""
+    part = objectives.parse(objective)
+    kind = part.student(teacher)
+    net = network(1).train()
+    student = hasten.core.model.Model(**{**vars(kind), "net": net})
+    stage = part.stages(OBJECTIVES.get(objective, 1))[0]
+    classroom = Classroom(teacher=Teacher(model=teacher), student=student, before=student)
+    draws = generator(3)
+    shape = (count, 1, 8, 8)
+    if part.needs == "paths":
+        states = 1 + sum(len(c) - 1 for c in part.courses(teacher.path, stage.evaluations))
+        shape = (count, states, 1, 8, 8)
+    rows = torch.randn(shape, generator=draws).clamp(-1, 1)
+    batch = Batch(rows=rows, labels=torch.arange(count) % 2, generator=generator(4))
+    return part.objective(classroom, stage), part.module(classroom), batch, student
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_gradients_reach_every_weight_of_the_student(objective, teacher):
+    loss, module, batch, _ = room(objective, teacher)
+    value = loss.loss(module, batch)
+    value.backward()
+    assert torch.isfinite(value)
+    lost = [name for name, p in alone(module).named_parameters() if p.grad is None]
+    assert lost == []
+
+
+class Exact(torch.nn.Module):
+    """The v of data N(0, spread^2): what a perfectly trained network tells, so that its x0 is the
+    mean; `consistent` gives the end of the ODE through x instead."""
+
+    def __init__(self, model_path, consistent: bool, spread: float = 0.5) -> None:
+        super().__init__()
+        self.path, self.consistent, self.spread = model_path, consistent, spread
+
+    def forward(self, x, t, cond=None):
+        table = torch.tensor(self.path.alphas_cumprod, dtype=torch.float64)
+        half_log_snr = 0.5 * (table / (1 - table)).log().float()
+        low = t.detach().long().clamp(0, len(table) - 2)
+        begin, end = half_log_snr[low], half_log_snr[low + 1]
+        between = (begin + (t - low) * (end - begin)).view(-1, 1, 1, 1)
+        alpha, sigma = (torch.sigmoid(sign * 2 * between).sqrt() for sign in (1, -1))
+        width = (alpha**2 * self.spread**2 + sigma**2).sqrt()
+        if self.consistent:
+            x0 = self.spread * x / width
+        else:
+            x0 = alpha * self.spread**2 / width**2 * x
+        return (alpha * x - x0) / sigma
+
+
+def gaussian(consistent: bool, spread: float = 0.5) -> Model:
+    path = ddpm_path()
+    kind = {"path": path, "prediction": prediction("v"), "shape": (1, 8, 8)}
+    return Model(net=Exact(path, consistent, spread), name="gaussian", **kind)
+
+
+def tuition(objective: str, student: Model, teacher: Model, step: int = 0, progress: float = 0.99):
+    part = objectives.parse(objective)
+    stage = part.stages(2)[0]
+    classroom = Classroom(teacher=Teacher(model=teacher), student=student, before=teacher)
+    rows = 0.5 * torch.randn(512, 1, 8, 8, generator=generator(5))
+    batch = Batch(rows=rows, labels=None, generator=generator(6), step=step, progress=progress)
+    return float(part.objective(classroom, stage).loss(part.module(classroom), batch).detach())
+
+
+@pytest.mark.parametrize(
+    "objective", ["consistency-distillation(levels=60)", "progressive(first=64)"]
+)
+def test_the_teachers_own_solution_has_hardly_any_loss(objective):
+    """Along the ODE of Gaussian data the consistency function and the two-step target are known."""
+    solved = gaussian(objective.startswith("consistency"))
+    other = gaussian(not objective.startswith("consistency"))
+    teacher = gaussian(consistent=False)
+    right = tuition(objective, solved, teacher)
+    if objective.startswith("consistency"):
+        assert right < 0.05 * tuition(objective, other, teacher)
+    else:  # 32 DDIM steps in the place of 64 are as near as the step is small
+        assert right < 2e-3
+
+
+def test_the_continuous_tangent_vanishes_at_the_consistency_function():
+    """Along the teacher's ODE the derivative of the consistency function is zero (2410.11081)."""
+    teacher = gaussian(consistent=False)
+    right = tuition("continuous-consistency", gaussian(True), teacher)
+    wrong = tuition("continuous-consistency", gaussian(False), teacher)
+    assert right < 0.05 * wrong
+
+
+def test_the_slope_of_time_is_that_of_the_path():
+    path = ddpm_path()
+    angle = np.array([0.3, 0.9, 1.4])
+    step = 1e-4
+    ends = [Levels.at_ratios(path, np.tan(angle + move)).t for move in (-step, step)]
+    assert np.allclose(slope_of_time(path, angle), (ends[1] - ends[0]) / (2 * step), rtol=0.02)
+
+
+def test_steps_are_halved_on_the_grid_that_the_student_samples_on():
+    path = ddpm_path()
+    whole = [level.t for level in Plan(solver="ddim", grid="uniform", steps=4).levels(path)]
+    assert halves(path, 4)[::2].tolist() == whole
+
+
+def test_one_ddim_step_with_the_progressive_target_lands_where_two_steps_do():
+    path, draws = ddpm_path(), generator(9)
+    begin, middle, end = (Levels.at_positions(path, np.array([t])) for t in (900, 700, 500))
+    x, first, second = (torch.randn(1, 1, 2, 2, generator=draws) for _ in range(3))
+    there = middle.moved(begin.moved(x, first, middle), second, end)
+    share = float(end.sigma[0] / begin.sigma[0])
+    target = (there - share * x) / float(end.alpha[0] - share * begin.alpha[0])
+    assert torch.allclose(begin.moved(x, target, end), there, atol=1e-5)
+
+
+def test_shortcuts_of_a_straight_flow_have_no_loss():
+    """Where the data are one point, the velocity from anywhere is known and constant on the way."""
+
+    class Point(torch.nn.Module):
+        def forward(self, x, t, cond=None):
+            s = (t % 1000).clamp(min=1e-3) / 1000
+            s = torch.where(t % 1000 == 0, torch.ones_like(s), s)
+            return x / s.view(-1, 1, 1, 1)
+
+    part = objectives.parse("shortcut(finest=3)")
+    student = Model(net=Point(), path=Flow(), prediction=prediction("flow"), shape=(1, 4, 4))
+    classroom = Classroom(teacher=Teacher(model=student), student=student, before=student)
+    rows = torch.zeros(64, 1, 4, 4)
+    batch = Batch(rows=rows, labels=None, generator=generator(8))
+    loss = part.objective(classroom, part.stages(1)[0]).loss(student.net, batch)
+    assert float(loss) < 1e-4
+
+
+def test_walks_end_where_the_ode_ends(tmp_path):
+    """On Gaussian data the ODE scales: its end is spread / width of the state it began at."""
+    model, beside = gaussian(consistent=False, spread=0.2), tmp_path / "student.run"
+    path = model.path
+    middle = path.at(400.0)
+    course = (path.at(path.noisy), middle, path.at(path.clean))
+    held = walks(model, [course], beside, count=6, steps=24)
+    rows = held.at(np.arange(6), (0,), torch.device("cpu"))
+    assert rows.shape == (6, 3, 1, 8, 8)
+    width = (0.04 * middle.alpha**2 + middle.sigma**2) ** 0.5
+    assert float((rows[:, 1] - width * rows[:, 0]).abs().max()) < 5e-3
+    assert float((rows[:, 2] - 0.2 * rows[:, 0]).abs().max()) < 5e-3
+    times = [file.stat().st_mtime_ns for file in held.files]
+    again = walks(model, [course], tmp_path / "other.run", count=6, steps=24)
+    assert [file.stat().st_mtime_ns for file in again.files] == times
+
+
+@pytest.mark.parametrize("path", [ddpm_path(), EDM(), Flow()])
+def test_the_levels_between_two_fall_and_are_as_many_as_asked(path):
+    for end in (path.at(path.position(1.0)), path.at(path.clean)):
+        levels = between(path, path.at(path.noisy), end, 7)
+        snr = [level.half_log_snr for level in levels]
+        assert len(levels) == 8
+        assert all(a < b for a, b in zip(snr[:-1], snr[1:], strict=True))
+
+
+def test_a_run_that_was_ended_goes_on_to_the_same_weights(teacher, data, tmp_path, monkeypatch):
+    from hasten.learning import checkpoint
+
+    made = recipe("consistency-distillation", data)
+    whole = hasten.load(learn_student(teacher, made, tmp_path / "whole", quiet=True))
+    real = checkpoint.save
+
+    def save(run, step, *rest):
+        real(run, step, *rest)
+        if run.name != "convert" and step == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    with pytest.raises(KeyboardInterrupt):
+        learn_student(teacher, made, tmp_path / "cut", quiet=True)
+    monkeypatch.setattr(checkpoint, "save", real)
+    cut = hasten.load(learn_student(teacher, made, tmp_path / "cut", quiet=True))
+    pairs = zip(whole.net.parameters(), cut.net.parameters(), strict=True)
+    assert max(float((a - b).abs().max()) for a, b in pairs) == 0
+
+
+def test_every_round_of_progressive_distillation_is_kept(teacher, data, tmp_path):
+    out = tmp_path / "student"
+    learn_student(teacher, recipe("progressive(first=8)", data), out, quiet=True)
+    kept = sorted(path.name for path in (tmp_path / "student.run" / "students").iterdir())
+    assert kept == ["00002", "00004"]
+    four = hasten.load(tmp_path / "student.run" / "students" / "00004")
+    assert hasten.build(four).evaluations == 4
+
+
+def test_one_trajectory_student_serves_several_numbers_of_evaluations(teacher, data, tmp_path):
+    made = recipe("trajectory", data, objective="trajectory(fewest=2)", evaluations=4)
+    student = hasten.load(learn_student(teacher, made, tmp_path / "student", quiet=True))
+    counts = [hasten.build(student, Plan(**fields)).evaluations for fields in student.plans]
+    assert counts == [4, 3, 2]
+    tops = [Plan(**fields).levels(student.path)[0].t for fields in student.plans]
+    assert tops == sorted(tops, reverse=True)
+    assert len(set(tops)) == 3
+
+
+def test_stock_diffusers_samples_a_student_of_one_evaluation(teacher, data, tmp_path):
+    import diffusers
+
+    out = learn_student(teacher, recipe("direct", data), tmp_path / "student", quiet=True)
+    net = diffusers.UNet2DModel.from_pretrained(out / "unet")
+    scheduler = diffusers.DDIMScheduler.from_pretrained(
+        out / "scheduler", timestep_spacing="trailing", set_alpha_to_one=True
+    )
+    scheduler.set_timesteps(1)
+    noise = torch.randn(2, 1, 8, 8, generator=generator(1))
+    with torch.no_grad():
+        answer = net(noise, scheduler.timesteps[0], class_labels=torch.tensor([1, 1])).sample
+    theirs = scheduler.step(answer, scheduler.timesteps[0], noise).prev_sample
+    student = hasten.load(out)
+    spread = student.path.at(student.path.noisy).spread
+    mine = hasten.build(student).sample(noise=noise / spread, cond=1, raw=True)
+    assert torch.allclose(mine, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("objective", "changes", "words"),
+    [
+        ("direct", {"evaluations": 2}, "makes students of 1"),
+        ("matching", {"evaluations": 4}, "makes students of 1"),
+        ("progressive(first=8)", {"evaluations": 3}, "power of two"),
+        ("progressive(first=8)", {"evaluations": 8}, "first"),
+        ("shortcut(finest=2)", {"evaluations": 8}, "power of two"),
+        ("consistency", {"data": None}, "--data"),
+        ("consistency", {"data": "nowhere.parquet"}, "nowhere"),
+        ("trajectory", {"objective": "trajectory(fewest=5)"}, "fewest"),
+    ],
+)
+def test_what_an_objective_cannot_take_is_refused(
+    objective, changes, words, teacher, data, tmp_path
+):
+    with pytest.raises(UserError, match=words):
+        learn_student(teacher, recipe(objective, data, **changes), tmp_path / "s", quiet=True)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("text", ["progressive(first=6)", "consistency(q=0.5)", "nothing"])
+def test_an_objective_that_is_none_is_refused_before_anything_starts(text):
+    with pytest.raises(UserError, match="objective"):
+        StudentRecipe(objective=text)
+
+
+def test_continuous_consistency_refuses_a_path_that_keeps_no_variance(teacher, data, tmp_path):
+    kind = {"path": EDM(), "prediction": prediction("edm"), "shape": (1, 8, 8)}
+    model = Model(net=network(), labels=2, null_label=2, **kind)
+    with pytest.raises(UserError, match="variance-preserving"):
+        learn_student(model, recipe("continuous-consistency", data), tmp_path / "s", quiet=True)
+
+
+def test_a_run_of_another_recipe_is_refused_and_says_what_differs(teacher, data, tmp_path):
+    learn_student(teacher, recipe("direct", data), tmp_path / "s", quiet=True)
+    other = recipe("direct", data, seed=5)
+    with pytest.raises(UserError, match="seed: 5, there 0"):
+        learn_student(teacher, other, tmp_path / "s", quiet=True)
+
+
+def test_a_student_of_other_weights_is_refused_in_a_plan(teacher, data, tmp_path):
+    out = learn_student(teacher, recipe("direct", data), tmp_path / "student", quiet=True)
+    facts = json.loads((out / "hasten.json").read_text())
+    other = Model(**{**vars(teacher), "net": network(7), "sha256": "", "folder": None})
+    with pytest.raises(UserError, match="other weights"):
+        hasten.build(other, Plan(student=str(out)))
+    allowed = Plan(student=str(out), other_weights=True)
+    assert hasten.build(other, allowed).sample(1, cond=0).isfinite().all()
+    assert facts["plans"][0]["steps"] == 1
+    with pytest.raises(UserError, match="no folder"):
+        Plan(student="nowhere")
+
+
+def test_a_step_that_does_not_fit_into_memory_is_taken_in_parts(
+    teacher, data, tmp_path, monkeypatch
+):
+    from hasten.learning.distilling.direct import Regression
+
+    real, sizes = Regression.loss, []
+
+    def loss(self, net, batch):
+        sizes.append(len(batch.rows))
+        if len(batch.rows) > 4:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return real(self, net, batch)
+
+    monkeypatch.setattr(Regression, "loss", loss)
+    learn_student(teacher, recipe("direct", data, convert=0.0), tmp_path / "s", quiet=True)
+    assert sizes[:3] == [16, 8, 4]
+    assert set(sizes[3:]) == {4}
+
+
+def test_believed_is_what_the_sampler_is_told(teacher):
+    x = torch.randn(2, 1, 8, 8, generator=generator(2))
+    cond = torch.tensor([0, 1])
+    level = teacher.path.at(300.0)
+    mine = believed(teacher, teacher.net, x, Levels.same(level, 2), cond)
+    theirs = hasten.build(teacher).denoiser(x, level, cond)
+    assert torch.allclose(mine, theirs, atol=1e-5)
+
+
+def test_stages_of_progressive_distillation_halve():
+    names = [stage.evaluations for stage in objectives.parse("progressive(first=16)").stages(1)]
+    assert names == [8, 4, 2, 1]
+    assert Stage(name="x").share == 1.0
