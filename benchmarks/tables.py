@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.markdown import markdown, where
 from benchmarks.results_io import read
-from benchmarks.tables_few import early_stop, learned, parallel, reuse
+from benchmarks.tables_few import distilling, early_stop, learned, parallel, reuse
 from hasten.core.files import MANIFEST, write_manifest
 from hasten.tuning.pareto import front
 
@@ -21,9 +21,10 @@ DOCUMENTS = (
     "README.md",
     "docs/measurements.md",
     "docs/fewer-evaluations.md",
+    "docs/distillation.md",
     "src/hasten/assets/mnist/README.md",
 )
-FEW = (early_stop, learned, parallel, reuse)  # tables that stand in another file
+FEW = (distilling, early_stop, learned, parallel, reuse)  # tables that stand in another file
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 

@@ -1,11 +1,11 @@
-"""The tables of docs/fewer-evaluations.md."""
+"""The tables of docs/fewer-evaluations.md and docs/distillation.md."""
 
 from __future__ import annotations
 
 import re
 
 from benchmarks.markdown import markdown, where
-from benchmarks.results_io import read
+from benchmarks.results_io import FOLDER, read
 
 
 def learned() -> str:
@@ -116,3 +116,23 @@ def parallel() -> str:
     head = ("", "rounds", "evaluations", "RMSE from the run in order", "times faster here")
     note = f"\nn = {result['rows'][0]['n']} pictures; the clock at batch 1."
     return markdown(head, cells) + note + where(result)
+
+
+def distilling() -> str:
+    """Students of every objective at equal training time, beside their teacher."""
+    if not (FOLDER / "distilling.json").exists():
+        return "Not measured yet: `python -m benchmarks.distilling`.\n"
+    result, cells = read("distilling"), []
+    for row in result["rows"]:
+        for plan in row["plans"]:
+            low, high = plan["fd_interval"]
+            name = plan["plan"] if row["objective"] == "teacher" else row["objective"]
+            fd = f"{plan['fd']:.2f} ({low:.2f} to {high:.2f})"
+            cells.append((f"`{name}`", str(plan["evaluations"]), fd, f"{plan['recall']:.2f}"))
+    trained = [row for row in result["rows"] if row["objective"] != "teacher"]
+    minutes = trained[0]["minutes"] if trained else 0
+    n = result["rows"][0]["plans"][0]["n"]
+    note = f"\nEvery student trained for {minutes:g} minutes; FD and recall at n = {n}."
+    return (
+        markdown(("objective", "evaluations", "FD (95%)", "recall"), cells) + note + where(result)
+    )

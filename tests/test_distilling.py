@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 
 import numpy as np
@@ -23,6 +24,7 @@ from hasten.core.prediction import prediction
 from hasten.core.seeds import generator
 from hasten.learning.distilling.base import Classroom, Stage, alone, objectives
 from hasten.learning.distilling.belief import Levels, Teacher, believed
+from hasten.learning.distilling.compare import seen_as
 from hasten.learning.distilling.continuous_consistency import slope_of_time
 from hasten.learning.distilling.progressive import halves
 from hasten.learning.distilling.walks import between, walks
@@ -278,7 +280,7 @@ def test_the_levels_between_two_fall_and_are_as_many_as_asked(path):
         levels = between(path, path.at(path.noisy), end, 7)
         snr = [level.half_log_snr for level in levels]
         assert len(levels) == 8
-        assert all(a < b for a, b in zip(snr[:-1], snr[1:], strict=True))
+        assert all(a < b for a, b in itertools.pairwise(snr))
 
 
 def test_a_run_that_was_ended_goes_on_to_the_same_weights(teacher, data, tmp_path, monkeypatch):
@@ -411,6 +413,29 @@ def test_a_step_that_does_not_fit_into_memory_is_taken_in_parts(
     learn_student(teacher, recipe("direct", data, convert=0.0), tmp_path / "s", quiet=True)
     assert sizes[:3] == [16, 8, 4]
     assert set(sizes[3:]) == {4}
+
+
+def test_features_see_beside_pixels():
+    model = hasten.load("builtin:mnist")
+    seen = seen_as(model, "features")
+    x0 = torch.rand(2, *model.shape, generator=generator(1)) * 2 - 1
+    x0.requires_grad_(True)
+    numbers = seen(x0)
+    assert torch.equal(numbers[:, : x0[0].numel()], x0.flatten(1))
+    # Each of six maps has unit length at every place: as much as a picture of unit contrast.
+    total = numbers[:, x0[0].numel() :].square().sum(1) / x0[0].numel()
+    assert (total <= 6.01).all()
+    assert (total > 3).all()
+    (numbers[0] - numbers[1]).square().sum().backward()
+    assert torch.isfinite(x0.grad).all()
+    assert float(x0.grad.abs().min()) > 0
+
+
+def test_features_are_refused_where_there_are_none(teacher, data, tmp_path):
+    with pytest.raises(UserError, match="no classifier lies beside"):
+        learn_student(
+            teacher, recipe("consistency", data, compare="features"), tmp_path / "s", quiet=True
+        )
 
 
 def test_believed_is_what_the_sampler_is_told(teacher):

@@ -114,6 +114,8 @@ class StudentRecipe(Run):
             teacher is first trained to do so.
         walks, walk_steps: how many of the teacher's walks are kept, and how long they are, where
             the objective trains on them.
+        compare: what pictures are compared as where the loss is a distance of pictures: "pixels",
+            "features" (the classifier beside the teacher), or a vision model's folder or hub id.
         judged: pictures for FD at each preview; 0 for none.
         patience: previews without a better FD after which the run ends; 0 for never.
     """
@@ -128,6 +130,7 @@ class StudentRecipe(Run):
     walks: Whole = 20_000
     walk_steps: Whole = 24
     engine: str = "eager"
+    compare: str = "pixels"
     judged: Annotated[int, pydantic.Field(ge=0)] = 500
     patience: Annotated[int, pydantic.Field(ge=0)] = 0
     teacher: str = ""

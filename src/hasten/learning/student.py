@@ -22,6 +22,7 @@ from hasten.core.plan import Plan
 from hasten.data import Pictures, load_rows, picture_column
 from hasten.learning.distilling.base import Classroom, Distillation, Stage, alone, objectives
 from hasten.learning.distilling.belief import Teacher
+from hasten.learning.distilling.compare import Seen, seen_as
 from hasten.learning.distilling.walks import walks
 from hasten.learning.judging import Judge
 from hasten.learning.loop import Training
@@ -70,6 +71,7 @@ def learn_student(
         run=run,
         minutes=minutes,
         quiet=quiet,
+        seen=seen_as(model, recipe.compare),
     )
     student = school.taught()
     if PartialState().is_main_process:
@@ -90,6 +92,7 @@ class _School:
     run: Path
     minutes: float | None
     quiet: bool
+    seen: Seen
 
     @property
     def judge(self) -> Judge:
@@ -141,7 +144,7 @@ class _School:
             rows: Rows = Pictured(self.rows) if self.objective.needs == "paths" else self.rows
         else:
             before = dataclasses.replace(student, net=_frozen(student.net))
-            room = Classroom(teacher=self.teacher, student=student, before=before)
+            room = Classroom(teacher=self.teacher, student=student, before=before, seen=self.seen)
             module, rows = self.objective.module(room), self.rows
             loss = self.objective.objective(room, stage)
 

@@ -14,6 +14,7 @@ from hasten.core.model import Model
 from hasten.core.prediction import prediction as as_prediction
 from hasten.core.registry import Registry
 from hasten.learning.distilling.belief import Teacher
+from hasten.learning.distilling.compare import Seen, pixels
 from hasten.learning.objective import Objective
 
 
@@ -25,11 +26,13 @@ class Classroom:
         teacher: the frozen model that the student is distilled from, with its guidance.
         student: whose network is trained; its prediction and path are what the objective asked for.
         before: the student as it was when the stage began, frozen.
+        seen: what pictures are compared as.
     """
 
     teacher: Teacher
     student: Model
     before: Model
+    seen: Seen = pixels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -46,6 +46,7 @@ class ConsistencyDistillation(_Averaged):
     def objective(self, room: Classroom, stage: Stage) -> Neighbours:
         return Neighbours(
             student=room.student,
+            seen=room.seen,
             teacher=room.teacher,
             few=self.levels,
             many=self.levels,
@@ -70,7 +71,12 @@ class ConsistencyTraining(_Averaged):
 
     def objective(self, room: Classroom, stage: Stage) -> Neighbours:
         return Neighbours(
-            student=room.student, teacher=None, few=self.few, many=self.many, decay=self.decay
+            student=room.student,
+            seen=room.seen,
+            teacher=None,
+            few=self.few,
+            many=self.many,
+            decay=self.decay,
         )
 
 

@@ -15,6 +15,7 @@ from hasten.core.errors import require
 from hasten.core.model import Model
 from hasten.learning.distilling.base import Classroom, Distillation, Stage, objectives
 from hasten.learning.distilling.belief import Levels, believed
+from hasten.learning.distilling.compare import Seen
 from hasten.learning.objective import Batch
 
 
@@ -33,7 +34,7 @@ class Direct(Distillation):
         )
 
     def objective(self, room: Classroom, stage: Stage) -> Regression:
-        return Regression(student=room.student)
+        return Regression(student=room.student, seen=room.seen)
 
     def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
         return [{"solver": "ddim", "grid": "uniform", "steps": 1}]
@@ -44,6 +45,7 @@ class Regression:
     """Rows are (n, 2, c, h, w): standard normal noise, and the picture it leads to."""
 
     student: Model
+    seen: Seen
 
     def loss(self, net: torch.nn.Module, batch: Batch) -> torch.Tensor:
         noise, picture = batch.rows[:, 0], batch.rows[:, -1]
@@ -51,4 +53,5 @@ class Regression:
         answer = believed(
             self.student, net, top.spread * noise, Levels.same(top, len(noise)), batch.labels
         )
-        return torch.nn.functional.mse_loss(answer, picture)
+        apart = (self.seen(answer) - self.seen(picture)).square().sum(1)
+        return apart.mean() / picture[0].numel()

@@ -44,7 +44,7 @@ class EasyConsistency(ConsistencyStudent):
         require_number("objective option c", self.c, 0.0, 1e3)
 
     def objective(self, room: Classroom, stage: Stage) -> Tightening:
-        return Tightening(student=room.student, c=self.c, settings=self)
+        return Tightening(student=room.student, seen=room.seen, c=self.c, settings=self)
 
     def nearer(self, t: Array, progress: float) -> Array:
         """The cleaner of the two ratios, for the noisier ones ``t`` (n,)."""

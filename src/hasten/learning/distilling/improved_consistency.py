@@ -35,7 +35,9 @@ class ImprovedConsistency(ConsistencyStudent):
 
     def objective(self, room: Classroom, stage: Stage) -> Doubling:
         d = math.prod(room.student.shape)
-        return Doubling(student=room.student, c=0.00054 * math.sqrt(d), settings=self)
+        return Doubling(
+            student=room.student, seen=room.seen, c=0.00054 * math.sqrt(d), settings=self
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

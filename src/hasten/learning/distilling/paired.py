@@ -16,6 +16,7 @@ from hasten.core.level import Array
 from hasten.core.model import Model
 from hasten.learning.distilling.base import Distillation
 from hasten.learning.distilling.belief import Levels, believed
+from hasten.learning.distilling.compare import Seen
 from hasten.learning.noise_prediction import columns
 from hasten.learning.objective import Batch
 
@@ -30,8 +31,8 @@ def same_masks(x: torch.Tensor) -> Any:
 
 
 def pseudo_huber(x: torch.Tensor, c: float) -> torch.Tensor:
-    """sqrt(|x|^2 + c^2) - c of each picture (n,); c = 0 is the norm (2310.14189, eq. 8)."""
-    square = x.flatten(1).square().sum(1)
+    """sqrt(|x|^2 + c^2) - c of each row of x (n, d); c = 0 is the norm (2310.14189, eq. 8)."""
+    square = x.square().sum(1)
     return (square + c**2).clamp(min=1e-20).sqrt() - c
 
 
@@ -43,6 +44,7 @@ class Gap:
     """
 
     student: Model
+    seen: Seen
     c: float = 0.0
 
     def loss_between(
@@ -67,7 +69,7 @@ class Gap:
             wanted = torch.where(is_clean > 0, batch.rows, wanted)
         answer = believed(self.student, net, x, far, batch.labels)
         (each,) = columns(x, weight)
-        apart = pseudo_huber(answer - wanted, self.c)
+        apart = pseudo_huber(self.seen(answer) - self.seen(wanted), self.c)
         return (each.flatten() * apart).mean() / x[0].numel() ** 0.5
 
 
