@@ -135,8 +135,8 @@ def fresh() -> list[dict[str, Any]]:
 
 
 def kill() -> list[dict[str, Any]]:
-    """A tuning of the model, killed with all its processes at random moments; every line of the
-    journal that was finished must still be there when the last run is done."""
+    """A tuning of the model, killed with all its processes at a random moment after each further
+    finished trial; every line of the journal that was finished must still be there at the end."""
     out, draw = FOLDER / "killed", random.Random(0)
     journal = out / "trials.jsonl"
     command = [sys.executable, "-m", "hasten", "tune", str(FOLDER / "model"), "--quiet"]
@@ -145,14 +145,21 @@ def kill() -> list[dict[str, Any]]:
     lost = 0
     for _ in range(KILLS):
         process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
-        time.sleep(draw.uniform(5, 20))
+        grown, late = len(seen), time.monotonic() + 120
+        while len(_lines(journal)) <= grown and process.poll() is None and time.monotonic() < late:
+            time.sleep(0.05)
+        time.sleep(draw.uniform(0, 3))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        lines = journal.read_text().split("\n")[:-1] if journal.exists() else []
+        lines = _lines(journal)
         lost += sum(line not in set(lines) for line in seen)
         seen = lines
         print(len(seen), "finished trials,", lost, "lost", flush=True)
     return [{"kills": KILLS, "finished_trials": len(seen) - 1, "lost": lost}]
+
+
+def _lines(journal: Path) -> list[str]:
+    return journal.read_text().split("\n")[:-1] if journal.exists() else []
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +30,7 @@ from hasten.learning.distilling.continuous_consistency import slope_of_time
 from hasten.learning.distilling.progressive import halves
 from hasten.learning.distilling.walks import between, walks
 from hasten.learning.objective import Batch
-from hasten.learning.recipe import StudentRecipe
+from hasten.learning.recipe import StudentRecipe, load_recipe
 from hasten.learning.student import learn_student
 
 OBJECTIVES = {
@@ -451,3 +452,31 @@ def test_stages_of_progressive_distillation_halve():
     names = [stage.evaluations for stage in objectives.parse("progressive(first=16)").stages(1)]
     assert names == [8, 4, 2, 1]
     assert Stage(name="x").share == 1.0
+
+
+def test_the_command_line_distils_and_names_what_is_wrong(teacher, data, tmp_path):
+    from hasten.cli import main
+
+    def ran(*words: str) -> int:
+        try:
+            main(["learn", "student", *words])
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    base = [str(teacher.folder), "--pictures", "64", "--batch", "16", "--quiet"]
+    out = tmp_path / "student"
+    assert ran(*base, "--data", data, "--out", str(out)) == 0
+    assert hasten.build(hasten.load(out)).evaluations == 2
+    assert ran(*base, "--out", str(tmp_path / "x")) == 2  # no data
+    assert ran(*base, "--objective", "telepathy", "--out", str(tmp_path / "x")) == 2
+    assert ran(*base, "--prompts", str(tmp_path / "none.txt"), "--out", str(tmp_path / "x")) == 2
+    assert ran(*base, "--evaluations", "0", "--out", str(tmp_path / "x")) == 2
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_shipped_recipe_of_a_student_is_valid():
+    made = load_recipe(Path(__file__).parents[1] / "recipes" / "mnist-student.yaml", StudentRecipe)
+    assert made.evaluations == 2
+    with pytest.raises(UserError, match="StudentRecipe"):
+        load_recipe(Path(__file__).parents[1] / "recipes" / "mnist.yaml", StudentRecipe)

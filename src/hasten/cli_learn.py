@@ -192,6 +192,8 @@ def student(
     precision: str | None = None,
     guidance: float | None = None,
     walks: int | None = None,
+    prompts: Path | None = None,
+    lora: int | None = None,
     seed: int | None = None,
     out: Path = Path("student"),
     device: str = "cpu",
@@ -207,7 +209,8 @@ def student(
             continuous-consistency, with options as in "consistency(q=8)".
         evaluations: network calls a picture that it is made for; 2 without it.
         recipe: a YAML file with these settings and more, see recipes/mnist-student.yaml.
-        data: real pictures (a parquet file, a folder, a hub name), where the objective needs them.
+        data: real pictures (a parquet file, a folder, a hub name), where the objective needs them;
+            "teacher" for samples of the teacher in their place.
         pictures: how many to see.
         minutes: a budget; each stage's length is set from the rate of its first steps.
         batch: pictures a step.
@@ -215,12 +218,15 @@ def student(
         precision: no or bf16.
         guidance: the teacher's classifier-free guidance scale, which the student takes over.
         walks: of the teacher's from noise to picture, where the objective trains on them.
+        prompts: a text file with a prompt a line, for a text-to-image pipeline; use --data teacher.
+        lora: rank of a low-rank student, a small file; without it the whole network is trained.
         seed: of everything that is drawn.
         out: the folder to write.
         device: cpu, cuda, cuda:1, mps; of the teacher's walks.
         quiet: no progress bar.
     """
     from hasten.adapters.load import load
+    from hasten.core.files import read_lines
     from hasten.learning.recipe import StudentRecipe, load_recipe
     from hasten.learning.student import learn_student
 
@@ -234,12 +240,14 @@ def student(
         "precision": precision,
         "guidance": guidance,
         "walks": walks,
+        "lora": lora,
         "seed": seed,
     }
     chosen = load_recipe(recipe, StudentRecipe, **given)
-    folder = learn_student(load(model, device=device), chosen, out, minutes=minutes, quiet=quiet)
-    use = f'hasten sample {model} --plan "student={folder}"'
-    print(f"wrote {folder}; its card says what it gives. Use it alone, or with: {use}")
+    words = None if prompts is None else read_lines("prompts", prompts)
+    teacher = load(model, prompts=words, device=device)
+    folder = learn_student(teacher, chosen, out, minutes=minutes, quiet=quiet)
+    print(f"wrote {folder}; its card says what it gives. In a plan of {model}: student={folder}")
 
 
 @app.command

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import weakref
 from collections.abc import Callable, Sequence
+from pathlib import Path as Folder
 from typing import Any
 
 import torch
 
 from hasten.adapters.load import load
+from hasten.adapters.lora import WEIGHTS as LORA
+from hasten.adapters.lora import with_lora
 from hasten.core.artifact import BUILTIN, FACTS, located_folder, require_weights
 from hasten.core.codec import codecs
 from hasten.core.denoiser import Guided, Translated
@@ -53,8 +57,11 @@ def subject(model: Model, plan: Plan) -> Model:
     if plan.student is None:
         return model
     source = located_folder("plan field 'student'", plan.student)
-    stamp = (source / FACTS).stat().st_mtime_ns
-    student = _student(plan.student, str(source.resolve()), str(model.device), stamp)
+    if (source / LORA).is_file():
+        student = _low_rank(model, source)
+    else:
+        stamp = (source / FACTS).stat().st_mtime_ns
+        student = _student(plan.student, str(source.resolve()), str(model.device), stamp)
     require_weights("plan field 'student'", student.teacher, model, plan.other_weights)
     mine, theirs = ((one.shape, codecs.text(one.codec), one.labels) for one in (model, student))
     require(
@@ -68,6 +75,21 @@ def subject(model: Model, plan: Plan) -> Model:
 @functools.lru_cache(maxsize=4)
 def _student(name: str, place: str, device: str, stamp: int) -> Model:
     return load(name if name.startswith(BUILTIN) else place, device=device)
+
+
+def _low_rank(model: Model, folder: Folder) -> Model:
+    """``model`` with the low-rank weights in ``folder``, kept as long as the model is."""
+    kept = _LOW_RANK.setdefault(model.net, {})
+    key = str(folder.resolve()), (folder / LORA).stat().st_mtime_ns
+    if key not in kept:
+        kept.clear()
+        kept[key] = with_lora(model, folder)
+    return kept[key]
+
+
+_LOW_RANK: weakref.WeakKeyDictionary[torch.nn.Module, dict[Any, Model]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def prepare(model: Model, plan: Plan) -> Prepared:

@@ -172,14 +172,15 @@ def network_part(index: dict[str, Any], where: str) -> str:
     part = next((name for name in NETWORKS if name in parts), None)
     if part is None:
         raise UserError(f"{where} lists no unet and no transformer; give a diffusion pipeline.")
-    _known_class(parts[part][1], where)
     others = [name for name in parts if name not in (part, "scheduler")]
     latent = [name for name in others if name.startswith(("vae", "vq", "movq"))]
     require(
         not latent,
-        f"{where}: part {latent[:1]} makes this a latent model, and the codec for those is not "
-        "there yet; load a pixel-space model, or set pipe.scheduler = ProgramScheduler(program).",
+        f"{where}: part {latent[:1]} makes this a latent model. Stable Diffusion is loaded "
+        "with its prompts, load(..., prompts=[...]); there is no codec for others yet: set "
+        "pipe.scheduler = ProgramScheduler(program).",
     )
+    _known_class(parts[part][1], where)
     require(
         not others,
         f"{where}: hasten does not know what part {others[:1]} does to the pictures; load the "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from hasten.adapters.folder import (
     read_object,
     refusing,
 )
+from hasten.adapters.prompted import load_prompted
 from hasten.core.codec import Codec, Shape, codecs
 from hasten.core.errors import UserError, nearest, require, require_whole
 from hasten.core.level import Path
@@ -48,6 +50,7 @@ def load(
     labels: int | None = None,
     null_label: int | None = None,
     learned_variance: bool | None = None,
+    prompts: Sequence[str] | None = None,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype | None = None,
 ) -> Model:
@@ -66,12 +69,16 @@ def load(
         labels: how many classes there are.
         null_label: the label that stands for "no label".
         learned_variance: the network answers twice the channels, the second half a variance.
+        prompts: of a text-to-image pipeline (Stable Diffusion): each becomes a label, and the empty
+            one the null label; see :mod:`hasten.adapters.prompted`.
         dtype: of the weights; float32 for files, whatever a live network has.
 
     Raises:
         UserError: in one line, naming the file or argument and the mend.
     """
     place, width = _device(device), _dtype(dtype)
+    if prompts is not None:
+        return load_prompted(source, prompts, place, width)
     name, contents = _open(source, place, width)
     given = {
         "path": path,

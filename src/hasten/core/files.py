@@ -42,6 +42,18 @@ def write_bytes(path: Path, content: bytes) -> None:
             beside.unlink(missing_ok=True)
 
 
+def read_lines(what: str, path: Path) -> list[str]:
+    """The lines of a text file that are not empty; ``what`` names it in an error."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{what}: {path} cannot be read ({error}); give a text file.") from error
+    lines = [line for line in lines if line]
+    if not lines:
+        raise UserError(f"{what}: {path} holds no line; write one a line.")
+    return lines
+
+
 def read_json(path: Path) -> Any:
     """The JSON in ``path``; a file that cannot be read names itself."""
     try:

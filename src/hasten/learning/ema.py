@@ -5,20 +5,31 @@ from __future__ import annotations
 import torch
 
 
+def trained(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The parameters of ``module`` that train, by name."""
+    return {name: value for name, value in module.named_parameters() if value.requires_grad}
+
+
 class EMA:
-    """float32 average of a module's parameters; decay min(decay, (1 + n) / (10 + n))."""
+    """float32 average of a module's parameters that train; decay min(decay, (1 + n) / (10 + n))."""
 
     def __init__(self, module: torch.nn.Module, decay: float) -> None:
         self.decay = decay
-        self.names = [name for name, _ in module.named_parameters()]
-        self.average = [value.detach().float().clone() for value in module.parameters()]
+        held = trained(module)
+        self.names = list(held)
+        self.average = [value.detach().float().clone() for value in held.values()]
 
     @torch.no_grad()
     def update_(self, module: torch.nn.Module, step: int) -> None:
         """Take in the weights after step ``step`` (from 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        values = [value.detach().float() for value in module.parameters()]
+        values = [value.detach().float() for value in trained(module).values()]
         torch._foreach_lerp_(self.average, values, 1 - decay)
+
+    @torch.no_grad()
+    def put_(self, module: torch.nn.Module) -> None:
+        """Give ``module`` the averages as its weights."""
+        torch._foreach_copy_(list(trained(module).values()), self.average)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The averages by parameter name."""

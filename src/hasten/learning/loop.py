@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils.memory import should_reduce_batch_size
 from tqdm import tqdm
 
 from hasten.core.errors import NonFiniteError, UserError, require
 from hasten.core.seeds import generator
 from hasten.learning import checkpoint
-from hasten.learning.ema import EMA
+from hasten.learning.ema import EMA, trained
 from hasten.learning.objective import Batch, Objective, Rows
 from hasten.learning.order import order
 from hasten.learning.recipe import Optimizer, Run
@@ -73,8 +73,12 @@ class Training:
             NonFiniteError: the loss is not finite; the last good checkpoint stays.
         """
         tracker = None if self.recipe.track == "none" else self.recipe.track
+        partly = getattr(self.net, "partly", False)
         accelerator = Accelerator(
-            mixed_precision=self.recipe.precision, log_with=tracker, project_dir=str(self.run)
+            mixed_precision=self.recipe.precision,
+            log_with=tracker,
+            project_dir=str(self.run),
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=partly)],
         )
         if tracker:
             accelerator.init_trackers(f"hasten-{self.recipe.name}")
@@ -219,17 +223,22 @@ class Training:
         accelerator.wait_for_everyone()
         if not accelerator.is_main_process:
             return
-        sums = torch.stack([value.float().sum() for value in self.net.parameters()])
+        sums = torch.stack([value.float().sum() for value in trained(self.net).values()])
         if not bool(torch.isfinite(sums).all()):
             raise self._not_finite("a weight is not finite", step)
         tensors = {
-            "weights": dict(self.net.state_dict()),
+            "weights": self._kept(),
             "average": ema.tensors(),
             "optimizer": checkpoint.optimizer_tensors(optimizer),
         }
         recipe = self.recipe.model_dump(mode="json")
         facts = {"step": step, "steps": steps, "parts": self.parts, "recipe": recipe}
         checkpoint.save(self.run, step, tensors, facts)
+
+    def _kept(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint holds of the network: all but the parameters that never change."""
+        still = {name for name, value in self.net.named_parameters() if not value.requires_grad}
+        return {name: v for name, v in self.net.state_dict().items() if name not in still}
 
     def _resume_(self, ema: EMA, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
         found = checkpoint.newest(self.run)
@@ -247,7 +256,11 @@ class Training:
                 "name another folder with --out, or go on with the recipe it was begun with."
             )
         self.parts = int(facts.get("parts", 1))
-        self.net.load_state_dict(tensors["weights"])
+        missing, extra = self.net.load_state_dict(tensors["weights"], strict=False)
+        require(
+            not extra and not set(missing) & set(self._kept()),
+            f"{found} does not fit the network; name another folder with --out.",
+        )
         ema.load_(tensors["average"])
         checkpoint.restore_optimizer(optimizer, tensors["optimizer"])
         return int(facts["step"]), int(facts["steps"])
@@ -267,13 +280,14 @@ class Training:
     def _show(self, ema: EMA, seen: int) -> None:
         assert self.preview is not None
         module = self.net
-        kept = [value.detach().clone() for value in module.parameters()]
-        torch._foreach_copy_(list(module.parameters()), ema.average)
+        held = list(trained(module).values())
+        kept = [value.detach().clone() for value in held]
+        ema.put_(module)
         module.eval()
         try:
             self._shown = self.preview(module, seen) or {}
         finally:
-            torch._foreach_copy_(list(module.parameters()), kept)
+            torch._foreach_copy_(held, kept)
             module.train()
 
 
@@ -296,7 +310,7 @@ def _due(step: int, batch: int, every: int) -> bool:
 
 def _adam(net: torch.nn.Module, options: Optimizer) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
-        net.parameters(),
+        list(trained(net).values()),
         lr=options.rate,
         betas=options.betas,
         weight_decay=options.weight_decay,

@@ -108,7 +108,7 @@ class StudentRecipe(Run):
         objective: a part of :mod:`hasten.learning.distilling`, with its options.
         evaluations: network calls a picture that it is made for.
         data: real pictures (a parquet file, a folder, a hub name), where the objective trains on
-            them; ``label`` is their column of labels.
+            them; ``label`` is their column of labels. "teacher" takes the teacher's own samples.
         guidance: the classifier-free guidance scale of the teacher, which the student takes over.
         convert: share of the pictures with which a student that answers something else than its
             teacher is first trained to do so.
@@ -116,6 +116,7 @@ class StudentRecipe(Run):
             the objective trains on them.
         compare: what pictures are compared as where the loss is a distance of pictures: "pixels",
             "features" (the classifier beside the teacher), or a vision model's folder or hub id.
+        lora: rank of a low-rank student, a small file; 0 trains the whole network.
         judged: pictures for FD at each preview; 0 for none.
         patience: previews without a better FD after which the run ends; 0 for never.
     """
@@ -131,6 +132,7 @@ class StudentRecipe(Run):
     walk_steps: Whole = 24
     engine: str = "eager"
     compare: str = "pixels"
+    lora: Annotated[int, pydantic.Field(ge=0, le=1024)] = 0
     judged: Annotated[int, pydantic.Field(ge=0)] = 500
     patience: Annotated[int, pydantic.Field(ge=0)] = 0
     teacher: str = ""

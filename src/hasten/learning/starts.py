@@ -186,8 +186,7 @@ def learn_vae(
             minutes=minutes,
             quiet=quiet,
         ).fit_()
-    with torch.no_grad():
-        torch._foreach_copy_(list(net.parameters()), average.average)
+    average.put_(net)
     x0 = _latents(model, given).view(-1, *model.shape)
     facts = given.facts(model, "vae")
     write(out, facts, as_start(net.eval().cpu(), x0, given.labels))

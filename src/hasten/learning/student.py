@@ -14,6 +14,7 @@ from accelerate import PartialState
 
 from hasten.adapters.families import new_network
 from hasten.adapters.folder import save_folder
+from hasten.adapters.lora import add_lora_, save_lora
 from hasten.core.artifact import digest
 from hasten.core.errors import UserError, require, require_number
 from hasten.core.files import write_text
@@ -34,6 +35,7 @@ from hasten.measuring.memory import free_mb, training_mb
 from hasten.measuring.real import real_for
 
 LABEL_DROPOUT = 0.1
+TEACHER = "teacher"  # in place of data: the teacher's own samples
 MOST_PARTS = 64
 
 
@@ -126,6 +128,8 @@ class _School:
                 torch.default_generator.manual_seed(self.recipe.seed)
                 net = new_network({"class": type(module).__name__, **config}).to(kind.device)
         net = net.float().train().requires_grad_(True)
+        if self.recipe.lora:
+            add_lora_(net, self.recipe.lora)
         facts = {"name": self.recipe.name, "teacher": self.recipe.teacher, "sha256": ""}
         return dataclasses.replace(kind, net=net, folder=None, **facts)
 
@@ -165,8 +169,7 @@ class _School:
             parts=self._parts(student),
         )
         average = training.fit_()
-        with torch.no_grad():
-            torch._foreach_copy_(list(module.parameters()), average.average)
+        average.put_(module)
         best = judge.best(stage.name)
         if best is not None:
             alone(module).load_state_dict(best)
@@ -195,7 +198,8 @@ class _School:
         plans = self.judge.chosen(ready, choices)
         found = self.judge.verdict(ready, plans)
         ready = dataclasses.replace(ready, plans=tuple(plans))
-        save_folder(ready, out, student_card(self.recipe, self.teacher.model, plans, found))
+        save = save_lora if self.recipe.lora else save_folder
+        save(ready, out, student_card(self.recipe, self.teacher.model, plans, found))
         facts = {"plans": plans, "quality": found}
         write_text(self.run / f"verdict-{out.name}.json", json.dumps(facts, indent=1) + "\n")
 
@@ -230,10 +234,12 @@ def _conversion(student: Model) -> NoisePrediction:
 def _rows(
     model: Model, recipe: StudentRecipe, objective: Distillation, run: Path, quiet: bool
 ) -> Rows:
-    if objective.needs == "paths":
-        return walks(
+    paths = objective.needs == "paths"
+    if paths or recipe.data == TEACHER:
+        ends = [(model.path.at(model.path.noisy), model.path.at(model.path.clean))]
+        held = walks(
             model,
-            objective.courses(model.path, recipe.evaluations),
+            objective.courses(model.path, recipe.evaluations) if paths else ends,
             run,
             count=recipe.walks,
             steps=recipe.walk_steps,
@@ -241,10 +247,12 @@ def _rows(
             engine=recipe.engine,
             quiet=quiet,
         )
+        return held if paths else Pictured(held)
     if recipe.data is None:
         raise UserError(
             f"objective {objective.part_name!r} trains on real pictures; give --data (a parquet "
-            "file, a folder, a hub name), or use 'direct', 'trajectory', 'reflow' or 'matching'."
+            "file, a folder, a hub name, or 'teacher' for its own samples), or use 'direct', "
+            "'trajectory', 'reflow' or 'matching'."
         )
     rows = load_rows(recipe.data)
     label = None if model.labels is None else recipe.label

@@ -82,8 +82,7 @@ def train(
         quiet=quiet,
     )
     average = training.fit_()
-    with torch.no_grad():
-        torch._foreach_copy_(list(net.parameters()), average.average)
+    average.put_(net)
     if PartialState().is_main_process:
         save_folder(as_model(recipe, net.eval()), out / "model", card(recipe))
     PartialState().wait_for_everyone()

@@ -17,6 +17,8 @@ from hasten.learning.distilling.belief import Teacher
 from hasten.learning.distilling.compare import Seen, pixels
 from hasten.learning.objective import Objective
 
+LOUD = 30.0  # sigma / alpha from which on an error in the noise is too large an error in x0
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classroom:
@@ -70,7 +72,8 @@ class Distillation(ABC):
         A network that tells the noise says nothing of the picture where there is hardly any signal,
         so its student answers v (2202.00512, section 4).
         """
-        if teacher.prediction.part_name != "epsilon":
+        top = teacher.path.at(teacher.path.noisy).ratio
+        if teacher.prediction.part_name != "epsilon" or top < LOUD:
             return teacher
         return with_prediction(teacher, "v")
 
@@ -114,7 +117,12 @@ def with_prediction(model: Model, prediction: str) -> Model:
 
 
 class Beside(torch.nn.Module):
-    """A student's network and another that is trained with it; called like the student's."""
+    """A student's network and another that is trained with it; called like the student's.
+
+    ``partly``: a step need not give a gradient to every weight.
+    """
+
+    partly = True
 
     def __init__(self, net: torch.nn.Module, other: torch.nn.Module) -> None:
         super().__init__()

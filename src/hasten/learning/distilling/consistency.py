@@ -26,8 +26,7 @@ class _Averaged(ConsistencyStudent):
     """Beside the student runs its average, which gives the target at the cleaner level."""
 
     def module(self, room: Classroom) -> torch.nn.Module:
-        other = copy.deepcopy(room.student.net).requires_grad_(False)
-        return Beside(room.student.net, other)
+        return Beside(room.student.net, copy.deepcopy(room.student.net))
 
 
 @objectives.add("consistency-distillation")

@@ -1,0 +1,100 @@
+"""Low-rank students (LoRA, Hu et al. 2106.09685): a small file instead of a network.
+
+Written as diffusers writes them, so ``pipe.load_lora_weights(folder)`` loads one too.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hasten.adapters.folder import facts, read_object, refusing
+from hasten.core.artifact import FACTS
+from hasten.core.errors import UserError, require
+from hasten.core.files import new_folder
+from hasten.core.model import Model
+from hasten.core.prediction import prediction
+
+WEIGHTS = "pytorch_lora_weights.safetensors"
+TARGETS = (
+    *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
+    *("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv"),
+    *("time_emb_proj", "linear_1", "linear_2"),
+)
+NAME = "default"
+
+
+def inner(net: torch.nn.Module) -> Any:
+    """The diffusers network in the wrappers around it.
+
+    Raises:
+        UserError: it takes no low-rank weights.
+    """
+    module: Any = net
+    while not hasattr(module, "add_adapter") and hasattr(module, "module"):
+        module = module.module
+    require(
+        hasattr(module, "add_adapter"),
+        f"lora: {type(module).__name__} takes no low-rank weights in diffusers; set lora to 0, and "
+        "the whole network is trained.",
+    )
+    return module
+
+
+def add_lora_(net: torch.nn.Module, rank: int) -> None:
+    """Put low-rank weights, the only ones that train, beside those of ``net``."""
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise UserError('low-rank students need: pip install "hasten[train]"') from error
+    net.requires_grad_(False)
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS))
+    inner(net).add_adapter(config, adapter_name=NAME)
+
+
+def save_lora(student: Model, target: Path, card: str) -> None:
+    """Write the low-rank weights of ``student`` with a card and its plans; whole or not at all."""
+    import diffusers
+    from peft import get_peft_model_state_dict
+
+    module = inner(student.net)
+    named = get_peft_model_state_dict(module, adapter_name=NAME)
+    # In peft's own names: diffusers' older ones for attention are not read beside these.
+    weights = {key: value.contiguous() for key, value in named.items()}
+    with new_folder(target) as folder:
+        diffusers.StableDiffusionPipeline.save_lora_weights(str(folder), unet_lora_layers=weights)
+        known = {**facts(student), "lora": True}
+        (folder / FACTS).write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def with_lora(teacher: Model, folder: Path) -> Model:
+    """The student whose low-rank weights lie in ``folder``: those of ``teacher`` with them added.
+
+    Raises:
+        UserError: the weights do not fit, or are damaged.
+    """
+    known = read_object(folder / FACTS)
+    net = copy.deepcopy(teacher.net)
+    module = inner(net)
+    with refusing(f"{folder / WEIGHTS} does not fit {teacher.name!r}", "distil it again."):
+        module.load_lora_adapter(
+            str(folder), weight_name=WEIGHTS, prefix="unet", adapter_name=NAME, use_safetensors=True
+        )
+        module.fuse_lora(adapter_names=[NAME])
+        module.unload_lora()
+    plans = known.get("plans", [])
+    return dataclasses.replace(
+        teacher,
+        net=net.eval().requires_grad_(False),
+        prediction=prediction(str(known.get("prediction"))),
+        name=folder.name,
+        sha256="",
+        plans=tuple(plans),
+        teacher=str(known.get("teacher", "")),
+    )

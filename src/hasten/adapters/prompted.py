@@ -1,0 +1,177 @@
+"""A text-to-image pipeline and a list of prompts, as a model with a label for each prompt.
+
+The prompts are encoded once. The empty prompt is the null label, so guidance, programs, students
+and measurements work as they do for a model with classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hasten.adapters.families import Network
+from hasten.adapters.folder import INDEX, LIBRARIES, read_object, refusing
+from hasten.core.codec import Codec, Shape, codecs
+from hasten.core.errors import UserError, require
+from hasten.core.level import path
+from hasten.core.model import Model
+from hasten.core.prediction import prediction
+
+KNOWN = "StableDiffusionPipeline"
+
+
+class Prompted(torch.nn.Module):
+    """A network that reads embeddings, told which of ``table`` (k, length, width) to read."""
+
+    def __init__(self, module: torch.nn.Module, table: torch.Tensor) -> None:
+        super().__init__()
+        self.module = module
+        self.register_buffer("table", table, persistent=False)
+
+    def forward(
+        self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        words = self.table[cond]  # type: ignore[index]
+        return self.module(x, t, encoder_hidden_states=words.to(x.dtype), return_dict=False)[0]
+
+
+@codecs.add("vae")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VaeCodec(Codec):
+    """The latents of a pipeline's autoencoder, scaled as its network expects them."""
+
+    source: str = ""
+
+    def of(self, vae: Any) -> VaeCodec:
+        """The same with its autoencoder; the name alone can neither encode nor decode."""
+        out = copy.copy(self)
+        object.__setattr__(out, "_vae", vae)
+        return out
+
+    @property
+    def vae(self) -> Any:
+        found = getattr(self, "_vae", None)
+        if found is None:
+            raise UserError(
+                "codec 'vae' has no autoencoder; load the pipeline with its prompts: "
+                "hasten.load(folder, prompts=[...])."
+            )
+        return found
+
+    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+        vae = self.vae
+        given = (pictures * 2 - 1).to(vae.device, vae.dtype)
+        with torch.no_grad():
+            latents = vae.encode(given).latent_dist.mode()
+        return (latents.float() - self._shift) * vae.config.scaling_factor
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        vae = self.vae
+        given = latents / vae.config.scaling_factor + self._shift
+        return (vae.decode(given.to(vae.device, vae.dtype)).sample.float() / 2 + 0.5).clamp(0, 1)
+
+    @property
+    def _shift(self) -> float:
+        return float(self.vae.config.get("shift_factor") or 0.0)
+
+    @property
+    def _factor(self) -> int:
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def encoded_shape(self, shape: Shape) -> Shape:
+        _, height, width = shape
+        fits = height % self._factor == 0 and width % self._factor == 0
+        require(fits, f"codec vae: {height}x{width} is no multiple of {self._factor}.")
+        return self.vae.config.latent_channels, height // self._factor, width // self._factor
+
+    def decoded_shape(self, shape: Shape) -> Shape:
+        _, height, width = shape
+        return self.vae.config.out_channels, height * self._factor, width * self._factor
+
+
+def load_prompted(
+    source: Any, prompts: Sequence[str], device: torch.device, dtype: torch.dtype | None
+) -> Model:
+    """The Model of a Stable Diffusion pipeline (live, a folder, or a hub id) for ``prompts``.
+
+    Raises:
+        UserError: no such pipeline, a part that brings code, pickled weights, or no prompt.
+    """
+    listed = isinstance(prompts, (list, tuple)) and len(prompts) > 0
+    require(
+        listed and all(isinstance(one, str) for one in prompts),
+        f"prompts is {prompts!r}; give a list of texts, one for each label.",
+    )
+    named = isinstance(source, (str, Path))
+    pipe = _opened(source, dtype) if named else source
+    name = str(source) if named else type(pipe).__name__
+    parts = [getattr(pipe, name, None) for name in ("unet", "vae", "text_encoder", "tokenizer")]
+    whole = type(pipe).__name__ == KNOWN and all(part is not None for part in parts)
+    require(
+        whole,
+        f"{name} with prompts: hasten knows {KNOWN} with all its parts; for another, set "
+        "pipe.scheduler = ProgramScheduler(program).",
+    )
+    pipe.to(device)
+    with torch.no_grad():
+        words = pipe.encode_prompt([*prompts, ""], device, 1, False)[0].float()
+    unet, scheduler = pipe.unet, pipe.scheduler
+    with refusing(f"{type(scheduler).__name__} of the pipeline cannot be read", "mend its config."):
+        settings = {**scheduler.config, "_class_name": type(scheduler).__name__}
+        known = path({key: value for key, value in settings.items() if key != "name"})
+        answers = prediction(settings.get("prediction_type", "epsilon"))
+    size = unet.config.sample_size
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    net = Network(Prompted(unet, words)).to(device).eval().requires_grad_(False)
+    return Model(
+        net=net,
+        path=known,
+        prediction=answers,
+        shape=(unet.config.in_channels, *sides),
+        codec=VaeCodec(source=name).of(pipe.vae.eval().requires_grad_(False)),
+        labels=len(prompts),
+        null_label=len(prompts),
+        name=name,
+    )
+
+
+def _opened(source: str | Path, dtype: torch.dtype | None) -> Any:
+    import diffusers
+
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        _require_stock(read_object(folder / INDEX), str(folder / INDEX))
+    name, _, revision = str(source).partition("@")
+    with refusing(f"{source} is no {KNOWN} that can be loaded", "check the folder or the name."):
+        return diffusers.StableDiffusionPipeline.from_pretrained(
+            folder if folder.is_dir() else name,
+            revision=revision or None,
+            torch_dtype=dtype or torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            safety_checker=None,
+            requires_safety_checker=False,
+        )
+
+
+def _require_stock(index: dict[str, Any], where: str) -> None:
+    """Refuse an index that names classes which are not diffusers' or transformers' own."""
+    require(
+        index.get("_class_name") == KNOWN,
+        f"{where} is of {index.get('_class_name')!r}, and with prompts hasten knows {KNOWN}; set "
+        "pipe.scheduler = ProgramScheduler(program) on another.",
+    )
+    libraries = (*LIBRARIES, "stable_diffusion")
+    for name, value in index.items():
+        if isinstance(value, list) and any(item is not None for item in value):
+            stock = len(value) == 2 and value[0] in libraries and isinstance(value[1], str)
+            require(
+                stock,
+                f"{where}: part {name!r} is {value!r}, no class of diffusers or transformers; "
+                "hasten never runs code that a model names. Save the pipeline with stock classes.",
+            )

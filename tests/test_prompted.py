@@ -1,0 +1,221 @@
+"""Text-to-image pipelines with a list of prompts, and low-rank students of them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+
+import pytest
+import torch
+
+import hasten
+from hasten.adapters.lora import add_lora_, save_lora, with_lora
+from hasten.core.errors import UserError
+from hasten.core.plan import Plan
+from hasten.core.seeds import generator
+from hasten.learning.recipe import StudentRecipe
+from hasten.learning.student import learn_student
+
+PROMPTS = ["a cat", "a bat"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny Stable Diffusion of the real classes, in the real format."""
+    import diffusers
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    place = tmp_path_factory.mktemp("models")
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{c}</w>" for c in letters)]
+    (place / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (place / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(
+        str(place / "vocab.json"), str(place / "merges.txt"), model_max_length=8
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        config = CLIPTextConfig(
+            vocab_size=len(words),
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=8,
+            bos_token_id=0,
+            eos_token_id=1,
+        )
+        vae = diffusers.AutoencoderKL(
+            block_out_channels=(8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=8,
+        )
+        unet = diffusers.UNet2DConditionModel(
+            sample_size=4,
+            block_out_channels=(8, 16),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            layers_per_block=1,
+            norm_num_groups=4,
+            cross_attention_dim=16,
+            attention_head_dim=2,
+        )
+        text = CLIPTextModel(config)
+    scheduler = diffusers.DDIMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False
+    )
+    pipe = diffusers.StableDiffusionPipeline(
+        vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False
+    )
+    pipe.save_pretrained(place / "tiny")
+    return place / "tiny"
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return hasten.load(folder, prompts=PROMPTS)
+
+
+def pipeline(folder):
+    import diffusers
+
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_a_prompt_is_a_label_and_makes_what_the_pipeline_makes(folder, model):
+    noise = torch.randn(2, 4, 4, 4, generator=generator(1))
+    plan = Plan(solver="ddim", grid="uniform", steps=6, guidance=5.0)
+    mine = hasten.build(model, plan).sample(noise=noise, cond=[0, 1])
+    pipe = pipeline(folder)
+    import diffusers
+
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(
+        pipe.scheduler.config, timestep_spacing="trailing", set_alpha_to_one=True
+    )
+    # Theirs begins from N(0, 1); a walk of ours from the spread of its first level, which is 1.
+    theirs = pipe(
+        PROMPTS, num_inference_steps=6, guidance_scale=5.0, latents=noise, output_type="pt"
+    ).images
+    assert model.labels == 2
+    assert mine.shape == (2, 3, 8, 8)
+    # Their alphas are float32, and guidance 5 magnifies what that costs at the noisiest level.
+    assert float((mine - theirs).abs().max()) < 2e-3
+
+
+def test_prompts_that_are_none_and_pipelines_that_are_others_are_refused(folder, tmp_path):
+    with pytest.raises(UserError, match="prompts"):
+        hasten.load(folder, prompts=[])
+    with pytest.raises(UserError, match="prompts"):
+        hasten.load(folder)
+    with pytest.raises(UserError, match="StableDiffusionPipeline"):
+        hasten.load("builtin:mnist", prompts=["x"])
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    index = json.loads((folder / "model_index.json").read_text())
+    index["unet"] = ["my_code", "Net"]
+    (bad / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="never runs code"):
+        hasten.load(bad, prompts=["x"])
+
+
+def student(model, out, **changes):
+    fields = {
+        "objective": "consistency-distillation",
+        "evaluations": 2,
+        "data": "teacher",
+        "guidance": 5.0,
+        "lora": 2,
+        "pictures": 8 * 10,
+        "walks": 16,
+        "walk_steps": 4,
+        "optimizer": {"rate": 1e-2, "batch": 8, "warmup": 0},
+        "preview_every": 0,
+    }
+    return learn_student(model, StudentRecipe(**{**fields, **changes}), out, quiet=True)
+
+
+def test_a_low_rank_student_is_a_small_file_that_both_load(folder, model, tmp_path):
+    """The LCM way (2310.04378, 2311.05556): consistency distillation of the guided teacher."""
+    out = student(model, tmp_path / "fast")
+    files = {path.name for path in out.iterdir()}
+    assert files >= {"pytorch_lora_weights.safetensors", "hasten.json", "README.md"}
+    size = (out / "pytorch_lora_weights.safetensors").stat().st_size
+    whole = (folder / "unet" / "diffusion_pytorch_model.safetensors").stat().st_size
+    assert size < 0.5 * whole
+    plan = Plan(student=str(out))
+    assert plan.solver == "consistency"
+    sampler = hasten.build(model, plan)
+    noise = torch.randn(2, 4, 4, 4, generator=generator(1))
+    mine = sampler.sample(noise=noise, cond=[0, 1], raw=True)
+    assert sampler.evaluations == 2
+    plain = Plan(**{**plan.chosen(), "student": None})
+    apart = mine - hasten.build(model, plain).sample(noise=noise, cond=[0, 1], raw=True)
+    assert float(apart.abs().max()) > 1e-3  # it learned something
+    # Stock diffusers with the same file: the network gives the same answer.
+    pipe = pipeline(folder)
+    pipe.load_lora_weights(out)
+    words = model.net.module.table[[0, 1]]
+    x, t = noise, torch.tensor([999.0, 999.0])
+    with torch.no_grad():
+        theirs = pipe.unet(x, t, encoder_hidden_states=words).sample
+        ours = sampler.net(x, t, torch.tensor([0, 1]))
+    assert float((theirs - ours).abs().max()) < 1e-5
+
+
+def test_low_rank_weights_are_the_same_in_training_in_a_file_and_in_diffusers(
+    folder, model, tmp_path
+):
+    net = copy.deepcopy(model.net).float()
+    add_lora_(net, 3)
+    with torch.no_grad():
+        for name, value in net.named_parameters():
+            if value.requires_grad:
+                value.normal_(std=0.05, generator=generator(len(name)))
+    student = dataclasses.replace(model, net=net, teacher="x", plans=({"steps": 1},))
+    save_lora(student, tmp_path / "low", "card")
+    again = with_lora(model, tmp_path / "low")
+    pipe = pipeline(folder)
+    pipe.load_lora_weights(tmp_path / "low")
+    x, t = torch.randn(2, 4, 4, 4, generator=generator(1)), torch.tensor([900.0, 100.0])
+    cond = torch.tensor([0, 1])
+    with torch.no_grad():
+        trained, loaded = net(x, t, cond), again.net(x, t, cond)
+        words = model.net.module.table[cond]
+        theirs = pipe.unet(x, t, encoder_hidden_states=words).sample
+        plain = model.net(x, t, cond)
+    assert float((trained - plain).abs().max()) > 0.01
+    assert float((trained - loaded).abs().max()) < 1e-5
+    assert float((trained - theirs).abs().max()) < 1e-5
+
+
+def test_only_low_rank_weights_are_in_its_checkpoints(model, tmp_path):
+    from hasten.learning import checkpoint
+
+    student(model, tmp_path / "fast", objective="consistency")
+    newest = checkpoint.newest(tmp_path / "fast.run" / "consistency")
+    assert newest is not None
+    tensors, _ = checkpoint.load(newest)
+    assert tensors["average"]
+    assert all("lora" in name for name in tensors["average"])
+    assert all("lora" in name for name in tensors["weights"])
+
+
+def test_a_network_without_low_rank_weights_says_so(tmp_path):
+    with pytest.raises(UserError, match="takes no low-rank weights"):
+        student(hasten.load("builtin:mnist"), tmp_path / "s", guidance=1.0)
+
+
+def test_a_low_rank_student_of_another_model_is_refused(model, folder, tmp_path):
+    out = student(model, tmp_path / "fast", objective="trajectory", data=None)
+    other = pipeline(folder)
+    with torch.no_grad():
+        other.unet.conv_in.bias.add_(1.0)
+    loaded = hasten.load(other, prompts=PROMPTS)
+    with pytest.raises(UserError, match="other weights"):
+        hasten.build(loaded, Plan(student=str(out)))
