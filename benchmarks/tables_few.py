@@ -136,3 +136,49 @@ def distilling() -> str:
     return (
         markdown(("objective", "evaluations", "FD (95%)", "recall"), cells) + note + where(result)
     )
+
+
+def tuner() -> str:
+    """The tuner's plans beside the best of an exhaustive sweep and random search's."""
+    result, cells = read("tuner"), []
+    parts = {part["part"]: part["rows"] for part in result["rows"]}
+    swept, *rows = parts["search"]
+    sweep = swept["sweep"]
+    cells.append(
+        (
+            "sweep",
+            f"`{_short(sweep['best'])}`",
+            f"{sweep['ms']:.1f}",
+            "",
+            f"{sweep['seconds']:.0f} s",
+        )
+    )
+    for row in rows:
+        share = f"{row['seconds']:.0f} s ({row['share_of_sweep']:.1%})"
+        apart = f"{row['slower_than_best']:+.1%}"
+        name = f"tuner, seed {row['seed']}"
+        cells.append((name, f"`{_short(row['plan'])}`", f"{row['ms']:.1f}", apart, share))
+        plan = row["random_plan"]
+        apart = f"{row['random_slower_than_best']:+.1%}"
+        luck = (
+            ("none below the bar", "", "")
+            if plan is None
+            else (f"`{_short(plan)}`", f"{row['random_ms']:.1f}", apart)
+        )
+        cells.append((f"random search, seed {row['seed']}", *luck, "as much"))
+    fresh, kills = parts["fresh"], parts["kill"][0]
+    inside = sum(row["inside"] for row in fresh)
+    low, high = fresh[0]["ms_interval"]
+    note = (
+        f"\nPlans whose drift is at most 0.05 (95%), all {sweep['plans']} of the space on one "
+        "engine; timed in turn at batch 1. The plan of the first seed again in "
+        f"{len(fresh)} fresh processes: {inside} inside the printed interval ({low:.1f} to "
+        f"{high:.1f} ms). Killed {kills['kills']} times, "
+        f"the tuner lost {kills['lost']} of {kills['finished_trials']} finished trials."
+    )
+    head = ("", "plan", "ms", "against the sweep's best", "cost")
+    return markdown(head, cells) + note + where(result)
+
+
+def _short(plan: str) -> str:
+    return plan.replace(",engine=openvino", "")

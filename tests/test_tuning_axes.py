@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from hasten.tuning.conditional import Parallel, ask_parallel, try_reuse
 from hasten.tuning.finals import Finals, _levels
 from hasten.tuning.lab import Lab
 from hasten.tuning.search import Search
-from hasten.tuning.space import Space, beside
+from hasten.tuning.space import Space, beside, distilled
 
 
 @pytest.fixture
@@ -54,10 +55,32 @@ def test_what_was_not_screened_is_glanced_at_on_every_level():
     screened = [
         {"evaluations": 3, "drift": {"rmse": 0.01 * k}, "text": str(k)} for k in range(1, 6)
     ]
-    others = [{"evaluations": 3, "drift": None, "text": "early"}, {"evaluations": 9, "drift": None}]
+    others = [
+        {"evaluations": 3, "drift": None, "text": "early", "plan": {}},
+        {"evaluations": 9, "drift": None, "text": "dear", "plan": {}},
+        {"evaluations": 1, "drift": None, "text": "student", "plan": {"student": "beside"}},
+    ]
     found = _levels(screened, others)
     assert [row["text"] for row in found[3]] == ["1", "2", "3", "early"]
-    assert list(found) == [3]
+    assert {level: len(rows) for level, rows in found.items()} == {3: 4, 1: 1}
+
+
+def test_students_beside_the_folder_of_their_teacher_are_considered(model):
+    assert distilled(model, 1.0) == []
+    fields = {"solver": "ddim", "grid": "uniform", "steps": 1}
+    kind = {"teacher": model.sha256, "plans": (fields, {**fields, "steps": 2}), "name": "quick"}
+    save_folder(dataclasses.replace(model, **kind), model.folder.parent / "quick")
+    save_folder(
+        dataclasses.replace(model, **{**kind, "teacher": "0" * 64}), model.folder.parent / "other"
+    )
+    plans = distilled(model, 1.0)
+    assert [plan.steps for plan in plans] == [1, 2]
+    assert {plan.student for plan in plans} == {str(model.folder.parent / "quick")}
+    assert distilled(model, 2.0) == []  # students know no guidance
+    held = Lab(model=model, n=8)
+    assert hasten.build(model, plans[0]).evaluations == 1
+    answer = held.drift(plans[0].model_dump(), 8, Plan(steps=20).model_dump())
+    assert answer["evaluations"] == 1
 
 
 def test_reuse_is_not_asked_about_where_few_evaluations_pass(model):

@@ -152,6 +152,7 @@ def measure(
         json_: print one JSON object a plan.
     """
     from hasten.core.errors import require_number, require_whole
+    from hasten.core.plan import Plan
     from hasten.measuring.drift import reference, reference_plan
     from hasten.measuring.measure import measure as run
     from hasten.measuring.real import real_for
