@@ -67,6 +67,7 @@ def sample(
     n: int = 16,
     seed: int = 0,
     cond: int | None = None,
+    prompts: Path | None = None,
     out: Path = Path("pictures"),
     zoom: int = 4,
     gif: Annotated[bool, Parameter(negative="")] = False,
@@ -81,6 +82,7 @@ def sample(
         n: how many pictures.
         seed: picture i depends on (seed, i) alone.
         cond: a label; without one every class in turn.
+        prompts: a text file with a prompt a line, for a text-to-image pipeline: its labels.
         out: the folder to write.
         zoom: how many times larger the grid and the GIF show each pixel, 1 to 16.
         gif: also write denoising.gif.
@@ -94,7 +96,7 @@ def sample(
     require_whole("n", n, 1, 100_000)
     require_whole("zoom", zoom, 1, 16)
     given = None if plan is None else _plan(plan)
-    loaded = _load(model, device)
+    loaded = _load(model, device, prompts)
     sampler = build(loaded, given)
     chosen = sampler.plan
     labels = cond
@@ -286,17 +288,19 @@ def train(
     from hasten.learning.recipe import load_recipe
     from hasten.learning.train import train as run
 
-    changes = {"data__source": data, "test__source": test_data}
+    changes: dict[str, Any] = {"data__source": data, "test__source": test_data}
     changes |= {"pictures": pictures, "seed": seed, "track": track}
     loaded = load_recipe(recipe, **changes)
     folder = run(loaded, out or Path("runs") / loaded.name, minutes=minutes, quiet=quiet)
     print(f"wrote {folder}")
 
 
-def _load(name: str, device: str = "cpu") -> Model:
+def _load(name: str, device: str = "cpu", prompts: Path | None = None) -> Model:
     from hasten.adapters.load import load
+    from hasten.core.files import read_lines
 
-    return load(name, device=device)
+    words = None if prompts is None else read_lines("prompts", prompts)
+    return load(name, prompts=words, device=device)
 
 
 def _plan(text: str) -> Plan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 import sys
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from hasten.adapters.folder import (
     read_object,
     refusing,
 )
+from hasten.adapters.frozen import frozen
 from hasten.adapters.prompted import load_prompted
 from hasten.core.codec import Codec, Shape, codecs
 from hasten.core.errors import UserError, nearest, require, require_whole
@@ -97,7 +97,7 @@ def _open(source: Any, device: torch.device, dtype: torch.dtype | None) -> tuple
     """What ``source`` holds, and what to call it."""
     if isinstance(source, torch.nn.Module):
         name = type(source.module if isinstance(source, Network) else source).__name__
-        return name, Contents(_frozen(source, device, dtype), None, {})
+        return name, Contents(frozen(source, device, dtype), None, {})
     if _is_pipeline(source):
         return type(source).__name__, _from_pipeline(source, device, dtype)
     require(
@@ -184,33 +184,7 @@ def _from_pipeline(pipe: Any, device: torch.device, dtype: torch.dtype | None) -
     config = None
     if scheduler is not None:
         config = {**scheduler.config, "_class_name": type(scheduler).__name__}
-    return Contents(_frozen(parts[part], device, dtype), config, {})
-
-
-def _frozen(
-    module: torch.nn.Module,
-    device: torch.device | None = None,
-    dtype: torch.dtype | None = None,
-) -> torch.nn.Module:
-    """``module`` in eval mode without gradients; the caller's own object stays as it was."""
-    held = [*module.parameters(), *module.buffers()]
-    wide = [value for value in held if value.is_floating_point()]
-    ready = (
-        not any(part.training for part in module.modules())
-        and not any(value.requires_grad for value in held)
-        and (device is None or all(value.device == device for value in held))
-        and (dtype is None or all(value.dtype == dtype for value in wide))
-    )
-    if ready:
-        return module
-    shared: dict[int, Any] = {id(value): value.detach() for value in module.buffers()}
-    for value in module.parameters():
-        shared[id(value)] = torch.nn.Parameter(value.detach(), requires_grad=False)
-    with refusing(f"{type(module).__name__} cannot be copied", "call eval() on it, and move it."):
-        twin = copy.deepcopy(module, shared)
-    twin.eval().requires_grad_(False)
-    torch.nn.Module.to(twin, device=device, dtype=dtype)
-    return twin
+    return Contents(frozen(parts[part], device, dtype), config, {})
 
 
 def _model(name: str, contents: Contents, given: dict[str, Any]) -> Model:

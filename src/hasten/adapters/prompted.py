@@ -16,6 +16,7 @@ import torch
 
 from hasten.adapters.families import Network
 from hasten.adapters.folder import INDEX, LIBRARIES, read_object, refusing
+from hasten.adapters.frozen import frozen
 from hasten.core.codec import Codec, Shape, codecs
 from hasten.core.errors import UserError, require
 from hasten.core.level import path
@@ -117,23 +118,25 @@ def load_prompted(
         f"{name} with prompts: hasten knows {KNOWN} with all its parts; for another, set "
         "pipe.scheduler = ProgramScheduler(program).",
     )
-    pipe.to(device)
+    if named:
+        pipe.to(device)
     with torch.no_grad():
-        words = pipe.encode_prompt([*prompts, ""], device, 1, False)[0].float()
-    unet, scheduler = pipe.unet, pipe.scheduler
+        words = pipe.encode_prompt([*prompts, ""], pipe.device, 1, False)[0].float()
+    unet, scheduler = frozen(pipe.unet, device, dtype), pipe.scheduler
     with refusing(f"{type(scheduler).__name__} of the pipeline cannot be read", "mend its config."):
         settings = {**scheduler.config, "_class_name": type(scheduler).__name__}
         known = path({key: value for key, value in settings.items() if key != "name"})
         answers = prediction(settings.get("prediction_type", "epsilon"))
-    size = unet.config.sample_size
-    sides = (size, size) if isinstance(size, int) else tuple(size)
-    net = Network(Prompted(unet, words)).to(device).eval().requires_grad_(False)
+    config: Any = unet.config
+    size = config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    net = Network(Prompted(unet, words.to(device))).eval()
     return Model(
         net=net,
         path=known,
         prediction=answers,
-        shape=(unet.config.in_channels, *sides),
-        codec=VaeCodec(source=name).of(pipe.vae.eval().requires_grad_(False)),
+        shape=(config.in_channels, height, width),
+        codec=VaeCodec(source=name).of(frozen(pipe.vae, device)),
         labels=len(prompts),
         null_label=len(prompts),
         name=name,

@@ -76,3 +76,18 @@ class Encoded:
             coin = torch.rand(len(index), generator=generator(*key, FLIPS)) < 0.5
             pictures = torch.where(coin.to(device).view(-1, 1, 1, 1), pictures.flip(-1), pictures)
         return self.codec.encode(pictures)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelsDropped:
+    """Any objective, with a ``share`` of the labels replaced by ``null_label`` (2207.12598)."""
+
+    objective: Objective
+    null_label: int
+    share: float
+
+    def loss(self, net: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        assert batch.labels is not None
+        draw = torch.rand(len(batch.labels), generator=batch.generator, device=batch.labels.device)
+        labels = batch.labels.masked_fill(draw < self.share, self.null_label)
+        return self.objective.loss(net, dataclasses.replace(batch, labels=labels))

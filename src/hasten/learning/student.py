@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from hasten.adapters.families import new_network
+from hasten.adapters.families import FAMILIES, family, new_network
 from hasten.adapters.folder import save_folder
 from hasten.adapters.lora import add_lora_, save_lora
 from hasten.core.artifact import digest
@@ -24,17 +25,18 @@ from hasten.data import Pictures, load_rows, picture_column
 from hasten.learning.distilling.base import Classroom, Distillation, Stage, alone, objectives
 from hasten.learning.distilling.belief import Teacher
 from hasten.learning.distilling.compare import Seen, seen_as
-from hasten.learning.distilling.walks import walks
+from hasten.learning.distilling.walks import Walks, walks
 from hasten.learning.judging import Judge
 from hasten.learning.loop import Training
 from hasten.learning.noise_prediction import NoisePrediction
-from hasten.learning.objective import Encoded, Rows
+from hasten.learning.objective import Encoded, LabelsDropped, Objective, Rows
 from hasten.learning.recipe import StudentRecipe
 from hasten.learning.student_card import student_card
 from hasten.measuring.memory import free_mb, training_mb
 from hasten.measuring.real import real_for
 
 LABEL_DROPOUT = 0.1
+CONVERT = "convert"  # the name of the stage that teaches another prediction
 TEACHER = "teacher"  # in place of data: the teacher's own samples
 MOST_PARTS = 64
 
@@ -96,7 +98,7 @@ class _School:
     quiet: bool
     seen: Seen
 
-    @property
+    @functools.cached_property
     def judge(self) -> Judge:
         real = real_for(self.teacher.model) if self.recipe.judged else None
         return Judge(run=self.run, real=real, n=self.recipe.judged, patience=self.recipe.patience)
@@ -109,7 +111,7 @@ class _School:
         left = 1.0
         if self._converts(student):
             left -= self.recipe.convert
-            first = Stage(name="convert", evaluations=stages[0].evaluations)
+            first = Stage(name=CONVERT, evaluations=stages[0].evaluations)
             self._stage_(student, first, self.recipe.convert)
         for stage in stages:
             self._stage_(student, stage, left * stage.share / total)
@@ -122,16 +124,25 @@ class _School:
         kind = self.objective.student(self.teacher.model)
         net = copy.deepcopy(kind.net)
         if self.objective.fresh:
-            module: Any = kind.net.module
-            config = {key: value for key, value in module.config.items() if key[0] != "_"}
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(self.recipe.seed)
-                net = new_network({"class": type(module).__name__, **config}).to(kind.device)
+            net = self._fresh(kind)
         net = net.float().train().requires_grad_(True)
         if self.recipe.lora:
             add_lora_(net, self.recipe.lora)
         facts = {"name": self.recipe.name, "teacher": self.recipe.teacher, "sha256": ""}
         return dataclasses.replace(kind, net=net, folder=None, **facts)
+
+    def _fresh(self, kind: Model) -> torch.nn.Module:
+        """A network like that of ``kind`` with the weights that the seed gives."""
+        module: Any = getattr(kind.net, "module", kind.net)
+        require(
+            family(module) is not None,
+            f"objective {self.objective.part_name!r} begins with new weights, and hasten makes new "
+            f"networks of {', '.join(FAMILIES)}; this is a {type(module).__name__}.",
+        )
+        config = {key: value for key, value in module.config.items() if key[0] != "_"}
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.recipe.seed)
+            return new_network({"class": type(module).__name__, **config}).to(kind.device)
 
     def _converts(self, student: Model) -> bool:
         mine, theirs = student, self.teacher.model
@@ -140,39 +151,51 @@ class _School:
 
     def _stage_(self, student: Model, stage: Stage, share: float) -> None:
         """Train ``student`` in place."""
-        recipe = self.recipe.model_copy(
-            update={"pictures": max(1, round(share * self.recipe.pictures))}
-        )
-        if stage.name == "convert":
-            module, loss = student.net, _conversion(student)
-            rows: Rows = Pictured(self.rows) if self.objective.needs == "paths" else self.rows
-        else:
-            before = dataclasses.replace(student, net=_frozen(student.net))
-            room = Classroom(teacher=self.teacher, student=student, before=before, seen=self.seen)
-            module, rows = self.objective.module(room), self.rows
-            loss = self.objective.objective(room, stage)
+        module, loss, rows, plan = self._lesson(student, stage)
+        pictures = max(1, round(share * self.recipe.pictures))
 
-        judge, plan = self.judge, self.objective.plans(student, stage.evaluations)[0]
-        if stage.name == "convert":
-            plan = {}
+        def preview(net: torch.nn.Module, seen: int) -> dict[str, float] | None:
+            now = dataclasses.replace(student, net=alone(net))
+            return self.judge.look(now, plan, stage.name, seen)
+
         training = Training(
-            recipe=recipe,
+            recipe=self.recipe.model_copy(update={"pictures": pictures}),
             objective=loss,
             net=module,
             rows=rows,
             run=self.run / stage.name,
-            preview=lambda net, seen: judge.look(
-                dataclasses.replace(student, net=alone(net)), Plan(**plan), stage.name, seen
-            ),
+            preview=preview,
             minutes=None if self.minutes is None else share * self.minutes,
             quiet=self.quiet,
             parts=self._parts(student),
         )
         average = training.fit_()
         average.put_(module)
-        best = judge.best(stage.name)
+        best = self.judge.best(stage.name)
         if best is not None:
             alone(module).load_state_dict(best)
+
+    def _lesson(
+        self, student: Model, stage: Stage
+    ) -> tuple[torch.nn.Module, Objective, Rows, Plan]:
+        """What is trained in ``stage``, by what, on what, and the plan it is looked at with."""
+        paths = self.objective.needs == "paths"
+        if stage.name == CONVERT:
+            rows = Pictured(self.rows) if paths else self.rows
+            return student.net, self._with_null(_conversion(student), student), rows, Plan()
+        before = dataclasses.replace(student, net=_frozen(student.net))
+        room = Classroom(teacher=self.teacher, student=student, before=before, seen=self.seen)
+        loss = self.objective.objective(room, stage)
+        plan = Plan(**self.objective.plans(student, stage.evaluations)[0])
+        if not paths:
+            loss = self._with_null(loss, student)
+        return self.objective.module(room), loss, self.rows, plan
+
+    def _with_null(self, loss: Objective, student: Model) -> Objective:
+        """Walks of the teacher have the null label among theirs; pictures are given it at times."""
+        if student.null_label is None or isinstance(self.rows, (Walks, Pictured)):
+            return loss
+        return LabelsDropped(objective=loss, null_label=student.null_label, share=LABEL_DROPOUT)
 
     def _parts(self, student: Model) -> int:
         """In how many parts a step's pictures will fit into memory."""
@@ -223,12 +246,7 @@ class Pictured:
 
 def _conversion(student: Model) -> NoisePrediction:
     """Plain training in what the student is to answer: it begins with the teacher's features."""
-    return NoisePrediction(
-        path=student.path,
-        prediction=student.prediction,
-        null_label=student.null_label,
-        label_dropout=LABEL_DROPOUT,
-    )
+    return NoisePrediction(path=student.path, prediction=student.prediction)
 
 
 def _rows(

@@ -8,6 +8,24 @@ from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.learning.recipe import StudentRecipe
 
+WHOLE = """```python
+import hasten
+
+model = hasten.load("this/folder")
+pictures = hasten.build(model).sample(16)  # by the first plan of the table
+```
+"""
+LOW_RANK = """Low-rank weights in diffusers' own format: `pipe.load_lora_weights("this/folder")`,
+with a consistency scheduler such as `LCMScheduler` and guidance 1; or in hasten
+
+```python
+import hasten
+
+model = hasten.load("the/teacher", prompts=["a cat"])
+pictures = hasten.build(model, hasten.Plan(student="this/folder")).sample(4, cond=0)
+```
+"""
+
 
 def student_card(
     recipe: StudentRecipe,
@@ -26,6 +44,7 @@ def student_card(
         n = "" if fd is None else str(fd["n"])
         rows += f"| `{Plan(**fields)}` | {fields['steps']} | {told} | {kept} | {n} |\n"
     guided = "" if recipe.guidance == 1 else f", guidance {recipe.guidance:g}"
+    use = LOW_RANK if recipe.lora else WHOLE
     source = f"; data `{recipe.data.rpartition('/')[2]}`" if recipe.data else ""
     return f"""---
 library_name: diffusers
@@ -46,12 +65,6 @@ A few-step student of `{teacher.name}` (weights sha256 `{recipe.teacher[:12]}`),
 FD and recall are in the features beside the teacher, against the real pictures those know; compare
 them at equal n alone.
 
-```python
-import hasten
-
-model = hasten.load("this/folder")
-pictures = hasten.build(model).sample(16)  # by the first plan of the table
-```
-
+{use}
 In a plan of the teacher it is named by `student=this/folder`.
 """

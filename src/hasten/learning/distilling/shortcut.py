@@ -24,7 +24,7 @@ from hasten.learning.distilling.base import (
     objectives,
     with_prediction,
 )
-from hasten.learning.noise_prediction import columns, drop_labels
+from hasten.learning.noise_prediction import columns
 from hasten.learning.objective import Batch
 
 WIDE = 1000.0  # between the times told for two lengths
@@ -56,7 +56,7 @@ class Shortcut(Distillation):
         return dataclasses.replace(with_prediction(teacher, "flow"), path=Flow())
 
     def objective(self, room: Classroom, stage: Stage) -> Jumps:
-        return Jumps(settings=self, null_label=room.student.null_label)
+        return Jumps(settings=self)
 
     def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
         counts = dict.fromkeys((evaluations, *(n for n in (1, 2) if n < evaluations)))
@@ -73,12 +73,10 @@ class Jumps:
     """Their algorithm 1: flow matching at the finest length, and consistency of two with one."""
 
     settings: Shortcut
-    null_label: int | None
-    label_dropout: float = 0.1
 
     def loss(self, net: torch.nn.Module, batch: Batch) -> torch.Tensor:
         x0, noise, finest = batch.rows, batch.randn_like(batch.rows), self.settings.finest
-        labels = drop_labels(batch.labels, self.null_label, self.label_dropout, batch.generator)
+        labels = batch.labels
         n = len(x0)
         twice = round(self.settings.share * n) if n > 1 else 0
         uniform = torch.rand(n, generator=batch.generator, device=x0.device).double()

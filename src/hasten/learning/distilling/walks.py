@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tqdm import tqdm
 
 from hasten.core.artifact import digest
@@ -34,7 +35,8 @@ SEED = 3_000_003  # other noise than any measurement's
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Walks:
     """Rows (1 + states, c, h, w): standard normal noise, then the states at the levels of each
-    course after its first, in half precision on the disk; labels in turn."""
+    course after its first, in half precision on the disk; labels in turn, the null one among
+    them."""
 
     files: tuple[Folder, ...]
     count: int
@@ -44,14 +46,18 @@ class Walks:
         return self.count
 
     def at(self, index: Any, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
-        places = np.asarray(index)
-        rows = [_shard(self.files[i // SHARD])[i % SHARD] for i in places.tolist()]
-        return torch.stack(rows).float().to(device)
+        rows = [_row(self.files[i // SHARD], i % SHARD) for i in np.asarray(index).tolist()]
+        return torch.cat(rows).float().to(device)
 
 
-@functools.lru_cache(maxsize=256)
-def _shard(file: Folder) -> torch.Tensor:
-    return load_file(str(file))["rows"]
+def _row(file: Folder, place: int) -> torch.Tensor:
+    """One row of a file that is mapped, not read, so that all walks need not fit into memory."""
+    return _open(file).get_slice("rows")[place : place + 1]
+
+
+@functools.lru_cache(maxsize=512)
+def _open(file: Folder) -> Any:
+    return safe_open(str(file), framework="pt").__enter__()
 
 
 def walks(
@@ -86,8 +92,15 @@ def walks(
         beside_it = file.with_suffix(".tmp")
         save_file({"rows": rows.half()}, str(beside_it))
         beside_it.replace(file)
-    labels = None if model.labels is None else torch.arange(count) % model.labels
-    return Walks(files=files, count=count, labels=labels)
+    return Walks(files=files, count=count, labels=labels_of(model, range(count)))
+
+
+def labels_of(model: Model, numbers: range) -> torch.Tensor | None:
+    """The labels of walks in turn, the null label among them; None for a model without labels."""
+    if model.labels is None:
+        return None
+    every = [*range(model.labels), *([] if model.null_label is None else [model.null_label])]
+    return torch.tensor([every[i % len(every)] for i in numbers])
 
 
 class _Walker:
@@ -126,9 +139,8 @@ class _Walker:
         model = self.model
         draws = [torch.randn(model.shape, generator=generator(SEED, i)) for i in numbers]
         noise = torch.stack(draws).to(model.device)
-        cond = None
-        if model.labels is not None:
-            cond = (torch.tensor(list(numbers)) % model.labels).to(model.device)
+        cond = labels_of(model, numbers)
+        cond = None if cond is None else cond.to(model.device)
 
         def denoise(x: torch.Tensor, level: Level) -> torch.Tensor:
             x0 = self.denoiser(x, level, cond)
