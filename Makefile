@@ -10,7 +10,7 @@ demo: .venv/demo  ## install, tune the built-in model for this machine, write de
 	$(BIN)/hasten sample builtin:mnist --plan demo/plan.json --n 20 --gif --out demo/samples
 
 test: .venv/all  ## everything that a change must pass
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope
 
 check: .venv/all  ## style, types, layers
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -17,6 +17,7 @@ HEIGHT = {
     "learning": 4,
     "tuning": 4,
     "editing": 4,
+    "exporting": 4,
     "cli_learn": 5,
     "cli": 6,
     "__main__": 7,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hasten.core.program import Program
     from hasten.core.report import Report
     from hasten.editing.invert import invert
+    from hasten.exporting.export import export
     from hasten.learning.freeze import freeze
     from hasten.measuring.likelihood import likelihood
     from hasten.measuring.measure import measure
@@ -42,6 +43,7 @@ _HOMES = {
     "prediction": "hasten.core.prediction",
     "Program": "hasten.core.program",
     "Report": "hasten.core.report",
+    "export": "hasten.exporting.export",
     "freeze": "hasten.learning.freeze",
     "invert": "hasten.editing.invert",
     "likelihood": "hasten.measuring.likelihood",
@@ -62,6 +64,7 @@ __all__ = [
     "TracingError",
     "UserError",
     "build",
+    "export",
     "freeze",
     "invert",
     "likelihood",

@@ -295,6 +295,32 @@ def train(
     print(f"wrote {folder}")
 
 
+@app.command
+def export(
+    model: str = "builtin:mnist",
+    *,
+    plan: PlanText = None,
+    to: str = "onnx",
+    out: Path = Path("exported"),
+) -> None:
+    """Write a model and a plan for another runtime, in a folder that needs neither hasten nor
+    torch; it is there only once it was found to make the same pictures.
+
+    Args:
+        model: builtin:NAME, a diffusers folder, or a hub id.
+        plan: a plan file, or key=value,...; the model's own without it.
+        to: onnx, openvino, web (a static page), or folder (diffusers).
+        out: the folder to write.
+    """
+    from hasten.exporting.export import export as run
+
+    found = run(_load(model), None if plan is None else _plan(plan), to, out)
+    print(
+        f"wrote {out}: {to}; a network call is within {found.apart:.1g} of eager float32, pictures "
+        f"{found.psnr:.0f} dB or nearer (n = {found.n})"
+    )
+
+
 def _load(name: str, device: str = "cpu", prompts: Path | None = None) -> Model:
     from hasten.adapters.load import load
     from hasten.core.files import read_lines

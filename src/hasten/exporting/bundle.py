@@ -1,0 +1,148 @@
+"""What every exported folder holds beside its network: the lowered programs, as JSON.
+
+A row is ``network`` (x at time t, for the wanted condition or none), ``combine`` (a weighted sum),
+``noise`` or ``clip``; a runner is a loop over rows. ``look`` gives a preview of the picture at a
+network call: ``look[0] * x + look[1] * answer``; ``frees`` names the registers that no later row
+reads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+from hasten.core.artifact import digest
+from hasten.core.ask import Denoise
+from hasten.core.codec import codecs
+from hasten.core.errors import UserError, require
+from hasten.core.lower import lower
+from hasten.core.model import Model
+from hasten.core.plan import Plan
+from hasten.sampler import Sampler, build
+
+FORMAT = "hasten-bundle-1"
+OPS = ("network", "combine", "noise", "clip")
+STEPS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50)  # that a slider offers beside the plan's
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A model and plans of it that a runtime without hasten can run.
+
+    Attributes:
+        samplers: one a number of evaluations, the plan that was asked for first.
+    """
+
+    model: Model
+    samplers: tuple[Sampler, ...]
+
+    @property
+    def first(self) -> Sampler:
+        """The plan that was asked for."""
+        return self.samplers[0]
+
+    def to_json(self) -> str:
+        """The file ``bundle.json``."""
+        model, path = self.model, self.first.model
+        every = sorted(self.samplers, key=lambda one: one.evaluations or 0)
+        body = {
+            "format": FORMAT,
+            "model": self.model.name,
+            "weights": digest(path),
+            "shape": list(model.shape),
+            "factor": _factor(model),
+            "labels": model.labels,
+            "null": model.null_label,
+            "plan": self.first.evaluations,
+        }
+        programs = {str(one.evaluations): table(one) for one in every}
+        return json.dumps({**body, "programs": programs}, indent=1) + "\n"
+
+
+def bundle(model: Model, plan: Plan, others: bool = False) -> Bundle:
+    """``model`` with ``plan``, and with as many steps more or less where ``others`` says so.
+
+    Raises:
+        UserError: a plan that no table of numbers holds, or a codec that no runner knows; with what
+            to do.
+    """
+    plan = plan.model_copy(update={"engine": "eager", "dtype": "float32", "device": None})
+    require(
+        plan.reuse is None,
+        f"reuse is {plan.reuse!r}, which keeps features from call to call, and an exported network "
+        "keeps none; drop reuse.",
+    )
+    require(
+        plan.start == "noise",
+        f"start is {plan.start!r}, which is no part of a program; set start=noise, or learn a "
+        "student (hasten learn student), which needs no start to be quick.",
+    )
+    plan = plan.model_copy(update={"executor": "sequential"})  # which makes the same pictures
+    first = build(model, plan)
+    _require_table(first)
+    _factor(model)
+    found = {first.evaluations: first}
+    for other in _beside(model, plan) if others else []:
+        sampler = build(model, other)
+        found.setdefault(sampler.evaluations, sampler)
+    return Bundle(model=first.model, samplers=tuple(found.values()))
+
+
+def _require_table(sampler: Sampler) -> None:
+    program = sampler.program
+    if program is None:
+        raise UserError(
+            f"solver {sampler.plan.solver!r} chooses its steps while it runs, so no table holds "
+            "them; hasten learn freeze writes the plan nearest to it that can be exported."
+        )
+    lowered = lower(program, sampler.model.prediction)
+    unknown = sorted({row.ask.op for row in lowered.rows} - set(OPS))
+    require(not unknown, f"a runner does not know {unknown[:1]}; use another solver, such as ddim.")
+
+
+def _beside(model: Model, plan: Plan) -> list[Plan]:
+    """The student's other plans, or the same solver with other numbers of steps."""
+    if plan.program is not None:
+        return []
+    if plan.student is not None or model.plans:
+        fields = build(model, plan).model.plans
+        own = {} if plan.student is None else {"student": plan.student}
+        return [Plan(**{**one, **own}) for one in fields]
+    able = plan.grid.partition("(")[0] != "given"
+    return [plan.model_copy(update={"steps": steps}) for steps in STEPS] if able else []
+
+
+def table(sampler: Sampler) -> dict[str, Any]:
+    """A lowered program as plain data: where it starts, its rows, its output."""
+    assert sampler.program is not None
+    plan, model = sampler.plan, sampler.model
+    scale = plan.guidance if plan.guidance_interval is None else plan.guidance_at
+    program = lower(sampler.program, model.prediction, scale)
+    body = json.loads(program.to_json())
+    asked = [row.ask for row in sampler.program.rows if isinstance(row.ask, Denoise)]
+    levels = iter(ask.level for ask in asked)
+    for row, dead in zip(body["rows"], program.frees, strict=True):
+        row["frees"] = list(dead)
+        if row["op"] == "network" and row["branch"] == "cond":
+            here = model.prediction.at(next(levels))
+            row["look"] = [here.skip / here.scale, here.out]
+    return {
+        "spread": sampler.program.start.spread,
+        "rows": body["rows"],
+        "output": body["output"],
+        "text": str(plan),
+    }
+
+
+def _factor(model: Model) -> int:
+    """How many pixels a side of a block of channels covers; 1 for pixels as they are."""
+    name = model.codec.part_name
+    if name == "identity":
+        return 1
+    require(
+        name == "pixel-unshuffle",
+        f"codec {codecs.text(model.codec)!r} is none that a runner knows; hasten exports models of "
+        "pixels (identity, pixel-unshuffle).",
+    )
+    return int(model.codec.factor)  # type: ignore[attr-defined]

@@ -1,0 +1,40 @@
+"""export(model, plan, to, out): the network, its programs, and a runner, in one folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from hasten.core.artifact import digest
+from hasten.core.files import new_folder
+from hasten.core.model import Model
+from hasten.core.plan import Plan
+from hasten.exporting.bundle import bundle
+from hasten.exporting.parity import Parity, parity
+from hasten.exporting.target import targets
+
+
+def export(model: Model, plan: Plan | None, to: str, out: str | Path) -> Parity:
+    """Write ``model`` with ``plan`` for the runtime ``to`` into the folder ``out``; it appears once
+    it was found to make the same pictures, or not at all.
+
+    Args:
+        plan: None for the model's own.
+        to: ``onnx``, ``openvino``, ``web`` or ``folder``.
+
+    Raises:
+        UserError: a plan, network or operator that the runtime cannot take, a missing package, or
+            pictures that differ.
+    """
+    target = targets.parse(to)
+    target.check(model)
+    plan = plan or Plan(**model.plan)
+    held = bundle(model, plan, others=target.others)
+    out = Path(out)
+    with new_folder(out, {"target": target.part_name, "weights": digest(held.model)}) as folder:
+        (folder / "bundle.json").write_text(held.to_json(), encoding="utf-8")
+        target.write(held, folder)
+        found = parity(held, target, folder)
+        text = json.dumps({"plan": str(plan), **found.to_dict()}, indent=1) + "\n"
+        (folder / "parity.json").write_text(text, encoding="utf-8")
+    return found

@@ -1,0 +1,161 @@
+// The page: buttons, a slider, a canvas; all pictures come from run.js.
+import * as ort from "./ort/ort.wasm.min.mjs";
+import { decoded, sample } from "./run.js";
+
+const find = (id) => document.getElementById(id);
+const state = { label: null, seed: 0, program: null, busy: false, again: false };
+let bundle;
+let net;
+
+async function unpacked(url) {
+  const packed = await fetch(url);
+  const stream = packed.body.pipeThrough(new DecompressionStream("gzip"));
+  return new Response(stream).arrayBuffer();
+}
+
+async function open() {
+  bundle = await (await fetch("bundle.json")).json();
+  ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
+  ort.env.wasm.wasmBinary = await unpacked("ort/ort-wasm-simd-threaded.wasm.gz");
+  // Threads share memory, which browsers allow on pages that are isolated from others alone.
+  ort.env.wasm.numThreads = self.crossOriginIsolated ? navigator.hardwareConcurrency : 1;
+  const weights = await (await fetch("net.onnx")).arrayBuffer();
+  const session = await ort.InferenceSession.create(weights, { executionProviders: ["wasm"] });
+  const [c, h, w] = bundle.shape;
+  net = async (x, t, label) => {
+    const given = [
+      new ort.Tensor("float32", x, [1, c, h, w]),
+      new ort.Tensor("float32", Float32Array.of(t), [1]),
+      new ort.Tensor("int64", BigInt64Array.of(BigInt(label ?? 0)), [1]),
+    ];
+    const feeds = Object.fromEntries(session.inputNames.map((name, i) => [name, given[i]]));
+    return (await session.run(feeds))[session.outputNames[0]].data;
+  };
+}
+
+function paint(canvas, x) {
+  const { width, height, channels, pixels } = decoded(bundle, x);
+  const image = new ImageData(width, height);
+  const at = (channel, i) => pixels[Math.min(channel, channels - 1) * width * height + i] * 255;
+  for (let i = 0; i < width * height; i++) {
+    image.data.set([at(0, i), at(1, i), at(2, i), 255], 4 * i);
+  }
+  canvas.width = width;
+  canvas.height = height;
+  canvas.getContext("2d").putImageData(image, 0, 0);
+}
+
+const settled = () => new Promise((done) => requestAnimationFrame(() => done()));
+
+async function draw() {
+  if (state.busy) {
+    state.again = true;
+    return;
+  }
+  state.busy = true;
+  const { seed, label, program } = state;
+  const look = async (_, x0) => {
+    paint(find("picture"), x0);
+    await settled();
+  };
+  const began = performance.now();
+  await sample(bundle, net, { seed, label, program, look });
+  const shown = performance.now() - began;
+  const alone = performance.now();
+  const x = await sample(bundle, net, { seed, label, program });
+  const took = performance.now() - alone;
+  paint(find("picture"), x);
+  find("time").textContent = `${took.toFixed(0)} ms`;
+  find("calls").textContent = `${program} network call${program === "1" ? "" : "s"}`;
+  window.hasten = { took, shown, pixels: Array.from(decoded(bundle, x).pixels) };
+  remember();
+  state.busy = false;
+  if (state.again) {
+    state.again = false;
+    draw();
+  }
+}
+
+function remember() {
+  const canvas = find("picture");
+  const small = document.createElement("canvas");
+  small.width = canvas.width;
+  small.height = canvas.height;
+  small.getContext("2d").drawImage(canvas, 0, 0);
+  small.title = `seed ${state.seed}`;
+  const strip = find("strip");
+  strip.prepend(small);
+  while (strip.children.length > 24) strip.lastChild.remove();
+}
+
+function choose(label, button) {
+  state.label = label;
+  document.querySelectorAll("#labels button").forEach((one) => {
+    one.setAttribute("aria-pressed", String(one === button));
+  });
+  draw();
+}
+
+function labels() {
+  if (bundle.labels === null) return;
+  const texts = [...Array(bundle.labels).keys()].map(String);
+  const values = [...Array(bundle.labels).keys()];
+  if (bundle.null !== null) {
+    texts.push("any");
+    values.push(bundle.null);
+  }
+  texts.forEach((text, i) => {
+    const button = document.createElement("button");
+    button.textContent = text;
+    button.onclick = () => choose(values[i], button);
+    find("labels").append(button);
+  });
+  state.label = values[3 % values.length];
+  find("labels").children[3 % values.length].setAttribute("aria-pressed", "true");
+}
+
+function steps() {
+  const known = Object.keys(bundle.programs);
+  const slider = find("steps");
+  slider.max = known.length - 1;
+  slider.value = known.indexOf(String(bundle.plan));
+  slider.disabled = known.length === 1;
+  const take = () => {
+    state.program = known[slider.value];
+    find("program").textContent = bundle.programs[state.program].text;
+  };
+  slider.oninput = () => {
+    take();
+    draw();
+  };
+  take();
+}
+
+find("again").onclick = () => {
+  state.seed = Math.floor(Math.random() * 1e6);
+  find("seed").value = state.seed;
+  draw();
+};
+find("seed").onchange = () => {
+  state.seed = Math.max(0, Math.floor(Number(find("seed").value)) || 0);
+  draw();
+};
+find("save").onclick = () => {
+  const link = document.createElement("a");
+  link.download = `${state.label ?? "picture"}-${state.seed}.png`;
+  link.href = find("picture").toDataURL("image/png");
+  link.click();
+};
+
+try {
+  await open();
+  document.title = bundle.model;
+  find("model").textContent = bundle.model;
+  labels();
+  steps();
+  find("controls").disabled = false;
+  await draw();
+} catch (error) {
+  find("time").textContent = `This browser cannot run the page: ${error.message}`;
+  throw error;
+}

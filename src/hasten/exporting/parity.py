@@ -1,0 +1,101 @@
+"""Whether an exported folder makes the pictures that hasten makes, before it is called done."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import math
+import shutil
+import tempfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from hasten.core.errors import UserError
+from hasten.exporting.bundle import Bundle
+from hasten.exporting.target import Target
+from hasten.exporting.targets.onnx import RUNNERS
+
+PICTURES = 3
+LEAST_DB = 45.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parity:
+    """``apart``: the largest relative distance (root mean square) of a network call from eager
+    float32; ``psnr``: the least of a picture, in decibels; of ``n`` pictures."""
+
+    apart: float
+    psnr: float
+    n: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "psnr": min(self.psnr, 999.0)}
+
+
+def parity(bundle: Bundle, target: Target, folder: Path) -> Parity:
+    """Runs what lies in ``folder`` in its own runtime, by the runner's own rows, beside eager.
+
+    Raises:
+        UserError: an answer or a picture is farther from eager than the target's bound.
+    """
+    call = target.network(bundle, folder)
+    runner = _runner(bundle.to_json())
+    apart, least = 0.0, math.inf
+    model, sampler = bundle.model, bundle.first
+    for number in range(PICTURES):
+        label = None if model.labels is None else number % model.labels
+        label = label if label is not None or model.null_label is None else model.null_label
+
+        def both(x: Any, t: float, label: int | None) -> Any:
+            nonlocal apart
+            given = torch.from_numpy(np.ascontiguousarray(x))
+            theirs = call(given, t, label)
+            cond = None if model.labels is None else torch.tensor([label or 0])
+            with torch.inference_mode():
+                mine = model.net(given, torch.tensor([t], dtype=torch.float32), cond).float()
+            apart = max(apart, float((theirs - mine).norm() / mine.norm().clamp(min=1e-12)))
+            return theirs.numpy()
+
+        theirs = torch.from_numpy(runner.sample(both, number, label))
+        mine = _eager(bundle, runner, number, label)
+        error = float((theirs - mine).square().mean())
+        least = min(least, math.inf if error == 0 else -10 * math.log10(error))
+    found = Parity(apart=apart, psnr=least, n=PICTURES)
+    if not (apart <= target.bound and least >= LEAST_DB):
+        raise UserError(
+            f"target {target.part_name!r}: a network call is {apart:.2g} (relative) and a picture "
+            f"{least:.0f} dB from eager float32 of {sampler.plan}, and {target.bound:g} and "
+            f"{LEAST_DB:g} dB are the bounds; nothing was written. Export another plan or target."
+        )
+    return found
+
+
+def _eager(bundle: Bundle, runner: ModuleType, seed: int, label: int | None) -> torch.Tensor:
+    """The picture by hasten's own sampler from the runner's noise."""
+    model, sampler = bundle.model, bundle.first
+    drawn = iter(range(1, 1 << 20))
+
+    def fresh(*_: Any) -> torch.Tensor:
+        return torch.from_numpy(runner.normals(seed, next(drawn)))
+
+    cond = None if model.labels is None else torch.tensor([label])
+    noise = torch.from_numpy(runner.normals(seed, 0))
+    with torch.inference_mode():
+        return model.codec.decode(sampler._crossed(noise, cond, fresh, None))[0]
+
+
+def _runner(bundle: str) -> ModuleType:
+    """The runner that is exported, beside ``bundle``."""
+    with tempfile.TemporaryDirectory(prefix="hasten-export-") as folder:
+        (Path(folder) / "bundle.json").write_text(bundle, encoding="utf-8")
+        file = shutil.copy(RUNNERS / "run.py", folder)
+        spec = importlib.util.spec_from_file_location("hasten_runner", file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module

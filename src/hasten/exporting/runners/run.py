@@ -1,0 +1,100 @@
+"""Makes pictures from this folder with NumPy and ONNX Runtime, and nothing else:
+
+python run.py --seed 0 --label 3 --out picture.png
+"""
+
+import argparse
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+BUNDLE = json.loads((HERE / "bundle.json").read_text(encoding="utf-8"))
+SHAPE = tuple(BUNDLE["shape"])
+
+
+def mixed(x):
+    """Thirty-two bits, stirred: every runner of this folder draws the same noise."""
+    x = x ^ (x >> np.uint32(16))
+    x = x * np.uint32(0x21F0AAAD)
+    x = x ^ (x >> np.uint32(15))
+    x = x * np.uint32(0x735A2D97)
+    return x ^ (x >> np.uint32(15))
+
+
+def normals(seed, stream):
+    """The noise number ``stream`` of picture ``seed``: (1, c, h, w), standard normal."""
+    count = int(np.prod(SHAPE))
+    start = np.array([stream + 1], np.uint32)
+    key = mixed(np.array([seed], np.uint32) ^ mixed(start))
+    places = np.arange(2 * count, dtype=np.uint32) * np.uint32(0x9E3779B9)
+    bits = mixed(mixed(places) ^ key).astype(np.float64)
+    radius = np.sqrt(-2 * np.log((bits[0::2] + 1) / 2**32))
+    return (radius * np.cos(2 * np.pi * bits[1::2] / 2**32)).astype(np.float32).reshape(1, *SHAPE)
+
+
+def network(file=HERE / "net.onnx"):
+    """The network as a function of x (1, c, h, w), a time and a label."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_inputs()]
+
+    def call(x, t, label):
+        given = [x, np.array([t], np.float32), np.array([label or 0], np.int64)]
+        return session.run(None, dict(zip(names, given, strict=False)))[0]
+
+    return call
+
+
+def sample(net, seed=0, label=None, program=None, noise=normals):
+    """One picture (channels, height, width) in [0, 1]."""
+    program = BUNDLE["programs"][str(program or BUNDLE["plan"])]
+    null = BUNDLE["null"] or 0
+    values = {"x": noise(seed, 0) * np.float32(program["spread"])}
+    drawn = 0
+    for row in program["rows"]:
+        if row["op"] == "network":
+            answer = net(values[row["x"]], row["t"], null if row["branch"] == "null" else label)
+        elif row["op"] == "combine":
+            terms = zip(row["coefficients"], row["terms"], strict=True)
+            answer = sum(np.float32(c) * values[name] for c, name in terms)
+        elif row["op"] == "noise":
+            drawn += 1
+            answer = noise(seed, drawn)
+        else:
+            answer = np.clip(values[row["x"]], row["low"], row["high"])
+        values[row["out"][0]] = answer
+        for name in row["frees"]:
+            del values[name]
+    return decoded(values[program["output"]])
+
+
+def decoded(x):
+    """Blocks of pixels out of their channels, from [-1, 1] to [0, 1]."""
+    k, (c, h, w) = BUNDLE["factor"], SHAPE
+    x = x[0].reshape(c // k**2, k, k, h, w).transpose(0, 3, 1, 4, 2)
+    return np.clip(x.reshape(c // k**2, h * k, w * k) / 2 + 0.5, 0, 1)
+
+
+def write_png(picture, file):
+    pixels = (picture * 255).round().astype(np.uint8).transpose(1, 2, 0)
+    height, width, channels = pixels.shape
+    lines = b"".join(b"\0" + line.tobytes() for line in pixels)
+    head = struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
+    parts = [(b"IHDR", head), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
+    chunks = [struct.pack(f">I4s{len(b)}sI", len(b), k, b, zlib.crc32(k + b)) for k, b in parts]
+    Path(file).write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+if __name__ == "__main__":
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--label", type=int, default=BUNDLE["null"])
+    options.add_argument("--program", help="evaluations: " + ", ".join(BUNDLE["programs"]))
+    options.add_argument("--out", default="picture.png")
+    given = options.parse_args()
+    write_png(sample(network(), given.seed, given.label, given.program), given.out)

@@ -1,0 +1,43 @@
+"""Where a plan can be exported to."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from hasten.core.model import Model
+from hasten.core.registry import Registry
+from hasten.exporting.bundle import Bundle
+
+Call = Callable[[torch.Tensor, float, int | None], torch.Tensor]
+"""x (1, c, h, w), a time, a label or None: the network's own answer, as the runtime gives it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Target(ABC):
+    """A runtime: ``write`` fills a folder, ``network`` opens what was written in that runtime.
+
+    ``bound``: how far (relative, root mean square) an answer of the network may be from eager
+    float32; ``others``: whether plans of more or fewer steps are taken along.
+    """
+
+    part_name: ClassVar[str]
+    bound: ClassVar[float] = 1e-3
+    others: ClassVar[bool] = False
+
+    def check(self, model: Model) -> None:  # noqa: B027
+        """Refuse where a package is missing, with the line that installs it."""
+
+    @abstractmethod
+    def write(self, bundle: Bundle, folder: Path) -> None: ...
+
+    @abstractmethod
+    def network(self, bundle: Bundle, folder: Path) -> Call: ...
+
+
+targets: Registry[Target] = Registry("target", "hasten.exporting.targets")

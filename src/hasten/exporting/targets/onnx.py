@@ -1,0 +1,65 @@
+"""One ONNX file, the programs as JSON, and a runner in NumPy."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import torch
+
+from hasten.core.engine import engines
+from hasten.core.errors import UserError
+from hasten.core.model import Model
+from hasten.engines.graph import onnx_file
+from hasten.exporting.bundle import Bundle
+from hasten.exporting.target import Call, Target, targets
+
+RUNNERS = Path(__file__).parents[1] / "runners"
+NET = "net.onnx"
+
+
+@targets.add("onnx")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Onnx(Target):
+    """For ONNX Runtime, one picture at a time; the weights lie in the file itself."""
+
+    others = True
+
+    def check(self, model: Model) -> None:
+        engines["onnxruntime"]().check(model, "float32")
+
+    def write(self, bundle: Bundle, folder: Path) -> None:
+        write_network(bundle.model, folder / NET)
+        shutil.copy(RUNNERS / "run.py", folder / "run.py")
+
+    def network(self, bundle: Bundle, folder: Path) -> Call:
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(
+            str(folder / NET), providers=["CPUExecutionProvider"]
+        )
+        names = [one.name for one in session.get_inputs()]
+
+        def call(x: torch.Tensor, t: float, label: int | None) -> torch.Tensor:
+            given = [x.numpy(), torch.tensor([t]).numpy(), torch.tensor([label or 0]).numpy()]
+            return torch.from_numpy(session.run(None, dict(zip(names, given, strict=False)))[0])
+
+        return call
+
+
+def example(model: Model) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Inputs of the shapes that one picture has."""
+    label = None if model.labels is None else torch.zeros(1, dtype=torch.long)
+    return torch.zeros(1, *model.shape), torch.zeros(1), label
+
+
+def write_network(model: Model, file: Path) -> None:
+    """The network for one picture as a single ONNX file."""
+    import onnx
+
+    onnx.save(onnx.load(str(onnx_file(model, *example(model)))), str(file))
+    try:
+        onnx.checker.check_model(str(file))
+    except onnx.checker.ValidationError as error:
+        raise UserError(f"the exported network is not valid ONNX: {error}") from error

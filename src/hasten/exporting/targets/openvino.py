@@ -1,0 +1,71 @@
+"""An OpenVINO graph (IR), the programs as JSON, and a runner."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from hasten.core.engine import engines
+from hasten.core.model import Model
+from hasten.engines.graph import onnx_file
+from hasten.exporting.bundle import Bundle
+from hasten.exporting.target import Call, Target, targets
+from hasten.exporting.targets.onnx import RUNNERS, example
+
+NET = "net.xml"
+
+
+@targets.add("openvino")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpenVino(Target):
+    """For Intel's runtime on CPUs, one picture at a time, in float32."""
+
+    others = True
+
+    def check(self, model: Model) -> None:
+        engines["openvino"]().check(model, "float32")
+
+    def write(self, bundle: Bundle, folder: Path) -> None:
+        import openvino
+
+        model = bundle.model
+        graph = openvino.convert_model(str(onnx_file(model, *example(model))))
+        openvino.save_model(graph, str(folder / NET), compress_to_fp16=False)
+        text = (RUNNERS / "run.py").read_text(encoding="utf-8")
+        (folder / "run.py").write_text(_for_openvino(text), encoding="utf-8")
+
+    def network(self, bundle: Bundle, folder: Path) -> Call:
+        import openvino
+
+        settings = {"INFERENCE_PRECISION_HINT": "f32"}
+        compiled = openvino.Core().compile_model(str(folder / NET), "CPU", settings)
+
+        def call(x: torch.Tensor, t: float, label: int | None) -> torch.Tensor:
+            given = [x.numpy(), torch.tensor([t]).numpy(), torch.tensor([label or 0]).numpy()]
+            answer = compiled(given[: len(compiled.inputs)])[0]
+            return torch.from_numpy(answer.copy())
+
+        return call
+
+
+def _for_openvino(text: str) -> str:
+    """The runner with its network opened by OpenVINO instead."""
+    begin, end = text.index("def network("), text.index("def sample(")
+    opened = '''def network(file=HERE / "net.xml"):
+    """The network as a function of x (1, c, h, w), a time and a label."""
+    import openvino
+
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(str(file), "CPU", settings)
+
+    def call(x, t, label):
+        given = [x, np.array([t], np.float32), np.array([label or 0], np.int64)]
+        return compiled(given[: len(compiled.inputs)])[0]
+
+    return call
+
+
+'''
+    return (text[:begin] + opened + text[end:]).replace("ONNX Runtime, and", "OpenVINO, and")

@@ -1,0 +1,23 @@
+"""A static page that runs the programs in the browser: ONNX Runtime's WebAssembly, no server."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+from hasten.exporting.bundle import Bundle
+from hasten.exporting.target import targets
+from hasten.exporting.targets.onnx import NET, Onnx, write_network
+
+PAGE = Path(__file__).parents[1] / "page"
+
+
+@targets.add("web")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Web(Onnx):
+    """Everything the page needs lies in the folder; nothing is fetched from anywhere else."""
+
+    def write(self, bundle: Bundle, folder: Path) -> None:
+        write_network(bundle.model, folder / NET)
+        shutil.copytree(PAGE, folder, dirs_exist_ok=True)

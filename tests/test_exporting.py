@@ -1,0 +1,165 @@
+"""Exported folders make the same pictures, without hasten and without torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import hasten
+from hasten import Plan, UserError
+from hasten.exporting.bundle import bundle
+from hasten.exporting.export import export
+from hasten.exporting.parity import _runner
+
+PAGE = Path(hasten.__file__).parent / "exporting" / "page"
+QUICK = Plan(solver="dpmpp(order=2)", grid="uniform", steps=3)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return hasten.load("builtin:mnist")
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    pytest.importorskip("onnxruntime")
+    out = tmp_path_factory.mktemp("exported") / "onnx"
+    found = export(model, QUICK, "onnx", out)
+    assert found.apart < 1e-3
+    assert found.psnr > 45
+    return out
+
+
+def test_the_runner_needs_numpy_and_the_runtime_alone(exported, model, tmp_path):
+    assert len((exported / "run.py").read_text().splitlines()) <= 100
+    picture = tmp_path / "picture.png"
+    command = [sys.executable, "-c", _WITHOUT, str(exported / "run.py"), "--seed", "5"]
+    command += ["--label", "3", "--out", str(picture)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    theirs = torch.from_numpy(np.asarray(Image.open(picture), np.float32) / 255)
+    noise = torch.from_numpy(_runner(bundle(model, QUICK).to_json()).normals(5, 0))
+    mine = hasten.build(model, QUICK).sample(noise=noise, cond=3)[0, 0]
+    assert float((mine - theirs).abs().max()) < 0.005  # half a step of eight bits, and a little
+
+
+_WITHOUT = """
+import runpy, sys
+sys.modules["torch"] = sys.modules["hasten"] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_the_noise_of_runners_is_standard_normal(model):
+    runner = _runner(bundle(model, QUICK).to_json())
+    draws = np.concatenate([runner.normals(seed, 0).ravel() for seed in range(200)])
+    n = len(draws)
+    assert abs(draws.mean()) < 4 / n**0.5
+    assert abs(draws.var() - 1) < 4 * (2 / n) ** 0.5
+    assert abs((draws**4).mean() - 3) < 4 * (96 / n) ** 0.5
+    a, b = (runner.normals(seed, 0).ravel() for seed in (1, 2))
+    assert abs((a * b).mean()) < 4 / len(a) ** 0.5
+    assert not np.array_equal(a, runner.normals(1, 1).ravel())
+
+
+def test_javascript_draws_the_same_noise_and_walks_the_same_rows(model, tmp_path):
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no node here")
+    plan = Plan(solver="ddpm", grid="uniform", steps=3, clip=1.0)
+    text = bundle(model, plan).to_json()
+    (tmp_path / "bundle.json").write_text(text)
+    shutil.copy(PAGE / "run.js", tmp_path / "run.mjs")
+    # A network of a line, so that what is compared are the rows and the noise.
+    (tmp_path / "go.mjs").write_text(
+        "import { readFileSync } from 'node:fs';\n"
+        "import { decoded, normals, sample } from './run.mjs';\n"
+        "const bundle = JSON.parse(readFileSync('bundle.json'));\n"
+        "const net = async (x, t, label) => x.map((v) => 0.5 * v + t / 4000 + label / 50);\n"
+        "const x = await sample(bundle, net, { seed: 7, label: 3 });\n"
+        "const noise = Array.from(normals(7, 1, 20));\n"
+        "console.log(JSON.stringify({ noise, pixels: Array.from(decoded(bundle, x).pixels) }));\n"
+    )
+    done = subprocess.run([node, "go.mjs"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    theirs = json.loads(done.stdout)
+    runner = _runner(text)
+    assert np.allclose(theirs["noise"], runner.normals(7, 1).ravel()[:20], atol=1e-6)
+
+    def net(x, t, label):
+        return np.float32(0.5) * x + np.float32(t / 4000 + label / 50)
+
+    mine = runner.sample(net, 7, 3)
+    assert np.abs(mine.ravel() - np.array(theirs["pixels"])).max() < 1e-4
+
+
+def test_javascript_is_short_enough_to_read():
+    assert len((PAGE / "run.js").read_text().splitlines()) <= 100
+
+
+def test_the_page_asks_for_nothing_from_elsewhere():
+    for name in ("index.html", "page.js", "run.js"):
+        text = (PAGE / name).read_text()
+        assert "http://" not in text
+        assert "https://" not in text
+    sizes = [path.stat().st_size for path in PAGE.rglob("*") if path.is_file()]
+    assert max(sizes) < 10e6
+
+
+def test_a_bundle_offers_other_numbers_of_steps(model):
+    held = json.loads(bundle(model, QUICK, others=True).to_json())
+    assert held["plan"] == 3
+    assert {"1", "2", "3", "50"} <= set(held["programs"])
+    assert held["programs"]["3"]["rows"][0]["op"] == "network"
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        (Plan(solver="adaptive-ode", steps=20), "hasten learn freeze"),
+        (Plan(start="plan(plan='solver=ddim,steps=2,grid=uniform', ratio=2.0)"), "start=noise"),
+        (Plan(reuse="deep(branch=0)", steps=20), "drop reuse"),
+    ],
+)
+def test_a_plan_that_cannot_be_exported_says_what_can(model, plan, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        export(model, plan, "onnx", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_target_names_those_there_are(model, tmp_path):
+    with pytest.raises(UserError, match="onnx"):
+        export(model, QUICK, "onx", tmp_path / "out")
+
+
+def test_an_exported_folder_is_a_model_that_samples_by_its_plan(model, tmp_path):
+    found = export(model, QUICK, "folder", tmp_path / "out")
+    assert found.psnr > 100
+    again = hasten.load(tmp_path / "out" / "model")
+    noise = torch.randn(2, *model.shape, generator=torch.Generator().manual_seed(0))
+    mine = hasten.build(model, QUICK).sample(noise=noise, cond=1)
+    assert torch.equal(hasten.build(again).sample(noise=noise, cond=1), mine)
+
+
+def test_pictures_that_differ_leave_nothing_behind(model, tmp_path, monkeypatch):
+    from hasten.exporting.targets.folder import Folder
+
+    real = Folder.network
+
+    def wrong(self, held, folder):
+        call = real(self, held, folder)
+        return lambda x, t, label: 1.5 * call(x, t, label)
+
+    monkeypatch.setattr(Folder, "network", wrong)
+    with pytest.raises(UserError, match="nothing was written"):
+        export(model, QUICK, "folder", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
