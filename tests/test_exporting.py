@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import json
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+import browser
 import hasten
 from hasten import Plan, UserError
 from hasten.exporting.bundle import bundle
@@ -163,3 +167,45 @@ def test_pictures_that_differ_leave_nothing_behind(model, tmp_path, monkeypatch)
     with pytest.raises(UserError, match="nothing was written"):
         export(model, QUICK, "folder", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def page(model, tmp_path_factory):
+    """The exported page, served as files."""
+    pytest.importorskip("onnxruntime")
+    out = tmp_path_factory.mktemp("exported") / "web"
+    export(model, QUICK, "web", out)
+    serve = functools.partial(_Quiet, directory=str(out))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield out, f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.skipif(browser.found() is None, reason="no Chromium here")
+@pytest.mark.parametrize("size", [(1000, 800), (390, 844)])
+def test_the_page_makes_the_pictures_that_python_makes(model, page, size, tmp_path):
+    folder, url = page
+    with browser.Browser(*size) as window:
+        window.ask("Page.navigate", url=url)
+        pixels = json.loads(window.until("document.body.dataset.pixels"))
+        asked = [one for one in window.requests if one != "about:blank"]
+        wide = window.value("document.documentElement.scrollWidth")
+        window.screenshot(tmp_path / "page.png")
+        assert window.errors == []
+    assert wide <= size[0]
+    assert all(one.startswith((url, "data:")) for one in asked), asked
+    assert len(asked) >= 6
+    runner = _runner((folder / "bundle.json").read_text())
+    noise = torch.from_numpy(runner.normals(0, 0))
+    mine = hasten.build(model, QUICK).sample(noise=noise, cond=3).numpy().ravel()
+    error = float(((mine - np.array(pixels)) ** 2).mean())
+    assert -10 * np.log10(error) > 45
+    total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert total < 10e6

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from hasten.core.engine import engines
@@ -17,6 +20,7 @@ from hasten.exporting.target import Call, Target, targets
 
 RUNNERS = Path(__file__).parents[1] / "runners"
 NET = "net.onnx"
+LARGE = 256  # numbers from which on a weight is worth a cast
 
 
 @targets.add("onnx")
@@ -54,12 +58,32 @@ def example(model: Model) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | No
     return torch.zeros(1, *model.shape), torch.zeros(1), label
 
 
-def write_network(model: Model, file: Path) -> None:
-    """The network for one picture as a single ONNX file."""
+def write_network(model: Model, file: Path, half: bool = False) -> None:
+    """The network for one picture as a single ONNX file; with ``half`` its weights are stored in
+    16 bits and computed with in 32."""
     import onnx
 
-    onnx.save(onnx.load(str(onnx_file(model, *example(model)))), str(file))
+    network = onnx.load(str(onnx_file(model, *example(model))))
+    if half:
+        _halve_(network.graph)
+    onnx.save(network, str(file))
     try:
         onnx.checker.check_model(str(file))
     except onnx.checker.ValidationError as error:
         raise UserError(f"the exported network is not valid ONNX: {error}") from error
+
+
+def _halve_(graph: Any) -> None:
+    """Every large float32 weight becomes a float16 one and a cast, which runtimes fold."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    for tensor in list(graph.initializer):
+        if tensor.data_type != TensorProto.FLOAT or math.prod(tensor.dims) < LARGE:
+            continue
+        values = numpy_helper.to_array(tensor).astype(np.float16)
+        graph.initializer.remove(tensor)
+        graph.initializer.append(numpy_helper.from_array(values, f"{tensor.name}.half"))
+        cast = helper.make_node(
+            "Cast", [f"{tensor.name}.half"], [tensor.name], to=TensorProto.FLOAT
+        )
+        graph.node.insert(0, cast)

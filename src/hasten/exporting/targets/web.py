@@ -16,8 +16,15 @@ PAGE = Path(__file__).parents[1] / "page"
 @targets.add("web")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Web(Onnx):
-    """Everything the page needs lies in the folder; nothing is fetched from anywhere else."""
+    """Everything the page needs lies in the folder; nothing is fetched from anywhere else.
+
+    ``half``: weights travel in 16 bits, half the bytes.
+    """
+
+    half: bool = True
+
+    bound = 5e-3
 
     def write(self, bundle: Bundle, folder: Path) -> None:
-        write_network(bundle.model, folder / NET)
+        write_network(bundle.model, folder / NET, self.half)
         shutil.copytree(PAGE, folder, dirs_exist_ok=True)
