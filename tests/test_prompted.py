@@ -219,3 +219,74 @@ def test_a_low_rank_student_of_another_model_is_refused(model, folder, tmp_path)
     loaded = hasten.load(other, prompts=PROMPTS)
     with pytest.raises(UserError, match="other weights"):
         hasten.build(loaded, Plan(student=str(out)))
+
+
+def painted(pipe, seed: int = 0, **options):
+    body = {"num_inference_steps": 6, "guidance_scale": 5.0, "output_type": "pt", **options}
+    draw = torch.Generator().manual_seed(seed)
+    return pipe("a cat", generator=draw, **body).images
+
+
+def test_a_stock_pipeline_reuses_features_as_a_plan_does(folder, model):
+    pipe = pipeline(folder)
+    plain = painted(pipe)
+    hasten.reuse_(pipe, "deep(branch=0, every=1)")
+    assert torch.equal(painted(pipe), plain)
+    plan = Plan(solver="ddim", grid="uniform", steps=6, guidance=5.0, reuse="deep(branch=0)")
+    noise = torch.randn(1, 4, 4, 4, generator=generator(1))
+    mine = hasten.build(model, plan).sample(noise=noise, cond=0)
+    import diffusers
+
+    options = {"timestep_spacing": "trailing", "set_alpha_to_one": True}
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, **options)
+    hasten.reuse_(pipe, "deep(branch=0, every=2)")
+    theirs = painted(pipe, latents=noise)
+    assert float((mine - theirs).abs().max()) < 2e-3
+    whole = hasten.build(model, Plan(**{**plan.chosen(), "reuse": None}))
+    assert float((whole.sample(noise=noise, cond=0) - theirs).abs().max()) > 2e-3
+    hasten.reuse_(pipe, None)
+    assert "forward" not in vars(pipe.unet)
+    assert "set_timesteps" not in vars(pipe.scheduler)
+
+
+def test_what_a_pipeline_keeps_never_outlives_its_run(folder):
+    """After an exception, and with another size or strength, a run is that of a fresh pipeline."""
+    import diffusers
+
+    def fresh():
+        pipe = diffusers.StableDiffusionImg2ImgPipeline.from_pretrained(folder)
+        pipe.set_progress_bar_config(disable=True)
+        hasten.reuse_(pipe, "deep(branch=0, every=3)")
+        return pipe
+
+    def run(pipe, size: int = 8, strength: float = 1.0, broken: bool = False):
+        def stop(pipe, step, t, values):
+            if broken and step == 1:
+                raise KeyboardInterrupt
+            return values
+
+        picture = torch.rand(1, 3, size, size, generator=generator(size))
+        body = {"image": picture, "strength": strength, "num_inference_steps": 8}
+        body |= {"output_type": "pt", "generator": torch.Generator().manual_seed(3)}
+        return pipe("a cat", callback_on_step_end=stop, **body).images
+
+    pipe = fresh()
+    for options in ({}, {"strength": 0.6}, {"size": 16}, {"strength": 0.75}):
+        want = run(fresh(), **options)
+        with pytest.raises(KeyboardInterrupt):
+            run(pipe, broken=True)
+        assert torch.equal(run(pipe, **options), want)
+
+
+def test_reuse_that_a_pipeline_cannot_do_is_refused(folder):
+    pipe = pipeline(folder)
+    with pytest.raises(UserError, match="cannot split"):
+        hasten.reuse_(pipe, "blocks(first=1)")
+    with pytest.raises(UserError, match="on a schedule"):
+        hasten.reuse_(pipe, "first-block")
+    hasten.reuse_(pipe, "deep(branch=0, mask=(1, 0, 1))")
+    with pytest.raises(UserError, match="mask has 3 entries"):
+        painted(pipe)
+    hasten.reuse_(pipe, "deep(branch=0)")
+    with pytest.raises(UserError, match="does not read"):
+        pipe.unet(torch.zeros(1, 4, 4, 4), 1, torch.zeros(1, 8, 16), timestep_cond=torch.ones(1))

@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from hasten.adapters.load import load
+    from hasten.adapters.pipeline_reuse import reuse_
     from hasten.adapters.scheduler import ProgramScheduler
     from hasten.core.errors import HastenError, NonFiniteError, TracingError, UserError
     from hasten.core.level import Level, path
@@ -30,6 +31,7 @@ _HOMES = {
     "ProgramScheduler": "hasten.adapters.scheduler",
     "Sampler": "hasten.sampler",
     "build": "hasten.sampler",
+    "reuse_": "hasten.adapters.pipeline_reuse",
     "run": "hasten.sampler",
     "trace": "hasten.sampler",
     "HastenError": "hasten.core.errors",
@@ -72,6 +74,7 @@ __all__ = [
     "measure",
     "path",
     "prediction",
+    "reuse_",
     "run",
     "trace",
     "tune",

@@ -67,7 +67,8 @@ class Network(torch.nn.Module):
         """The network cut as reuse ``kind`` does it, see :mod:`hasten.core.reuse`."""
         from hasten.adapters.split import split
 
-        return split(self.module, kind, **where)
+        own = getattr(self.module, "split", None)
+        return split(self.module, kind, **where) if own is None else own(kind, **where)
 
 
 def new_network(config: dict[str, Any]) -> Network:

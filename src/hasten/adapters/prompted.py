@@ -17,6 +17,7 @@ import torch
 from hasten.adapters.families import Network
 from hasten.adapters.folder import INDEX, LIBRARIES, read_object, refusing
 from hasten.adapters.frozen import frozen
+from hasten.adapters.split import split
 from hasten.core.codec import Codec, Shape, codecs
 from hasten.core.errors import UserError, require
 from hasten.core.level import path
@@ -37,8 +38,24 @@ class Prompted(torch.nn.Module):
     def forward(
         self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None = None
     ) -> torch.Tensor:
-        words = self.table[cond]  # type: ignore[index]
-        return self.module(x, t, encoder_hidden_states=words.to(x.dtype), return_dict=False)[0]
+        words = self._words(x, cond)
+        return self.module(x, t, encoder_hidden_states=words, return_dict=False)[0]
+
+    def _words(self, x: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
+        return self.table[cond].to(x.dtype)  # type: ignore[index]
+
+    def split(self, kind: str, **where: Any) -> PromptedSplit:
+        """The network cut as reuse ``kind`` does it, told prompts as before."""
+        return PromptedSplit(split(self.module, kind, **where), self.table)  # type: ignore[arg-type]
+
+
+class PromptedSplit(Prompted):
+    """A split network: called with what was kept, it answers in part."""
+
+    def forward(
+        self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None = None, *kept: Any
+    ) -> Any:
+        return self.module(x, t, self._words(x, cond), *kept)
 
 
 @codecs.add("vae")
