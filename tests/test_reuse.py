@@ -252,6 +252,30 @@ def test_both_graphs_of_a_unet_are_captured_whole():
     assert torch.equal(captured(x, t, None, deep), two(x, t, None, deep))
 
 
+def test_a_dit_reuses_its_attention_and_nothing_else(noise):
+    net, draws = tiny_dit(), torch.Generator().manual_seed(2)
+    two = split(net, "attention")
+    x, other = (torch.randn(3, 1, 8, 8, generator=draws) for _ in range(2))
+    t, cond = torch.tensor([900.0, 500.0, 3.0]), torch.tensor([0, 1, 3])
+    with torch.no_grad():
+        whole = net(x, timestep=t, class_labels=cond).sample
+        answer, *kept = two(x, t, cond)
+        assert torch.equal(answer, whole)
+        assert len(kept) == len(net.transformer_blocks)
+        assert torch.equal(two(x, t, cond, *kept), whole)
+        part = two(other, t, cond, *kept)
+        assert not torch.equal(part, whole)  # what is not kept sees the current x
+        with torch.no_grad():
+            for block in net.transformer_blocks:
+                block.attn1.to_q.weight.fill_(float("nan"))
+        assert torch.equal(two(other, t, cond, *kept), part)  # the attention is not run
+    plain = hasten.build(dit_model(), BASE).sample(noise=noise, cond=1, raw=True)
+    every = hasten.build(dit_model(), plan("attention(every=1)"))
+    assert torch.equal(every.sample(noise=noise, cond=1, raw=True), plain)
+    second = hasten.build(dit_model(), plan("attention")).sample(noise=noise, cond=1, raw=True)
+    assert float((second - plain).abs().max()) > 1e-4
+
+
 def test_an_exported_dit_reuses_its_blocks(noise):
     model, x0 = dit_model(), hasten.prediction("x0")
     model = dataclasses.replace(model, prediction=x0)  # answers multiplied by 1

@@ -6,14 +6,18 @@ from typing import Any
 
 import torch
 
-from hasten.adapters.split_dit import BlocksSplit, FirstBlockSplit
+from hasten.adapters.split_dit import AttentionSplit, BlocksSplit, FirstBlockSplit
 from hasten.adapters.split_unet import DeepSplit, EncoderSplit
 from hasten.core.errors import UserError
 
 SPLITS: dict[str, dict[str, type[torch.nn.Module]]] = {
     "UNet2DModel": {"deep": DeepSplit, "encoder": EncoderSplit},
     "UNet2DConditionModel": {"deep": DeepSplit, "encoder": EncoderSplit},
-    "DiTTransformer2DModel": {"blocks": BlocksSplit, "first-block": FirstBlockSplit},
+    "DiTTransformer2DModel": {
+        "blocks": BlocksSplit,
+        "attention": AttentionSplit,
+        "first-block": FirstBlockSplit,
+    },
 }
 
 

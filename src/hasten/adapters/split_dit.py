@@ -63,6 +63,42 @@ class BlocksSplit(SplitDiT):
         return answer if kept else (answer, after - before)
 
 
+class AttentionSplit(SplitDiT):
+    """Keeps what the attention of every block attended to; the rest of each block is current."""
+
+    def __init__(self, dit: Any) -> None:
+        super().__init__(dit)
+        kinds = {block.norm_type for block in dit.transformer_blocks}
+        require(
+            kinds == {"ada_norm_zero"},
+            f"reuse 'attention' knows blocks with norm 'ada_norm_zero', and this network has "
+            f"{', '.join(sorted(kinds))}; use 'blocks'.",
+        )
+
+    def forward(
+        self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, *kept: torch.Tensor
+    ) -> Any:
+        tokens, seen = self.dit.pos_embed(x), []
+        for number, block in enumerate(self.dit.transformer_blocks):
+            attended = kept[number] if kept else None
+            tokens, attended = self._block(block, tokens, t, cond, attended)
+            seen.append(attended)
+        answer = self.left(tokens, t, cond)
+        return answer if kept else (answer, *seen)
+
+    def _block(
+        self, block: Any, tokens: torch.Tensor, t: torch.Tensor, cond: Any, attended: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The block's own forward, in its order, with its attention given or computed."""
+        dtype = tokens.dtype
+        normed, gate, shift, scale, gate_mlp = block.norm1(tokens, t, cond, hidden_dtype=dtype)
+        if attended is None:
+            attended = block.attn1(normed)
+        tokens = gate[:, None] * attended + tokens
+        normed = block.norm3(tokens) * (1 + scale[:, None]) + shift[:, None]
+        return gate_mlp[:, None] * block.ff(normed) + tokens, attended
+
+
 class FirstBlockSplit(SplitDiT):
     """Keeps for each picture what the first block, and what all others, added at its last full
     evaluation, and runs the others for those pictures whose first block has moved on."""

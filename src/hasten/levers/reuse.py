@@ -85,6 +85,20 @@ class Blocks(Scheduled):
         return {"first": self.first, "last": self.last}
 
 
+@reuses.add("attention")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Attention(Scheduled):
+    """What the attention of every block of a transformer gave, before its gate (as pyramid
+    attention broadcast does, 2408.12588): gates, normalisation and the other half of each block are
+    current.
+    """
+
+    networks = DITS
+
+    def where(self) -> dict[str, Any]:
+        return {}
+
+
 @reuses.add("first-block")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FirstBlock(Reuse):
