@@ -14,6 +14,8 @@ import torch
 
 import hasten
 from hasten import Plan, build
+from hasten.adapters.folder import save_folder
+from hasten.core.artifact import digest
 from hasten.core.errors import UserError
 from hasten.core.executor import executors
 from hasten.core.grid import grids
@@ -68,8 +70,6 @@ def choices(model, folder) -> dict[str, list[Any]]:
             save_png(torch.full((1, 8, 8), 0.1 * number), file, {})
     program = folder / "program.json"
     table = Plan(solver="ddim", grid="uniform", steps=STEPS).trace(model.path)
-    from hasten.core.artifact import digest
-
     LearnedProgram(program=table, weights=digest(model), model=model.name).write(program)
     begin = {
         "noise": ["noise"],
@@ -143,6 +143,29 @@ def test_every_pair_of_parts_runs_or_is_refused(model, choices):
         never = {str(value).split("(")[0] for value in choices[field] if value not in ran[field]}
         assert never <= {"attention", "blocks", "first-block"}, (field, never)
     assert tried > 800
+
+
+def test_a_student_meets_every_value_of_every_other_part(model, choices, folder):
+    """A student's network stands in for the model's; a program learned for the model is not its
+    own, and is refused."""
+    own = {"solver": "ddim", "grid": "uniform", "steps": 2}
+    student = dataclasses.replace(model, plans=(own,), teacher=digest(model), name="student")
+    save_folder(student, folder / "student")
+    plain = {"solver": "ddim", "grid": "uniform", "executor": "sequential", "start": "noise"}
+    plain |= {"reuse": None, "clip": None, "guided": (1.0, None), "program": None}
+    ran = 0
+    for field, values in choices.items():
+        for value in values:
+            try:
+                plan = made({**plain, "student": str(folder / "student"), field: value})
+                pictures = build(model, plan).sample(2, seed=3, cond=[0, 1])
+            except UserError as error:
+                refused(error)
+                continue
+            ran += 1
+            assert bool(torch.isfinite(pictures).all()), plan
+    assert ran > 30
+    assert Plan(student=str(folder / "student")).steps == 2
 
 
 def test_every_combination_of_kinds_is_decided_before_anything_runs(model, choices):
