@@ -304,6 +304,44 @@ def reuse(
 
 
 @app.command
+def quantize(
+    model: str = "builtin:mnist",
+    *,
+    plan: PlanText = None,
+    bits: str = "w8a8",
+    rows: str = "steps",
+    n: int = 64,
+    out: Path = Path("quantized.safetensors"),
+    device: str = "cpu",
+) -> None:
+    """Put a network into few bits, with activation ranges that follow the steps of a plan; that
+    plan then names the file, as in quantize=quantized.safetensors.
+
+    Args:
+        model: builtin:NAME, a diffusers folder, or a hub id.
+        plan: a plan file, or key=value,...: the one that is to run it.
+        bits: of weights and activations: w8a8, w8a16 (for memory), w4a8.
+        rows: steps (ranges of each step's own), static (one for all), or how many groups.
+        n: calibration pictures.
+        out: the file to write.
+        device: cpu, cuda, cuda:1, mps.
+    """
+    from hasten.adapters.load import load
+    from hasten.core.plan import Plan
+    from hasten.learning.quantize import learn_quantize
+
+    loaded = load(model, device=device)
+    given = Plan(**loaded.plan) if plan is None else Plan.read(plan)
+    groups = rows if rows in ("steps", "static") or not rows.isdigit() else int(rows)
+    held = learn_quantize(loaded, given, out, bits=bits, rows=groups, n=n)
+    use = given.model_copy(update={"quantize": str(out), "engine": "openvino"})
+    print(
+        f"wrote {out}: {len(held.bits)} layers in {bits}, {held.rows} rows of ranges for "
+        f'{len(held.times)} steps; use it with --plan "{use}"'
+    )
+
+
+@app.command
 def freeze(
     model: str = "builtin:mnist",
     *,

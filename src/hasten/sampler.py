@@ -17,7 +17,7 @@ from hasten.adapters.lora import with_lora
 from hasten.core.artifact import BUILTIN, FACTS, located_folder, require_weights
 from hasten.core.codec import codecs
 from hasten.core.denoiser import Guided, Translated
-from hasten.core.engine import Prepared, engines
+from hasten.core.engine import Engine, Prepared, engines
 from hasten.core.errors import UserError, require, require_whole
 from hasten.core.executor import Executor, Watch, executors
 from hasten.core.level import Level, Path, path
@@ -30,6 +30,7 @@ from hasten.core.solver import Solver
 from hasten.core.start import Begin, Latents, starts
 from hasten.executors.sequential import drive
 from hasten.executors.spread import answers_for
+from hasten.levers.quantize import Quantization, Rows
 
 START, WALK = 0, 1  # the two streams of random numbers of a picture
 
@@ -101,10 +102,26 @@ def prepare(model: Model, plan: Plan) -> Prepared:
     """
     model, engine = subject(model, plan), engines.parse(plan.engine)
     engine.check(model, plan.dtype)
+    if plan.quantize is not None:
+        return _quantized(model, plan, engine)
     if plan.reusing is None:
         return engine.prepare(model, plan.dtype)
     net = plan.reusing.split(model.net)
     return Split(engine.prepare(dataclasses.replace(model, net=net), plan.dtype), plan.reusing)
+
+
+def _quantized(model: Model, plan: Plan, engine: Engine) -> Prepared:
+    """The network in few bits, once for each row of ranges."""
+    assert plan.quantize is not None
+    held = Quantization.read(plan.quantize)
+    require_weights("plan field 'quantize'", held.weights, model, plan.other_weights)
+    require(
+        plan.dtype == "float32",
+        f"dtype is {plan.dtype!r}, but quantize says how many bits there are; set dtype=float32.",
+    )
+    modules = [held.network(model.net, row) for row in range(held.rows)]
+    nets = [engine.prepare(dataclasses.replace(model, net=net), plan.dtype) for net in modules]
+    return Rows(held, nets, modules)
 
 
 def engines_here() -> dict[str, str]:

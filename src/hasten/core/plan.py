@@ -47,6 +47,8 @@ class Plan(Strict):
         program: a file that ``hasten learn program`` wrote; it rules solver, grid, steps and clip.
         student: a folder that ``hasten learn student`` wrote, whose network stands in for the
             model's; it brings solver, grid, steps and clip where none of them is given.
+        quantize: a file that ``hasten learn quantize`` wrote for this plan: the network in few
+            bits, with ranges that follow the step.
         guidance: classifier-free guidance scale; 1 is none.
         guidance_interval: guidance only where low < sigma / alpha <= high (2404.07724); the null
             branch is skipped elsewhere. None is everywhere.
@@ -64,6 +66,7 @@ class Plan(Strict):
     steps: Annotated[int, pydantic.Field(ge=1, le=10_000, strict=True)] = 10
     program: str | None = None
     student: str | None = None
+    quantize: str | None = None
     executor: str = "sequential"
     start: str = "noise"
     guidance: Annotated[float, pydantic.Field(ge=0, le=100, allow_inf_nan=False)] = 1.0
@@ -97,6 +100,8 @@ class Plan(Strict):
     def _reuse_fits(self) -> Plan:
         if self.guidance_interval is not None and self.guidance == 1.0:
             raise ValueError("guidance_interval narrows guidance, which is 1; set it, or drop both")
+        if self.reusing is not None and self.quantize is not None:
+            raise ValueError("quantize knows whole networks, and reuse splits them; drop one")
         if self.reusing is not None:
             solver, engine = solvers.parse(self.solver), engines.parse(self.engine)
             check_reuse(self.reusing, executors.parse(self.executor), solver, engine)
@@ -116,7 +121,7 @@ class Plan(Strict):
     def network(self) -> tuple[str, ...]:
         """What a prepared network depends on: plans with the same can share it."""
         cut = () if self.reusing is None else (self.reusing.cut,)
-        return self.engine, self.dtype, self.student or "", *cut
+        return self.engine, self.dtype, self.student or "", self.quantize or "", *cut
 
     @pydantic.model_validator(mode="after")
     def _program_rules(self) -> Plan:

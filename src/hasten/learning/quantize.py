@@ -1,0 +1,210 @@
+"""Calibrate a quantization on the states of the plan that will run it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hasten.core.artifact import digest
+from hasten.core.errors import require, require_choice, require_whole
+from hasten.core.model import Model
+from hasten.core.plan import Plan
+from hasten.levers.quantize import Quantization, layers
+from hasten.levers.quantized_layer import Bits
+from hasten.sampler import build, subject
+
+SAMPLE = 4096  # numbers of a layer's input that are kept a picture batch
+TAIL = 1e-4  # share of them that may be cut off at each end
+SEED = 5  # other noise than any measurement's
+
+
+@dataclasses.dataclass
+class _Seen:
+    """What a layer saw, call by call: samples of its input, of both halves where it is cut."""
+
+    values: list[list[torch.Tensor]] = dataclasses.field(default_factory=list)
+    cut: int | None = None
+
+
+def learn_quantize(
+    model: Model,
+    plan: Plan,
+    out: str | Path | None = None,
+    *,
+    bits: str | Bits = "w8a8",
+    rows: int | str = "steps",
+    n: int = 64,
+    correct: bool = True,
+    only: set[str] | None = None,
+) -> Quantization:
+    """The quantization of ``model`` for ``plan``, calibrated on ``n`` pictures that the plan itself
+    makes, and written to the file ``out``.
+
+    Args:
+        bits: ``w8a8``, ``w8a16``, ``w4a8``.
+        rows: "steps" for ranges of each step's own, "static" for one row, or how many groups.
+        correct: fold the mean error of each row into the network's answer.
+        only: layers to quantize; all that can be, without it.
+
+    Raises:
+        UserError: a plan that runs in parallel or reuses features, an option out of range.
+    """
+    chosen = bits if isinstance(bits, Bits) else Bits.parse(bits)
+    require_whole("n", n, 1, 100_000)
+    if isinstance(rows, str):
+        require_choice("rows", rows, ("steps", "static"))
+    else:
+        require_whole("rows", rows, 1, 10_000)
+    require(
+        plan.quantize is None and plan.reuse is None and plan.executor == "sequential",
+        "a quantization is calibrated step by step; drop quantize, reuse and executor of the plan.",
+    )
+    plain = plan.model_copy(update={"engine": "eager", "dtype": "float32", "device": None})
+    run = _Calibration(subject(model, plain), only)
+    sampler = build(model, plain)
+    cond = None if model.labels is None else [i % model.labels for i in range(n)]
+    with run.watching():
+        sampler.sample(n, seed=SEED, cond=cond, batch=n)
+    held = run.quantization(plain, chosen, rows)
+    if correct:
+        held = run.corrected(held)
+    if out is not None:
+        held.write(Path(out))
+    return held
+
+
+class _Calibration:
+    """Runs of a float network that remember what its layers saw and what it answered."""
+
+    def __init__(self, model: Model, only: set[str] | None) -> None:
+        self.model = model
+        named = layers(model.net)
+        self.layers = [(k, v) for k, v in named if only is None or k in only]
+        self.seen = {name: _Seen() for name, _ in self.layers}
+        self.calls: list[tuple[torch.Tensor, torch.Tensor, Any, torch.Tensor]] = []
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Hooks on the network and its layers, and on the concatenations before them."""
+        joined: dict[int, tuple[torch.Tensor, int]] = {}
+        real = torch.cat
+
+        def cat(tensors: Any, dim: int = 0, **options: Any) -> torch.Tensor:
+            out = real(tensors, dim=dim, **options)
+            if dim == 1 and len(tensors) == 2 and out.ndim == 4:
+                joined[id(out)] = (out, tensors[0].shape[1])
+            return out
+
+        def keep(name: str) -> Any:
+            def hook(_: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+                x, seen = given[0], self.seen[name]
+                known = joined.get(id(x))
+                if known is not None and seen.cut is None and not seen.values:
+                    seen.cut = known[1]
+                pieces = [x] if seen.cut is None else [x[:, : seen.cut], x[:, seen.cut :]]
+                seen.values.append([_sampled(piece) for piece in pieces])
+
+            return hook
+
+        def answered(_: nn.Module, given: tuple[Any, ...], answer: torch.Tensor) -> None:
+            x, t, cond = (*given, None)[:3]
+            self.calls.append((x.clone(), t.clone(), cond, answer.clone()))
+            joined.clear()
+
+        hooks = [layer.register_forward_pre_hook(keep(name)) for name, layer in self.layers]
+        hooks.append(self.model.net.register_forward_hook(answered))
+        torch.cat = cat  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            torch.cat = real  # type: ignore[assignment]
+            for hook in hooks:
+                hook.remove()
+
+    def quantization(self, plan: Plan, bits: Bits, rows: int | str) -> Quantization:
+        """The ranges of what was seen, row by row."""
+        times = tuple(float(t[0]) for _, t, _, _ in self.calls)
+        ends = {
+            name: torch.stack(
+                [torch.stack([_ends(piece) for piece in call]) for call in one.values]
+            )
+            for name, one in self.seen.items()
+        }
+        groups = _groups(ends, len(times), rows)
+        count = max(groups) + 1
+        where = torch.tensor(groups)
+        ranges = {
+            name: torch.stack(
+                [
+                    torch.stack([v[where == row, :, 0].amin(0), v[where == row, :, 1].amax(0)], -1)
+                    for row in range(count)
+                ]
+            )
+            for name, v in ends.items()
+        }
+        channels = self.calls[0][3].shape[1]
+        return Quantization(
+            weights=digest(self.model),
+            plan=str(plan),
+            bits=dict.fromkeys(ranges, bits),
+            times=times,
+            groups=tuple(groups),
+            ranges=ranges,
+            cuts={name: one.cut for name, one in self.seen.items() if one.cut is not None},
+            scale=torch.ones(count, channels),
+            shift=torch.zeros(count, channels),
+        )
+
+    @torch.inference_mode()
+    def corrected(self, held: Quantization) -> Quantization:
+        """``held`` with the least-squares scale and shift that bring each row's answers back to
+        those of the float network, channel by channel."""
+        scale, shift = held.scale.clone(), held.shift.clone()
+        for row in range(held.rows):
+            net = held.network(self.model.net, row)
+            calls = [call for call, own in zip(self.calls, held.groups, strict=True) if own == row]
+            mine = torch.cat([net(x, t, cond) for x, t, cond, _ in calls]).double()
+            wanted = torch.cat([answer for *_, answer in calls]).double()
+            over = (0, 2, 3)
+            a, b = mine.mean(over, keepdim=True), wanted.mean(over, keepdim=True)
+            spread = ((mine - a) ** 2).mean(over).clamp(min=1e-12)
+            slope = ((mine - a) * (wanted - b)).mean(over) / spread
+            scale[row] = slope.float()
+            shift[row] = (b.flatten() - slope * a.flatten()).float()
+        return dataclasses.replace(held, scale=scale, shift=shift)
+
+
+def _sampled(x: torch.Tensor) -> torch.Tensor:
+    """At most SAMPLE of the numbers of x, evenly spread, with its least and its largest."""
+    flat = x.detach().flatten()
+    step = max(1, len(flat) // SAMPLE)
+    return torch.cat([flat[::step], flat.amin()[None], flat.amax()[None]]).float().cpu()
+
+
+def _ends(x: torch.Tensor) -> torch.Tensor:
+    """Low and high of a sample without its farthest tails."""
+    return torch.quantile(x, torch.tensor([TAIL, 1 - TAIL]))
+
+
+def _groups(ends: dict[str, torch.Tensor], count: int, rows: int | str) -> list[int]:
+    """Which row each call belongs to: its own, all in one, or runs of calls whose ranges are alike,
+    cut where neighbours differ most."""
+    if rows == "static":
+        return [0] * count
+    if rows == "steps" or int(rows) >= count:
+        return list(range(count))
+    wide = torch.stack([(v[..., 1] - v[..., 0]).amax(1) for v in ends.values()], 1)
+    logs = wide.clamp(min=1e-6).log()
+    gaps = (logs[1:] - logs[:-1]).norm(dim=1)
+    cuts = set((gaps.topk(int(rows) - 1).indices + 1).tolist())
+    row, out = 0, []
+    for call in range(count):
+        row += call in cuts
+        out.append(row)
+    return out

@@ -1,0 +1,202 @@
+"""A network in few bits whose ranges follow the timestep.
+
+What a layer sees changes from step to step, and a plan makes its steps at known times: so there is
+a row of activation ranges for each step, or for each group of steps, taken on the states of the
+plan itself (2306.02316 learns such rows; a few-step plan can have them exactly).
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from hasten.core.artifact import located
+from hasten.core.engine import Prepared
+from hasten.core.errors import UserError, require
+from hasten.core.files import write_bytes
+from hasten.levers.quantized_layer import Bits, QuantizedLayer
+
+FORMAT = "hasten-quantization-1"
+FIELD = "plan field 'quantize'"
+NEAR = 0.5  # how far a time may be from one that was calibrated, in the network's unit
+KEPT = ("conv_in", "conv_out", "time_emb", "time_embedding", "class_embedding", "pos_embed")
+KEPT += ("time_emb_proj", "norm1", "proj_out_1", "proj_out_2", "emb")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """What ``hasten learn quantize`` wrote.
+
+    Attributes:
+        weights: sha256 of those it was calibrated for; plan: on whose states.
+        bits: of every layer that is quantized, by name.
+        times: (evaluations,) told to the network; groups: the row of each.
+        ranges: (rows, pieces, 2) low and high of each layer's input; two pieces where it is cut.
+        cuts: channels of the first piece.
+        scale, shift: (rows, c) that correct each row's mean error of the network's answer.
+    """
+
+    weights: str
+    plan: str
+    bits: dict[str, Bits]
+    times: tuple[float, ...]
+    groups: tuple[int, ...]
+    ranges: dict[str, torch.Tensor]
+    cuts: dict[str, int]
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    @property
+    def rows(self) -> int:
+        return max(self.groups) + 1
+
+    def write(self, file: Path) -> None:
+        """Write the file."""
+        facts = {"weights": self.weights, "plan": self.plan, "cuts": self.cuts}
+        facts |= {"times": self.times, "groups": self.groups}
+        facts |= {"bits": {name: str(bits) for name, bits in self.bits.items()}}
+        tensors = {f"range.{name}": value.contiguous() for name, value in self.ranges.items()}
+        tensors |= {"scale": self.scale, "shift": self.shift}
+        head = {"format": FORMAT, "facts": json.dumps(facts)}
+        write_bytes(file, save(tensors, head))
+
+    @staticmethod
+    def read(name: str) -> Quantization:
+        """The quantization that ``name`` (a path, or ``builtin:MODEL/FILE``) means.
+
+        Raises:
+            UserError: no such file, or no quantization in it.
+        """
+        file = located(FIELD, name)
+        try:
+            with safe_open(str(file), framework="pt") as held:
+                head = held.metadata() or {}
+                tensors = {key: held.get_tensor(key) for key in held.keys()}  # noqa: SIM118
+            require(head.get("format") == FORMAT, "it is of another kind")
+            facts = json.loads(head["facts"])
+            prefix = "range."
+            return Quantization(
+                weights=str(facts["weights"]),
+                plan=str(facts["plan"]),
+                bits={key: Bits.parse(text) for key, text in facts["bits"].items()},
+                times=tuple(map(float, facts["times"])),
+                groups=tuple(map(int, facts["groups"])),
+                ranges={
+                    key.removeprefix(prefix): value
+                    for key, value in tensors.items()
+                    if key.startswith(prefix)
+                },
+                cuts={key: int(value) for key, value in facts["cuts"].items()},
+                scale=tensors["scale"],
+                shift=tensors["shift"],
+            )
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{FIELD} is {name!r}, which holds no quantization ({error}); write one with "
+                "`hasten learn quantize`."
+            ) from error
+
+    def row(self, time: float) -> int:
+        """The row of ranges for a time told to the network.
+
+        Raises:
+            UserError: no step near it was calibrated.
+        """
+        nearest = min(range(len(self.times)), key=lambda i: abs(self.times[i] - time))
+        require(
+            abs(self.times[nearest] - time) <= NEAR,
+            f"{FIELD} was calibrated on the states of {self.plan}, and this plan asks at time "
+            f"{time:g}, which that one does not; calibrate on this plan.",
+        )
+        return self.groups[nearest]
+
+    def network(self, net: nn.Module, row: int) -> nn.Module:
+        """``net`` in few bits with the ranges of ``row``; ``net`` stays as it is.
+
+        Raises:
+            UserError: a layer that was calibrated is not there.
+        """
+        out = copy.deepcopy(net)
+        known = dict(layers(out))
+        for name, bits in self.bits.items():
+            require(name in known, f"{FIELD} knows layer {name!r}, which this network has not.")
+            ranges = [(float(a), float(b)) for a, b in self.ranges[name][row]]
+            layer = QuantizedLayer(known[name], bits, ranges, self.cuts.get(name))
+            _replace_(out, name, layer)
+        return Corrected(out, self.scale[row], self.shift[row]).eval()
+
+
+class Corrected(nn.Module):
+    """A network whose answer is scaled and shifted by channel (PTQD's correction of the correlated
+    part and of the mean of what quantization adds, 2305.10657).
+
+    ``integers``: what a runtime's heavy operators may compute in.
+    """
+
+    integers = ("u8", "i8")
+
+    def __init__(self, net: nn.Module, scale: torch.Tensor, shift: torch.Tensor) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("scale", scale.view(1, -1, 1, 1).clone())
+        self.register_buffer("shift", shift.view(1, -1, 1, 1).clone())
+
+    def forward(
+        self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return self.net(x, t, cond) * self.scale + self.shift
+
+
+class Rows(Prepared):
+    """A prepared network for each row, chosen by the time that is told."""
+
+    def __init__(self, held: Quantization, nets: list[Prepared], modules: list[nn.Module]) -> None:
+        self._held, self._nets = held, nets
+        first = nets[0]
+        tensors = [one for net in modules for one in (*net.parameters(), *net.buffers())]
+        size = sum(one.numel() * one.element_size() for one in tensors)
+        kinds = sorted({str(bits) for bits in held.bits.values()})
+        self.precision = f"{first.precision}, {'/'.join(kinds)}"
+        self.versions = first.versions
+        self.weights_mb = round(size / 1e6, 3)  # a runtime holds them once for each row
+
+    def __call__(
+        self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, *kept: torch.Tensor
+    ) -> Any:
+        rows = torch.tensor([self._held.row(time) for time in t.tolist()])
+        if bool((rows == rows[0]).all()):
+            return self._nets[int(rows[0])](x, t, cond)
+        out = torch.empty_like(x)
+        for row in rows.unique().tolist():
+            mine = (rows == row).nonzero().flatten()
+            label = None if cond is None else cond[mine]
+            out[mine] = self._nets[row](x[mine], t[mine], label)
+        return out
+
+
+def layers(net: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The layers that can be quantized: convolutions and linear ones, without the first and last,
+    the embeddings of time and label, and what normalises."""
+    found = [
+        (name, part)
+        for name, part in net.named_modules()
+        if isinstance(part, nn.Conv2d | nn.Linear)
+    ]
+    return [(name, part) for name, part in found if not set(name.split(".")) & set(KEPT)]
+
+
+def _replace_(net: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    owner = net.get_submodule(parent)
+    if last.isdigit() and isinstance(owner, nn.ModuleList | nn.Sequential):
+        owner[int(last)] = layer
+    else:
+        setattr(owner, last, layer)

@@ -1,0 +1,170 @@
+"""Few bits: integers as exact as they can be, ranges that follow the step, real runtimes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import hasten
+from hasten import Plan, UserError
+from hasten.core.seeds import generator
+from hasten.learning.quantize import learn_quantize
+from hasten.levers.quantize import Quantization, layers
+from hasten.levers.quantized_layer import Bits, QuantizedLayer
+
+BASE = Plan(solver="dpmpp(order=2)", grid="uniform", steps=4)
+
+
+@pytest.fixture
+def model(tiny_model):
+    return tiny_model(labels=2)
+
+
+def test_bits_are_read_and_refused():
+    assert str(Bits.parse("W4A8")) == "w4a8"
+    for text in ("8", "w8", "w9a8", "w8a40", "a8w8"):
+        with pytest.raises(UserError, match="bits"):
+            Bits.parse(text)
+
+
+@pytest.mark.parametrize("kind", ["conv", "linear"])
+def test_a_layer_in_eight_bits_is_as_near_as_its_steps(kind):
+    draws = generator(1)
+    layer = nn.Conv2d(4, 6, 3, padding=1, stride=2) if kind == "conv" else nn.Linear(8, 5)
+    shape = (3, 4, 8, 8) if kind == "conv" else (3, 7, 8)
+    x = torch.randn(shape, generator=draws).clamp(-2, 3)
+    with torch.no_grad():
+        wanted = layer(x)
+        for bits, least in ((Bits(8, 8), 35), (Bits(8, 16), 40), (Bits(4, 8), 15)):
+            answer = QuantizedLayer(layer, bits, [(-2.0, 3.0)])(x)
+            error = 20 * torch.log10(wanted.std() / (answer - wanted).std())
+            assert error > least, (bits, error)
+        # Nothing but rounding: integers times steps are given back exactly.
+        layer.weight.copy_((layer.weight / layer.weight.abs().max() * 127).round())
+        flat = layer.weight.flatten(1)
+        flat[:, 0] = 127  # every channel's scale is 1
+        whole = torch.randint(-100, 155, shape, generator=draws).float()
+        exact = QuantizedLayer(layer, Bits(8, 8), [(-100.0, 155.0)])(whole)
+        assert torch.allclose(exact, layer(whole), rtol=1e-5, atol=0.05)
+
+
+def test_a_cut_layer_is_the_sum_of_its_halves_with_scales_of_their_own():
+    layer = nn.Conv2d(6, 4, 1)
+    x = torch.cat([torch.rand(2, 4, 5, 5) * 100, torch.rand(2, 2, 5, 5)], dim=1)
+    with torch.no_grad():
+        layer.weight[:, :4] *= 0.01  # both halves matter in the answer
+        wanted = layer(x)
+        one = QuantizedLayer(layer, Bits(), [(0.0, 100.0)])(x)
+        two = QuantizedLayer(layer, Bits(), [(0.0, 100.0), (0.0, 1.0)], cut=4)(x)
+    assert (two - wanted).abs().max() < 0.2 * (one - wanted).abs().max()
+
+
+def test_first_last_time_and_label_layers_are_kept(model):
+    names = [name for name, _ in layers(model.net)]
+    assert names
+    for kept in ("conv_in", "conv_out", "time_embedding", "time_emb_proj", "class_embedding"):
+        assert not any(kept in name for name in names)
+
+
+def test_skip_connections_are_cut_where_they_are_joined(model):
+    held = learn_quantize(model, BASE, n=4)
+    shortcuts = [name for name in held.bits if "up_blocks" in name and "shortcut" in name]
+    assert shortcuts
+    assert set(held.cuts) == set(shortcuts)
+    assert all(held.ranges[name].shape == (4, 2, 2) for name in shortcuts)
+
+
+def drift(model, held, tmp_path, plan=BASE) -> float:
+    held.write(tmp_path / "q.safetensors")
+    noise = torch.randn(8, *model.shape, generator=generator(3))
+    cond = [i % 2 for i in range(8)]
+    named = plan.model_copy(update={"quantize": str(tmp_path / "q.safetensors")})
+    pictures = [
+        hasten.build(model, one).sample(noise=noise, cond=cond, raw=True) for one in (plan, named)
+    ]
+    return float((pictures[0] - pictures[1]).square().mean().sqrt())
+
+
+def test_more_bits_and_more_rows_drift_less(model, tmp_path):
+    plain = {"n": 16, "correct": False}
+    by = {
+        bits: drift(model, learn_quantize(model, BASE, bits=bits, **plain), tmp_path)
+        for bits in ("w8a16", "w8a8", "w4a8")
+    }
+    assert by["w8a8"] < 0.6 * by["w4a8"]
+    assert by["w8a16"] < 1.05 * by["w8a8"]
+    static = learn_quantize(model, BASE, rows="static", **plain)
+    assert static.rows == 1
+    groups = learn_quantize(model, BASE, rows=2, **plain)
+    assert groups.rows == 2
+    assert sorted(groups.groups) == list(groups.groups)
+
+
+def test_the_correction_brings_the_mean_answer_back(model):
+    held = learn_quantize(model, BASE, bits="w3a6", n=16, correct=False)
+    mended = learn_quantize(model, BASE, bits="w3a6", n=16)
+    x, t = torch.randn(16, *model.shape, generator=generator(9)), held.times[0]
+    cond = torch.arange(16) % 2
+    told = torch.full((16,), t)
+    with torch.no_grad():
+        wanted = model.net(x, told, cond)
+        rough, fine = (one.network(model.net, 0)(x, told, cond) for one in (held, mended))
+    assert (fine - wanted).square().mean() < (rough - wanted).square().mean()
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_runtimes_compute_what_the_simulation_says(model, tmp_path, engine):
+    pytest.importorskip(engine)
+    file = tmp_path / "q.safetensors"
+    learn_quantize(model, BASE, file, n=8)
+    noise = torch.randn(2, *model.shape, generator=generator(3))
+    plans = [
+        Plan(**{**BASE.chosen(), "quantize": str(file), "engine": name})
+        for name in ("eager", engine)
+    ]
+    a, b = (hasten.build(model, one).sample(noise=noise, cond=1, raw=True) for one in plans)
+    plain = hasten.build(model, BASE).sample(noise=noise, cond=1, raw=True)
+    # A value on the border of two steps may fall to either side; that is all.
+    assert (a - b).square().mean() < 0.3 * (a - plain).square().mean()
+
+
+def test_other_weights_other_steps_and_other_files_are_refused(model, tiny_model, tmp_path):
+    file = tmp_path / "q.safetensors"
+    learn_quantize(model, BASE, file, n=4)
+    named = BASE.model_copy(update={"quantize": str(file)})
+    other = hasten.build(model, named.model_copy(update={"steps": 7}))
+    with pytest.raises(UserError, match="calibrate on this plan"):
+        other.sample(1, cond=0)
+    twin = tiny_model(labels=2)
+    with torch.no_grad():
+        next(twin.net.parameters()).add_(1.0)
+    with pytest.raises(UserError, match="other weights"):
+        hasten.build(twin, named)
+    (tmp_path / "bad.safetensors").write_bytes(b"nothing")
+    with pytest.raises(UserError, match="holds no quantization"):
+        hasten.build(model, BASE.model_copy(update={"quantize": str(tmp_path / "bad.safetensors")}))
+    with pytest.raises(UserError, match="drop one"):
+        BASE.model_copy(update={"quantize": str(file), "reuse": "deep(branch=0)"})
+    with pytest.raises(UserError, match="dtype"):
+        hasten.build(model, named.model_copy(update={"dtype": "bfloat16"}))
+
+
+def test_the_file_holds_what_was_learned(model, tmp_path):
+    held = learn_quantize(model, BASE, tmp_path / "q.safetensors", n=4)
+    again = Quantization.read(str(tmp_path / "q.safetensors"))
+    assert (again.times, again.groups, again.bits) == (held.times, held.groups, held.bits)
+    assert all(torch.equal(again.ranges[name], held.ranges[name]) for name in held.ranges)
+    assert not any(isinstance(part, QuantizedLayer) for part in model.net.modules())
+
+
+def test_pictures_at_different_times_get_their_own_ranges(model, tmp_path):
+    """A parallel executor asks at several times at once."""
+    file = tmp_path / "q.safetensors"
+    learn_quantize(model, BASE, file, n=8)
+    named = BASE.model_copy(update={"quantize": str(file)})
+    noise = torch.randn(2, *model.shape, generator=generator(3))
+    one = hasten.build(model, named).sample(noise=noise, cond=1, raw=True)
+    side = named.model_copy(update={"executor": "picard(tolerance=1e-6)"})
+    two = hasten.build(model, side).sample(noise=noise, cond=1, raw=True)
+    assert (one - two).abs().max() < 1e-3
