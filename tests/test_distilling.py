@@ -27,6 +27,7 @@ from hasten.learning.distilling.base import Classroom, Stage, alone, objectives
 from hasten.learning.distilling.belief import Levels, Teacher, believed
 from hasten.learning.distilling.compare import seen_as
 from hasten.learning.distilling.continuous_consistency import slope_of_time
+from hasten.learning.distilling.conversion import Conversion
 from hasten.learning.distilling.progressive import halves
 from hasten.learning.distilling.walks import between, walks
 from hasten.learning.objective import Batch
@@ -303,6 +304,18 @@ def test_a_run_that_was_ended_goes_on_to_the_same_weights(teacher, data, tmp_pat
     cut = hasten.load(learn_student(teacher, made, tmp_path / "cut", quiet=True))
     pairs = zip(whole.net.parameters(), cut.net.parameters(), strict=True)
     assert max(float((a - b).abs().max()) for a, b in pairs) == 0
+
+
+def test_conversion_wants_what_the_teacher_believes_and_no_more():
+    teacher = gaussian(consistent=False)
+    same = Conversion(student=teacher, teacher=Teacher(model=teacher))
+    rows = 0.5 * torch.randn(64, 1, 8, 8, generator=generator(5)).clamp(-2, 2)
+    batch = Batch(rows=rows, labels=None, generator=generator(6))
+    # Where the teacher is asked the student is right already; elsewhere single pictures scatter.
+    assert float(same.loss(teacher.net, batch)) < 0.3 * 0.25
+    lying = Conversion(student=teacher, teacher=Teacher(model=gaussian(consistent=True)))
+    again = Batch(rows=rows, labels=None, generator=generator(6))
+    assert float(lying.loss(teacher.net, again)) > float(same.loss(teacher.net, again))
 
 
 def test_every_round_of_progressive_distillation_is_kept(teacher, data, tmp_path):

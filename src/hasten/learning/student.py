@@ -25,10 +25,10 @@ from hasten.data import Pictures, load_rows, picture_column
 from hasten.learning.distilling.base import Classroom, Distillation, Stage, alone, objectives
 from hasten.learning.distilling.belief import Teacher
 from hasten.learning.distilling.compare import Seen, seen_as
+from hasten.learning.distilling.conversion import Conversion
 from hasten.learning.distilling.walks import Walks, walks
 from hasten.learning.judging import Judge
 from hasten.learning.loop import Training
-from hasten.learning.noise_prediction import NoisePrediction
 from hasten.learning.objective import Encoded, LabelsDropped, Objective, Rows
 from hasten.learning.recipe import StudentRecipe
 from hasten.learning.student_card import student_card
@@ -182,7 +182,12 @@ class _School:
         paths = self.objective.needs == "paths"
         if stage.name == CONVERT:
             rows = Pictured(self.rows) if paths else self.rows
-            return student.net, self._with_null(_conversion(student), student), rows, Plan()
+            return (
+                student.net,
+                self._with_null(Conversion(student=student, teacher=self.teacher), student),
+                rows,
+                Plan(),
+            )
         before = dataclasses.replace(student, net=_frozen(student.net))
         room = Classroom(teacher=self.teacher, student=student, before=before, seen=self.seen)
         loss = self.objective.objective(room, stage)
@@ -242,11 +247,6 @@ class Pictured:
 
     def at(self, index: Any, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
         return self.rows.at(index, key, device)[:, -1]
-
-
-def _conversion(student: Model) -> NoisePrediction:
-    """Plain training in what the student is to answer: it begins with the teacher's features."""
-    return NoisePrediction(path=student.path, prediction=student.prediction)
 
 
 def _rows(
