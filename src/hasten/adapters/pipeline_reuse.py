@@ -3,7 +3,6 @@ asked in part where the schedule says so."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 
 from hasten.adapters.folder import NETWORKS
 from hasten.adapters.split import split
+from hasten.core.engine import Prepared
 from hasten.core.errors import UserError, require
 from hasten.core.reuse import Features, Reuse, Scheduled, Split, reuses
 
@@ -124,17 +124,18 @@ class _Reusing:
         return bool(mask[index])
 
 
-@dataclasses.dataclass
-class _Direct:
+class _Direct(Prepared):
     """A split network as an engine would prepare it, in the pipeline's own precision."""
 
-    net: torch.nn.Module
-    precision: str = "the pipeline's"
-    weights_mb: float = 0.0
-    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    precision, weights_mb = "the pipeline's", 0.0
 
-    def __call__(self, *given: Any) -> Any:
-        return self.net(*given)
+    def __init__(self, net: torch.nn.Module) -> None:
+        self.net, self.versions = net, {}
+
+    def __call__(
+        self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, *kept: torch.Tensor
+    ) -> Any:
+        return self.net(x, t, cond, *kept)
 
 
 def _condition(network: Any, given: tuple[Any, ...], options: dict[str, Any]) -> Any:

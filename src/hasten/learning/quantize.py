@@ -113,7 +113,8 @@ class _Calibration:
             return hook
 
         def answered(_: nn.Module, given: tuple[Any, ...], answer: torch.Tensor) -> None:
-            x, t, cond = (*given, None)[:3]
+            x, t, *rest = given
+            cond = rest[0] if rest else None
             self.calls.append((x.clone(), t.clone(), cond, answer.clone()))
             joined.clear()
 

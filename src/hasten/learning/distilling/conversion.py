@@ -35,7 +35,7 @@ class Conversion:
         x = at.noised(x0, noise)
         target = x0
         if self.teacher.model.path == path:
-            (asked,) = columns(x0, at.ratio < KNOWS)
+            (asked,) = columns(x0, (at.ratio < KNOWS).astype(np.float64))
             believed = self.teacher(x, at, batch.labels)
             bound = self.student.codec.bound
             believed = believed if bound is None else believed.clamp(-bound, bound)
