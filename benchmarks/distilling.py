@@ -17,6 +17,7 @@ from typing import Any
 import hasten
 from benchmarks.results_io import FOLDER, read, write
 from hasten.core.files import read_json
+from hasten.learning.distilling.base import objectives
 from hasten.learning.recipe import StudentRecipe
 from hasten.learning.student import learn_student
 from hasten.measuring.measure import judged
@@ -56,7 +57,7 @@ def student(model: hasten.Model, objective: str) -> dict[str, Any]:
         name=f"mnist-{name}",
         objective=objective,
         evaluations=evaluations,
-        data=DATA,
+        data=DATA if objectives.parse(objective).needs == "data" else None,
         pictures=100_000_000,
         precision="no" if objective.startswith("continuous") else "bf16",
         optimizer={"rate": 4e-4, "batch": 128, "warmup": 5000, "decay": "cosine"},  # type: ignore[arg-type]

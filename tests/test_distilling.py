@@ -367,6 +367,8 @@ def test_stock_diffusers_samples_a_student_of_one_evaluation(teacher, data, tmp_
         ("consistency", {"data": None}, "--data"),
         ("consistency", {"data": "nowhere.parquet"}, "nowhere"),
         ("trajectory", {"objective": "trajectory(fewest=5)"}, "fewest"),
+        ("trajectory", {"compare": "features"}, "drop compare"),
+        ("direct", {"data": "some.parquet"}, "drop data"),
     ],
 )
 def test_what_an_objective_cannot_take_is_refused(

@@ -64,6 +64,7 @@ def learn_student(
         require_number("minutes", minutes, 0.01, 1e6)
     objective, out = objectives.parse(recipe.objective), Path(out)
     objective.check(model, recipe.evaluations)
+    _require_used(model, recipe, objective)
     recipe = recipe.model_copy(update={"teacher": digest(model)})
     run = out.with_name(out.name + ".run")
     rows = _rows(model, recipe, objective, run, quiet)
@@ -247,6 +248,25 @@ class Pictured:
 
     def at(self, index: Any, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
         return self.rows.at(index, key, device)[:, -1]
+
+
+def _require_used(model: Model, recipe: StudentRecipe, objective: Distillation) -> None:
+    """Refuse what would be ignored."""
+    name = objective.part_name
+    require(
+        recipe.compare == "pixels" or objective.compares,
+        f"compare is {recipe.compare!r}, but the loss of objective {name!r} is no distance of "
+        "pictures; drop compare.",
+    )
+    require(
+        recipe.data is None or objective.needs == "data",
+        f"data is given, but objective {name!r} trains on the teacher's own walks; drop data.",
+    )
+    require(
+        recipe.guidance == 1.0 or model.null_label is not None,
+        f"guidance is {recipe.guidance:g}, but model {model.name!r} was not trained with dropped "
+        "labels; set guidance to 1.",
+    )
 
 
 def _rows(

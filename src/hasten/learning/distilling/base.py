@@ -59,11 +59,13 @@ class Distillation(ABC):
 
     ``needs``: what it is trained on: ``data`` (real pictures) or ``paths`` (the teacher's own walks
     from noise to picture along :meth:`courses`).
+    ``compares``: its loss is a distance of pictures, so it can be one in features.
     ``fresh``: the student begins with new weights instead of the teacher's.
     """
 
     part_name: ClassVar[str]
     needs: ClassVar[str] = "data"
+    compares: ClassVar[bool] = False
     fresh: ClassVar[bool] = False
 
     def student(self, teacher: Model) -> Model:

@@ -48,6 +48,8 @@ class ContinuousConsistency(ConsistencyStudent):
     std: float = 1.4
     warmup: float = 0.1
 
+    compares = False
+
     def __post_init__(self) -> None:
         require(isinstance(self.distill, bool), "objective option distill is True or False.")
         require_number("objective option std", self.std, 1e-3, 20.0)

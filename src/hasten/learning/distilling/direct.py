@@ -25,6 +25,7 @@ class Direct(Distillation):
     """Squared loss between the student's one answer and the teacher's picture (their eq. 6)."""
 
     needs = "paths"
+    compares = True
 
     def check(self, teacher: Model, evaluations: int) -> None:
         require(

@@ -84,6 +84,8 @@ class ConsistencyStudent(Distillation):
 
     middle: float | None = None
 
+    compares = True
+
     def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
         return consistency_plans(student, evaluations, self.middle or MIDDLES[len(MIDDLES) // 2])
 
