@@ -23,6 +23,7 @@ from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.prediction import prediction
 from hasten.core.seeds import generator
+from hasten.core.start import starts
 from hasten.learning.distilling.base import Classroom, Stage, alone, objectives
 from hasten.learning.distilling.belief import Levels, Teacher, believed
 from hasten.learning.distilling.compare import seen_as
@@ -32,6 +33,7 @@ from hasten.learning.distilling.progressive import halves
 from hasten.learning.distilling.walks import between, walks
 from hasten.learning.objective import Batch
 from hasten.learning.recipe import StudentRecipe, load_recipe
+from hasten.learning.starts import learn_start
 from hasten.learning.student import learn_student
 
 OBJECTIVES = {
@@ -285,6 +287,55 @@ def test_the_levels_between_two_fall_and_are_as_many_as_asked(path):
         assert all(a < b for a, b in itertools.pairwise(snr))
 
 
+@pytest.fixture(scope="module")
+def start(teacher, data, tmp_path_factory) -> str:
+    file = tmp_path_factory.mktemp("starts") / "gaussian.safetensors"
+    learn_start(teacher, "gaussian", file, data=data)
+    return f"gaussian(ratio=3, file={str(file)!r})"
+
+
+@pytest.mark.parametrize("objective", ["consistency", "continuous-consistency", "trajectory"])
+def test_a_student_of_a_start_learns_the_levels_below_it(
+    objective, teacher, data, start, tmp_path
+):
+    made = recipe(objective, data, start=start)
+    student = hasten.load(learn_student(teacher, made, tmp_path / "student", quiet=True))
+    assert student.path == teacher.path
+    sampler = hasten.build(student)
+    assert sampler.evaluations == 2
+    assert sampler.levels[0].ratio == pytest.approx(3, rel=1e-3)
+    assert sampler.sample(2, cond=1).isfinite().all()
+    # A network that tells the noise knows enough at that level: it need not learn to tell v.
+    assert student.prediction.part_name == "v" if "continuous" in objective else "epsilon"
+
+
+def test_walks_of_a_start_begin_where_it_does(teacher, start, tmp_path):
+    path = starts.parse(start).shortened(teacher.path)
+    ends = [(path.at(path.noisy), path.at(path.clean))]
+    held = walks(teacher, ends, tmp_path / "s.run", count=3, steps=4, start=start)
+    rows = held.at(np.arange(3), (0,), torch.device("cpu"))
+    plan = Plan(solver="dpmpp(order=3)", grid="log-snr", steps=4, start=start)
+    sampler = hasten.build(teacher, plan)
+    noise = torch.stack([torch.randn(1, 8, 8, generator=generator(3_000_003, i)) for i in range(3)])
+    began = sampler.begin(noise, ends[0][0], held.labels)
+    assert float((rows[:, 0] * ends[0][0].spread - began).abs().max()) < 1e-2
+    assert float((rows[:, 0] - noise).abs().max()) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("objective", "changes", "words"),
+    [
+        ("reflow", {}, "drop start"),
+        ("shortcut(finest=2)", {}, "drop start"),
+        ("trajectory", {"objective": "trajectory(fewest=1)"}, "fewest"),
+    ],
+)
+def test_a_start_is_refused_where_it_cannot_be(objective, changes, words, teacher, data, tmp_path):
+    made = recipe(objective, data, start="gaussian(ratio=3, file='none')", **changes)
+    with pytest.raises(UserError, match=words):
+        learn_student(teacher, made, tmp_path / "s", quiet=True)
+
+
 def test_a_run_that_was_ended_goes_on_to_the_same_weights(teacher, data, tmp_path, monkeypatch):
     from hasten.learning import checkpoint
 
@@ -369,6 +420,8 @@ def test_stock_diffusers_samples_a_student_of_one_evaluation(teacher, data, tmp_
         ("trajectory", {"objective": "trajectory(fewest=5)"}, "fewest"),
         ("trajectory", {"compare": "features"}, "drop compare"),
         ("direct", {"data": "some.parquet"}, "drop data"),
+        ("consistency", {"guidance": 2.0}, "never asks the teacher"),
+        ("shortcut(finest=2)", {"guidance": 2.0}, "never asks the teacher"),
     ],
 )
 def test_what_an_objective_cannot_take_is_refused(

@@ -191,6 +191,7 @@ def student(
     rate: float | None = None,
     precision: str | None = None,
     guidance: float | None = None,
+    start: str | None = None,
     walks: int | None = None,
     prompts: Path | None = None,
     lora: int | None = None,
@@ -217,6 +218,7 @@ def student(
         rate: of Adam, falling to 0.
         precision: no or bf16.
         guidance: the teacher's classifier-free guidance scale, which the student takes over.
+        start: where the student's walks begin, as in a plan; see `hasten learn start`.
         walks: of the teacher's from noise to picture, where the objective trains on them.
         prompts: a text file with a prompt a line, for a text-to-image pipeline; use --data teacher.
         lora: rank of a low-rank student, a small file; without it the whole network is trained.
@@ -239,6 +241,7 @@ def student(
         "optimizer__rate": rate,
         "precision": precision,
         "guidance": guidance,
+        "start": start,
         "walks": walks,
         "lora": lora,
         "seed": seed,

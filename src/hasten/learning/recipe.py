@@ -112,6 +112,8 @@ class StudentRecipe(Run):
         guidance: the classifier-free guidance scale of the teacher, which the student takes over.
         convert: share of the pictures with which a student that answers something else than its
             teacher is first trained to do so.
+        start: where its walks begin, as in a plan: at the noisy end, or below it from something
+            cheap, so that it need not learn the levels above.
         walks, walk_steps: how many of the teacher's walks are kept, and how long they are, where
             the objective trains on them.
         compare: what pictures are compared as where the loss is a distance of pictures: "pixels",
@@ -128,6 +130,7 @@ class StudentRecipe(Run):
     flip: bool = False
     guidance: Annotated[float, pydantic.Field(ge=0, le=100)] = 1.0
     convert: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.15
+    start: str = "noise"
     walks: Whole = 20_000
     walk_steps: Whole = 24
     engine: str = "eager"
@@ -147,6 +150,13 @@ class StudentRecipe(Run):
         from hasten.learning.distilling.base import objectives
 
         return objectives.canonical(text)
+
+    @pydantic.field_validator("start")
+    @classmethod
+    def _known_start(cls, text: str) -> str:
+        from hasten.core.start import starts
+
+        return starts.canonical(text)
 
 
 class VaeRecipe(Recipe):

@@ -21,6 +21,7 @@ from hasten.core.errors import UserError, require, require_number
 from hasten.core.files import write_text
 from hasten.core.model import Model
 from hasten.core.plan import Plan
+from hasten.core.start import Shortened, Start, starts
 from hasten.data import Pictures, load_rows, picture_column
 from hasten.learning.distilling.base import Classroom, Distillation, Stage, alone, objectives
 from hasten.learning.distilling.belief import Teacher
@@ -37,6 +38,7 @@ from hasten.measuring.real import real_for
 
 LABEL_DROPOUT = 0.1
 CONVERT = "convert"  # the name of the stage that teaches another prediction
+NOISE = "noise"  # the start at the noisy end
 TEACHER = "teacher"  # in place of data: the teacher's own samples
 MOST_PARTS = 64
 
@@ -100,6 +102,19 @@ class _School:
     seen: Seen
 
     @functools.cached_property
+    def start(self) -> Start:
+        return starts.parse(self.recipe.start)
+
+    def _below(self, model: Model) -> Model:
+        """``model`` on the part of its path that lies below the start."""
+        return dataclasses.replace(model, path=self.start.shortened(model.path))
+
+    def _planned(self, plans: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The plans of an objective, which knows nothing of the start."""
+        mine = {} if self.recipe.start == NOISE else {"start": self.recipe.start}
+        return [{**fields, **mine} for fields in plans]
+
+    @functools.cached_property
     def judge(self) -> Judge:
         real = real_for(self.teacher.model) if self.recipe.judged else None
         return Judge(run=self.run, real=real, n=self.recipe.judged, patience=self.recipe.patience)
@@ -122,7 +137,9 @@ class _School:
 
     def _begun(self) -> Model:
         """The student before it has learned anything, ready to be trained."""
-        kind = self.objective.student(self.teacher.model)
+        kind = self.objective.student(self._below(self.teacher.model))
+        if isinstance(kind.path, Shortened):
+            kind = dataclasses.replace(kind, path=kind.path.whole)
         net = copy.deepcopy(kind.net)
         if self.objective.fresh:
             net = self._fresh(kind)
@@ -181,18 +198,16 @@ class _School:
     ) -> tuple[torch.nn.Module, Objective, Rows, Plan]:
         """What is trained in ``stage``, by what, on what, and the plan it is looked at with."""
         paths = self.objective.needs == "paths"
+        here = self._below(student)
         if stage.name == CONVERT:
+            asked = self.teacher if self.teacher.model.path == student.path else None
+            loss = self._with_null(Conversion(student=here, teacher=asked), student)
             rows = Pictured(self.rows) if paths else self.rows
-            return (
-                student.net,
-                self._with_null(Conversion(student=student, teacher=self.teacher), student),
-                rows,
-                Plan(),
-            )
-        before = dataclasses.replace(student, net=_frozen(student.net))
-        room = Classroom(teacher=self.teacher, student=student, before=before, seen=self.seen)
+            return student.net, loss, rows, Plan(start=self.recipe.start)
+        before = dataclasses.replace(here, net=_frozen(student.net))
+        room = Classroom(teacher=self.teacher, student=here, before=before, seen=self.seen)
         loss = self.objective.objective(room, stage)
-        plan = Plan(**self.objective.plans(student, stage.evaluations)[0])
+        plan = Plan(**self._planned(self.objective.plans(here, stage.evaluations))[0])
         if not paths:
             loss = self._with_null(loss, student)
         return self.objective.module(room), loss, self.rows, plan
@@ -223,7 +238,8 @@ class _School:
         """The student as a folder, with the plans that give the best pictures, and their FD."""
         net = _frozen(student.net)
         ready = dataclasses.replace(student, net=net)
-        choices = self.objective.choices(ready, evaluations)
+        choices = self.objective.choices(self._below(ready), evaluations)
+        choices = [self._planned(one) for one in choices]
         plans = self.judge.chosen(ready, choices)
         found = self.judge.verdict(ready, plans)
         ready = dataclasses.replace(ready, plans=tuple(plans))
@@ -267,21 +283,38 @@ def _require_used(model: Model, recipe: StudentRecipe, objective: Distillation) 
         f"guidance is {recipe.guidance:g}, but model {model.name!r} was not trained with dropped "
         "labels; set guidance to 1.",
     )
+    require(
+        recipe.guidance == 1.0 or objective.asks() or recipe.data == TEACHER,
+        f"guidance is {recipe.guidance:g}, but objective {name!r} learns from its data and never "
+        "asks the teacher; give --data teacher, or set guidance to 1.",
+    )
+    require(
+        recipe.start == NOISE or objective.early,
+        f"start is {recipe.start!r}, but objective {name!r} learns the whole way; drop start.",
+    )
+    courses = objective.courses(model.path, recipe.evaluations)
+    require(
+        recipe.start == NOISE or len(courses) == 1,
+        f"start is {recipe.start!r}, but one student of several walks has them begin at several "
+        "levels; drop start, or the option fewest.",
+    )
 
 
 def _rows(
     model: Model, recipe: StudentRecipe, objective: Distillation, run: Path, quiet: bool
 ) -> Rows:
     paths = objective.needs == "paths"
+    path = starts.parse(recipe.start).shortened(model.path)
     if paths or recipe.data == TEACHER:
-        ends = [(model.path.at(model.path.noisy), model.path.at(model.path.clean))]
+        ends = [(path.at(path.noisy), path.at(path.clean))]
         held = walks(
             model,
-            objective.courses(model.path, recipe.evaluations) if paths else ends,
+            objective.courses(path, recipe.evaluations) if paths else ends,
             run,
             count=recipe.walks,
             steps=recipe.walk_steps,
             guidance=recipe.guidance,
+            start=recipe.start,
             engine=recipe.engine,
             quiet=quiet,
         )

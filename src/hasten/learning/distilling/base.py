@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -61,12 +62,14 @@ class Distillation(ABC):
     from noise to picture along :meth:`courses`).
     ``compares``: its loss is a distance of pictures, so it can be one in features.
     ``fresh``: the student begins with new weights instead of the teacher's.
+    ``early``: it can learn the levels below a start that is not noise.
     """
 
     part_name: ClassVar[str]
     needs: ClassVar[str] = "data"
     compares: ClassVar[bool] = False
     fresh: ClassVar[bool] = False
+    early: ClassVar[bool] = True
 
     def student(self, teacher: Model) -> Model:
         """``teacher`` with the path and prediction of the student, which shares its network still.
@@ -86,6 +89,10 @@ class Distillation(ABC):
 
     def check(self, teacher: Model, evaluations: int) -> None:  # noqa: B027
         """Refuse a teacher or a number of evaluations that the objective cannot take."""
+
+    def asks(self) -> bool:
+        """Whether it asks its teacher anything; one that does not learns from its data alone."""
+        return True
 
     def stages(self, evaluations: int) -> Sequence[Stage]:
         """The training runs, in order."""
@@ -143,3 +150,9 @@ class Beside(torch.nn.Module):
 def alone(module: torch.nn.Module) -> torch.nn.Module:
     """The student's network in a trained module."""
     return module.net if isinstance(module, Beside) else module
+
+
+def rounded(place: float) -> float:
+    """``place`` in five digits, no higher: a plan may not begin above the top."""
+    unit = 10.0 ** (math.floor(math.log10(abs(place))) - 4)
+    return float(f"{math.floor(place / unit + 1e-9) * unit:.6g}")

@@ -68,6 +68,9 @@ class ConsistencyTraining(_Averaged):
         require_whole("objective option many", self.many, self.few, 10_000)
         require_number("objective option decay", self.decay, 0.0, 0.99999)
 
+    def asks(self) -> bool:
+        return False
+
     def objective(self, room: Classroom, stage: Stage) -> Neighbours:
         return Neighbours(
             student=room.student,

@@ -63,6 +63,9 @@ class ContinuousConsistency(ConsistencyStudent):
             f"{teacher.name!r} is {teacher.path.part_name!r}; use objective 'consistency'.",
         )
 
+    def asks(self) -> bool:
+        return self.distill
+
     def student(self, teacher: Model) -> Model:
         return with_prediction(teacher, "v")
 

@@ -24,17 +24,18 @@ KNOWS = 10.0  # sigma / alpha up to which the teacher is asked
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """Squared error of the student's answer, in its own unit, at uniform positions."""
+    """Squared error of the student's answer, in its own unit, at uniform positions; ``teacher`` is
+    None where it is on another path."""
 
     student: Model
-    teacher: Teacher
+    teacher: Teacher | None
 
     def loss(self, net: torch.nn.Module, batch: Batch) -> torch.Tensor:
         x0, noise, path = batch.rows, batch.randn_like(batch.rows), self.student.path
         at = Levels.at_positions(path, draw_positions(path, Times(), len(x0), batch.generator))
         x = at.noised(x0, noise)
         target = x0
-        if self.teacher.model.path == path:
+        if self.teacher is not None:
             (asked,) = columns(x0, (at.ratio < KNOWS).astype(np.float64))
             believed = self.teacher(x, at, batch.labels)
             bound = self.student.codec.bound

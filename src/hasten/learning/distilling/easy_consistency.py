@@ -44,6 +44,9 @@ class EasyConsistency(ConsistencyStudent):
         require_number("objective option std", self.std, 1e-3, 20.0)
         require_number("objective option c", self.c, 0.0, 1e3)
 
+    def asks(self) -> bool:
+        return False
+
     def objective(self, room: Classroom, stage: Stage) -> Tightening:
         return Tightening(student=room.student, seen=room.seen, c=self.c, settings=self)
 

@@ -33,6 +33,9 @@ class ImprovedConsistency(ConsistencyStudent):
         require_whole("objective option many", self.many, self.few, 100_000)
         require_number("objective option std", self.std, 1e-3, 20.0)
 
+    def asks(self) -> bool:
+        return False
+
     def objective(self, room: Classroom, stage: Stage) -> Doubling:
         d = math.prod(room.student.shape)
         return Doubling(

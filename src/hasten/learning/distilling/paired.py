@@ -14,7 +14,7 @@ import torch
 
 from hasten.core.level import Array
 from hasten.core.model import Model
-from hasten.learning.distilling.base import Distillation
+from hasten.learning.distilling.base import Distillation, rounded
 from hasten.learning.distilling.belief import Levels, believed
 from hasten.learning.distilling.compare import Seen
 from hasten.learning.noise_prediction import columns
@@ -104,6 +104,6 @@ def consistency_plans(student: Model, evaluations: int, middle: float) -> list[d
     for steps in dict.fromkeys([evaluations, *(n for n in (1, 2) if n < evaluations)]):
         between = np.geomspace(top, middle, steps) if steps > 1 else np.array([top])
         places = [path.noisy, *(float(path.position(-np.log(s))) for s in between[1:])]
-        at = tuple(float(f"{place:.5g}") for place in places)
+        at = tuple(rounded(place) for place in places)
         plans.append({"solver": "consistency", "grid": f"given(at={at})", "steps": steps})
     return plans

@@ -35,6 +35,7 @@ class Reflow(Distillation):
     bend: float = 4.0
 
     needs = "paths"
+    early = False
 
     def __post_init__(self) -> None:
         require_number("objective option bend", self.bend, 0.0, 20.0)

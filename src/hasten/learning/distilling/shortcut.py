@@ -40,6 +40,7 @@ class Shortcut(Distillation):
     share: float = 0.25
 
     fresh = True
+    early = False
 
     def __post_init__(self) -> None:
         require_whole("objective option finest", self.finest, 1, 9)
@@ -51,6 +52,9 @@ class Shortcut(Distillation):
             f"evaluations is {evaluations}; objective 'shortcut' jumps 1, 1/2, ... "
             f"1/{1 << self.finest} of the way, so it takes a power of two up to that.",
         )
+
+    def asks(self) -> bool:
+        return False
 
     def student(self, teacher: Model) -> Model:
         return dataclasses.replace(with_prediction(teacher, "flow"), path=Flow())

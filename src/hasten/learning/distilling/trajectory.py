@@ -19,7 +19,7 @@ from hasten.core.errors import require, require_whole
 from hasten.core.grid import grids
 from hasten.core.level import Level, Path
 from hasten.core.model import Model
-from hasten.learning.distilling.base import Classroom, Distillation, Stage, objectives
+from hasten.learning.distilling.base import Classroom, Distillation, Stage, objectives, rounded
 from hasten.learning.distilling.belief import Levels, believed
 from hasten.learning.objective import Batch
 
@@ -71,7 +71,7 @@ class Trajectory(Distillation):
     def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
         out = []
         for number, n in enumerate(range(evaluations, (self.fewest or evaluations) - 1, -1)):
-            at = tuple(float(f"{p:.6g}") for p in self._places(student.path, n, number))
+            at = tuple(rounded(place) for place in self._places(student.path, n, number))
             out.append({"solver": "ddim", "grid": f"given(at={at})", "steps": n})
         return out
 

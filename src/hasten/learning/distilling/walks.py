@@ -25,7 +25,7 @@ from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.seeds import generator
 from hasten.core.solver import solvers, trace
-from hasten.sampler import prepare, run
+from hasten.sampler import build, prepare, run
 
 SHARD = 1024  # walks in a file
 SOLVER = "dpmpp(order=3)"
@@ -34,9 +34,9 @@ SEED = 3_000_003  # other noise than any measurement's
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Walks:
-    """Rows (1 + states, c, h, w): standard normal noise, then the states at the levels of each
-    course after its first, in half precision on the disk; labels in turn, the null one among
-    them."""
+    """Rows (1 + states, c, h, w): the start, of unit spread (standard normal noise, where it is
+    noise), then the states at the levels of each course after its first, in half precision on the
+    disk; labels in turn, the null one among them."""
 
     files: tuple[Folder, ...]
     count: int
@@ -68,16 +68,17 @@ def walks(
     count: int,
     steps: int,
     guidance: float = 1.0,
+    start: str = "noise",
     engine: str = "eager",
     quiet: bool = True,
 ) -> Walks:
-    """``count`` walks of ``model`` along every course of levels, ``steps`` steps in each; shards
-    that are there already are kept, so that a run which was ended goes on.
+    """``count`` walks of ``model`` from ``start`` along every course of levels, ``steps`` steps in
+    each; shards that are there already are kept, so that a run which was ended goes on.
 
     They lie in a folder next to ``beside`` that everything distilled there shares.
     """
     levels = [[(one.t, one.alpha, one.sigma) for one in course] for course in courses]
-    subject = json.dumps([digest(model), levels, steps, guidance, SOLVER])
+    subject = json.dumps([digest(model), levels, steps, guidance, start, SOLVER])
     folder = beside.parent / f"walks-{hashlib.sha256(subject.encode()).hexdigest()[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
     shards = -(-count // SHARD)
@@ -87,7 +88,7 @@ def walks(
     for number, file in enumerate(bar):
         if file.exists():
             continue
-        walker = walker or _Walker(model, courses, steps, guidance, engine)
+        walker = walker or _Walker(model, courses, steps, guidance, start, engine)
         rows = walker(range(number * SHARD, (number + 1) * SHARD))
         beside_it = file.with_suffix(".tmp")
         save_file({"rows": rows.half()}, str(beside_it))
@@ -112,11 +113,14 @@ class _Walker:
         courses: Sequence[tuple[Level, ...]],
         steps: int,
         guidance: float,
+        start: str,
         engine: str,
     ) -> None:
         self.model = model
-        plan = Plan(engine=engine)
-        denoiser: Any = Translated(model, prepare(model, plan))
+        plan = Plan(engine=engine, start=start)
+        net = prepare(model, plan)
+        self.begin = build(model, plan, net=net).begin
+        denoiser: Any = Translated(model, net)
         if guidance != 1.0 and model.null_label is not None:
             denoiser = Guided(denoiser, guidance, model.null_label)
         self.denoiser = denoiser
@@ -147,9 +151,11 @@ class _Walker:
             bound = model.codec.bound
             return x0 if bound is None else x0.clamp(-bound, bound)
 
-        rows = [noise]
+        top = self.programs[0][0].start
+        first = self.begin(noise, top, cond) / top.spread
+        rows = [first]
         for programs in self.programs:
-            x = noise * programs[0].start.spread
+            x = first * programs[0].start.spread
             for program in programs:
                 x = run(program, denoise, x / program.start.spread)
                 rows.append(x)
