@@ -83,6 +83,22 @@ def right() -> str:
     return markdown(head, rows) + note + where(result)
 
 
+def ancestral() -> str:
+    result = read("ancestral")
+    rows = [
+        (
+            row["what"],
+            *(f"{row[side]['value']:.4f}" for side in ("hasten", "diffusers")),
+            f"{row['difference']:.4f} ±{row['interval']:.4f}",
+            "yes" if row["equal"] else "no",
+        )
+        for row in result["rows"]
+    ]
+    head = ("", "hasten", "diffusers", "difference (95%)", "equal")
+    note = f"\n{result['what']}; other noise on the two sides."
+    return markdown(head, rows) + note + where(result)
+
+
 def agreement() -> str:
     result = read("agreement")
     rows = [
