@@ -295,9 +295,7 @@ def start(teacher, data, tmp_path_factory) -> str:
 
 
 @pytest.mark.parametrize("objective", ["consistency", "continuous-consistency", "trajectory"])
-def test_a_student_of_a_start_learns_the_levels_below_it(
-    objective, teacher, data, start, tmp_path
-):
+def test_a_student_of_a_start_learns_the_levels_below_it(objective, teacher, data, start, tmp_path):
     made = recipe(objective, data, start=start)
     student = hasten.load(learn_student(teacher, made, tmp_path / "student", quiet=True))
     assert student.path == teacher.path
@@ -320,6 +318,25 @@ def test_walks_of_a_start_begin_where_it_does(teacher, start, tmp_path):
     began = sampler.begin(noise, ends[0][0], held.labels)
     assert float((rows[:, 0] * ends[0][0].spread - began).abs().max()) < 1e-2
     assert float((rows[:, 0] - noise).abs().max()) > 0.1
+
+
+def test_a_student_begins_with_the_weights_of_another(teacher, data, tmp_path):
+    first = learn_student(teacher, recipe("direct", data), tmp_path / "first", quiet=True)
+    still = {"begin": str(first), "optimizer": {"rate": 1e-12, "batch": 16, "warmup": 0}}
+    made = recipe("matching", data, **still)
+    second = hasten.load(learn_student(teacher, made, tmp_path / "second", quiet=True))
+    before = hasten.load(first)
+    assert second.prediction == before.prediction
+    pairs = zip(before.net.parameters(), second.net.parameters(), strict=True)
+    assert max(float((a - b).abs().max()) for a, b in pairs) < 1e-6
+    for objective, changes, words in (
+        ("reflow", still, "Drop begin"),
+        ("shortcut(finest=2)", still, "drop begin"),
+        ("direct", {**still, "lora": 2}, "do not go together"),
+        ("direct", {"begin": str(tmp_path / "none")}, "student"),
+    ):
+        with pytest.raises(UserError, match=words):
+            learn_student(teacher, recipe(objective, data, **changes), tmp_path / "s", quiet=True)
 
 
 @pytest.mark.parametrize(
@@ -411,7 +428,6 @@ def test_stock_diffusers_samples_a_student_of_one_evaluation(teacher, data, tmp_
     ("objective", "changes", "words"),
     [
         ("direct", {"evaluations": 2}, "makes students of 1"),
-        ("matching", {"evaluations": 4}, "makes students of 1"),
         ("progressive(first=8)", {"evaluations": 3}, "power of two"),
         ("progressive(first=8)", {"evaluations": 8}, "first"),
         ("shortcut(finest=2)", {"evaluations": 8}, "power of two"),

@@ -191,6 +191,7 @@ def student(
     rate: float | None = None,
     precision: str | None = None,
     guidance: float | None = None,
+    begin: str | None = None,
     start: str | None = None,
     walks: int | None = None,
     prompts: Path | None = None,
@@ -218,6 +219,7 @@ def student(
         rate: of Adam, falling to 0.
         precision: no or bf16.
         guidance: the teacher's classifier-free guidance scale, which the student takes over.
+        begin: the folder of a student whose weights this one begins with.
         start: where the student's walks begin, as in a plan; see `hasten learn start`.
         walks: of the teacher's from noise to picture, where the objective trains on them.
         prompts: a text file with a prompt a line, for a text-to-image pipeline; use --data teacher.
@@ -241,6 +243,7 @@ def student(
         "optimizer__rate": rate,
         "precision": precision,
         "guidance": guidance,
+        "begin": begin,
         "start": start,
         "walks": walks,
         "lora": lora,

@@ -112,6 +112,8 @@ class StudentRecipe(Run):
         guidance: the classifier-free guidance scale of the teacher, which the student takes over.
         convert: share of the pictures with which a student that answers something else than its
             teacher is first trained to do so.
+        begin: the folder of another student of the same teacher, whose weights the run begins with;
+            without it, the teacher's.
         start: where its walks begin, as in a plan: at the noisy end, or below it from something
             cheap, so that it need not learn the levels above.
         walks, walk_steps: how many of the teacher's walks are kept, and how long they are, where
@@ -130,6 +132,7 @@ class StudentRecipe(Run):
     flip: bool = False
     guidance: Annotated[float, pydantic.Field(ge=0, le=100)] = 1.0
     convert: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.15
+    begin: str | None = None
     start: str = "noise"
     walks: Whole = 20_000
     walk_steps: Whole = 24

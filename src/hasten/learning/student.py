@@ -35,6 +35,7 @@ from hasten.learning.recipe import StudentRecipe
 from hasten.learning.student_card import student_card
 from hasten.measuring.memory import free_mb, training_mb
 from hasten.measuring.real import real_for
+from hasten.sampler import subject
 
 LABEL_DROPOUT = 0.1
 CONVERT = "convert"  # the name of the stage that teaches another prediction
@@ -140,14 +141,27 @@ class _School:
         kind = self.objective.student(self._below(self.teacher.model))
         if isinstance(kind.path, Shortened):
             kind = dataclasses.replace(kind, path=kind.path.whole)
-        net = copy.deepcopy(kind.net)
-        if self.objective.fresh:
-            net = self._fresh(kind)
+        net = self._fresh(kind) if self.objective.fresh else copy.deepcopy(kind.net)
+        if self.recipe.begin is not None:
+            before = self._before(kind)
+            kind, net = dataclasses.replace(kind, prediction=before.prediction), before.net
         net = net.float().train().requires_grad_(True)
         if self.recipe.lora:
             add_lora_(net, self.recipe.lora)
         facts = {"name": self.recipe.name, "teacher": self.recipe.teacher, "sha256": ""}
         return dataclasses.replace(kind, net=net, folder=None, **facts)
+
+    def _before(self, kind: Model) -> Model:
+        """The student whose weights the run begins with."""
+        before = subject(self.teacher.model, Plan(student=self.recipe.begin))
+        free = kind.prediction == self.teacher.model.prediction
+        require(
+            before.path == kind.path and (free or before.prediction == kind.prediction),
+            f"begin is {self.recipe.begin!r}, which answers {before.prediction.part_name!r} on path "
+            f"{before.path.part_name!r}; objective {self.objective.part_name!r} makes students that "
+            f"answer {kind.prediction.part_name!r} on {kind.path.part_name!r}. Drop begin.",
+        )
+        return dataclasses.replace(before, net=copy.deepcopy(before.net))
 
     def _fresh(self, kind: Model) -> torch.nn.Module:
         """A network like that of ``kind`` with the weights that the seed gives."""
@@ -163,9 +177,11 @@ class _School:
             return new_network({"class": type(module).__name__, **config}).to(kind.device)
 
     def _converts(self, student: Model) -> bool:
+        if self.objective.fresh or self.recipe.begin is not None or self.recipe.convert == 0:
+            return False
         mine, theirs = student, self.teacher.model
         same = mine.prediction == theirs.prediction and mine.path == theirs.path
-        return not same and not self.objective.fresh and self.recipe.convert > 0
+        return not same
 
     def _stage_(self, student: Model, stage: Stage, share: float) -> None:
         """Train ``student`` in place."""
@@ -277,6 +293,14 @@ def _require_used(model: Model, recipe: StudentRecipe, objective: Distillation) 
     require(
         recipe.data is None or objective.needs == "data",
         f"data is given, but objective {name!r} trains on the teacher's own walks; drop data.",
+    )
+    require(
+        recipe.begin is None or not objective.fresh,
+        f"begin is {recipe.begin!r}, but objective {name!r} begins with new weights; drop begin.",
+    )
+    require(
+        recipe.begin is None or recipe.lora == 0,
+        "begin and lora do not go together; drop one.",
     )
     require(
         recipe.guidance == 1.0 or model.null_label is not None,

@@ -2,22 +2,25 @@
 until two scores agree on them, the teacher's and that of a second network that learns what the
 student makes.
 
-A finisher: its pictures are sharp where regression averages, and it may lose modes (look at
-recall). Three networks are in memory.
+A finisher, begun with another student's weights (``begin``): its pictures are sharp where regression
+averages, and it may lose modes (look at recall). Three networks are in memory.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from hasten.core.errors import require, require_number, require_whole
+from hasten.core.errors import require_number, require_whole
+from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.learning.distilling.base import Beside, Classroom, Distillation, Stage, objectives
 from hasten.learning.distilling.belief import Levels, Teacher, believed
+from hasten.learning.distilling.paired import consistency_plans, places_down
 from hasten.learning.noise_prediction import NoisePrediction
 from hasten.learning.objective import Batch
 
@@ -27,34 +30,40 @@ LOW, HIGH = 0.02, 0.98  # of the path, where scores are compared
 @objectives.add("matching")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Matching(Distillation):
-    """One evaluation. ``every``: steps of the second network for one of the student (two-time-scale
-    updates); ``regression``: the weight of the squared distance from the teacher's picture of the
-    same noise, which holds the modes together."""
+    """One evaluation, or several with new noise in between, trained on what the student itself made
+    of the evaluations before (their backward simulation).
+
+    ``every``: steps of the second network for one of the student (two-time-scale updates);
+    ``regression``: the weight of the squared distance of one evaluation's picture from the
+    teacher's of the same noise, which holds the modes together; ``middle``: sigma / alpha at the
+    second of two evaluations.
+    """
 
     every: int = 5
     regression: float = 0.25
+    middle: float = 0.8
 
     needs = "paths"
 
     def __post_init__(self) -> None:
         require_whole("objective option every", self.every, 1, 1000)
         require_number("objective option regression", self.regression, 0.0, 1e3)
-
-    def check(self, teacher: Model, evaluations: int) -> None:
-        require(
-            evaluations == 1,
-            f"evaluations is {evaluations}, but objective 'matching' makes students of 1; set 1, "
-            "or use 'consistency'.",
-        )
+        require_number("objective option middle", self.middle, 1e-3, 1e3)
 
     def module(self, room: Classroom) -> torch.nn.Module:
-        return Beside(room.student.net, copy.deepcopy(room.student.net))
+        teacher, student = room.teacher.model, room.student
+        same = teacher.prediction == student.prediction and not teacher.learned_variance
+        other = copy.deepcopy(teacher.net if same else student.net)
+        return Beside(student.net, other.float().train().requires_grad_(True))
 
     def objective(self, room: Classroom, stage: Stage) -> TwoScores:
-        return TwoScores(student=room.student, teacher=room.teacher, settings=self)
+        path = room.student.path
+        places = places_down(path, stage.evaluations, self.middle)
+        levels = tuple(path.at(place) for place in places)
+        return TwoScores(student=room.student, teacher=room.teacher, settings=self, levels=levels)
 
     def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
-        return [{"solver": "ddim", "grid": "uniform", "steps": 1}]
+        return consistency_plans(student, evaluations, self.middle)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,14 +73,13 @@ class TwoScores:
     student: Model
     teacher: Teacher
     settings: Matching
+    levels: Sequence[Level]
 
     def loss(self, net: torch.nn.Module, batch: Batch) -> torch.Tensor:
         noise, picture = batch.rows[:, 0], batch.rows[:, -1]
-        top = self.student.path.at(self.student.path.noisy)
-        at = Levels.same(top, len(noise))
-        mine = batch.step % self.settings.every == 0
-        with torch.set_grad_enabled(mine):
-            made = believed(self.student, net, top.spread * noise, at, batch.labels)
+        turn, since = divmod(batch.step, self.settings.every)
+        last, mine = turn % len(self.levels), since == 0
+        made = self._made(net, noise, batch, last, mine)
         learn = NoisePrediction(path=self.student.path, prediction=self.student.prediction)
         seen = dataclasses.replace(batch, rows=made.detach())
         loss = learn.loss(_Other(net), seen)
@@ -79,8 +87,21 @@ class TwoScores:
             return loss
         apart = self._apart(net, made.detach(), batch)
         moved = 0.5 * (made - (made - apart).detach()).square().mean()
-        held = (made - picture).square().mean()
+        held = (made - picture).square().mean() if last == 0 else 0.0
         return loss + moved + self.settings.regression * held
+
+    def _made(
+        self, net: torch.nn.Module, noise: torch.Tensor, batch: Batch, last: int, mine: bool
+    ) -> torch.Tensor:
+        """The student's pictures after evaluation ``last``, the only one that has gradients."""
+        x = made = self.levels[0].spread * noise
+        for number, level in enumerate(self.levels[: last + 1]):
+            at = Levels.same(level, len(x))
+            if number > 0:
+                x = at.noised(made, batch.randn_like(made))
+            with torch.set_grad_enabled(mine and number == last):
+                made = believed(self.student, net, x, at, batch.labels)
+        return made
 
     @torch.no_grad()
     def _apart(self, net: torch.nn.Module, made: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hasten.core.level import Array
+from hasten.core.level import Array, Path
 from hasten.core.model import Model
 from hasten.learning.distilling.base import Distillation, rounded
 from hasten.learning.distilling.belief import Levels, believed
@@ -21,6 +21,7 @@ from hasten.learning.noise_prediction import columns
 from hasten.learning.objective import Batch
 
 MIDDLES = (0.3, 0.5, 0.8, 1.2, 2.0, 3.5, 6.0)
+BETWEEN = 0.8  # the one that a student is looked at with while it learns
 
 
 def same_masks(x: torch.Tensor) -> Any:
@@ -87,23 +88,29 @@ class ConsistencyStudent(Distillation):
     compares = True
 
     def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
-        return consistency_plans(student, evaluations, self.middle or MIDDLES[len(MIDDLES) // 2])
+        top = student.path.at(student.path.noisy).ratio
+        return consistency_plans(student, evaluations, self.middle or min(BETWEEN, 0.3 * top))
 
     def choices(self, student: Model, evaluations: int) -> list[list[dict[str, Any]]]:
         if self.middle is not None or evaluations == 1:
             return [self.plans(student, evaluations)]
-        return [consistency_plans(student, evaluations, middle) for middle in MIDDLES]
+        top = student.path.at(student.path.noisy).ratio
+        middles = [middle for middle in MIDDLES if middle < 0.9 * top] or [0.3 * top]
+        return [consistency_plans(student, evaluations, middle) for middle in middles]
 
 
 def consistency_plans(student: Model, evaluations: int, middle: float) -> list[dict[str, Any]]:
     """One evaluation from the top, and more with levels in between, evenly in log(sigma / alpha)
     down to the ratio ``middle``, which is that of the second evaluation of two."""
-    path = student.path
-    top = min(path.at(path.noisy).ratio, 1e4)
     plans = []
     for steps in dict.fromkeys([evaluations, *(n for n in (1, 2) if n < evaluations)]):
-        between = np.geomspace(top, middle, steps) if steps > 1 else np.array([top])
-        places = [path.noisy, *(float(path.position(-np.log(s))) for s in between[1:])]
-        at = tuple(rounded(place) for place in places)
+        at = tuple(rounded(place) for place in places_down(student.path, steps, middle))
         plans.append({"solver": "consistency", "grid": f"given(at={at})", "steps": steps})
     return plans
+
+
+def places_down(path: Path, steps: int, middle: float) -> list[float]:
+    """The positions of a walk of ``steps`` evaluations from the top of ``path`` to ``middle``."""
+    top = min(path.at(path.noisy).ratio, 1e4)
+    between = np.geomspace(top, middle, steps)[1:]
+    return [path.noisy, *(float(path.position(-np.log(s))) for s in between)]
