@@ -16,6 +16,7 @@ from hasten.cli import _status
 from hasten.core.errors import UserError
 from hasten.core.level import EDM, Level, Path
 from hasten.core.model import Model
+from hasten.core.seeds import generator
 from hasten.learning.recipe import load_recipe
 from hasten.learning.starts import (
     Examples,
@@ -199,10 +200,38 @@ def test_a_mixture_of_one_is_the_gaussian(tmp_path):
     assert fine < coarse / 8
 
 
-def test_a_mixture_goes_to_the_label_that_is_wanted(tiny_model, tmp_path):
+def test_a_drawn_mixture_has_the_law_of_the_mixture(tmp_path):
+    model, noise = exact_model(), torch.randn(4000, *SHAPE, generator=generator(5))
+    weight = torch.tensor([0.3, 0.7])
+    file = tmp_path / "m.safetensors"
+    held = {
+        "mean": torch.stack([torch.full((16,), -2.0), torch.full((16,), 1.0)]),
+        "axes": torch.eye(16)[None, :2].expand(2, 2, 16),
+        "variances": torch.tensor([[0.5, 0.1], [0.2, 0.3]]),
+        "rest": torch.tensor([0.05, 0.15]),
+        "weight": weight,
+        "label": torch.tensor([-1, -1]),
+    }
+    write(file, Facts.of(model, kind="mixture", data="", n=2), held)
+    sampler = build(model, Plan(start=f"mixture(file={str(file)!r}, ratio=0.5, steps=0)"))
+    level = sampler.levels[0]
+    x = sampler.begin(noise, level, None).flatten(1)
+    assert torch.equal(x[:7], sampler.begin(noise[:7], level, None).flatten(1))
+    second = x.mean(1) > -0.5 * level.alpha
+    assert float(second.float().mean()) == pytest.approx(0.7, abs=0.03)
+    for number, mine in enumerate((~second, second)):
+        group = x[mine]
+        assert (group.mean(0) - level.alpha * held["mean"][number]).abs().max() < 0.08
+        variances = torch.cat([held["variances"][number], held["rest"][number].expand(14)])
+        want = level.alpha**2 * variances + level.sigma**2
+        assert (group.var(0) / want - 1).abs().max() < 0.2
+
+
+@pytest.mark.parametrize("steps", [0, 8])
+def test_a_mixture_goes_to_the_label_that_is_wanted(tiny_model, tmp_path, steps):
     model, given = tiny_model(labels=2), labelled()
     learn_mixture(model, given, tmp_path / "m.safetensors", rank=2, components=2)
-    start = f"mixture(file={str(tmp_path / 'm.safetensors')!r}, ratio=0.05)"
+    start = f"mixture(file={str(tmp_path / 'm.safetensors')!r}, ratio=0.05, steps={steps})"
     sampler = build(model, Plan(start=start))
     x0 = model.codec.encode(given.pictures.float() / 255)
     noise = torch.randn(300, *model.shape)
@@ -370,7 +399,7 @@ def test_a_vae_gives_each_label_its_pictures_and_the_right_spread(tiny_model, tm
         ("mixture(file='FILE', ratio=1)", "of kind 'gaussian'; this one is 'mixture'"),
         ("gaussian(file='TEXT', ratio=1)", "was not written by `hasten learn start`"),
         ("gaussian(file='PLAIN', ratio=1)", "was not written by `hasten learn start`"),
-        ("mixture(file='FILE', ratio=1, steps=0)", "steps is 0; it takes a whole number"),
+        ("mixture(file='FILE', ratio=1, steps=-1)", "steps is -1; it takes a whole number"),
         ("generator(source='lost', ratio=1)", "source is 'lost', which is no folder"),
         ("generator(source='EMPTY', ratio=1)", "holds 3 pictures; it takes 10 or more"),
         ("generator(source='WRONG', ratio=1)", "has 9x8 pixels; the model's pictures have 8x8"),

@@ -157,8 +157,8 @@ class _School:
         free = kind.prediction == self.teacher.model.prediction
         require(
             before.path == kind.path and (free or before.prediction == kind.prediction),
-            f"begin is {self.recipe.begin!r}, which answers {before.prediction.part_name!r} on path "
-            f"{before.path.part_name!r}; objective {self.objective.part_name!r} makes students that "
+            f"begin is {self.recipe.begin!r}, which answers {before.prediction.part_name!r} on "
+            f"path {before.path.part_name!r}; students of objective {self.objective.part_name!r} "
             f"answer {kind.prediction.part_name!r} on {kind.path.part_name!r}. Drop begin.",
         )
         return dataclasses.replace(before, net=copy.deepcopy(before.net))

@@ -18,7 +18,7 @@ from hasten.core.model import Model
 from hasten.core.program import Program
 from hasten.core.solver import solvers, trace
 from hasten.core.start import Begin, Latents, starts
-from hasten.starts.early import Early
+from hasten.starts.early import Early, streams
 from hasten.starts.files import FIELD, FromFile
 from hasten.starts.normals import NAMES, Normals
 
@@ -30,7 +30,12 @@ NOISIEST = 80.0
 class Mixture(FromFile, Early):
     """Several normal distributions for each label, crossed from the top to ``ratio`` by the
     probability flow of the mixture in ``steps`` steps: its denoiser is a formula, and which
-    distribution a picture ends in follows from its noise. Without a label, all of them."""
+    distribution a picture ends in follows from its noise. Without a label, all of them.
+
+    ``steps`` = 0 crosses nothing: a distribution is drawn for each picture, and its own flow is
+    exact. The law is the mixture's at hardly any cost, but pictures are no longer near those that
+    the whole walk makes of the same noise.
+    """
 
     names = NAMES
 
@@ -38,7 +43,7 @@ class Mixture(FromFile, Early):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_whole("start option steps", self.steps, 1, 1000)
+        require_whole("start option steps", self.steps, 0, 1000)
 
     def prepare(self, model: Model, other: Callable[[Any], Latents]) -> Begin:
         held = self.learned()
@@ -54,8 +59,10 @@ class Mixture(FromFile, Early):
 
         def begin(noise: Any, level: Any, cond: Any) -> Any:
             x = noise.flatten(1) * top.spread
-            if level != top:
-                chances = _chances(normals, model, noise, cond)
+            chances = _chances(normals, model, noise, cond)
+            if level != top and self.steps == 0:
+                x = normals.flow(x, _drawn(chances, noise), top, level)
+            elif level != top:
                 wanted = chances.isfinite().any(0).nonzero()[:, 0]
                 machine: Any = Believer(normals.some(wanted), chances[:, wanted])
                 x = run(down_to(level), x, machine)
@@ -91,3 +98,11 @@ def _chances(normals: Normals, model: Model, noise: torch.Tensor, cond: Any) -> 
     if model.null_label is not None:
         wanted = wanted | (cond[:, None] == model.null_label)
     return torch.where(wanted, every, -torch.inf)
+
+
+def _drawn(chances: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """One distribution (n,) for each picture."""
+    draws = torch.stack([torch.rand((), generator=one) for one in streams(noise)])
+    reached = chances.softmax(1).cumsum(1)
+    last = reached.shape[1] - 1 - (chances > -torch.inf).flip(1).int().argmax(1)
+    return torch.minimum((reached <= draws.to(reached.device)[:, None]).sum(1), last)

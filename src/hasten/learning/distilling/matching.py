@@ -2,8 +2,8 @@
 until two scores agree on them, the teacher's and that of a second network that learns what the
 student makes.
 
-A finisher, begun with another student's weights (``begin``): its pictures are sharp where regression
-averages, and it may lose modes (look at recall). Three networks are in memory.
+A finisher, begun with another student's weights (``begin``): its pictures are sharp where
+regression averages, and it may lose modes (look at recall). Three networks are in memory.
 """
 
 from __future__ import annotations
