@@ -22,9 +22,14 @@ from hasten import Plan, UserError
 from hasten.exporting.bundle import bundle
 from hasten.exporting.export import export
 from hasten.exporting.parity import _runner
+from hasten.measuring.features import FeatureNet
 
 PAGE = Path(hasten.__file__).parent / "exporting" / "page"
+MIXTURE = "builtin:mnist/starts/mixture.safetensors"
 QUICK = Plan(solver="dpmpp(order=2)", grid="uniform", steps=3)
+BEGUN = QUICK.model_copy(
+    update={"start": "gaussian(ratio=5, file='builtin:mnist/starts/gaussian.safetensors')"}
+)
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +111,57 @@ def test_javascript_draws_the_same_noise_and_walks_the_same_rows(model, tmp_path
     assert np.abs(mine.ravel() - np.array(theirs["pixels"])).max() < 1e-4
 
 
+def start_of(kind: str) -> str:
+    ratio = {"gaussian": "5", "mixture": "1.7, steps=0"}[kind]
+    return f"{kind}(ratio={ratio}, file='builtin:mnist/starts/{kind}.safetensors')"
+
+
+@pytest.mark.parametrize(
+    ("target", "kind"), [("onnx", "mixture"), ("openvino", "gaussian"), ("folder", "mixture")]
+)
+def test_a_start_goes_along_as_a_network(model, target, kind, tmp_path):
+    pytest.importorskip("onnxruntime")
+    plan = QUICK.model_copy(update={"start": start_of(kind)})
+    out = tmp_path / "out"
+    found = export(model, plan, target, out)
+    assert found.psnr > 45
+    assert json.loads((out / "bundle.json").read_text())["start"]
+    if target == "folder":
+        assert hasten.build(hasten.load(out / "model")).plan.start == plan.start
+        return
+    picture = tmp_path / "picture.png"
+    command = [sys.executable, "-c", _WITHOUT, str(out / "run.py"), "--seed", "5"]
+    command += ["--label", "3", "--out", str(picture)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    features = FeatureNet.for_model(model)
+    seen = torch.from_numpy(np.asarray(Image.open(picture), np.float32) / 255)[None, None]
+    assert int(features.net(seen * 2 - 1).argmax()) == 3
+
+
+def test_a_start_of_the_users_own_file_is_copied(model, tmp_path):
+    file = Path(hasten.__file__).parent / "assets/mnist/starts/gaussian.safetensors"
+    mine = Path(shutil.copy(file, tmp_path / "mine.safetensors"))
+    plan = QUICK.model_copy(update={"start": f"gaussian(ratio=5, file={str(mine)!r})"})
+    export(model, plan, "folder", tmp_path / "out")
+    assert (tmp_path / "out" / "start.safetensors").read_bytes() == file.read_bytes()
+
+
+def test_what_a_start_draws_reaches_every_distribution_of_the_label(model):
+    plan = QUICK.model_copy(update={"start": start_of("mixture")})
+    held = bundle(model, plan)
+    assert held.start is not None
+    runner, net = _runner(held.to_json()), held.start.net
+    draws = np.array([runner.uniforms(seed, 0, 1)[0] for seed in range(4000)])
+    assert abs(np.histogram(draws, 8, (0, 1))[0] / 500 - 1).max() < 0.2
+    label = torch.full((4000,), 3)
+    which = (net.reached[label] <= torch.from_numpy(draws).float()[:, None]).sum(1)
+    assert set(net.normals.label[which].tolist()) == {3}
+    mine = net.normals.label == 3
+    shares = torch.bincount(which, minlength=len(mine))[mine] / 4000
+    assert (shares - net.normals.weight[mine] / net.normals.weight[mine].sum()).abs().max() < 0.03
+
+
 def test_javascript_is_short_enough_to_read():
     assert len((PAGE / "run.js").read_text().splitlines()) <= 100
 
@@ -131,6 +187,7 @@ def test_a_bundle_offers_other_numbers_of_steps(model):
     [
         (Plan(solver="adaptive-ode", steps=20), "hasten learn freeze"),
         (Plan(start="plan(plan='solver=ddim,steps=2,grid=uniform', ratio=2.0)"), "start=noise"),
+        (Plan(start=f"mixture(ratio=2.0, file={MIXTURE!r})"), "steps=0"),
         (Plan(reuse="deep(branch=0)", steps=20), "drop reuse"),
     ],
 )
@@ -174,7 +231,7 @@ def page(model, tmp_path_factory):
     """The exported page, served as files."""
     pytest.importorskip("onnxruntime")
     out = tmp_path_factory.mktemp("exported") / "web"
-    export(model, QUICK, "web", out)
+    export(model, BEGUN, "web", out)
     serve = functools.partial(_Quiet, directory=str(out))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -204,7 +261,7 @@ def test_the_page_makes_the_pictures_that_python_makes(model, page, size, tmp_pa
     assert len(asked) >= 6
     runner = _runner((folder / "bundle.json").read_text())
     noise = torch.from_numpy(runner.normals(0, 0))
-    mine = hasten.build(model, QUICK).sample(noise=noise, cond=3).numpy().ravel()
+    mine = hasten.build(model, BEGUN).sample(noise=noise, cond=3).numpy().ravel()
     error = float(((mine - np.array(pixels)) ** 2).mean())
     assert -10 * np.log10(error) > 45
     total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -55,6 +55,11 @@ class Start(ABC):
             UserError: the start does not fit the model.
         """
 
+    def drawn(self, model: Model, level: Level) -> Any:
+        """The start as a torch module of noise (n, c, h, w), a uniform number for each picture (n,)
+        and labels (n,) or None, for runtimes without hasten; None where it is no formula."""
+        return None
+
     def shortened(self, path: Path) -> Path:
         """``path`` from :meth:`top` down, for a grid to place levels on."""
         top = self.top(path)

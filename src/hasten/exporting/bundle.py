@@ -1,4 +1,5 @@
-"""What every exported folder holds beside its network: the lowered programs, as JSON.
+"""What every exported folder holds beside its network: the lowered programs, as JSON; where they do
+not begin from noise, the start is a second, small network.
 
 A row is ``network`` (x at time t, for the wanted condition or none), ``combine`` (a weighted sum),
 ``noise`` or ``clip``; a runner is a loop over rows. ``look`` gives a preview of the picture at a
@@ -9,6 +10,7 @@ reads.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from typing import Any
 
@@ -19,9 +21,11 @@ from hasten.core.errors import UserError, require
 from hasten.core.lower import lower
 from hasten.core.model import Model
 from hasten.core.plan import Plan
+from hasten.core.start import starts
 from hasten.sampler import Sampler, build
 
-FORMAT = "hasten-bundle-1"
+FORMAT = "hasten-bundle-2"
+NET, START = "net", "start"  # the files of the network and of the start, without their endings
 OPS = ("network", "combine", "noise", "clip")
 STEPS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50)  # that a slider offers beside the plan's
 
@@ -42,6 +46,17 @@ class Bundle:
         """The plan that was asked for."""
         return self.samplers[0]
 
+    @functools.cached_property
+    def start(self) -> Model | None:
+        """The start as a network of (noise, a uniform number, a label); None for noise."""
+        first = self.first
+        module = starts.parse(first.plan.start).drawn(first.model, first.levels[0])
+        return None if module is None else dataclasses.replace(first.model, net=module, sha256="")
+
+    def networks(self) -> dict[str, Model]:
+        """What a folder holds, by the names of its files."""
+        return {NET: self.model} if self.start is None else {NET: self.model, START: self.start}
+
     def to_json(self) -> str:
         """The file ``bundle.json``."""
         model, path = self.model, self.first.model
@@ -55,6 +70,7 @@ class Bundle:
             "labels": model.labels,
             "null": model.null_label,
             "plan": self.first.evaluations,
+            "start": self.start is not None,
         }
         programs = {str(one.evaluations): table(one) for one in every}
         return json.dumps({**body, "programs": programs}, indent=1) + "\n"
@@ -73,11 +89,6 @@ def bundle(model: Model, plan: Plan, others: bool = False) -> Bundle:
         f"reuse is {plan.reuse!r}, which keeps features from call to call, and an exported network "
         "keeps none; drop reuse.",
     )
-    require(
-        plan.start == "noise",
-        f"start is {plan.start!r}, which is no part of a program; set start=noise, or learn a "
-        "student (hasten learn student), which needs no start to be quick.",
-    )
     plan = plan.model_copy(update={"executor": "sequential"})  # which makes the same pictures
     first = build(model, plan)
     _require_table(first)
@@ -85,8 +96,15 @@ def bundle(model: Model, plan: Plan, others: bool = False) -> Bundle:
     found = {first.evaluations: first}
     for other in _beside(model, plan) if others else []:
         sampler = build(model, other)
-        found.setdefault(sampler.evaluations, sampler)
-    return Bundle(model=first.model, samplers=tuple(found.values()))
+        if (other.start, sampler.levels[0]) == (plan.start, first.levels[0]):
+            found.setdefault(sampler.evaluations, sampler)
+    made = Bundle(model=first.model, samplers=tuple(found.values()))
+    require(
+        plan.start == "noise" or made.start is not None,
+        f"start is {plan.start!r}, which is no formula that an exported folder can hold; set "
+        "start=noise, or a gaussian or mixture(steps=0) that `hasten learn start` writes.",
+    )
+    return made
 
 
 def _require_table(sampler: Sampler) -> None:

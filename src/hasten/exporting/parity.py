@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import math
 import shutil
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 
 from hasten.core.errors import UserError
-from hasten.exporting.bundle import Bundle
+from hasten.exporting.bundle import NET, START, Bundle
 from hasten.exporting.target import Target
 from hasten.exporting.targets.onnx import RUNNERS
 
@@ -42,7 +43,7 @@ def parity(bundle: Bundle, target: Target, folder: Path) -> Parity:
     Raises:
         UserError: an answer or a picture is farther from eager than the target's bound.
     """
-    call = target.network(bundle, folder)
+    calls = {name: target.network(bundle, folder, name) for name in bundle.networks()}
     runner = _runner(bundle.to_json())
     apart, least = 0.0, math.inf
     model, sampler = bundle.model, bundle.first
@@ -50,17 +51,18 @@ def parity(bundle: Bundle, target: Target, folder: Path) -> Parity:
         label = None if model.labels is None else number % model.labels
         label = label if label is not None or model.null_label is None else model.null_label
 
-        def both(x: Any, t: float, label: int | None) -> Any:
+        def both(x: Any, t: float, label: int | None, name: str = NET) -> Any:
             nonlocal apart
             given = torch.from_numpy(np.ascontiguousarray(x))
-            theirs = call(given, t, label)
+            theirs, net = calls[name](given, float(t), label), bundle.networks()[name].net
             cond = None if model.labels is None else torch.tensor([label or 0])
             with torch.inference_mode():
-                mine = model.net(given, torch.tensor([t], dtype=torch.float32), cond).float()
+                mine = net(given, torch.tensor([t], dtype=torch.float32), cond).float()
             apart = max(apart, float((theirs - mine).norm() / mine.norm().clamp(min=1e-12)))
             return theirs.numpy()
 
-        theirs = torch.from_numpy(runner.sample(both, number, label))
+        begin = None if bundle.start is None else functools.partial(both, name=START)
+        theirs = torch.from_numpy(runner.sample(both, number, label, start=begin))
         mine = _eager(bundle, runner, number, label)
         error = float((theirs - mine).square().mean())
         least = min(least, math.inf if error == 0 else -10 * math.log10(error))
@@ -77,6 +79,9 @@ def parity(bundle: Bundle, target: Target, folder: Path) -> Parity:
 def _eager(bundle: Bundle, runner: ModuleType, seed: int, label: int | None) -> torch.Tensor:
     """The picture by hasten's own sampler from the runner's noise."""
     model, sampler = bundle.model, bundle.first
+    if bundle.start is not None:
+        net, draw = bundle.start.net, torch.from_numpy(runner.uniforms(seed, 0, 1)).float()
+        sampler = dataclasses.replace(sampler, begin=lambda x, level, cond: net(x, draw, cond))
     drawn = iter(range(1, 1 << 20))
 
     def fresh(*_: Any) -> torch.Tensor:

@@ -12,15 +12,17 @@ import torch
 
 from hasten.core.model import Model
 from hasten.core.registry import Registry
-from hasten.exporting.bundle import Bundle
+from hasten.exporting.bundle import NET, Bundle
 
 Call = Callable[[torch.Tensor, float, int | None], torch.Tensor]
-"""x (1, c, h, w), a time, a label or None: the network's own answer, as the runtime gives it."""
+"""x (1, c, h, w), a time, a label or None: the network's own answer, as the runtime gives it. A
+start is called with noise, a number from 0 to 1 and a label."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Target(ABC):
-    """A runtime: ``write`` fills a folder, ``network`` opens what was written in that runtime.
+    """A runtime: ``write`` fills a folder, ``network`` opens what was written in that runtime, the
+    one called ``name`` of :meth:`~hasten.exporting.bundle.Bundle.networks`.
 
     ``bound``: how far (relative, root mean square) an answer of the network may be from eager
     float32; ``others``: whether plans of more or fewer steps are taken along.
@@ -37,7 +39,7 @@ class Target(ABC):
     def write(self, bundle: Bundle, folder: Path) -> None: ...
 
     @abstractmethod
-    def network(self, bundle: Bundle, folder: Path) -> Call: ...
+    def network(self, bundle: Bundle, folder: Path, name: str = NET) -> Call: ...
 
 
 targets: Registry[Target] = Registry("target", "hasten.exporting.targets")

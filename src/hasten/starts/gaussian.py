@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from hasten.core.errors import require
+from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.core.start import Begin, Latents, starts
 from hasten.starts.early import Early
 from hasten.starts.files import FIELD, FromFile
-from hasten.starts.normals import NAMES, Normals
+from hasten.starts.normals import NAMES, Drawn, Normals
 
 
 @starts.add("gaussian")
@@ -28,18 +30,19 @@ class Gaussian(FromFile, Early):
     names = NAMES
 
     def prepare(self, model: Model, other: Callable[[Any], Latents]) -> Begin:
+        drawn = functools.cache(functools.partial(self.drawn, model))
+        drawn(model.path.at(self.top(model.path)))  # refuses now what does not fit
+
+        def begin(noise: Any, level: Any, cond: Any) -> Any:
+            return drawn(level)(noise, torch.zeros(len(noise), device=noise.device), cond)
+
+        return begin
+
+    def drawn(self, model: Model, level: Level) -> Drawn:
         held = self.learned()
         held.facts.check(model)
         normals = Normals.of(held.tensors, model)
-        top, every = model.path.at(model.path.noisy), model.labels or 0
-        require(len(normals.mean) == every + 1, f"{FIELD} lacks a label; learn it again.")
-
-        def begin(noise: Any, level: Any, cond: Any) -> Any:
-            which = torch.full((len(noise),), every, device=noise.device)
-            if cond is not None:
-                none = -1 if model.null_label is None else model.null_label
-                which = torch.where(cond == none, which, cond)
-            x = normals.flow(noise.flatten(1) * top.spread, which, top, level)
-            return x.view(noise.shape)
-
-        return begin
+        count = len(normals.mean)
+        require(count == (model.labels or 0) + 1, f"{FIELD} lacks a label; learn it again.")
+        shares = torch.eye(count, device=model.device)
+        return Drawn(normals, shares, model.null_label, model.path.at(model.path.noisy), level)

@@ -20,7 +20,7 @@ from hasten.core.solver import solvers, trace
 from hasten.core.start import Begin, Latents, starts
 from hasten.starts.early import Early, streams
 from hasten.starts.files import FIELD, FromFile
-from hasten.starts.normals import NAMES, Normals
+from hasten.starts.normals import NAMES, Drawn, Normals
 
 NOISIEST = 80.0
 
@@ -46,29 +46,40 @@ class Mixture(FromFile, Early):
         require_whole("start option steps", self.steps, 0, 1000)
 
     def prepare(self, model: Model, other: Callable[[Any], Latents]) -> Begin:
-        held = self.learned()
-        held.facts.check(model)
-        normals = Normals.of(held.tensors, model)
-        labels = set(range(model.labels or 0))
-        require(labels <= set(normals.label.tolist()), f"{FIELD} lacks a label; learn it again.")
+        normals = self._normals(model)
         top, run = model.path.at(model.path.noisy), executors.parse("sequential").run
 
         @functools.cache
         def down_to(level: Level) -> Program:
             return trace(solvers.parse("dpmpp(order=2)"), self._levels(model.path, level))
 
+        @functools.cache
+        def drawn(level: Level) -> Drawn:
+            return _drawn(normals, model, level)
+
         def begin(noise: Any, level: Any, cond: Any) -> Any:
-            x = noise.flatten(1) * top.spread
-            chances = _chances(normals, model, noise, cond)
-            if level != top and self.steps == 0:
-                x = normals.flow(x, _drawn(chances, noise), top, level)
-            elif level != top:
-                wanted = chances.isfinite().any(0).nonzero()[:, 0]
-                machine: Any = Believer(normals.some(wanted), chances[:, wanted])
-                x = run(down_to(level), x, machine)
+            if level == top:
+                return noise * top.spread
+            if self.steps == 0:
+                return drawn(level)(noise, _uniform(noise), cond)
+            chances = _shares(normals, model)[_rows(model, noise, cond)].log()
+            wanted = chances.isfinite().any(0).nonzero()[:, 0]
+            machine: Any = Believer(normals.some(wanted), chances[:, wanted])
+            x = run(down_to(level), noise.flatten(1) * top.spread, machine)
             return x.view(noise.shape)
 
         return begin
+
+    def drawn(self, model: Model, level: Level) -> Drawn | None:
+        return _drawn(self._normals(model), model, level) if self.steps == 0 else None
+
+    def _normals(self, model: Model) -> Normals:
+        held = self.learned()
+        held.facts.check(model)
+        normals = Normals.of(held.tensors, model)
+        labels = set(range(model.labels or 0))
+        require(labels <= set(normals.label.tolist()), f"{FIELD} lacks a label; learn it again.")
+        return normals
 
     def _levels(self, path: Path, last: Level) -> list[Level]:
         """Evenly in log-SNR; a top without signal is kept, and counts as one at 80."""
@@ -89,20 +100,28 @@ class Believer:
         return self.normals.denoise(x, level, self.chances)
 
 
-def _chances(normals: Normals, model: Model, noise: torch.Tensor, cond: Any) -> torch.Tensor:
-    """Log-probabilities (n, count) that each picture is of each distribution, by its label."""
-    every = normals.weight.log().expand(len(noise), -1)
+def _drawn(normals: Normals, model: Model, level: Level) -> Drawn:
+    top = model.path.at(model.path.noisy)
+    return Drawn(normals, _shares(normals, model), model.null_label, top, level)
+
+
+def _shares(normals: Normals, model: Model) -> torch.Tensor:
+    """The share (rows, count) of each distribution among the pictures of each label, those of every
+    label in the last row."""
+    labels = torch.arange(model.labels or 0, device=normals.label.device)
+    mine = (labels[:, None] == normals.label).to(normals.weight.dtype)
+    return torch.cat([mine * normals.weight, normals.weight[None]])
+
+
+def _rows(model: Model, noise: torch.Tensor, cond: Any) -> torch.Tensor:
+    """The row (n,) of each picture's label."""
+    every = torch.full((len(noise),), model.labels or 0, device=noise.device)
     if cond is None:
         return every
-    wanted = cond[:, None] == normals.label
-    if model.null_label is not None:
-        wanted = wanted | (cond[:, None] == model.null_label)
-    return torch.where(wanted, every, -torch.inf)
+    return cond if model.null_label is None else torch.where(cond == model.null_label, every, cond)
 
 
-def _drawn(chances: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """One distribution (n,) for each picture."""
-    draws = torch.stack([torch.rand((), generator=one) for one in streams(noise)])
-    reached = chances.softmax(1).cumsum(1)
-    last = reached.shape[1] - 1 - (chances > -torch.inf).flip(1).int().argmax(1)
-    return torch.minimum((reached <= draws.to(reached.device)[:, None]).sum(1), last)
+def _uniform(noise: torch.Tensor) -> torch.Tensor:
+    """A number (n,) from 0 to 1 for each picture, from its noise's own bits."""
+    draws = [torch.rand((), generator=one) for one in streams(noise)]
+    return torch.stack(draws).to(noise.device)

@@ -101,5 +101,37 @@ class Normals:
         )
 
 
+class Drawn(torch.nn.Module):
+    """A distribution for each picture, and where its flow brings noise from ``first`` to ``last``.
+
+    Args:
+        shares: (rows, count) of each distribution, a row a label and one of all; ``null`` is the
+            label that stands for the last.
+    """
+
+    def __init__(
+        self, normals: Normals, shares: torch.Tensor, null: int | None, first: Level, last: Level
+    ) -> None:
+        super().__init__()
+        self.normals, self.first, self.last, self.null = normals, first, last, null
+        count = shares.shape[1]
+        final = count - 1 - (shares > 0).flip(1).int().argmax(1)
+        reached = (shares / shares.sum(1, keepdim=True)).cumsum(1)
+        ended = torch.arange(count, device=shares.device) >= final[:, None]
+        self.reached = torch.where(ended, torch.inf, reached)
+
+    def forward(
+        self, noise: torch.Tensor, draw: torch.Tensor, label: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """x (n, c, h, w) at ``last`` from standard normal noise and draws (n,) from 0 to 1."""
+        every = torch.full(draw.shape, len(self.reached) - 1, device=draw.device)
+        row = every
+        if label is not None:
+            row = label if self.null is None else torch.where(label == self.null, every, label)
+        which = (self.reached[row] <= draw[:, None]).sum(1)
+        x = noise.flatten(1) * self.first.spread
+        return self.normals.flow(x, which, self.first, self.last).view(noise.shape)
+
+
 def _deviation(variance: torch.Tensor, level: Level) -> torch.Tensor:
     return (level.alpha**2 * variance + level.sigma**2).sqrt()

@@ -6,6 +6,7 @@ const find = (id) => document.getElementById(id);
 const state = { label: null, seed: 0, program: null, busy: false, again: false };
 let bundle;
 let net;
+let start;
 
 async function unpacked(url) {
   const packed = await fetch(url);
@@ -19,10 +20,15 @@ async function open() {
   ort.env.wasm.wasmBinary = await unpacked("ort/ort-wasm-simd-threaded.wasm.gz");
   // Threads share memory, which browsers allow on pages that are isolated from others alone.
   ort.env.wasm.numThreads = self.crossOriginIsolated ? navigator.hardwareConcurrency : 1;
-  const weights = await (await fetch("net.onnx")).arrayBuffer();
+  net = await network("net.onnx");
+  start = bundle.start ? await network("start.onnx") : undefined;
+}
+
+async function network(file) {
+  const weights = await (await fetch(file)).arrayBuffer();
   const session = await ort.InferenceSession.create(weights, { executionProviders: ["wasm"] });
   const [c, h, w] = bundle.shape;
-  net = async (x, t, label) => {
+  return async (x, t, label) => {
     const given = [
       new ort.Tensor("float32", x, [1, c, h, w]),
       new ort.Tensor("float32", Float32Array.of(t), [1]),
@@ -62,7 +68,7 @@ async function draw() {
     shown += performance.now() - from;
   };
   const began = performance.now();
-  const x = await sample(bundle, net, { seed, label, program, look });
+  const x = await sample(bundle, net, { seed, label, program, look, start });
   const took = performance.now() - began - shown;
   paint(find("picture"), x);
   find("time").textContent = `${took.toFixed(0)} ms`;

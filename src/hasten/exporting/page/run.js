@@ -7,14 +7,19 @@ export function mixed(x) {
   return (x ^ (x >>> 15)) >>> 0;
 }
 
+// Number `place` of the numbers from 0 to 1 in `stream`; stream 0 chooses where a start begins.
+export function uniform(seed, stream, place) {
+  const key = mixed(seed ^ mixed(stream));
+  return mixed(mixed(Math.imul(place, 0x9e3779b9)) ^ key) / 2 ** 32;
+}
+
 // The noise number `stream` of picture `seed`, standard normal.
 export function normals(seed, stream, count) {
-  const key = mixed(seed ^ mixed(stream + 1));
-  const bits = (place) => mixed(mixed(Math.imul(place, 0x9e3779b9)) ^ key);
+  const draw = (place) => uniform(seed, stream + 1, place);
   const out = new Float32Array(count);
   for (let i = 0; i < count; i++) {
-    const radius = Math.sqrt(-2 * Math.log((bits(2 * i) + 1) / 2 ** 32));
-    out[i] = radius * Math.cos((2 * Math.PI * bits(2 * i + 1)) / 2 ** 32);
+    const radius = Math.sqrt(-2 * Math.log(draw(2 * i) + 2 ** -32));
+    out[i] = radius * Math.cos(2 * Math.PI * draw(2 * i + 1));
   }
   return out;
 }
@@ -28,11 +33,15 @@ function combined(coefficients, terms) {
   return out;
 }
 
-// One picture: `look(call, x0)` is called with what the network believes after each of its calls.
-export async function sample(bundle, net, { seed = 0, label = null, program = null, look } = {}) {
+// One picture: `look(call, x0)` is called with what the network believes after each of its calls;
+// `start` is the network of that name, where the bundle has one.
+export async function sample(bundle, net, options = {}) {
+  const { seed = 0, label = null, program = null, look, start } = options;
   const { spread, rows, output } = bundle.programs[program ?? bundle.plan];
   const count = bundle.shape.reduce((a, b) => a * b);
-  const values = { x: combined([spread], [normals(seed, 0, count)]) };
+  const noise = normals(seed, 0, count);
+  const x = start ? await start(noise, uniform(seed, 0, 0), label) : combined([spread], [noise]);
+  const values = { x };
   let drawn = 0;
   let calls = 0;
   for (const row of rows) {

@@ -18,29 +18,30 @@ SHAPE = tuple(BUNDLE["shape"])
 
 def mixed(x):
     """Thirty-two bits, stirred: every runner of this folder draws the same noise."""
-    x = x ^ (x >> np.uint32(16))
-    x = x * np.uint32(0x21F0AAAD)
-    x = x ^ (x >> np.uint32(15))
-    x = x * np.uint32(0x735A2D97)
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x21F0AAAD)
+    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x735A2D97)
     return x ^ (x >> np.uint32(15))
+
+
+def uniforms(seed, stream, count):
+    """``count`` numbers from 0 to 1; stream 0 chooses where a start begins."""
+    key = mixed(np.array([seed], np.uint32) ^ mixed(np.array([stream], np.uint32)))
+    places = np.arange(count, dtype=np.uint32) * np.uint32(0x9E3779B9)
+    return mixed(mixed(places) ^ key) / 2**32
 
 
 def normals(seed, stream):
     """The noise number ``stream`` of picture ``seed``: (1, c, h, w), standard normal."""
-    count = int(np.prod(SHAPE))
-    start = np.array([stream + 1], np.uint32)
-    key = mixed(np.array([seed], np.uint32) ^ mixed(start))
-    places = np.arange(2 * count, dtype=np.uint32) * np.uint32(0x9E3779B9)
-    bits = mixed(mixed(places) ^ key).astype(np.float64)
-    radius = np.sqrt(-2 * np.log((bits[0::2] + 1) / 2**32))
-    return (radius * np.cos(2 * np.pi * bits[1::2] / 2**32)).astype(np.float32).reshape(1, *SHAPE)
+    draws = uniforms(seed, stream + 1, 2 * int(np.prod(SHAPE)))
+    radius = np.sqrt(-2 * np.log(draws[0::2] + 2**-32))
+    return (radius * np.cos(2 * np.pi * draws[1::2])).astype(np.float32).reshape(1, *SHAPE)
 
 
-def network(file=HERE / "net.onnx"):
+def network(name="net"):
     """The network as a function of x (1, c, h, w), a time and a label."""
-    import onnxruntime
+    from onnxruntime import InferenceSession
 
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    session = InferenceSession(str(HERE / f"{name}.onnx"), providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_inputs()]
 
     def call(x, t, label):
@@ -50,12 +51,12 @@ def network(file=HERE / "net.onnx"):
     return call
 
 
-def sample(net, seed=0, label=None, program=None, noise=normals):
-    """One picture (channels, height, width) in [0, 1]."""
+def sample(net, seed=0, label=None, program=None, start=None):
+    """One picture (channels, height, width) in [0, 1]; ``start`` is the network of that name."""
     program = BUNDLE["programs"][str(program or BUNDLE["plan"])]
-    null = BUNDLE["null"] or 0
-    values = {"x": noise(seed, 0) * np.float32(program["spread"])}
-    drawn = 0
+    x, null, drawn = normals(seed, 0), BUNDLE["null"] or 0, 0
+    x = start(x, uniforms(seed, 0, 1)[0], label) if start else x * np.float32(program["spread"])
+    values = {"x": x}
     for row in program["rows"]:
         if row["op"] == "network":
             answer = net(values[row["x"]], row["t"], null if row["branch"] == "null" else label)
@@ -63,13 +64,11 @@ def sample(net, seed=0, label=None, program=None, noise=normals):
             terms = zip(row["coefficients"], row["terms"], strict=True)
             answer = sum(np.float32(c) * values[name] for c, name in terms)
         elif row["op"] == "noise":
-            drawn += 1
-            answer = noise(seed, drawn)
+            answer = normals(seed, drawn := drawn + 1)
         else:
             answer = np.clip(values[row["x"]], row["low"], row["high"])
         values[row["out"][0]] = answer
-        for name in row["frees"]:
-            del values[name]
+        values = {name: value for name, value in values.items() if name not in row["frees"]}
     return decoded(values[program["output"]])
 
 
@@ -97,4 +96,5 @@ if __name__ == "__main__":
     options.add_argument("--program", help="evaluations: " + ", ".join(BUNDLE["programs"]))
     options.add_argument("--out", default="picture.png")
     given = options.parse_args()
-    write_png(sample(network(), given.seed, given.label, given.program), given.out)
+    start = network("start") if BUNDLE["start"] else None
+    write_png(sample(network(), given.seed, given.label, given.program, start), given.out)

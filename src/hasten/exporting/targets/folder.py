@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import torch
 
 from hasten.adapters.folder import save_folder
 from hasten.adapters.load import load
-from hasten.exporting.bundle import Bundle
+from hasten.core.artifact import BUILTIN, located
+from hasten.core.start import starts
+from hasten.exporting.bundle import NET, Bundle
 from hasten.exporting.target import Call, Target, targets
+from hasten.starts.files import FIELD, FromFile
 
 MODEL = "model"
 
@@ -26,11 +30,15 @@ class Folder(Target):
         if bundle.first.plan.learned is not None:
             bundle.first.plan.learned.write(folder / "program.json")
             plan["program"] = "program.json"
-        plans = () if "program" in plan else (plan,)
+        start = starts.parse(bundle.first.plan.start)
+        if isinstance(start, FromFile) and not start.file.startswith(BUILTIN):
+            shutil.copy(located(FIELD, start.file), folder / "start.safetensors")
+            plan["start"] = starts.text(dataclasses.replace(start, file="start.safetensors"))
+        plans = () if "program" in plan or (folder / "start.safetensors").exists() else (plan,)
         save_folder(dataclasses.replace(bundle.model, plans=plans), folder / MODEL)
 
-    def network(self, bundle: Bundle, folder: Path) -> Call:
-        model = load(folder / MODEL)
+    def network(self, bundle: Bundle, folder: Path, name: str = NET) -> Call:
+        model = load(folder / MODEL) if name == NET else bundle.networks()[name]
 
         @torch.inference_mode()
         def call(x: torch.Tensor, t: float, label: int | None) -> torch.Tensor:

@@ -15,11 +15,10 @@ from hasten.core.engine import engines
 from hasten.core.errors import UserError
 from hasten.core.model import Model
 from hasten.engines.graph import onnx_file
-from hasten.exporting.bundle import Bundle
+from hasten.exporting.bundle import NET, Bundle
 from hasten.exporting.target import Call, Target, targets
 
 RUNNERS = Path(__file__).parents[1] / "runners"
-NET = "net.onnx"
 LARGE = 256  # numbers from which on a weight is worth a cast
 
 
@@ -34,14 +33,15 @@ class Onnx(Target):
         engines["onnxruntime"]().check(model, "float32")
 
     def write(self, bundle: Bundle, folder: Path) -> None:
-        write_network(bundle.model, folder / NET)
+        for name, model in bundle.networks().items():
+            write_network(model, folder / f"{name}.onnx")
         shutil.copy(RUNNERS / "run.py", folder / "run.py")
 
-    def network(self, bundle: Bundle, folder: Path) -> Call:
+    def network(self, bundle: Bundle, folder: Path, name: str = NET) -> Call:
         import onnxruntime
 
         session = onnxruntime.InferenceSession(
-            str(folder / NET), providers=["CPUExecutionProvider"]
+            str(folder / f"{name}.onnx"), providers=["CPUExecutionProvider"]
         )
         names = [one.name for one in session.get_inputs()]
 

@@ -10,11 +10,9 @@ import torch
 from hasten.core.engine import engines
 from hasten.core.model import Model
 from hasten.engines.graph import onnx_file
-from hasten.exporting.bundle import Bundle
+from hasten.exporting.bundle import NET, Bundle
 from hasten.exporting.target import Call, Target, targets
 from hasten.exporting.targets.onnx import RUNNERS, example
-
-NET = "net.xml"
 
 
 @targets.add("openvino")
@@ -30,17 +28,17 @@ class OpenVino(Target):
     def write(self, bundle: Bundle, folder: Path) -> None:
         import openvino
 
-        model = bundle.model
-        graph = openvino.convert_model(str(onnx_file(model, *example(model))))
-        openvino.save_model(graph, str(folder / NET), compress_to_fp16=False)
+        for name, model in bundle.networks().items():
+            graph = openvino.convert_model(str(onnx_file(model, *example(model))))
+            openvino.save_model(graph, str(folder / f"{name}.xml"), compress_to_fp16=False)
         text = (RUNNERS / "run.py").read_text(encoding="utf-8")
         (folder / "run.py").write_text(_for_openvino(text), encoding="utf-8")
 
-    def network(self, bundle: Bundle, folder: Path) -> Call:
+    def network(self, bundle: Bundle, folder: Path, name: str = NET) -> Call:
         import openvino
 
         settings = {"INFERENCE_PRECISION_HINT": "f32"}
-        compiled = openvino.Core().compile_model(str(folder / NET), "CPU", settings)
+        compiled = openvino.Core().compile_model(str(folder / f"{name}.xml"), "CPU", settings)
 
         def call(x: torch.Tensor, t: float, label: int | None) -> torch.Tensor:
             given = [x.numpy(), torch.tensor([t]).numpy(), torch.tensor([label or 0]).numpy()]
@@ -53,12 +51,12 @@ class OpenVino(Target):
 def _for_openvino(text: str) -> str:
     """The runner with its network opened by OpenVINO instead."""
     begin, end = text.index("def network("), text.index("def sample(")
-    opened = '''def network(file=HERE / "net.xml"):
+    opened = '''def network(name="net"):
     """The network as a function of x (1, c, h, w), a time and a label."""
     import openvino
 
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(str(file), "CPU", settings)
+    compiled = openvino.Core().compile_model(str(HERE / f"{name}.xml"), "CPU", settings)
 
     def call(x, t, label):
         given = [x, np.array([t], np.float32), np.array([label or 0], np.int64)]
