@@ -59,6 +59,7 @@ def student(model: hasten.Model, objective: str) -> dict[str, Any]:
         evaluations=evaluations,
         data=DATA if objectives.parse(objective).needs == "data" else None,
         pictures=100_000_000,
+        channels_last=False,
         precision="no" if objective.startswith("continuous") else "bf16",
         optimizer={"rate": 4e-4, "batch": 128, "warmup": 5000, "decay": "cosine"},  # type: ignore[arg-type]
         engine="openvino",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import json
@@ -337,6 +338,17 @@ def test_a_student_begins_with_the_weights_of_another(teacher, data, tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             learn_student(teacher, recipe(objective, data, **changes), tmp_path / "s", quiet=True)
+
+
+def test_a_start_of_the_teachers_samples_is_the_students_too(teacher, data, tmp_path):
+    file = tmp_path / "gaussian.safetensors"
+    learn_start(teacher, "gaussian", file, n=40)
+    made = recipe("direct", data, start=f"gaussian(ratio=3, file={str(file)!r})")
+    student = hasten.load(learn_student(teacher, made, tmp_path / "student", quiet=True))
+    assert hasten.build(student).sample(2, cond=1).isfinite().all()
+    stranger = dataclasses.replace(student, teacher="")
+    with pytest.raises(UserError, match="other weights"):
+        hasten.build(stranger)
 
 
 @pytest.mark.parametrize(

@@ -168,3 +168,36 @@ def test_pictures_at_different_times_get_their_own_ranges(model, tmp_path):
     side = named.model_copy(update={"executor": "picard(tolerance=1e-6)"})
     two = hasten.build(model, side).sample(noise=noise, cond=1, raw=True)
     assert (one - two).abs().max() < 1e-3
+
+
+def test_a_mix_gives_the_fewer_bits_to_the_layers_that_matter_least(model, tmp_path):
+    bold = learn_quantize(model, BASE, bits="w3a8,w8a8", drift=1e3, n=8, correct=False)
+    assert {str(bits) for bits in bold.bits.values()} == {"w3a8"}
+    most = drift(model, bold, tmp_path)
+    mild = learn_quantize(model, BASE, bits="w3a8,w8a8", drift=most / 2, n=8, correct=False)
+    kinds = {str(bits) for bits in mild.bits.values()}
+    assert kinds == {"w3a8", "w8a8"}
+    fewer = [name for name, bits in mild.bits.items() if str(bits) == "w3a8"]
+    net = model.net
+
+    def price(name: str) -> float:
+        return mild.sensitivities[name] ** 2 / net.get_submodule(name).weight.numel()
+
+    assert max(map(price, fewer)) <= min(price(n) for n in mild.bits if n not in fewer)
+    assert drift(model, mild, tmp_path) < 0.75 * most
+    again = Quantization.read(str(tmp_path / "q.safetensors"))
+    assert again.sensitivities == pytest.approx(mild.sensitivities)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"bits": "w4a8,w8a8"}, "both or neither"),
+        ({"bits": "w8a8", "drift": 0.1}, "both or neither"),
+        ({"bits": "w4a8,w8a8", "drift": -1.0}, "drift"),
+        ({"bits": "w4a8,w6a6,w8a8", "drift": 0.1}, "one, or two"),
+    ],
+)
+def test_a_mix_that_is_none_is_refused(model, changes, words):
+    with pytest.raises(UserError, match=words):
+        learn_quantize(model, BASE, n=2, **changes)

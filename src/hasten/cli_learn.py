@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -315,6 +316,7 @@ def quantize(
     *,
     plan: PlanText = None,
     bits: str = "w8a8",
+    drift: float | None = None,
     rows: str = "steps",
     n: int = 64,
     out: Path = Path("quantized.safetensors"),
@@ -326,7 +328,9 @@ def quantize(
     Args:
         model: builtin:NAME, a diffusers folder, or a hub id.
         plan: a plan file, or key=value,...: the one that is to run it.
-        bits: of weights and activations: w8a8, w8a16 (for memory), w4a8.
+        bits: of weights and activations: w8a8, w8a16 (for memory), w4a8; or a mix of two, the fewer
+            first, as in w4a8,w8a8, chosen by how much each layer matters.
+        drift: of a mix: how far its pictures may be from those of the float network.
         rows: steps (ranges of each step's own), static (one for all), or how many groups.
         n: calibration pictures.
         out: the file to write.
@@ -339,10 +343,14 @@ def quantize(
     loaded = load(model, device=device)
     given = Plan(**loaded.plan) if plan is None else Plan.read(plan)
     groups = rows if rows in ("steps", "static") or not rows.isdigit() else int(rows)
-    held = learn_quantize(loaded, given, out, bits=bits, rows=groups, n=n)
+    held = learn_quantize(loaded, given, out, bits=bits, drift=drift, rows=groups, n=n)
     use = given.model_copy(update={"quantize": str(out), "engine": "openvino"})
+    for name, moved in sorted(held.sensitivities.items(), key=lambda pair: -pair[1]):
+        print(f"{moved:.4f}  {held.bits[name]}  {name}")
+    kinds = Counter(map(str, held.bits.values()))
+    layers = ", ".join(f"{count} in {kind}" for kind, count in sorted(kinds.items()))
     print(
-        f"wrote {out}: {len(held.bits)} layers in {bits}, {held.rows} rows of ranges for "
+        f"wrote {out}: {len(held.bits)} layers ({layers}), {held.rows} rows of ranges for "
         f'{len(held.times)} steps; use it with --plan "{use}"'
     )
 

@@ -115,9 +115,11 @@ def _quantized(model: Model, plan: Plan, engine: Engine) -> Prepared:
     assert plan.quantize is not None
     held = Quantization.read(plan.quantize)
     require_weights("plan field 'quantize'", held.weights, model, plan.other_weights)
+    able = ("float32", "bfloat16") if plan.engine == "openvino" else ("float32",)
     require(
-        plan.dtype == "float32",
-        f"dtype is {plan.dtype!r}, but quantize says how many bits there are; set dtype=float32.",
+        plan.dtype in able,
+        f"dtype is {plan.dtype!r}, and beside what quantize puts into few bits engine "
+        f"{plan.engine!r} computes in {' or '.join(able)}; set dtype=float32.",
     )
     modules = [held.network(model.net, row) for row in range(held.rows)]
     nets = [engine.prepare(dataclasses.replace(model, net=net), plan.dtype) for net in modules]
@@ -166,7 +168,7 @@ def build(model: Model, plan: Plan | None = None, *, net: Prepared | None = None
         plan.learned.check(model, plan.other_weights)
     start = starts.parse(plan.start)
     learned_for = start.learned_for()
-    if learned_for is not None:
+    if learned_for not in (None, teacher.teacher):  # a student takes over what is its teacher's
         require_weights(f"start {start.part_name!r}", learned_for, teacher, plan.other_weights)
     program = plan.trace(model.path) if plan.crossing.traceable else None
     require(

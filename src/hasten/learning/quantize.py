@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from hasten.core.artifact import digest
-from hasten.core.errors import require, require_choice, require_whole
+from hasten.core.engine import engines
+from hasten.core.errors import require, require_choice, require_number, require_whole
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.levers.quantize import Quantization, layers
+from hasten.levers.quantize import Quantization, Rows, layers
 from hasten.levers.quantized_layer import Bits
 from hasten.sampler import build, subject
 
@@ -38,6 +39,7 @@ def learn_quantize(
     out: str | Path | None = None,
     *,
     bits: str | Bits = "w8a8",
+    drift: float | None = None,
     rows: int | str = "steps",
     n: int = 64,
     correct: bool = True,
@@ -47,7 +49,11 @@ def learn_quantize(
     makes, and written to the file ``out``.
 
     Args:
-        bits: ``w8a8``, ``w8a16``, ``w4a8``.
+        bits: ``w8a8``, ``w8a16``, ``w4a8``; or two, the fewer first, as in ``w4a8,w8a8``: then the
+            sensitivity of every layer is measured, and those that matter least for their size get
+            the fewer bits.
+        drift: how far (root mean square) the pictures of such a mix may be from those of the float
+            network; errors of layers are taken to add in squares.
         rows: "steps" for ranges of each step's own, "static" for one row, or how many groups.
         correct: fold the mean error of each row into the network's answer.
         only: layers to quantize; all that can be, without it.
@@ -55,7 +61,7 @@ def learn_quantize(
     Raises:
         UserError: a plan that runs in parallel or reuses features, an option out of range.
     """
-    chosen = bits if isinstance(bits, Bits) else Bits.parse(bits)
+    fewer, chosen = _bits(bits, drift)
     require_whole("n", n, 1, 100_000)
     if isinstance(rows, str):
         require_choice("rows", rows, ("steps", "static"))
@@ -72,11 +78,63 @@ def learn_quantize(
     with run.watching():
         sampler.sample(n, seed=SEED, cond=cond, batch=n)
     held = run.quantization(plain, chosen, rows)
+    if fewer is not None and drift is not None:
+        held = mixed(model, plain, held, fewer, drift)
     if correct:
         held = run.corrected(held)
     if out is not None:
         held.write(Path(out))
     return held
+
+
+def _bits(given: str | Bits, drift: float | None) -> tuple[Bits | None, Bits]:
+    """The fewer bits of a mix, None where there is none, and the others."""
+    texts = str(given).split(",")
+    require(len(texts) <= 2, f"bits is {given!r}; give one, or two as in w4a8,w8a8.")
+    require(
+        (len(texts) == 2) == (drift is not None),
+        f"bits is {given!r} and drift is {drift}; a mix of two (w4a8,w8a8) is chosen under a "
+        "drift, so give both or neither.",
+    )
+    if drift is not None:
+        require_number("drift", drift, 1e-9, 1e3)
+    parsed = [Bits.parse(text.strip()) for text in texts]
+    return (parsed[0] if drift is not None else None), parsed[-1]
+
+
+def mixed(
+    model: Model, plan: Plan, held: Quantization, fewer: Bits, drift: float, n: int = 16
+) -> Quantization:
+    """``held`` with as many weights in the bits ``fewer`` as a drift of ``drift`` leaves room for,
+    by the sensitivities of the layers, each measured on ``n`` pictures."""
+    net = subject(model, plan).net
+    wanted = _pictures(model, plan, None, n)
+
+    def apart(bits: dict[str, Bits]) -> float:
+        now = dataclasses.replace(held, bits=bits)
+        return float((_pictures(model, plan, now, n) - wanted).square().mean().sqrt())
+
+    alone = {name: apart({name: fewer}) for name in held.bits}
+    sizes = {name: net.get_submodule(name).weight.numel() for name in alone}  # type: ignore[union-attr]
+    square, bits = apart(held.bits) ** 2, dict(held.bits)
+    for name in sorted(alone, key=lambda name: alone[name] ** 2 / sizes[name]):
+        square += alone[name] ** 2
+        if square > drift**2:
+            break
+        bits[name] = fewer
+    return dataclasses.replace(held, bits=bits, sensitivities=alone)
+
+
+def _pictures(model: Model, plan: Plan, held: Quantization | None, n: int) -> torch.Tensor:
+    """``n`` pictures of ``plan`` as the network's space has them, in the bits of ``held``."""
+    own, prepared = subject(model, plan), None
+    if held is not None:
+        modules = [held.network(own.net, row) for row in range(held.rows)]
+        eager = engines.parse("eager")
+        nets = [eager.prepare(dataclasses.replace(own, net=net), "float32") for net in modules]
+        prepared = Rows(held, nets, modules)
+    cond = None if model.labels is None else [i % model.labels for i in range(n)]
+    return build(model, plan, net=prepared).sample(n, seed=SEED + 1, cond=cond, batch=n, raw=True)
 
 
 class _Calibration:
