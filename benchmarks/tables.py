@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.markdown import markdown, where
 from benchmarks.results_io import read
-from benchmarks.tables_few import distilling, early_stop, learned, parallel, reuse, tuner
+from benchmarks.tables_few import distilling, early_stop, learned, parallel, reuse, students, tuner
 from hasten.core.files import MANIFEST, write_manifest
 from hasten.tuning.pareto import front
 
@@ -24,7 +24,8 @@ DOCUMENTS = (
     "docs/distillation.md",
     "src/hasten/assets/mnist/README.md",
 )
-FEW = (distilling, early_stop, learned, parallel, reuse, tuner)  # tables that stand in another file
+# Tables that stand in another file.
+FEW = (distilling, early_stop, learned, parallel, reuse, students, tuner)
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 

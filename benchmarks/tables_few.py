@@ -138,6 +138,27 @@ def distilling() -> str:
     )
 
 
+def students() -> str:
+    """The students that ship, beside their teacher."""
+    result, cells = read("students"), []
+    for row in result["rows"]:
+        low, high = row["fd_interval"]
+        shown = re.sub(r"student=[^,]*,|builtin:mnist/(starts/)?|\.safetensors", "", row["plan"])
+        cells.append(
+            (
+                row["student"] or "teacher",
+                f"`{shown}`",
+                str(row["evaluations"]),
+                f"{row['fd']:.2f} ({low:.2f} to {high:.2f})",
+                f"{row['times_the_teachers_best']:.2f}",
+                f"{row['recall']:.2f}",
+            )
+        )
+    head = ("", "plan", "evaluations", "FD (95%)", "times the teacher's best", "recall")
+    note = f"\nFD and recall at n = {result['rows'][0]['n']}, the same noise; {result['what']}."
+    return markdown(head, cells) + note + where(result)
+
+
 def tuner() -> str:
     """The tuner's plans beside the best of an exhaustive sweep and random search's."""
     result, cells = read("tuner"), []

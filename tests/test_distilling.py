@@ -36,6 +36,8 @@ from hasten.learning.objective import Batch
 from hasten.learning.recipe import StudentRecipe, load_recipe
 from hasten.learning.starts import learn_start
 from hasten.learning.student import learn_student
+from hasten.measuring.features import FeatureNet
+from hasten.tuning.space import distilled
 
 OBJECTIVES = {
     "consistency": 2,
@@ -571,8 +573,23 @@ def test_the_command_line_distils_and_names_what_is_wrong(teacher, data, tmp_pat
     assert not (tmp_path / "x").exists()
 
 
-def test_the_shipped_recipe_of_a_student_is_valid():
-    made = load_recipe(Path(__file__).parents[1] / "recipes" / "mnist-student.yaml", StudentRecipe)
+def test_the_student_that_ships_draws_the_digit_that_is_wanted():
+    model = hasten.load("builtin:mnist")
+    plans = [plan for plan in distilled(model, 1.0) if plan.student == "builtin:mnist-2"]
+    assert [hasten.build(model, plan).evaluations for plan in plans] == [2, 1]
+    features, wanted = FeatureNet.for_model(model), [i % 10 for i in range(60)]
+    assert features is not None
+    for plan in plans:
+        pictures = hasten.build(model, plan).sample(60, seed=1, cond=wanted)
+        found = features.net(pictures * 2 - 1).argmax(1)
+        assert int((found == torch.tensor(wanted)).sum()) >= 54, plan
+    assert distilled(model, 2.0) == []
+
+
+@pytest.mark.parametrize("name", ["mnist-student.yaml", "mnist-student-finish.yaml"])
+def test_the_shipped_recipe_of_a_student_is_valid(name):
+    made = load_recipe(Path(__file__).parents[1] / "recipes" / name, StudentRecipe)
     assert made.evaluations == 2
+    assert starts.parse(made.start).learned_for() is None  # of real pictures
     with pytest.raises(UserError, match="StudentRecipe"):
         load_recipe(Path(__file__).parents[1] / "recipes" / "mnist.yaml", StudentRecipe)

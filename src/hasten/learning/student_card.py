@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from hasten.core.model import Model
@@ -45,6 +46,7 @@ def student_card(
         rows += f"| `{Plan(**fields)}` | {fields['steps']} | {told} | {kept} | {n} |\n"
     guided = "" if recipe.guidance == 1 else f", guidance {recipe.guidance:g}"
     use = LOW_RANK if recipe.lora else WHOLE
+    begun = f", begun with the student `{Path(recipe.begin).name}`" if recipe.begin else ""
     source = f"; data `{recipe.data.rpartition('/')[2]}`" if recipe.data else ""
     return f"""---
 library_name: diffusers
@@ -54,7 +56,7 @@ tags: [hasten, diffusion, distillation, few-step, {conditional}]
 # {recipe.name}
 
 A few-step student of `{teacher.name}` (weights sha256 `{recipe.teacher[:12]}`), made with
-`hasten learn student` and objective `{recipe.objective}`{guided}{source}.
+`hasten learn student` and objective `{recipe.objective}`{guided}{begun}{source}.
 
 - trained on {recipe.pictures:,} pictures at most, batch {recipe.optimizer.batch}, rate \
 {recipe.optimizer.rate:g}, EMA {recipe.ema}, seed {recipe.seed}
