@@ -158,8 +158,8 @@ def students() -> str:
     ratios = ("/ best from noise", "/ best from any start")
     head = ("", "plan", "evaluations", "FD (95%)", *ratios, "recall")
     note = (
-        f"\nFD and recall at n = {result['rows'][0]['n']}, the same noise, beside the lowest FD of the "
-        f"teacher's plans above; {result['what']}."
+        f"\nFD and recall at n = {result['rows'][0]['n']}, the same noise, beside the lowest FD of "
+        f"the teacher's plans above; {result['what']}."
     )
     return markdown(head, cells) + note + where(result)
 
