@@ -136,7 +136,7 @@ def test_a_start_goes_along_as_a_network(model, target, kind, tmp_path):
     assert done.returncode == 0, done.stderr
     features = FeatureNet.for_model(model)
     seen = torch.from_numpy(np.asarray(Image.open(picture), np.float32) / 255)[None, None]
-    assert int(features.net(seen * 2 - 1).argmax()) == 3
+    assert int(features.net(seen).argmax()) == 3
 
 
 def test_a_start_of_the_users_own_file_is_copied(model, tmp_path):
@@ -216,8 +216,8 @@ def test_pictures_that_differ_leave_nothing_behind(model, tmp_path, monkeypatch)
 
     real = Folder.network
 
-    def wrong(self, held, folder):
-        call = real(self, held, folder)
+    def wrong(self, held, folder, name):
+        call = real(self, held, folder, name)
         return lambda x, t, label: 1.5 * call(x, t, label)
 
     monkeypatch.setattr(Folder, "network", wrong)
