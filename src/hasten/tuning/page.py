@@ -16,6 +16,7 @@ from hasten.measuring.drift import Reference, reference
 from hasten.pictures import grid, png, save_png
 from hasten.sampler import build, prepare
 from hasten.tuning.finals import loss_of
+from hasten.tuning.pareto import front
 from hasten.tuning.table import COLUMNS, QUALITY, cells
 from hasten.tuning.tune import Tuning
 
@@ -117,12 +118,13 @@ def _figure(found: Tuning) -> dict[str, Any]:
     rows = found.finalists
     judged = any(row["fd"] for row in rows)
     loss = f"FD (n = {found.front[0]['fd']['n']})" if judged else "drift (RMSE)"
+    line_of = front(rows, lambda row: row["race_ms"]["median"], loss_of)
     bar = {"x0": 0, "x1": 1, "y0": found.max_loss, "y1": found.max_loss}
     dotted = {"dash": "dot", "color": star["color"], "width": 1}
     return {
         "data": [
             _points(found.finalists, found.batch, "measured", "markers", {"color": grey}),
-            _points(found.front, found.batch, "front", "lines+markers", {"color": line}),
+            _points(line_of, found.batch, "front", "lines+markers", {"color": line}),
             _points(best, found.batch, "recommended", "markers", star),
         ],
         "layout": {

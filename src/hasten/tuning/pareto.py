@@ -1,4 +1,4 @@
-"""The plans that no other plan beats in both cost and drift."""
+"""The plans that no other plan beats in cost and in everything that is lost."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ Item = TypeVar("Item")
 
 
 def front(
-    items: Iterable[Item], cost: Callable[[Item], float], loss: Callable[[Item], float]
+    items: Iterable[Item], cost: Callable[[Item], float], *losses: Callable[[Item], float]
 ) -> list[Item]:
     """The non-dominated ``items``, cheapest first."""
-    best = float("inf")
     kept: list[Item] = []
-    for item in sorted(items, key=lambda item: (cost(item), loss(item))):
-        if loss(item) < best:
+    for item in sorted(items, key=lambda item: (cost(item), *(loss(item) for loss in losses))):
+        if not any(all(loss(one) <= loss(item) for loss in losses) for one in kept):
             kept.append(item)
-            best = loss(item)
     return kept
