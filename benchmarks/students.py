@@ -1,7 +1,7 @@
 """The students that ship beside their teacher's best: ``python -m benchmarks.students``.
 
-FD and recall of the same number of pictures from the same noise; bars are the issue's: two
-evaluations at most 1.1 times, one at most 1.5 times the teacher's lowest FD.
+FD and recall of the same number of pictures from the same noise. Wanted: two evaluations at most
+1.1 times, one at most 1.5 times the teacher's lowest FD, recall within five points.
 """
 
 from __future__ import annotations

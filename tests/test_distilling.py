@@ -359,12 +359,17 @@ def test_a_start_of_the_teachers_samples_is_the_students_too(teacher, data, tmp_
         ("reflow", {}, "drop start"),
         ("shortcut(finest=2)", {}, "drop start"),
         ("trajectory", {"objective": "trajectory(fewest=1)"}, "fewest"),
+        ("consistency", {}, "none"),
+        ("consistency", {"objective": "consistency(middle=4.0)"}, "middle is 4"),
+        ("matching", {"objective": "matching(middle=4.0)", "evaluations": 2}, "middle is 4"),
+        ("direct", {"start": "noise", "begin": "nowhere"}, "nowhere"),
     ],
 )
 def test_a_start_is_refused_where_it_cannot_be(objective, changes, words, teacher, data, tmp_path):
-    made = recipe(objective, data, start="gaussian(ratio=3, file='none')", **changes)
+    made = recipe(objective, data, **{"start": "gaussian(ratio=3, file='none')", **changes})
     with pytest.raises(UserError, match=words):
         learn_student(teacher, made, tmp_path / "s", quiet=True)
+    assert list(tmp_path.iterdir()) == []  # before a walk is made or a step is taken
 
 
 def test_a_run_that_was_ended_goes_on_to_the_same_weights(teacher, data, tmp_path, monkeypatch):

@@ -211,14 +211,15 @@ def test_an_exported_folder_is_a_model_that_samples_by_its_plan(model, tmp_path)
     assert torch.equal(hasten.build(again).sample(noise=noise, cond=1), mine)
 
 
-def test_pictures_that_differ_leave_nothing_behind(model, tmp_path, monkeypatch):
+@pytest.mark.parametrize("factor", [1.5, float("nan")])
+def test_pictures_that_differ_leave_nothing_behind(model, tmp_path, monkeypatch, factor):
     from hasten.exporting.targets.folder import Folder
 
     real = Folder.network
 
     def wrong(self, held, folder, name):
         call = real(self, held, folder, name)
-        return lambda x, t, label: 1.5 * call(x, t, label)
+        return lambda x, t, label: factor * call(x, t, label)
 
     monkeypatch.setattr(Folder, "network", wrong)
     with pytest.raises(UserError, match="nothing was written"):

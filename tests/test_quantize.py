@@ -12,6 +12,7 @@ from hasten.core.seeds import generator
 from hasten.learning.quantize import learn_quantize
 from hasten.levers.quantize import Quantization, layers
 from hasten.levers.quantized_layer import Bits, QuantizedLayer
+from hasten.sampler import engines_here
 
 BASE = Plan(solver="dpmpp(order=2)", grid="uniform", steps=4)
 
@@ -127,6 +128,27 @@ def test_runtimes_compute_what_the_simulation_says(model, tmp_path, engine):
     plain = hasten.build(model, BASE).sample(noise=noise, cond=1, raw=True)
     # A value on the border of two steps may fall to either side; that is all.
     assert (a - b).square().mean() < 0.3 * (a - plain).square().mean()
+
+
+def test_the_rest_may_run_in_bfloat16_where_the_runtime_can(model, tmp_path):
+    pytest.importorskip("openvino")
+    if "bfloat16" not in engines_here()["openvino"]:
+        pytest.skip("no bfloat16 here")
+    file = tmp_path / "q.safetensors"
+    learn_quantize(model, BASE, file, n=8)
+    noise = torch.randn(4, *model.shape, generator=generator(3))
+
+    def made(**fields: str) -> torch.Tensor:
+        plan = Plan(**{**BASE.chosen(), **fields})
+        return hasten.build(model, plan).sample(noise=noise, cond=1, raw=True)
+
+    plain, few = made(), {"quantize": str(file)}
+    there = {"engine": "openvino", "dtype": "bfloat16"}
+    apart = [(made(**f) - plain).square().mean() for f in (few, there, {**few, **there})]
+    # The two errors add, in squares, and no third comes with them.
+    assert apart[2] < 2 * (apart[0] + apart[1])
+    with pytest.raises(UserError, match="set dtype=float32"):
+        made(**few, engine="eager", dtype="bfloat16")
 
 
 def test_other_weights_other_steps_and_other_files_are_refused(model, tiny_model, tmp_path):

@@ -27,7 +27,7 @@ from hasten.core.program import Program
 from hasten.core.reuse import Split, check_guidance
 from hasten.core.seeds import generator
 from hasten.core.solver import Solver
-from hasten.core.start import Begin, Latents, starts
+from hasten.core.start import Begin, Latents, Start, starts
 from hasten.executors.sequential import drive
 from hasten.executors.spread import answers_for
 from hasten.levers.quantize import Quantization, Rows
@@ -121,9 +121,7 @@ def _quantized(model: Model, plan: Plan, engine: Engine) -> Prepared:
         f"dtype is {plan.dtype!r}, and beside what quantize puts into few bits engine "
         f"{plan.engine!r} computes in {' or '.join(able)}; set dtype=float32.",
     )
-    modules = [held.network(model.net, row) for row in range(held.rows)]
-    nets = [engine.prepare(dataclasses.replace(model, net=net), plan.dtype) for net in modules]
-    return Rows(held, nets, modules)
+    return Rows(held, model, engine, plan.dtype)
 
 
 def engines_here() -> dict[str, str]:
@@ -166,10 +164,7 @@ def build(model: Model, plan: Plan | None = None, *, net: Prepared | None = None
         denoiser = Guided(denoiser, scale, model.null_label)
     if plan.learned is not None:
         plan.learned.check(model, plan.other_weights)
-    start = starts.parse(plan.start)
-    learned_for = start.learned_for()
-    if learned_for not in (None, teacher.teacher):  # a student takes over what is its teacher's
-        require_weights(f"start {start.part_name!r}", learned_for, teacher, plan.other_weights)
+    start = _start(plan, teacher)
     program = plan.trace(model.path) if plan.crossing.traceable else None
     require(
         program is not None or plan.executor == "sequential",
@@ -194,6 +189,16 @@ def build(model: Model, plan: Plan | None = None, *, net: Prepared | None = None
         executor=executor,
         begin=start.prepare(model, functools.partial(_latents, model, net)),
     )
+
+
+def _start(plan: Plan, model: Model) -> Start:
+    """The plan's start, which has to fit the weights of ``model``; a student takes over what was
+    learned for its teacher."""
+    start = starts.parse(plan.start)
+    learned_for = start.learned_for()
+    if learned_for not in (None, model.teacher):
+        require_weights(f"start {start.part_name!r}", learned_for, model, plan.other_weights)
+    return start
 
 
 def _latents(model: Model, net: Prepared, plan: Plan) -> Latents:

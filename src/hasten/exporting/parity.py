@@ -58,7 +58,8 @@ def parity(bundle: Bundle, target: Target, folder: Path) -> Parity:
             cond = None if model.labels is None else torch.tensor([label or 0])
             with torch.inference_mode():
                 mine = net(given, torch.tensor([t], dtype=torch.float32), cond).float()
-            apart = max(apart, float((theirs - mine).norm() / mine.norm().clamp(min=1e-12)))
+            here = float((theirs - mine).norm() / mine.norm().clamp(min=1e-12))
+            apart = max(apart, here if math.isfinite(here) else math.inf)
             return theirs.numpy()
 
         begin = None if bundle.start is None else functools.partial(both, name=START)

@@ -127,12 +127,9 @@ def mixed(
 
 def _pictures(model: Model, plan: Plan, held: Quantization | None, n: int) -> torch.Tensor:
     """``n`` pictures of ``plan`` as the network's space has them, in the bits of ``held``."""
-    own, prepared = subject(model, plan), None
+    prepared = None
     if held is not None:
-        modules = [held.network(own.net, row) for row in range(held.rows)]
-        eager = engines.parse("eager")
-        nets = [eager.prepare(dataclasses.replace(own, net=net), "float32") for net in modules]
-        prepared = Rows(held, nets, modules)
+        prepared = Rows(held, subject(model, plan), engines.parse("eager"), "float32")
     cond = None if model.labels is None else [i % model.labels for i in range(n)]
     return build(model, plan, net=prepared).sample(n, seed=SEED + 1, cond=cond, batch=n, raw=True)
 

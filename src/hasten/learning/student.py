@@ -17,30 +17,29 @@ from hasten.adapters.families import FAMILIES, family, new_network
 from hasten.adapters.folder import save_folder
 from hasten.adapters.lora import add_lora_, save_lora
 from hasten.core.artifact import digest
-from hasten.core.errors import UserError, require, require_number
+from hasten.core.errors import require, require_number
 from hasten.core.files import write_text
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.start import Shortened, Start, starts
-from hasten.data import Pictures, load_rows, picture_column
 from hasten.learning.distilling.base import Classroom, Distillation, Stage, alone, objectives
 from hasten.learning.distilling.belief import Teacher
 from hasten.learning.distilling.compare import Seen, seen_as
 from hasten.learning.distilling.conversion import Conversion
-from hasten.learning.distilling.walks import Walks, walks
+from hasten.learning.distilling.walks import Walks
 from hasten.learning.judging import Judge
 from hasten.learning.loop import Training
-from hasten.learning.objective import Encoded, LabelsDropped, Objective, Rows
+from hasten.learning.objective import LabelsDropped, Objective, Rows
 from hasten.learning.recipe import StudentRecipe
 from hasten.learning.student_card import student_card
+from hasten.learning.student_checks import NOISE, require_usable
+from hasten.learning.student_rows import Pictured, student_rows
 from hasten.measuring.memory import free_mb, training_mb
 from hasten.measuring.real import real_for
 from hasten.sampler import subject
 
 LABEL_DROPOUT = 0.1
 CONVERT = "convert"  # the name of the stage that teaches another prediction
-NOISE = "noise"  # the start at the noisy end
-TEACHER = "teacher"  # in place of data: the teacher's own samples
 MOST_PARTS = 64
 
 
@@ -67,10 +66,10 @@ def learn_student(
         require_number("minutes", minutes, 0.01, 1e6)
     objective, out = objectives.parse(recipe.objective), Path(out)
     objective.check(model, recipe.evaluations)
-    _require_used(model, recipe, objective)
+    require_usable(model, recipe, objective)
     recipe = recipe.model_copy(update={"teacher": digest(model)})
     run = out.with_name(out.name + ".run")
-    rows = _rows(model, recipe, objective, run, quiet)
+    rows = student_rows(model, recipe, objective, run, quiet)
     school = _School(
         recipe=recipe,
         objective=objective,
@@ -263,102 +262,6 @@ class _School:
         save(ready, out, student_card(self.recipe, self.teacher.model, plans, found))
         facts = {"plans": plans, "quality": found}
         write_text(self.run / f"verdict-{out.name}.json", json.dumps(facts, indent=1) + "\n")
-
-
-@dataclasses.dataclass(frozen=True)
-class Pictured:
-    """The pictures at the ends of walks."""
-
-    rows: Rows
-
-    @property
-    def labels(self) -> torch.Tensor | None:
-        return self.rows.labels
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def at(self, index: Any, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
-        return self.rows.at(index, key, device)[:, -1]
-
-
-def _require_used(model: Model, recipe: StudentRecipe, objective: Distillation) -> None:
-    """Refuse what would be ignored."""
-    name = objective.part_name
-    require(
-        recipe.compare == "pixels" or objective.compares,
-        f"compare is {recipe.compare!r}, but the loss of objective {name!r} is no distance of "
-        "pictures; drop compare.",
-    )
-    require(
-        recipe.data is None or objective.needs == "data",
-        f"data is given, but objective {name!r} trains on the teacher's own walks; drop data.",
-    )
-    require(
-        recipe.begin is None or not objective.fresh,
-        f"begin is {recipe.begin!r}, but objective {name!r} begins with new weights; drop begin.",
-    )
-    require(
-        recipe.begin is None or recipe.lora == 0,
-        "begin and lora do not go together; drop one.",
-    )
-    require(
-        recipe.guidance == 1.0 or model.null_label is not None,
-        f"guidance is {recipe.guidance:g}, but model {model.name!r} was not trained with dropped "
-        "labels; set guidance to 1.",
-    )
-    require(
-        recipe.guidance == 1.0 or objective.asks() or recipe.data == TEACHER,
-        f"guidance is {recipe.guidance:g}, but objective {name!r} learns from its data and never "
-        "asks the teacher; give --data teacher, or set guidance to 1.",
-    )
-    require(
-        recipe.start == NOISE or objective.early,
-        f"start is {recipe.start!r}, but objective {name!r} learns the whole way; drop start.",
-    )
-    courses = objective.courses(model.path, recipe.evaluations)
-    require(
-        recipe.start == NOISE or len(courses) == 1,
-        f"start is {recipe.start!r}, but one student of several walks has them begin at several "
-        "levels; drop start, or the option fewest.",
-    )
-
-
-def _rows(
-    model: Model, recipe: StudentRecipe, objective: Distillation, run: Path, quiet: bool
-) -> Rows:
-    paths = objective.needs == "paths"
-    path = starts.parse(recipe.start).shortened(model.path)
-    if paths or recipe.data == TEACHER:
-        ends = [(path.at(path.noisy), path.at(path.clean))]
-        held = walks(
-            model,
-            objective.courses(path, recipe.evaluations) if paths else ends,
-            run,
-            count=recipe.walks,
-            steps=recipe.walk_steps,
-            guidance=recipe.guidance,
-            start=recipe.start,
-            engine=recipe.engine,
-            quiet=quiet,
-        )
-        return held if paths else Pictured(held)
-    if recipe.data is None:
-        raise UserError(
-            f"objective {objective.part_name!r} trains on real pictures; give --data (a parquet "
-            "file, a folder, a hub name, or 'teacher' for its own samples), or use 'direct', "
-            "'trajectory', 'reflow' or 'matching'."
-        )
-    rows = load_rows(recipe.data)
-    label = None if model.labels is None else recipe.label
-    pictures = Pictures(rows, model.picture_shape, picture_column(rows), label)
-    if pictures.labels is not None and model.labels is not None:
-        low, high = int(pictures.labels.min()), int(pictures.labels.max())
-        require(
-            low >= 0 and high < model.labels,
-            f"data has labels from {low} to {high}, and model {model.name!r} knows {model.labels}.",
-        )
-    return Encoded(pictures=pictures, codec=model.codec, flip=recipe.flip)
 
 
 def _frozen(net: torch.nn.Module) -> torch.nn.Module:

@@ -19,9 +19,10 @@ from safetensors.torch import save
 from torch import nn
 
 from hasten.core.artifact import located
-from hasten.core.engine import Prepared
+from hasten.core.engine import Engine, Prepared
 from hasten.core.errors import UserError, require
 from hasten.core.files import write_bytes
+from hasten.core.model import Model
 from hasten.levers.quantized_layer import Bits, QuantizedLayer
 
 FORMAT = "hasten-quantization-1"
@@ -163,9 +164,11 @@ class Corrected(nn.Module):
 class Rows(Prepared):
     """A prepared network for each row, chosen by the time that is told."""
 
-    def __init__(self, held: Quantization, nets: list[Prepared], modules: list[nn.Module]) -> None:
-        self._held, self._nets = held, nets
-        first = nets[0]
+    def __init__(self, held: Quantization, model: Model, engine: Engine, dtype: str) -> None:
+        modules = [held.network(model.net, row) for row in range(held.rows)]
+        self._held = held
+        self._nets = [engine.prepare(dataclasses.replace(model, net=net), dtype) for net in modules]
+        first = self._nets[0]
         tensors = [one for net in modules for one in (*net.parameters(), *net.buffers())]
         size = sum(one.numel() * one.element_size() for one in tensors)
         kinds = sorted({str(bits) for bits in held.bits.values()})

@@ -20,7 +20,7 @@ from hasten.core.solver import solvers, trace
 from hasten.core.start import Begin, Latents, starts
 from hasten.starts.early import Early, streams
 from hasten.starts.files import FIELD, FromFile
-from hasten.starts.normals import NAMES, Drawn, Normals
+from hasten.starts.normals import NAMES, Drawn, Normals, rows_of
 
 NOISIEST = 80.0
 
@@ -47,6 +47,7 @@ class Mixture(FromFile, Early):
 
     def prepare(self, model: Model, other: Callable[[Any], Latents]) -> Begin:
         normals = self._normals(model)
+        shares = _shares(normals, model)
         top, run = model.path.at(model.path.noisy), executors.parse("sequential").run
 
         @functools.cache
@@ -62,7 +63,8 @@ class Mixture(FromFile, Early):
                 return noise * top.spread
             if self.steps == 0:
                 return drawn(level)(noise, _uniform(noise), cond)
-            chances = _shares(normals, model)[_rows(model, noise, cond)].log()
+            every = torch.full((len(noise),), len(shares) - 1, device=noise.device)
+            chances = shares[rows_of(cond, model.null_label, every)].log()
             wanted = chances.isfinite().any(0).nonzero()[:, 0]
             machine: Any = Believer(normals.some(wanted), chances[:, wanted])
             x = run(down_to(level), noise.flatten(1) * top.spread, machine)
@@ -111,14 +113,6 @@ def _shares(normals: Normals, model: Model) -> torch.Tensor:
     labels = torch.arange(model.labels or 0, device=normals.label.device)
     mine = (labels[:, None] == normals.label).to(normals.weight.dtype)
     return torch.cat([mine * normals.weight, normals.weight[None]])
-
-
-def _rows(model: Model, noise: torch.Tensor, cond: Any) -> torch.Tensor:
-    """The row (n,) of each picture's label."""
-    every = torch.full((len(noise),), model.labels or 0, device=noise.device)
-    if cond is None:
-        return every
-    return cond if model.null_label is None else torch.where(cond == model.null_label, every, cond)
 
 
 def _uniform(noise: torch.Tensor) -> torch.Tensor:

@@ -124,13 +124,17 @@ class Drawn(torch.nn.Module):
         self, noise: torch.Tensor, draw: torch.Tensor, label: torch.Tensor | None = None
     ) -> torch.Tensor:
         """x (n, c, h, w) at ``last`` from standard normal noise and draws (n,) from 0 to 1."""
-        every = torch.full(draw.shape, len(self.reached) - 1, device=draw.device)
-        row = every
-        if label is not None:
-            row = label if self.null is None else torch.where(label == self.null, every, label)
+        row = rows_of(label, self.null, torch.full_like(draw, len(self.reached) - 1).long())
         which = (self.reached[row] <= draw[:, None]).sum(1)
         x = noise.flatten(1) * self.first.spread
         return self.normals.flow(x, which, self.first, self.last).view(noise.shape)
+
+
+def rows_of(label: torch.Tensor | None, null: int | None, every: torch.Tensor) -> torch.Tensor:
+    """The row (n,) of each picture's label: ``every`` (n,) where it has none."""
+    if label is None:
+        return every
+    return label if null is None else torch.where(label == null, every, label)
 
 
 def _deviation(variance: torch.Tensor, level: Level) -> torch.Tensor:

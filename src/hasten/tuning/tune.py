@@ -213,35 +213,7 @@ def _tuned(
     against = reference_plan(guidance, exact["engine"]).model_dump()
     if run.ask("converge", "the converged solution", plan=against) is None:
         raise UserError(run.refused[-1].why.removeprefix("converge: "))
-    spent = time.monotonic() - run.began
-
-    def few(plan: Plan, by: str) -> Row | None:
-        there = plan.model_copy(update={"engine": exact["engine"]}).model_dump()
-        answer = run.ask("drift", str(plan), plan=there, n=FEW, against=against)
-        if answer is None:
-            return None
-        return {"text": str(plan), "plan": plan.model_dump(), "by": by, **answer}
-
-    search = Search(
-        model=model, space=space, guidance=guidance, bar=max_loss, seed=run.lab.seed, ask=few
-    )
-    search.climb(lines, run.until("climb"))
-    if not search.rows:
-        raise UserError(
-            f"minutes is {run.minutes:g}, and engines and reference alone took {spent:.0f} s; "
-            f"give {1.5 * spent / 60 / SHARES['climb']:.1f} or more."
-        )
-    if space.programs:
-        search.learned(learned(model, guidance))
-    search.refine(run.until("refine"))
-    why_not = try_reuse(search, model)
-    if why_not is not None:
-        run.skipped.append(why_not)
-    begun = time.monotonic()
-    luck = search.random(run.until("random"))
-    lucky = time.monotonic() - begun
-    if search.skipped:
-        run.skipped.append(f"{search.skipped} dearer programs: time ran out")
+    search, luck, lucky = _searched(run, space, lines, max_loss, guidance, against)
     finals = Finals(run=run, engines=engines, max_loss=max_loss, against=against, batch=batch)
     if finals.real:
         finals.by_distance(search.rows, _unscreened(space, model, guidance))
@@ -282,6 +254,43 @@ def _tuned(
         isolated=run.there.isolated,
         conditions=chosen["conditions"],
     )
+
+
+def _searched(
+    run: _Run, space: Space, lines: list[Any], max_loss: float, guidance: float, against: Row
+) -> tuple[Search, Row, float]:
+    """The programs tried on few pictures, what random search found, and its seconds."""
+    model = run.lab.model
+    spent = time.monotonic() - run.began
+
+    def few(plan: Plan, by: str) -> Row | None:
+        there = plan.model_copy(update={"engine": against["engine"]}).model_dump()
+        answer = run.ask("drift", str(plan), plan=there, n=FEW, against=against)
+        if answer is None:
+            return None
+        return {"text": str(plan), "plan": plan.model_dump(), "by": by, **answer}
+
+    search = Search(
+        model=model, space=space, guidance=guidance, bar=max_loss, seed=run.lab.seed, ask=few
+    )
+    search.climb(lines, run.until("climb"))
+    if not search.rows:
+        raise UserError(
+            f"minutes is {run.minutes:g}, and engines and reference alone took {spent:.0f} s; "
+            f"give {1.5 * spent / 60 / SHARES['climb']:.1f} or more."
+        )
+    if space.programs:
+        search.learned(learned(model, guidance))
+    search.refine(run.until("refine"))
+    why_not = try_reuse(search, model)
+    if why_not is not None:
+        run.skipped.append(why_not)
+    begun = time.monotonic()
+    luck = search.random(run.until("random"))
+    lucky = time.monotonic() - begun
+    if search.skipped:
+        run.skipped.append(f"{search.skipped} dearer programs: time ran out")
+    return search, luck, lucky
 
 
 def _engines(run: _Run, space: Space, guidance: float, batch: int) -> list[Row]:

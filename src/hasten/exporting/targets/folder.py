@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,19 +23,20 @@ MODEL = "model"
 @targets.add("folder")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Folder(Target):
-    """``model/``, which samples by its own plan; a learned program goes along."""
+    """``model/``, which samples by its own plan; a learned program and a start's file go along, and
+    a plan has to name those."""
 
     def write(self, bundle: Bundle, folder: Path) -> None:
         plan = bundle.first.plan.chosen()
         plan.pop("student", None)
+        plans: tuple[Any, ...] = (plan,)  # none that names a file beside the model
         if bundle.first.plan.learned is not None:
             bundle.first.plan.learned.write(folder / "program.json")
-            plan["program"] = "program.json"
+            plans = ()
         start = starts.parse(bundle.first.plan.start)
         if isinstance(start, FromFile) and not start.file.startswith(BUILTIN):
             shutil.copy(located(FIELD, start.file), folder / "start.safetensors")
-            plan["start"] = starts.text(dataclasses.replace(start, file="start.safetensors"))
-        plans = () if "program" in plan or (folder / "start.safetensors").exists() else (plan,)
+            plans = ()
         save_folder(dataclasses.replace(bundle.model, plans=plans), folder / MODEL)
 
     def network(self, bundle: Bundle, folder: Path, name: str = NET) -> Call:

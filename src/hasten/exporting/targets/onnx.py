@@ -33,8 +33,7 @@ class Onnx(Target):
         engines["onnxruntime"]().check(model, "float32")
 
     def write(self, bundle: Bundle, folder: Path) -> None:
-        for name, model in bundle.networks().items():
-            write_network(model, folder / f"{name}.onnx")
+        write_networks(bundle, folder)
         shutil.copy(RUNNERS / "run.py", folder / "run.py")
 
     def network(self, bundle: Bundle, folder: Path, name: str = NET) -> Call:
@@ -58,9 +57,14 @@ def example(model: Model) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | No
     return torch.zeros(1, *model.shape), torch.zeros(1), label
 
 
-def write_network(model: Model, file: Path, half: bool = False) -> None:
-    """The network for one picture as a single ONNX file; with ``half`` its weights are stored in
+def write_networks(bundle: Bundle, folder: Path, half: bool = False) -> None:
+    """Every network for one picture as a single ONNX file; with ``half`` its weights are stored in
     16 bits and computed with in 32."""
+    for name, model in bundle.networks().items():
+        _write(model, folder / f"{name}.onnx", half)
+
+
+def _write(model: Model, file: Path, half: bool) -> None:
     import onnx
 
     network = onnx.load(str(onnx_file(model, *example(model))))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hasten.exporting.bundle import Bundle
 from hasten.exporting.target import targets
-from hasten.exporting.targets.onnx import Onnx, write_network
+from hasten.exporting.targets.onnx import Onnx, write_networks
 
 PAGE = Path(__file__).parents[1] / "page"
 
@@ -26,6 +26,5 @@ class Web(Onnx):
     bound = 5e-3
 
     def write(self, bundle: Bundle, folder: Path) -> None:
-        for name, model in bundle.networks().items():
-            write_network(model, folder / f"{name}.onnx", self.half)
+        write_networks(bundle, folder, self.half)
         shutil.copytree(PAGE, folder, dirs_exist_ok=True)

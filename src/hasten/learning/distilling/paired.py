@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hasten.core.errors import require
 from hasten.core.level import Array, Path
 from hasten.core.model import Model
 from hasten.learning.distilling.base import Distillation, rounded
@@ -112,5 +113,10 @@ def consistency_plans(student: Model, evaluations: int, middle: float) -> list[d
 def places_down(path: Path, steps: int, middle: float) -> list[float]:
     """The positions of a walk of ``steps`` evaluations from the top of ``path`` to ``middle``."""
     top = min(path.at(path.noisy).ratio, 1e4)
+    require(
+        steps == 1 or middle < top,
+        f"objective option middle is {middle:g}, and the walk begins at sigma / alpha = {top:g}; "
+        "give a smaller one.",
+    )
     between = np.geomspace(top, middle, steps)[1:]
     return [path.noisy, *(float(path.position(-np.log(s))) for s in between)]
