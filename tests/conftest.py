@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 from collections.abc import Callable
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from diffusers import UNet2DModel
+from PIL import Image
 
 import hasten
 from hasten.adapters.families import Network
-from hasten.core.level import Level
+from hasten.adapters.folder import save_folder
+from hasten.core.level import Level, ddpm_path
 from hasten.core.model import Model
+from hasten.core.prediction import prediction
 
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
@@ -77,3 +84,51 @@ class GaussianDenoiser:
 @pytest.fixture
 def gaussian() -> GaussianDenoiser:
     return GaussianDenoiser()
+
+
+def tiny_attentive(seed: int = 0) -> Network:
+    """A conditional U-Net with attention and dropout, the same for every seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return Network(
+            UNet2DModel(
+                sample_size=8,
+                in_channels=1,
+                out_channels=1,
+                block_out_channels=(8, 8),
+                layers_per_block=1,
+                down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+                up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+                norm_num_groups=4,
+                attention_head_dim=4,
+                num_class_embeds=3,
+                dropout=0.1,
+            )
+        )
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory) -> Model:
+    """A tiny conditional DDPM in a folder of its own."""
+    net = tiny_attentive().eval().requires_grad_(False)
+    kind = {"path": ddpm_path(), "prediction": prediction("epsilon"), "shape": (1, 8, 8)}
+    model = Model(net=net, labels=2, null_label=2, name="tiny", **kind)
+    folder = tmp_path_factory.mktemp("models") / "teacher"
+    save_folder(model, folder)
+    return hasten.load(folder)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> str:
+    """A parquet file of 32 small pictures of two classes."""
+    rng, rows = np.random.default_rng(0), []
+    for index in range(32):
+        pixels = rng.integers(0, 80, (8, 8), dtype=np.uint8)
+        (pixels if index % 2 else pixels.T)[:, :3] += 150
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        rows.append({"bytes": buffer.getvalue(), "path": None})
+    table = pa.table({"image": rows, "label": [index % 2 for index in range(32)]})
+    file = tmp_path_factory.mktemp("data") / "tiny.parquet"
+    pq.write_table(table, file)
+    return str(file)

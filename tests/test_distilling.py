@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import itertools
 import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 
 import hasten
-from hasten.adapters.families import Network
-from hasten.adapters.folder import save_folder
+from conftest import tiny_attentive
 from hasten.core.errors import UserError
 from hasten.core.level import EDM, Flow, ddpm_path
 from hasten.core.model import Model
@@ -46,61 +41,15 @@ OBJECTIVES = {
     "improved-consistency": 2,
     "continuous-consistency": 2,
     "direct": 1,
+    "direct(power=1)": 2,
+    "imitation": 4,
     "progressive(first=8)": 2,
     "trajectory": 2,
     "matching": 1,
     "reflow": 1,
     "shortcut(finest=2)": 1,
 }
-DATA = ("consistency", "improved", "continuous", "progressive", "shortcut")
-
-
-def network(seed: int = 0) -> Network:
-    import diffusers
-
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return Network(
-            diffusers.UNet2DModel(
-                sample_size=8,
-                in_channels=1,
-                out_channels=1,
-                block_out_channels=(8, 8),
-                layers_per_block=1,
-                down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-                up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-                norm_num_groups=4,
-                attention_head_dim=4,
-                num_class_embeds=3,
-                dropout=0.1,
-            )
-        )
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory) -> Model:
-    """A tiny conditional DDPM in a folder of its own."""
-    net = network().eval().requires_grad_(False)
-    kind = {"path": ddpm_path(), "prediction": prediction("epsilon"), "shape": (1, 8, 8)}
-    model = Model(net=net, labels=2, null_label=2, name="tiny", **kind)
-    folder = tmp_path_factory.mktemp("models") / "teacher"
-    save_folder(model, folder)
-    return hasten.load(folder)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> str:
-    rng, rows = np.random.default_rng(0), []
-    for index in range(32):
-        pixels = rng.integers(0, 80, (8, 8), dtype=np.uint8)
-        (pixels if index % 2 else pixels.T)[:, :3] += 150
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "PNG")
-        rows.append({"bytes": buffer.getvalue(), "path": None})
-    table = pa.table({"image": rows, "label": [index % 2 for index in range(32)]})
-    file = tmp_path_factory.mktemp("data") / "tiny.parquet"
-    pq.write_table(table, file)
-    return str(file)
+DATA = ("consistency", "improved", "continuous", "progressive", "shortcut", "imitation")
 
 
 def recipe(objective: str, data: str, /, **changes) -> StudentRecipe:
@@ -137,7 +86,7 @@ def room(objective: str, teacher: Model, count: int = 8) -> tuple:
     """The objective's loss, its module, a batch, and the student."""
     part = objectives.parse(objective)
     kind = part.student(teacher)
-    net = network(1).train()
+    net = tiny_attentive(1).train()
     student = hasten.core.model.Model(**{**vars(kind), "net": net})
     stage = part.stages(OBJECTIVES.get(objective, 1))[0]
     classroom = Classroom(teacher=Teacher(model=teacher), student=student, before=student)
@@ -362,6 +311,7 @@ def test_a_start_of_the_teachers_samples_is_the_students_too(teacher, data, tmp_
         ("consistency", {}, "none"),
         ("consistency", {"objective": "consistency(middle=4.0)"}, "middle is 4"),
         ("matching", {"objective": "matching(middle=4.0)", "evaluations": 2}, "middle is 4"),
+        ("direct", {"objective": "direct(middle=4.0)", "evaluations": 2}, "middle is 4"),
         ("direct", {"start": "noise", "begin": "nowhere"}, "nowhere"),
     ],
 )
@@ -446,7 +396,7 @@ def test_stock_diffusers_samples_a_student_of_one_evaluation(teacher, data, tmp_
 @pytest.mark.parametrize(
     ("objective", "changes", "words"),
     [
-        ("direct", {"evaluations": 2}, "makes students of 1"),
+        ("direct", {"objective": "direct(middle=1e5)", "evaluations": 2}, "middle"),
         ("progressive(first=8)", {"evaluations": 3}, "power of two"),
         ("progressive(first=8)", {"evaluations": 8}, "first"),
         ("shortcut(finest=2)", {"evaluations": 8}, "power of two"),
@@ -473,9 +423,36 @@ def test_an_objective_that_is_none_is_refused_before_anything_starts(text):
         StudentRecipe(objective=text)
 
 
+def test_direct_of_several_evaluations_is_asked_about_every_state_of_its_plan(teacher):
+    objective = objectives.parse("direct(power=1, middle=0.7)")
+    course = objective.courses(teacher.path, 2)[0]
+    assert [round(level.ratio, 3) for level in course[1:]] == [0.7, 0.0]
+    room = Classroom(teacher=Teacher(model=teacher), student=teacher, before=teacher)
+    loss = objective.objective(room, Stage(name="direct", evaluations=2))
+    states = [torch.full((16, 1, 8, 8), value) for value in (0.5, 2.0, 0.0)]
+    asked = []
+
+    def net(x, t, cond):
+        asked.append((x, t))
+        return torch.zeros_like(x)
+
+    rows = torch.stack(states, dim=1)
+    batch = Batch(rows=rows, labels=None, generator=generator(1), step=0, progress=0.0)
+    value = loss.loss(net, batch)
+    x, t = asked[0]
+    first = t == course[0].t
+    assert 0 < int(first.sum()) < 16
+    assert torch.allclose(t[~first], torch.tensor(course[1].t, dtype=torch.float32))
+    assert torch.allclose(x[first], 0.5 * course[0].spread * torch.ones(1))
+    assert torch.equal(x[~first], states[1][~first])
+    # An answer of no noise is x / alpha: the loss is the mean of those.
+    wanted = torch.where(first, 0.5 * course[0].spread / course[0].alpha, 2 / course[1].alpha)
+    assert float(value) == pytest.approx(float(wanted.mean()), rel=1e-5)
+
+
 def test_continuous_consistency_refuses_a_path_that_keeps_no_variance(teacher, data, tmp_path):
     kind = {"path": EDM(), "prediction": prediction("edm"), "shape": (1, 8, 8)}
-    model = Model(net=network(), labels=2, null_label=2, **kind)
+    model = Model(net=tiny_attentive(), labels=2, null_label=2, **kind)
     with pytest.raises(UserError, match="variance-preserving"):
         learn_student(model, recipe("continuous-consistency", data), tmp_path / "s", quiet=True)
 
@@ -490,7 +467,7 @@ def test_a_run_of_another_recipe_is_refused_and_says_what_differs(teacher, data,
 def test_a_student_of_other_weights_is_refused_in_a_plan(teacher, data, tmp_path):
     out = learn_student(teacher, recipe("direct", data), tmp_path / "student", quiet=True)
     facts = json.loads((out / "hasten.json").read_text())
-    other = Model(**{**vars(teacher), "net": network(7), "sha256": "", "folder": None})
+    other = Model(**{**vars(teacher), "net": tiny_attentive(7), "sha256": "", "folder": None})
     with pytest.raises(UserError, match="other weights"):
         hasten.build(other, Plan(student=str(out)))
     allowed = Plan(student=str(out), other_weights=True)

@@ -117,10 +117,16 @@ def start_of(kind: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("target", "kind"), [("onnx", "mixture"), ("openvino", "gaussian"), ("folder", "mixture")]
+    ("target", "kind"),
+    [
+        ("onnx", "mixture"),
+        ("openvino", "gaussian"),
+        ("executorch", "mixture"),
+        ("folder", "mixture"),
+    ],
 )
 def test_a_start_goes_along_as_a_network(model, target, kind, tmp_path):
-    pytest.importorskip("onnxruntime")
+    pytest.importorskip("executorch" if target == "executorch" else "onnxruntime")
     plan = QUICK.model_copy(update={"start": start_of(kind)})
     out = tmp_path / "out"
     found = export(model, plan, target, out)

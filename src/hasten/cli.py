@@ -309,7 +309,7 @@ def export(
     Args:
         model: builtin:NAME, a diffusers folder, or a hub id.
         plan: a plan file, or key=value,...; the model's own without it.
-        to: onnx, openvino, web (a static page), or folder (diffusers).
+        to: onnx, openvino, executorch, web (a static page), or folder (diffusers).
         out: the folder to write.
     """
     from hasten.exporting.export import export as run

@@ -20,7 +20,7 @@ def export(model: Model, plan: Plan | None, to: str, out: str | Path) -> Parity:
 
     Args:
         plan: None for the model's own.
-        to: ``onnx``, ``openvino``, ``web`` or ``folder``.
+        to: ``onnx``, ``openvino``, ``executorch``, ``web`` or ``folder``.
 
     Raises:
         UserError: a plan, network or operator that the runtime cannot take, a missing package, or

@@ -17,8 +17,8 @@ import torch
 
 from hasten.core.errors import UserError
 from hasten.exporting.bundle import NET, START, Bundle
+from hasten.exporting.runner import RUNNERS
 from hasten.exporting.target import Target
-from hasten.exporting.targets.onnx import RUNNERS
 
 PICTURES = 3
 LEAST_DB = 45.0

@@ -245,7 +245,8 @@ class Training:
         if found is None:
             return 0, self.recipe.steps
         tensors, facts = checkpoint.load(found)
-        mine, theirs = self.recipe.model_dump(mode="json"), facts["recipe"]
+        mine = self.recipe.model_dump(mode="json")
+        theirs = {**_defaults(self.recipe), **facts["recipe"]}  # which may lack a younger field
         differ = [name for name in mine if mine[name] != theirs.get(name) and name not in _FREE]
         if differ:
             each = "; ".join(
@@ -289,6 +290,12 @@ class Training:
         finally:
             torch._foreach_copy_(held, kept)
             module.train()
+
+
+def _defaults(recipe: Run) -> dict[str, Any]:
+    """The fields of a recipe that have a default."""
+    fields = type(recipe).model_fields.items()
+    return {name: field.default for name, field in fields if not field.is_required()}
 
 
 _FREE = {"checkpoint_every", "preview_every", "track"}  # may change when a run goes on

@@ -121,6 +121,7 @@ class StudentRecipe(Run):
         compare: what pictures are compared as where the loss is a distance of pictures: "pixels",
             "features" (the classifier beside the teacher), or a vision model's folder or hub id.
         lora: rank of a low-rank student, a small file; 0 trains the whole network.
+        prune: share of the multiply-accumulates to take away before it is trained.
         judged: pictures for FD at each preview; 0 for none.
         patience: previews without a better FD after which the run ends; 0 for never.
     """
@@ -139,6 +140,7 @@ class StudentRecipe(Run):
     engine: str = "eager"
     compare: str = "pixels"
     lora: Annotated[int, pydantic.Field(ge=0, le=1024)] = 0
+    prune: Annotated[float, pydantic.Field(ge=0, le=0.95)] = 0.0
     judged: Annotated[int, pydantic.Field(ge=0)] = 500
     patience: Annotated[int, pydantic.Field(ge=0)] = 0
     teacher: str = ""

@@ -30,6 +30,7 @@ from hasten.learning.distilling.walks import Walks
 from hasten.learning.judging import Judge
 from hasten.learning.loop import Training
 from hasten.learning.objective import LabelsDropped, Objective, Rows
+from hasten.learning.pruning import pruned
 from hasten.learning.recipe import StudentRecipe
 from hasten.learning.student_card import student_card
 from hasten.learning.student_checks import NOISE, require_usable
@@ -138,6 +139,9 @@ class _School:
     def _begun(self) -> Model:
         """The student before it has learned anything, ready to be trained."""
         kind = self.objective.student(self._below(self.teacher.model))
+        if self.recipe.prune:
+            rows = Pictured(self.rows) if self.objective.needs == "paths" else self.rows
+            kind = pruned(kind, self.recipe.prune, rows)
         if isinstance(kind.path, Shortened):
             kind = dataclasses.replace(kind, path=kind.path.whole)
         net = self._fresh(kind) if self.objective.fresh else copy.deepcopy(kind.net)

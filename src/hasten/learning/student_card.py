@@ -47,15 +47,18 @@ def student_card(
     guided = "" if recipe.guidance == 1 else f", guidance {recipe.guidance:g}"
     use = LOW_RANK if recipe.lora else WHOLE
     begun = f", begun with the student `{Path(recipe.begin).name}`" if recipe.begin else ""
+    kind = "A few-step student"
+    if recipe.prune:
+        kind = f"With at least {recipe.prune:.0%} of the multiply-accumulates pruned, a student"
     source = f"; data `{recipe.data.rpartition('/')[2]}`" if recipe.data else ""
     return f"""---
 library_name: diffusers
 license: apache-2.0
-tags: [hasten, diffusion, distillation, few-step, {conditional}]
+tags: [hasten, diffusion, distillation, {"pruned" if recipe.prune else "few-step"}, {conditional}]
 ---
 # {recipe.name}
 
-A few-step student of `{teacher.name}` (weights sha256 `{recipe.teacher[:12]}`), made with
+{kind} of `{teacher.name}` (weights sha256 `{recipe.teacher[:12]}`), made with
 `hasten learn student` and objective `{recipe.objective}`{guided}{begun}{source}.
 
 - trained on {recipe.pictures:,} pictures at most, batch {recipe.optimizer.batch}, rate \

@@ -40,6 +40,16 @@ def require_usable(model: Model, recipe: StudentRecipe, objective: Distillation)
         recipe.begin is None or recipe.lora == 0,
         "begin and lora do not go together; drop one.",
     )
+    clash = "lora" if recipe.lora else "begin" if recipe.begin else None
+    require(
+        recipe.prune == 0 or clash is None,
+        f"prune and {clash} do not go together: prune first, with objective 'imitation', and begin "
+        "the next run with what that gave.",
+    )
+    require(
+        recipe.prune == 0 or not objective.fresh,
+        f"prune is {recipe.prune:g}, but objective {name!r} begins with new weights; drop prune.",
+    )
     require(
         recipe.guidance == 1.0 or model.null_label is not None,
         f"guidance is {recipe.guidance:g}, but model {model.name!r} was not trained with dropped "

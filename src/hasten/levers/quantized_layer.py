@@ -45,59 +45,46 @@ class QuantizedLayer(nn.Module):
 
     Args:
         ranges: low and high of its input; of two where ``cut`` is set.
-        cut: how many channels of the input come from the decoder, the rest from a skip connection:
-            the two halves have scales of their own (Q-Diffusion, 2302.04304, section 4.2), so the
-            layer becomes the sum of two.
+        cut: how many channels of the input come from the decoder, the rest from a skip connection.
+            The two halves have scales of their own (Q-Diffusion, 2302.04304, section 4.2): the
+            second is stretched to the width of the first and its weights are shrunk as much, so
+            that it stays one layer of integers.
     """
 
     def __init__(self, layer: Any, bits: Bits, ranges: list[Range], cut: int | None = None) -> None:
         super().__init__()
-        self.bits, self.cut = bits, cut
-        self.options = _options(layer)
-        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach(), False)
-        weight = layer.weight.detach().float()
-        pieces = [weight] if cut is None else [weight[:, :cut], weight[:, cut:]]
-        for number, piece in enumerate(pieces):
-            most = 2 ** (bits.weights - 1) - 1
-            scale = (piece.abs().flatten(1).amax(1) / most).clamp(min=1e-12)
-            shape = (-1, *[1] * (piece.ndim - 1))
-            whole = (piece / scale.view(shape)).round().clamp(-most, most)
-            self.register_buffer(f"weight{number}", whole.to(torch.int8))
-            self.register_buffer(f"scale{number}", scale)
-            self.register_buffer(f"zero{number}", torch.zeros(len(scale), dtype=torch.int64))
-        self.inputs = [_affine(low, high, bits.activations) for low, high in ranges]
+        self.bits, self.options, self.bias = bits, _options(layer), layer.bias
+        weight, (low, high) = layer.weight.detach().float(), ranges[0]
+        stretch = None
+        if cut is not None:
+            also = ranges[1]
+            gain = (high - low) / max(also[1] - also[0], 1e-12)
+            low, high = min(low, gain * also[0]), max(high, gain * also[1])
+            stretch = torch.ones(weight.shape[1], device=weight.device)
+            stretch[cut:] = gain
+            stretch = stretch.view(1, -1, *[1] * (weight.ndim - 2))
+            weight = weight / stretch
+        self.register_buffer("stretch", stretch)
+        most, shape = 2 ** (bits.weights - 1) - 1, (-1, *[1] * (weight.ndim - 1))
+        scale = (weight.abs().flatten(1).amax(1) / most).clamp(min=1e-12)
+        whole = (weight / scale.view(shape)).round().clamp(-most, most)
+        self.register_buffer("weight", whole.to(torch.int8))
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero", torch.zeros(len(scale), dtype=torch.int64))
+        self.input = _affine(low, high, bits.activations)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        channel = -1 if self.options is None else 1
-        size = x.shape[channel]
-        cuts = [size] if self.cut is None else [self.cut, size - self.cut]
-        total = None
-        for number, piece in enumerate(x.split(cuts, dim=channel)):
-            part = self._applied(self._input(piece, number), number)
-            total = part if total is None else total + part
-        assert total is not None
-        if self.bias is None:
-            return total
-        return total + (self.bias if self.options is None else self.bias.view(1, -1, 1, 1))
-
-    def _input(self, x: torch.Tensor, number: int) -> torch.Tensor:
-        if self.bits.activations >= FLOAT:
-            return x
-        scale, zero = self.inputs[number]
         known, most = torch.ops.quantized_decomposed, 2**self.bits.activations - 1
-        kind = (scale, zero, 0, most, torch.uint8)
-        return known.dequantize_per_tensor(known.quantize_per_tensor(x, *kind), *kind)
-
-    def _applied(self, x: torch.Tensor, number: int) -> torch.Tensor:
-        whole, scale, zero = (getattr(self, f"{name}{number}") for name in _BUFFERS)
-        known = torch.ops.quantized_decomposed
-        weight = known.dequantize_per_channel(whole, scale, zero, 0, -128, 127, torch.int8)
+        if self.stretch is not None:
+            x = x * self.stretch
+        if self.bits.activations < FLOAT:
+            kind = (*self.input, 0, most, torch.uint8)
+            x = known.dequantize_per_tensor(known.quantize_per_tensor(x, *kind), *kind)
+        scales = (self.scale, self.zero, 0, -128, 127, torch.int8)
+        weight = known.dequantize_per_channel(self.weight, *scales)
         if self.options is None:
-            return nn.functional.linear(x, weight)
-        return nn.functional.conv2d(x, weight, None, **self.options)
-
-
-_BUFFERS = ("weight", "scale", "zero")
+            return nn.functional.linear(x, weight, self.bias)
+        return nn.functional.conv2d(x, weight, self.bias, **self.options)
 
 
 def _options(layer: Any) -> dict[str, Any] | None:

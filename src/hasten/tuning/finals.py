@@ -13,6 +13,7 @@ import functools
 import math
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 from hasten.core.plan import Plan
@@ -107,12 +108,15 @@ class Finals:
         left = self.run.until("all") - time.monotonic()
         n = next((n for n in PICTURES if n * pace <= left), PICTURES[-1])
         for row in asked:
-            row["second"] = self._judged(Plan(**row["plan"]), n)
-            if row["second"] and row is not first:
-                facts = {"plan": row["plan"], "than": first["plan"]}
-                facts |= {"n": n, "share": self.max_loss}
-                row["second"]["worse"] = self.run.ask("worse", "comparing FD", **facts)
+            self._second_look(row, first, n)
         return None
+
+    def _second_look(self, row: Row, first: Row, n: int) -> None:
+        """The quality of ``n`` pictures, and how much worse it is than the faithful plan's."""
+        row["second"] = self._judged(Plan(**row["plan"]), n)
+        if row["second"] and row is not first:
+            facts = {"plan": row["plan"], "than": first["plan"], "n": n, "share": self.max_loss}
+            row["second"]["worse"] = self.run.ask("worse", "comparing FD", **facts)
 
     def _finalist(self, glanced: Row) -> Row | None:
         """The full report of a program that was glanced at."""
@@ -201,6 +205,52 @@ class Finals:
             if again is not None:
                 same = {name: row[name] for name in (*QUALITY, "second") if name in row}
                 again.update(same)
+
+    def in_few_bits(self, folder: Path | None) -> str:
+        """Measure the plan that leads once more with its network in eight bits, calibrated on it,
+        where that is faster; what came of it, in a sentence."""
+        leads = self._leader()
+        plan = None if leads is None else Plan(**leads["plan"])
+        if plan is None or leads is None:
+            return "eight bits: no plan passes"
+        if plan.engine != "openvino" or plan.reuse or plan.executor != "sequential":
+            return "eight bits: they are tried in OpenVINO, where the fastest plan is not run"
+        if folder is None or time.monotonic() > self.run.until("all"):
+            return f"eight bits: {'no folder was given' if folder is None else 'time ran out'}"
+        file = str(folder / f"w8a8-{plan.key}.safetensors")
+        small = plan.model_copy(update={"quantize": file})
+        facts = {"plans": [plan.model_dump(), small.model_dump()], "batch": self.batch}
+        made = self.run.ask("quantize", "calibrating", plan=plan.model_dump(), file=file)
+        done = made and self.run.ask("race", "timing eight bits", rounds=ROUNDS, **facts)
+        if not done:
+            return f"eight bits: {self.run.refused.pop().why}"
+        times = done["timings"][1]["median"] / done["timings"][0]["median"]
+        what = f"eight bits take {times:.2g} times as long as {plan.dtype} here"
+        if times >= 1:
+            return f"{what}, so they are not used"
+        self._again(small, leads)
+        return f"{what}, so they are tried with the finalists"
+
+    def _leader(self) -> Row | None:
+        """The row of the fastest report that passes."""
+        closest = next((row for row in self.rows if row.get("faithful")), None)
+        closest = closest or min(self.rows, key=drift_of)
+        judged = any(row.get("second") for row in self.rows)
+        able = [row for row in self.rows if _passes(row, closest, self.max_loss, judged)]
+        return min(able, key=lambda row: row["latency_ms"]["median"], default=None)
+
+    def _again(self, plan: Plan, like: Row) -> None:
+        """The report and the quality of ``plan``, as they were asked of the finalist ``like``."""
+        facts = {"against": self.against, "batch": max(self.run.lab.together, self.batch)}
+        row = self.run.ask(
+            "report", f"measuring {plan}", plan=plan.model_dump(), seconds=0.5, **facts
+        )
+        if row is not None:
+            self.rows.append(row)
+            if like.get("second"):
+                row.update(self._judged(plan, GLANCE) or {})
+                first = next(one for one in self.rows if one.get("faithful"))
+                self._second_look(row, first, like["second"]["fd"]["n"])
 
     def race(self, guidance: float) -> tuple[list[Row], Row]:
         """The finalists with ``race_ms``, timed in turn with each other and with a part of the

@@ -20,6 +20,7 @@ from hasten.core.errors import UserError
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.seeds import generator
+from hasten.learning.quantize import learn_quantize
 from hasten.measuring.drift import Reference, reference
 from hasten.measuring.features import FeatureNet
 from hasten.measuring.frechet import frechet, influence, statistics
@@ -72,6 +73,7 @@ class Lab:
             "quality": self.quality,
             "worse": self.worse,
             "race": self.race,
+            "quantize": self.quantize,
             "time": self.time,
         }
         return known[question["ask"]](**{k: v for k, v in question.items() if k != "ask"})
@@ -186,6 +188,11 @@ class Lab:
             if need is None or need < 0.5 * free_mb(self.model.device):
                 return batch
         return 1
+
+    def quantize(self, plan: Facts, file: str) -> Facts:
+        """The network in eight bits, one row of ranges for all steps, calibrated on the plan."""
+        learn_quantize(self.model, Plan(**plan), file, rows="static")
+        return {"file": file}
 
     def _net(self, plan: Plan) -> Prepared:
         key = plan.network

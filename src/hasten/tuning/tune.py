@@ -151,6 +151,7 @@ def tune(
             ),
             minutes=minutes,
             refused=refused,
+            folder=None if out is None else folder,
         )
         try:
             return _tuned(run, space, found, max_loss, guidance, batch)
@@ -167,6 +168,7 @@ class _Run:
     bar: Any
     minutes: float
     refused: list[Refused]
+    folder: Path | None = None
     skipped: list[str] = dataclasses.field(default_factory=list)
     asked: int = 0
 
@@ -226,6 +228,7 @@ def _tuned(
         run.skipped.append(side.why)
         if side.pays:
             finals.in_parallel()
+    run.skipped.append(finals.in_few_bits(run.folder))
     rows, baseline = finals.race(guidance)
     chosen, why = recommend(rows, max_loss, baseline, batch)
     on_front = front(rows, _latency, loss_of, _unseen)

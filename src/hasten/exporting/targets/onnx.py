@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from hasten.core.errors import UserError
 from hasten.core.model import Model
 from hasten.engines.graph import onnx_file
 from hasten.exporting.bundle import NET, Bundle
+from hasten.exporting.runner import write_runner
 from hasten.exporting.target import Call, Target, targets
 
-RUNNERS = Path(__file__).parents[1] / "runners"
 LARGE = 256  # numbers from which on a weight is worth a cast
 
 
@@ -34,7 +33,7 @@ class Onnx(Target):
 
     def write(self, bundle: Bundle, folder: Path) -> None:
         write_networks(bundle, folder)
-        shutil.copy(RUNNERS / "run.py", folder / "run.py")
+        write_runner(folder)
 
     def network(self, bundle: Bundle, folder: Path, name: str = NET) -> Call:
         import onnxruntime

@@ -11,8 +11,21 @@ from hasten.core.engine import engines
 from hasten.core.model import Model
 from hasten.engines.graph import onnx_file
 from hasten.exporting.bundle import NET, Bundle
+from hasten.exporting.runner import write_runner
 from hasten.exporting.target import Call, Target, targets
-from hasten.exporting.targets.onnx import RUNNERS, example
+from hasten.exporting.targets.onnx import example
+
+OPENED = """    import openvino
+
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(str(HERE / f"{name}.xml"), "CPU", settings)
+
+    def call(x, t, label):
+        given = [x, np.array([t], np.float32), np.array([label or 0], np.int64)]
+        return compiled(given[: len(compiled.inputs)])[0]
+
+    return call
+"""
 
 
 @targets.add("openvino")
@@ -31,8 +44,7 @@ class OpenVino(Target):
         for name, model in bundle.networks().items():
             graph = openvino.convert_model(str(onnx_file(model, *example(model))))
             openvino.save_model(graph, str(folder / f"{name}.xml"), compress_to_fp16=False)
-        text = (RUNNERS / "run.py").read_text(encoding="utf-8")
-        (folder / "run.py").write_text(_for_openvino(text), encoding="utf-8")
+        write_runner(folder, OPENED, "OpenVINO")
 
     def network(self, bundle: Bundle, folder: Path, name: str = NET) -> Call:
         import openvino
@@ -46,24 +58,3 @@ class OpenVino(Target):
             return torch.from_numpy(answer.copy())
 
         return call
-
-
-def _for_openvino(text: str) -> str:
-    """The runner with its network opened by OpenVINO instead."""
-    begin, end = text.index("def network("), text.index("def sample(")
-    opened = '''def network(name="net"):
-    """The network as a function of x (1, c, h, w), a time and a label."""
-    import openvino
-
-    settings = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(str(HERE / f"{name}.xml"), "CPU", settings)
-
-    def call(x, t, label):
-        given = [x, np.array([t], np.float32), np.array([label or 0], np.int64)]
-        return compiled(given[: len(compiled.inputs)])[0]
-
-    return call
-
-
-'''
-    return (text[:begin] + opened + text[end:]).replace("ONNX Runtime, and", "OpenVINO, and")

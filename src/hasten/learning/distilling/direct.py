@@ -7,52 +7,78 @@ its pairs. Simple and stable; squared loss averages what it cannot tell apart, s
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
-from hasten.core.errors import require
+from hasten.core.errors import require_number
+from hasten.core.level import Array, Level, Path
 from hasten.core.model import Model
 from hasten.learning.distilling.base import Classroom, Distillation, Stage, objectives
 from hasten.learning.distilling.belief import Levels, believed
 from hasten.learning.distilling.compare import Seen
+from hasten.learning.distilling.paired import between, consistency_plans, places_down
 from hasten.learning.objective import Batch
 
 
 @objectives.add("direct")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Direct(Distillation):
-    """Squared loss between the student's one answer and the teacher's picture (their eq. 6)."""
+    """The distance between the student's answer and the end of the teacher's walk, to ``power``
+    (2 is their eq. 6; 1 is less soft).
+
+    For several evaluations it is asked at every level of its plan, about states of the same walk,
+    and sampled as a consistency model is; ``middle`` is sigma / alpha at the second of two.
+    """
+
+    power: float = 2.0
+    middle: float | None = None
 
     needs = "paths"
     compares = True
 
-    def check(self, teacher: Model, evaluations: int) -> None:
-        require(
-            evaluations == 1,
-            f"evaluations is {evaluations}, but objective 'direct' makes students of 1; set 1, or "
-            "use 'trajectory', 'progressive' or 'consistency'.",
-        )
+    def __post_init__(self) -> None:
+        require_number("objective option power", self.power, 0.5, 4.0)
+
+    def courses(self, path: Path, evaluations: int) -> Sequence[tuple[Level, ...]]:
+        places = self._places(path, evaluations)
+        return [tuple(path.at(place) for place in (*places, path.clean))]
+
+    def _places(self, path: Path, evaluations: int) -> list[float]:
+        return places_down(path, evaluations, between(path, self.middle))
 
     def objective(self, room: Classroom, stage: Stage) -> Regression:
-        return Regression(student=room.student, seen=room.seen)
+        places = np.array(self._places(room.student.path, stage.evaluations))
+        return Regression(student=room.student, seen=room.seen, places=places, power=self.power)
 
     def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
-        return [{"solver": "ddim", "grid": "uniform", "steps": 1}]
+        if evaluations == 1:
+            return [{"solver": "ddim", "grid": "uniform", "steps": 1}]
+        return consistency_plans(student, evaluations, between(student.path, self.middle))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Regression:
-    """Rows are (n, 2, c, h, w): standard normal noise, and the picture it leads to."""
+    """Rows are (n, 1 + states, c, h, w): standard normal noise, the states of its walk at
+    ``places`` after the first, and the picture it leads to."""
 
     student: Model
     seen: Seen
+    places: Array
+    power: float
 
     def loss(self, net: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        noise, picture = batch.rows[:, 0], batch.rows[:, -1]
-        top = self.student.path.at(self.student.path.noisy)
-        answer = believed(
-            self.student, net, top.spread * noise, Levels.same(top, len(noise)), batch.labels
+        path, picture, n = self.student.path, batch.rows[:, -1], len(batch.rows)
+        draw = torch.randint(
+            len(self.places), (n,), generator=batch.generator, device=picture.device
         )
-        apart = (self.seen(answer) - self.seen(picture)).square().sum(1)
-        return apart.mean() / picture[0].numel()
+        x = batch.rows[torch.arange(n, device=draw.device), draw]
+        spread = path.at(path.noisy).spread
+        first = (draw == 0).view(-1, *[1] * (x.ndim - 1))
+        x = torch.where(first, spread * x, x)
+        at = Levels.at_positions(path, self.places[draw.cpu().numpy()])
+        answer = believed(self.student, net, x, at, batch.labels)
+        apart = (self.seen(answer) - self.seen(picture)).square().sum(1) / picture[0].numel()
+        return apart.clamp(min=1e-20).pow(self.power / 2).mean()

@@ -89,8 +89,7 @@ class ConsistencyStudent(Distillation):
     compares = True
 
     def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
-        top = student.path.at(student.path.noisy).ratio
-        return consistency_plans(student, evaluations, self.middle or min(BETWEEN, 0.3 * top))
+        return consistency_plans(student, evaluations, between(student.path, self.middle))
 
     def choices(self, student: Model, evaluations: int) -> list[list[dict[str, Any]]]:
         if self.middle is not None or evaluations == 1:
@@ -98,6 +97,11 @@ class ConsistencyStudent(Distillation):
         top = student.path.at(student.path.noisy).ratio
         middles = [middle for middle in MIDDLES if middle < 0.9 * top] or [0.3 * top]
         return [consistency_plans(student, evaluations, middle) for middle in middles]
+
+
+def between(path: Path, middle: float | None) -> float:
+    """``middle``, or where there is none, one that is well below the top of ``path``."""
+    return middle or min(BETWEEN, 0.3 * path.at(path.noisy).ratio)
 
 
 def consistency_plans(student: Model, evaluations: int, middle: float) -> list[dict[str, Any]]:

@@ -1,0 +1,23 @@
+"""The Python runner that lies in an exported folder, for every runtime the same but for how a
+network is opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+RUNNERS = Path(__file__).parent / "runners"
+
+
+def write_runner(folder: Path, opened: str | None = None, needs: str = "ONNX Runtime") -> None:
+    """Write ``run.py``.
+
+    Args:
+        opened: the body of ``network(name)`` in the runner; None for that of ONNX Runtime.
+        needs: what else than NumPy it says it needs.
+    """
+    text = (RUNNERS / "run.py").read_text(encoding="utf-8")
+    if opened is not None:
+        begin, end = text.index("    from onnxruntime"), text.index("def sample(")
+        text = text[:begin] + opened + "\n\n" + text[end:]
+    text = text.replace("ONNX Runtime, and", f"{needs}, and")
+    (folder / "run.py").write_text(text, encoding="utf-8")

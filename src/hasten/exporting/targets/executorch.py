@@ -1,0 +1,96 @@
+"""ExecuTorch programs (.pte) for XNNPACK, the CPU kernels of phones, and a runner."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hasten.core.errors import UserError
+from hasten.core.model import Model
+from hasten.exporting.bundle import NET, Bundle
+from hasten.exporting.runner import write_runner
+from hasten.exporting.target import Call, Target, targets
+from hasten.exporting.targets.onnx import example
+
+OPENED = """    import torch
+    from executorch.runtime import Runtime
+
+    held = Runtime.get().load_program(str(HERE / f"{name}.pte"))
+    method = held.load_method("forward")  # which lives as long as what holds it
+
+    def call(x, t, label, held=held):
+        given = [torch.from_numpy(np.ascontiguousarray(x, np.float32)), torch.tensor([float(t)])]
+        given += [] if BUNDLE["labels"] is None else [torch.tensor([label or 0])]
+        return method.execute(given)[0].numpy()
+
+    return call
+"""
+
+
+@targets.add("executorch")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExecuTorch(Target):
+    """For ExecuTorch on phones and small devices, one picture at a time, in float32; what XNNPACK
+    lacks runs in its portable kernels."""
+
+    others = True
+
+    def check(self, model: Model) -> None:
+        try:
+            import executorch.runtime  # type: ignore[import-not-found] # noqa: F401
+        except ImportError as error:
+            raise UserError(
+                "target 'executorch' is not installed: pip install \"hasten[mobile]\""
+            ) from error
+
+    def write(self, bundle: Bundle, folder: Path) -> None:
+        for name, model in bundle.networks().items():
+            (folder / f"{name}.pte").write_bytes(_lowered(model))
+        write_runner(folder, OPENED, "ExecuTorch with torch")
+
+    def network(self, bundle: Bundle, folder: Path, name: str = NET) -> Call:
+        from executorch.runtime import Runtime  # type: ignore[import-not-found]
+
+        held = Runtime.get().load_program(str(folder / f"{name}.pte"))
+        method = held.load_method("forward")
+        labelled = bundle.model.labels is not None
+
+        def call(x: torch.Tensor, t: float, label: int | None, held: Any = held) -> torch.Tensor:
+            given = [x.contiguous().float(), torch.tensor([float(t)])]
+            given += [torch.tensor([label or 0])] if labelled else []
+            return method.execute(given)[0].clone()
+
+        return call
+
+
+def _lowered(model: Model) -> bytes:
+    """The network of ``model`` for one picture as an ExecuTorch program.
+
+    Raises:
+        UserError: an operator that ExecuTorch has not.
+    """
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import (  # type: ignore[import-not-found]
+        XnnpackPartitioner,
+    )
+    from executorch.exir import to_edge_transform_and_lower  # type: ignore[import-not-found]
+
+    given = tuple(one for one in example(model) if one is not None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            program = torch.export.export(model.net, given, strict=False)
+            edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+            return bytes(edge.to_executorch().buffer)
+        except (RuntimeError, NotImplementedError, torch._dynamo.exc.TorchDynamoException) as error:
+            what = str(error).strip().splitlines()[0][:160]
+            raise UserError(
+                f"target 'executorch' cannot take this network ({what}); export it to 'onnx'."
+            ) from error
+        finally:
+            logging.disable(logging.NOTSET)
