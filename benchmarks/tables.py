@@ -12,7 +12,17 @@ from typing import Any
 
 from benchmarks.markdown import markdown, where
 from benchmarks.results_io import read
-from benchmarks.tables_few import distilling, early_stop, learned, parallel, reuse, students, tuner
+from benchmarks.tables_few import (
+    distilling,
+    drifts,
+    early_stop,
+    learned,
+    parallel,
+    reuse,
+    smaller,
+    students,
+    tuner,
+)
 from hasten.core.files import MANIFEST, write_manifest
 from hasten.tuning.pareto import front
 
@@ -22,10 +32,11 @@ DOCUMENTS = (
     "docs/measurements.md",
     "docs/fewer-evaluations.md",
     "docs/distillation.md",
+    "docs/cheaper-evaluations.md",
     "src/hasten/assets/mnist/README.md",
 )
 # Tables that stand in another file.
-FEW = (distilling, early_stop, learned, parallel, reuse, students, tuner)
+FEW = (distilling, drifts, early_stop, learned, parallel, reuse, smaller, students, tuner)
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 

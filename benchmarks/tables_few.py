@@ -1,4 +1,4 @@
-"""The tables of docs/fewer-evaluations.md and docs/distillation.md."""
+"""The tables of the documents on fewer evaluations, on distillation and on cheaper evaluations."""
 
 from __future__ import annotations
 
@@ -161,6 +161,54 @@ def students() -> str:
         f"\nFD and recall at n = {result['rows'][0]['n']}, the same noise, beside the lowest FD of "
         f"the teacher's plans above; {result['what']}."
     )
+    return markdown(head, cells) + note + where(result)
+
+
+def smaller() -> str:
+    """What a network call costs and gives in few bits and with few channels."""
+    if not (FOLDER / "smaller.json").exists():
+        return "Not measured yet: `python -m benchmarks.smaller`.\n"
+    result, cells = read("smaller"), []
+    times = {(row["what"], row["batch"]): row for row in result["rows"] if row["kind"] == "call"}
+    found = [row for row in result["rows"] if row["kind"] == "quality"]
+    for row in found:
+        one, many = (times[row["what"], batch] for batch in (1, 64))
+        cells.append(
+            (
+                row["what"],
+                f"{one['median']:.2f} ({one['times_faster_than_eager']:.1f})",
+                f"{many['median']:.1f} ({many['times_faster_than_eager']:.1f})",
+                f"{row['fd']:.2f} ({row['times_the_fd']:.2f})",
+                f"{row['recall']:.2f}",
+                f"{row['weights_mb']:.1f}",
+                f"{row['macs']:.0%}",
+            )
+        )
+    head = ("", "ms, batch 1 (times faster)", "ms, batch 64 (times faster)")
+    head += ("FD (times float32's)", "recall", "weights, MB", "multiply-accumulates")
+    n = next(row["n"] for row in result["rows"] if row["kind"] == "call")
+    note = (
+        f"\nOne network call, each in a process of its own and timed in turn, n = {n}; FD and "
+        f"recall of {found[0]['n']} pictures from the same noise. {result['what']}."
+    )
+    return markdown(head, cells) + note + where(result)
+
+
+def drifts() -> str:
+    """How far pictures drift from float32 over bits and rows of ranges."""
+    if not (FOLDER / "smaller.json").exists():
+        return "Not measured yet: `python -m benchmarks.smaller`.\n"
+    result = read("smaller")
+    rows = [row for row in result["rows"] if row["kind"] == "drift"]
+    by = {(row["bits"], row["rows"], row["corrected"]): row["rmse"] for row in rows}
+    kinds = [(ranges, mended) for mended in (False, True) for ranges in ("static", "steps")]
+    cells = [
+        (bits, *(f"{by[bits, *kind]:.4f}" for kind in kinds))
+        for bits in dict.fromkeys(row["bits"] for row in rows)
+    ]
+    head = ("bits", "one row", "a row a step", "one row, corrected", "a row a step, corrected")
+    n = rows[0]["n"]
+    note = f"\nRMSE (pixels in 0 to 1) from the float32 pictures of the same noise, n = {n}."
     return markdown(head, cells) + note + where(result)
 
 

@@ -16,6 +16,7 @@ import hasten
 from hasten import Plan, build
 from hasten.adapters.folder import save_folder
 from hasten.core.artifact import digest
+from hasten.core.engine import engines
 from hasten.core.errors import UserError
 from hasten.core.executor import executors
 from hasten.core.grid import grids
@@ -24,8 +25,10 @@ from hasten.core.model import Model
 from hasten.core.reuse import reuses
 from hasten.core.solver import solvers
 from hasten.core.start import starts
+from hasten.learning.quantize import learn_quantize
 from hasten.learning.starts import learn_start
 from hasten.pictures import save_png
+from hasten.sampler import engines_here
 
 STEPS = 3
 OPTIONS: dict[str, list[str]] = {
@@ -166,6 +169,55 @@ def test_a_student_meets_every_value_of_every_other_part(model, choices, folder)
             assert bool(torch.isfinite(pictures).all()), plan
     assert ran > 30
     assert Plan(student=str(folder / "student")).steps == 2
+
+
+def test_every_lever_meets_every_engine_and_executor(model, folder):
+    """Whatever runs makes the pictures that the lever makes in eager float32 in order."""
+    own = {"solver": "ddim", "grid": "uniform", "steps": STEPS}
+    plain, files = Plan(**own), [folder / name for name in ("w8a8.safetensors", "w8a8-student")]
+    student = dataclasses.replace(model, plans=(own,), teacher=digest(model), name="student")
+    save_folder(student, folder / "student")
+    with_student = plain.model_copy(update={"student": str(folder / "student")})
+    learn_quantize(model, plain, files[0], n=4)
+    learn_quantize(model, with_student, files[1], n=4)
+    levers: dict[str, dict[str, Any]] = {
+        "none": {},
+        "reuse": {"reuse": "deep(branch=0)"},
+        "quantize": {"quantize": str(files[0])},
+        "student": {"student": str(folder / "student")},
+        "both": {"student": str(folder / "student"), "quantize": str(files[1])},
+        "quantize and reuse": {"quantize": str(files[0]), "reuse": "deep(branch=0)"},
+    }
+    ways = itertools.product(engines, ("float32", "bfloat16", "float16"))
+    nets: dict[Any, Any] = {}
+    ran, wanted = set(), {}
+    for (engine, dtype), (lever, fields), executor in itertools.product(
+        sorted(ways, key=lambda way: way != ("eager", "float32")),
+        levers.items(),
+        sorted(named(executors), key=lambda name: name != "sequential"),
+    ):
+        try:
+            way = {"engine": engine, "dtype": dtype, "executor": executor}
+            plan = plain.model_copy(update={**fields, **way})
+            if plan.network not in nets:
+                nets[plan.network] = hasten.sampler.prepare(model, plan)
+            sampler = build(model, plan, net=nets[plan.network])
+            if engine == "compile":  # minutes of compilation; tests/test_engines.py does one
+                continue
+            pictures = sampler.sample(2, seed=3, cond=[0, 1])
+        except UserError as error:
+            refused(error)
+            continue
+        ran.add((lever, engine, executor.partition("(")[0]))
+        first = wanted.setdefault(lever, pictures)
+        bound = 2e-3 if dtype == "float32" and "quantize" not in fields else 0.05
+        assert (pictures - first).square().mean().sqrt() < bound, plan
+    here = [name for name, what in engines_here().items() if "float32" in what]
+    for engine in set(here) - {"compile"}:
+        for lever in set(levers) - {"quantize and reuse"}:
+            assert lever == "reuse" or (lever, engine, "sequential") in ran
+    assert {executor for _, _, executor in ran} == set(executors)
+    assert not any(lever == "quantize and reuse" for lever, _, _ in ran)
 
 
 def test_every_combination_of_kinds_is_decided_before_anything_runs(model, choices):

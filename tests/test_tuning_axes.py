@@ -158,3 +158,43 @@ def test_where_it_pays_the_dear_finalists_are_reported_in_parallel_too():
     finals.in_parallel()
     assert [(plan.steps, plan.executor) for plan in asked] == [(20, "anderson")]
     assert finals.rows[-1]["second"] == {"fd": 2}
+
+
+@pytest.mark.parametrize(
+    ("times", "engine"), [(0.7, "openvino"), (1.3, "openvino"), (0.7, "eager")]
+)
+def test_eight_bits_are_tried_where_they_are_faster(model, tmp_path, times, engine):
+    class Asked:
+        lab, refused = Lab(model=model), []
+
+        def until(self, share: str) -> float:
+            return float("inf")
+
+        def ask(self, name: str, note: str, **facts: Any) -> Any:
+            if name == "quantize":
+                return self.lab.answer({"ask": name, **facts})
+            if name == "race":
+                return {"timings": [{"median": 10.0}, {"median": 10.0 * times}]}
+            assert name == "report"
+            return report(facts["plan"])
+
+    def report(plan: dict[str, Any]) -> dict[str, Any]:
+        found = {"plan": plan, "evaluations": 3, "drift": {"rmse": 0.01, "high": 0.01}}
+        return {**found, "latency_ms": {"median": 10.0}, "fd": None, "recall": None}
+
+    plan = Plan(solver="ddim", grid="uniform", steps=3, engine=engine)
+    finals = Finals(run=Asked(), engines=[], max_loss=0.05, against={}, batch=1)
+    finals.rows = [report(plan.model_dump())]
+    why = finals.in_few_bits(tmp_path)
+    if engine == "eager":
+        assert "tried in OpenVINO" in why
+        assert list(tmp_path.iterdir()) == [model.folder]
+        return
+    file = tmp_path / f"w8a8-{plan.key}.safetensors"
+    assert file.is_file()
+    assert f"{times:.2g} times as long" in why
+    small = [Plan(**row["plan"]) for row in finals.rows[1:]]
+    assert [one.quantize for one in small] == ([str(file)] if times < 1 else [])
+    eager = plan.model_copy(update={"engine": "eager", "quantize": str(file)})
+    assert hasten.build(model, eager).sample(1).isfinite().all()
+    assert "no folder" in finals.in_few_bits(None)

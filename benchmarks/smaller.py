@@ -1,0 +1,176 @@
+"""Cheaper evaluations of ``builtin:mnist``: ``python -m benchmarks.smaller``.
+
+Three questions: what a network call costs in fewer bits and with fewer channels, beside float32 and
+bfloat16, every contender in a process of its own and timed in turn; what that does to FD; and how
+far pictures drift over bits, with one row of ranges and with a row a step. ``PRUNED`` names the
+folder that ``hasten learn prune`` wrote (by default that of the built-in one).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import hasten
+from benchmarks.ahead import Contender
+from benchmarks.results_io import write
+from hasten.core.seeds import generator
+from hasten.learning.quantize import learn_quantize
+from hasten.measuring.macs import costs
+from hasten.measuring.measure import judged
+from hasten.measuring.real import real_for
+from hasten.measuring.timer import once, summary
+from hasten.sampler import prepare
+
+BASE = hasten.Plan(solver="dpmpp(order=2)", grid="uniform", steps=10)
+BITS = ("w8a16", "w8a8", "w6a8", "w4a8", "w8a6", "w6a6", "w8a4", "w4a4")
+FOLDER = Path("runs/smaller")
+N, ROUNDS, DRIFTS = 2000, 41, 64
+Facts = dict[str, Any]
+
+
+def variants() -> dict[str, Facts]:
+    """What is timed: fields of plans beside BASE's."""
+    file = FOLDER / "w8a8.safetensors"
+    if not file.exists():
+        learn_quantize(hasten.load("builtin:mnist"), BASE, file, rows="static")
+    here: dict[str, Facts] = {
+        "float32, eager": {},
+        "float32": {"engine": "openvino"},
+        "bfloat16": {"engine": "openvino", "dtype": "bfloat16"},
+        "w8a8": {"engine": "openvino", "quantize": str(file)},
+        "w8a8, the rest bfloat16": {
+            "engine": "openvino",
+            "dtype": "bfloat16",
+            "quantize": str(file),
+        },
+    }
+    pruned = os.environ.get("PRUNED")
+    if pruned:
+        here["pruned, float32"] = {"engine": "openvino", "student": pruned}
+        here["pruned, bfloat16"] = {**here["pruned, float32"], "dtype": "bfloat16"}
+    return here
+
+
+def plan_of(fields: Facts) -> hasten.Plan:
+    return BASE.model_copy(update=fields)
+
+
+def call_of(spec: Facts) -> Callable[[], object]:
+    """One network call at a time of the plan."""
+    model = hasten.load("builtin:mnist")
+    plan, batch = plan_of(spec["fields"]), spec["batch"]
+    net, level = prepare(model, plan), plan.levels(model.path)[3]
+    x = torch.randn(batch, *model.shape, generator=generator(1))
+    t = torch.full((batch,), level.t, dtype=torch.float32)
+    cond = torch.arange(batch) % 10
+
+    def call() -> object:
+        with torch.inference_mode():
+            return net(x, t, cond)
+
+    return call
+
+
+def contend() -> None:
+    """A contender's process: a line in is a run, a line out its seconds."""
+    call = call_of(json.loads(sys.stdin.readline()))
+    for _ in range(5):
+        call()
+    for _ in sys.stdin:
+        print(once(call), flush=True)
+
+
+def calls(batch: int) -> list[Facts]:
+    """Milliseconds of a call, all in turn."""
+    named = variants()
+    held = [
+        Contender({"fields": fields, "batch": batch}, "benchmarks.smaller")
+        for fields in named.values()
+    ]
+    try:
+        for number in range(ROUNDS + 2):
+            for one in held if number % 2 else held[::-1]:
+                seconds = one.run()
+                if number >= 2:
+                    one.seconds.append(seconds)
+    finally:
+        for one in held:
+            one.close()
+    timings = [summary(one.seconds[0], one.seconds).milliseconds() for one in held]
+    first = timings[0]["median"]
+    return [
+        {
+            "kind": "call",
+            "what": name,
+            "batch": batch,
+            **{key: timing[key] for key in ("median", "low", "high", "n")},
+            "times_faster_than_eager": first / timing["median"],
+        }
+        for name, timing in zip(named, timings, strict=True)
+    ]
+
+
+def qualities() -> list[Facts]:
+    """FD and recall of every variant from the same noise, what its weights take, its cost."""
+    model, rows = hasten.load("builtin:mnist"), []
+    real, whole = real_for(model), costs(model, BASE).full
+    for name, fields in variants().items():
+        plan = plan_of(fields)
+        sampler = hasten.build(model, plan)
+        found = judged(sampler, N, real)
+        student = sampler.model
+        rows.append(
+            {
+                "kind": "quality",
+                "what": name,
+                "fd": found["fd"].value,
+                "fd_interval": [found["fd"].low, found["fd"].high],
+                "recall": found["recall"].value,
+                "n": N,
+                "weights_mb": sampler.net.weights_mb,
+                "macs": costs(student, BASE).full / whole,
+            }
+        )
+    for row in rows:
+        row["times_the_fd"] = row["fd"] / rows[0]["fd"]
+    return rows
+
+
+def drifts() -> list[Facts]:
+    """RMSE of DRIFTS pictures from the float32 ones, over bits and rows of ranges."""
+    model, rows = hasten.load("builtin:mnist"), []
+    noise = torch.randn(DRIFTS, *model.shape, generator=generator(3))
+    cond = [i % 10 for i in range(DRIFTS)]
+
+    def pictures(plan: hasten.Plan) -> torch.Tensor:
+        return hasten.build(model, plan).sample(noise=noise, cond=cond, batch=DRIFTS)
+
+    wanted = pictures(BASE)
+    for bits in BITS:
+        for ranges in ("static", "steps"):
+            for correct in (False, True):
+                file = FOLDER / "tried.safetensors"
+                learn_quantize(model, BASE, file, bits=bits, rows=ranges, correct=correct)
+                here = pictures(plan_of({"quantize": str(file)}))
+                apart = float((here - wanted).square().mean().sqrt())
+                facts = {"bits": bits, "rows": ranges, "corrected": correct, "n": DRIFTS}
+                rows.append({"kind": "drift", **facts, "rmse": apart})
+                print(rows[-1], flush=True)
+    return rows
+
+
+def main() -> None:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    rows = [*calls(1), *calls(64), *qualities(), *drifts()]
+    write("smaller", f"network calls of {BASE} in few bits and with few channels", rows)
+
+
+if __name__ == "__main__":
+    contend() if sys.argv[1:2] == ["contend"] else main()
