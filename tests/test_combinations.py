@@ -186,6 +186,7 @@ def test_every_lever_meets_every_engine_and_executor(model, folder):
         "quantize": {"quantize": str(files[0])},
         "student": {"student": str(folder / "student")},
         "both": {"student": str(folder / "student"), "quantize": str(files[1])},
+        "small": {"small": str(folder / "student"), "small_at": (0, 1, 1)},
         "quantize and reuse": {"quantize": str(files[0]), "reuse": "deep(branch=0)"},
     }
     ways = itertools.product(engines, ("float32", "bfloat16", "float16"))

@@ -19,9 +19,10 @@ HEIGHT = {
     "editing": 4,
     "exporting": 4,
     "tuning": 5,
-    "cli_learn": 5,
-    "cli": 6,
-    "__main__": 7,
+    "cli_learn": 6,
+    "cli_smaller": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 ONLY_ADAPTERS = {"diffusers", "transformers"}
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import cyclopts
 
-from hasten.cli_learn import app as learn
+from hasten.cli_smaller import app as learn
 
 if TYPE_CHECKING:
     from hasten.core.model import Model

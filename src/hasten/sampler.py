@@ -30,6 +30,7 @@ from hasten.core.solver import Solver
 from hasten.core.start import Begin, Latents, Start, starts
 from hasten.executors.sequential import drive
 from hasten.executors.spread import answers_for
+from hasten.levers.narrow import narrowed
 from hasten.levers.quantize import Quantization, Rows
 
 START, WALK = 0, 1  # the two streams of random numbers of a picture
@@ -100,14 +101,38 @@ def prepare(model: Model, plan: Plan) -> Prepared:
     Raises:
         UserError: the engine is not installed, or cannot run this network in this dtype here.
     """
-    model, engine = subject(model, plan), engines.parse(plan.engine)
+    teacher, engine = model, engines.parse(plan.engine)
+    model = subject(model, plan)
     engine.check(model, plan.dtype)
+    if plan.small is not None:
+        return _narrowed(teacher, model, plan, engine)
     if plan.quantize is not None:
         return _quantized(model, plan, engine)
     if plan.reusing is None:
         return engine.prepare(model, plan.dtype)
     net = plan.reusing.split(model.net)
     return Split(engine.prepare(dataclasses.replace(model, net=net), plan.dtype), plan.reusing)
+
+
+def _narrowed(teacher: Model, model: Model, plan: Plan, engine: Engine) -> Prepared:
+    """The network of ``model``, and the smaller one where the plan says so."""
+    small = subject(
+        teacher, plan.model_copy(update={"student": plan.small, "small": None, "small_at": None})
+    )
+    alike = (model.path, model.prediction) == (small.path, small.prediction)
+    require(
+        alike and model.learned_variance == small.learned_variance,
+        f"plan field 'small' is {plan.small!r}, which answers {small.prediction.part_name!r} on "
+        f"path {small.path.part_name!r}, and the other network "
+        f"{model.prediction.part_name!r} on {model.path.part_name!r}; they have to be the same.",
+    )
+    require(
+        plan.crossing.traceable,
+        f"small_at is a column of a Program, but solver {plan.solver!r} has none; drop small.",
+    )
+    times = [level.t for level in plan.trace(model.path).levels]
+    nets = [engine.prepare(one, plan.dtype) for one in (model, small)]
+    return narrowed(*nets, times, plan.small_at or ())
 
 
 def _quantized(model: Model, plan: Plan, engine: Engine) -> Prepared:

@@ -49,6 +49,8 @@ class Plan(Strict):
             model's; it brings solver, grid, steps and clip where none of them is given.
         quantize: a file that ``hasten learn quantize`` wrote for this plan: the network in few
             bits, with ranges that follow the step.
+        small, small_at: another, smaller student (such as one that ``hasten learn prune`` wrote),
+            and for each evaluation 1 where it runs and 0 where the network does.
         guidance: classifier-free guidance scale; 1 is none.
         guidance_interval: guidance only where low < sigma / alpha <= high (2404.07724); the null
             branch is skipped elsewhere. None is everywhere.
@@ -67,6 +69,8 @@ class Plan(Strict):
     program: str | None = None
     student: str | None = None
     quantize: str | None = None
+    small: str | None = None
+    small_at: tuple[int, ...] | None = None
     executor: str = "sequential"
     start: str = "noise"
     guidance: Annotated[float, pydantic.Field(ge=0, le=100, allow_inf_nan=False)] = 1.0
@@ -96,6 +100,27 @@ class Plan(Strict):
     def _two_ratios(cls, given: Any) -> Any:
         return _read_interval(given)
 
+    @pydantic.field_validator("small_at", mode="before")
+    @classmethod
+    def _ones_and_zeros(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            given = re.findall(r"[^\s,()\[\]]+", given)
+        if given is not None:
+            known = {0: 0, 1: 1, "0": 0, "1": 1}
+            if not isinstance(given, (list, tuple)) or not {*given} <= set(known) or not given:
+                raise ValueError(f"{given!r} is no column; it takes ones and zeros, as in (0,1,1)")
+            given = tuple(known[one] for one in given)
+        return given
+
+    @pydantic.model_validator(mode="after")
+    def _small_fits(self) -> Plan:
+        if (self.small is None) != (self.small_at is None):
+            raise ValueError("small and small_at go together: give both or neither")
+        clash = next((name for name in ("reuse", "quantize") if getattr(self, name)), None)
+        if self.small is not None and clash is not None:
+            raise ValueError(f"small runs two whole networks, and {clash} changes one; drop one")
+        return self
+
     @pydantic.model_validator(mode="after")
     def _reuse_fits(self) -> Plan:
         if self.guidance_interval is not None and self.guidance == 1.0:
@@ -121,6 +146,9 @@ class Plan(Strict):
     def network(self) -> tuple[str, ...]:
         """What a prepared network depends on: plans with the same can share it."""
         cut = () if self.reusing is None else (self.reusing.cut,)
+        if self.small is not None:  # its times are those of the plan
+            cut = (self.small, *(str(getattr(self, name)) for name in (*RULED, "program", "start")))
+            cut = (*cut, str(self.small_at))
         return self.engine, self.dtype, self.student or "", self.quantize or "", *cut
 
     @pydantic.model_validator(mode="after")
@@ -136,6 +164,12 @@ class Plan(Strict):
     def learned(self) -> LearnedProgram | None:
         """What the file named by ``program`` holds."""
         return None if self.program is None else LearnedProgram.read(self.program)
+
+    @property
+    def smaller(self) -> Plan:
+        """The plan with its small network alone."""
+        changes = {"student": self.small, "small": None, "small_at": None}
+        return self.model_copy(update=changes)
 
     @property
     def key(self) -> str:

@@ -89,6 +89,10 @@ def bundle(model: Model, plan: Plan, others: bool = False) -> Bundle:
         f"reuse is {plan.reuse!r}, which keeps features from call to call, and an exported network "
         "keeps none; drop reuse.",
     )
+    require(
+        plan.small is None,
+        f"small is {plan.small!r}, and an exported folder holds one network; drop small.",
+    )
     plan = plan.model_copy(update={"executor": "sequential"})  # which makes the same pictures
     first = build(model, plan)
     _require_table(first)

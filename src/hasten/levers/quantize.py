@@ -11,7 +11,6 @@ import copy
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,10 +18,11 @@ from safetensors.torch import save
 from torch import nn
 
 from hasten.core.artifact import located
-from hasten.core.engine import Engine, Prepared
+from hasten.core.engine import Engine
 from hasten.core.errors import UserError, require
 from hasten.core.files import write_bytes
 from hasten.core.model import Model
+from hasten.levers.by_time import ByTime
 from hasten.levers.quantized_layer import Bits, QuantizedLayer
 from hasten.levers.tabled import tabled
 
@@ -163,33 +163,18 @@ class Corrected(nn.Module):
         return self.net(x, t, cond) * self.scale + self.shift
 
 
-class Rows(Prepared):
-    """A prepared network for each row, chosen by the time that is told."""
+class Rows(ByTime):
+    """A prepared network for each row; a runtime holds the weights once for each."""
 
     def __init__(self, held: Quantization, model: Model, engine: Engine, dtype: str) -> None:
         modules = [held.network(model.net, row) for row in range(held.rows)]
-        self._held = held
-        self._nets = [engine.prepare(dataclasses.replace(model, net=net), dtype) for net in modules]
-        first = self._nets[0]
+        nets = [engine.prepare(dataclasses.replace(model, net=net), dtype) for net in modules]
+        super().__init__(nets, held.row)
         tensors = [one for net in modules for one in (*net.parameters(), *net.buffers())]
         size = sum(one.numel() * one.element_size() for one in tensors)
         kinds = sorted({str(bits) for bits in held.bits.values()})
-        self.precision = f"{first.precision}, {'/'.join(kinds)}"
-        self.versions = first.versions
-        self.weights_mb = round(size / 1e6, 3)  # a runtime holds them once for each row
-
-    def __call__(
-        self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, *kept: torch.Tensor
-    ) -> Any:
-        rows = torch.tensor([self._held.row(time) for time in t.tolist()])
-        if bool((rows == rows[0]).all()):
-            return self._nets[int(rows[0])](x, t, cond)
-        out = torch.empty_like(x)
-        for row in rows.unique().tolist():
-            mine = (rows == row).nonzero().flatten()
-            label = None if cond is None else cond[mine]
-            out[mine] = self._nets[row](x[mine], t[mine], label)
-        return out
+        self.precision = f"{self.precision}, {'/'.join(kinds)}"
+        self.weights_mb = round(size / 1e6, 3)
 
 
 def layers(net: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.start import starts
-from hasten.sampler import Sampler
+from hasten.sampler import Sampler, subject
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,17 +48,21 @@ def macs(sampler: Sampler) -> float | None:
     if program is None or decides or before != 0 or not ordered:
         return None
     each = costs(sampler.model, plan)
+    if plan.small is not None:
+        known = plan.smaller.model_copy(update={"other_weights": True})  # build has checked them
+        each = dataclasses.replace(each, part=costs(subject(sampler.model, known), Plan()).full)
     return float(
         sum(rows * (each.part if part else each.full) for rows, part in rows_asked(sampler))
     )
 
 
 def rows_asked(sampler: Sampler) -> list[tuple[int, bool]]:
-    """For each evaluation how many rows of the network it asks, and whether it reuses features."""
+    """For each evaluation how many rows of the network it asks, and whether it reuses features or
+    runs the smaller network."""
     program, scale = sampler.program, sampler.plan.guidance_at
     assert program is not None
-    levels = zip(program.levels, program.reuses, strict=True)
-    return [(1 if scale(level) == 1.0 else 2, part) for level, part in levels]
+    levels = zip(program.levels, sampler.plan.small_at or program.reuses, strict=True)
+    return [(1 if scale(level) == 1.0 else 2, bool(part)) for level, part in levels]
 
 
 @torch.no_grad()

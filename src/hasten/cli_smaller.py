@@ -1,0 +1,146 @@
+"""``hasten learn`` of what makes an evaluation cheaper: fewer bits, fewer channels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from hasten.cli_learn import PlanText, Quiet, app
+
+
+@app.command
+def quantize(
+    model: str = "builtin:mnist",
+    *,
+    plan: PlanText = None,
+    bits: str = "w8a8",
+    drift: float | None = None,
+    rows: str = "steps",
+    n: int = 64,
+    out: Path = Path("quantized.safetensors"),
+    device: str = "cpu",
+) -> None:
+    """Put a network into few bits, with activation ranges that follow the steps of a plan; that
+    plan then names the file, as in quantize=quantized.safetensors.
+
+    Args:
+        model: builtin:NAME, a diffusers folder, or a hub id.
+        plan: a plan file, or key=value,...: the one that is to run it.
+        bits: of weights and activations: w8a8, w8a16 (for memory), w4a8; or a mix of two, the fewer
+            first, as in w4a8,w8a8, chosen by how much each layer matters.
+        drift: of a mix: how far its pictures may be from those of the float network.
+        rows: steps (ranges of each step's own), static (one for all), or how many groups.
+        n: calibration pictures.
+        out: the file to write.
+        device: cpu, cuda, cuda:1, mps.
+    """
+    from hasten.adapters.load import load
+    from hasten.core.plan import Plan
+    from hasten.learning.quantize import learn_quantize
+
+    loaded = load(model, device=device)
+    given = Plan(**loaded.plan) if plan is None else Plan.read(plan)
+    groups = rows if rows in ("steps", "static") or not rows.isdigit() else int(rows)
+    held = learn_quantize(loaded, given, out, bits=bits, drift=drift, rows=groups, n=n)
+    use = given.model_copy(update={"quantize": str(out), "engine": "openvino"})
+    for name, moved in sorted(held.sensitivities.items(), key=lambda pair: -pair[1]):
+        print(f"{moved:.4f}  {held.bits[name]}  {name}")
+    kinds = Counter(map(str, held.bits.values()))
+    layers = ", ".join(f"{count} in {kind}" for kind, count in sorted(kinds.items()))
+    print(
+        f"wrote {out}: {len(held.bits)} layers ({layers}), {held.rows} rows of ranges for "
+        f'{len(held.times)} steps; use it with --plan "{use}"'
+    )
+
+
+@app.command
+def prune(
+    model: str = "builtin:mnist",
+    *,
+    share: float | None = None,
+    data: str | None = None,
+    evaluations: int | None = None,
+    recipe: Path | None = None,
+    pictures: int | None = None,
+    minutes: float | None = None,
+    precision: str | None = None,
+    seed: int | None = None,
+    out: Path = Path("pruned"),
+    device: str = "cpu",
+    quiet: Quiet = False,
+) -> None:
+    """Take the channels (of a U-Net) or blocks (of a transformer) away that matter least, and train
+    what is left to answer as the whole network does. Writes a stock diffusers folder that a plan
+    names, as in student=pruned, with any solver. A second run with the same --out goes on.
+
+    Args:
+        model: builtin:NAME, a diffusers folder, or a hub id.
+        share: of the multiply-accumulates to take away, at least; 0.4 without it.
+        data: real pictures (a parquet file, a folder, a hub name), or "teacher" for its samples.
+        evaluations: of the plan that its pictures are looked at with; 10 without it.
+        recipe: a YAML file with these settings and more, see recipes/mnist-pruned.yaml.
+        pictures: how many to see.
+        minutes: a budget.
+        precision: no or bf16.
+        seed: of everything that is drawn.
+        out: the folder to write.
+        device: cpu, cuda, cuda:1, mps; of what is measured before the training.
+        quiet: no progress bar.
+    """
+    from hasten.adapters.load import load
+    from hasten.learning.recipe import StudentRecipe, load_recipe
+    from hasten.learning.student import learn_student
+
+    fresh = {"objective": "imitation", "prune": 0.4, "evaluations": 10, "data": "teacher"}
+    mine = {"prune": share, "evaluations": evaluations, "data": data}
+    given = {
+        **({} if recipe else fresh),
+        **{name: value for name, value in mine.items() if value is not None},
+        "pictures": pictures,
+        "precision": precision,
+        "seed": seed,
+    }
+    chosen = load_recipe(recipe, StudentRecipe, **given)
+    folder = learn_student(load(model, device=device), chosen, out, minutes=minutes, quiet=quiet)
+    print(f"wrote {folder}; its card says what it gives. In a plan of {model}: student={folder}")
+
+
+@app.command
+def narrow(
+    model: str = "builtin:mnist",
+    *,
+    small: str,
+    plan: PlanText = None,
+    drift: float = 0.02,
+    n: int = 16,
+    out: Path = Path("narrow.json"),
+    device: str = "cpu",
+) -> None:
+    """Find the evaluations of a plan at which a smaller network will do, by how far each alone
+    moves the pictures. Writes the plan with its column small_at.
+
+    Args:
+        model: builtin:NAME, a diffusers folder, or a hub id.
+        small: the folder of a student of it, such as `hasten learn prune` writes.
+        plan: a plan file, or key=value,...; the model's own without it.
+        drift: how far (root mean square, pixels in 0 to 1) pictures may be from those of the whole
+            network.
+        n: pictures.
+        out: the plan to write.
+        device: cpu, cuda, cuda:1, mps.
+    """
+    from hasten.adapters.load import load
+    from hasten.core.plan import Plan
+    from hasten.learning.narrow import learn_narrow
+
+    loaded = load(model, device=device)
+    given = Plan(**loaded.plan) if plan is None else Plan.read(plan)
+    found = learn_narrow(loaded, given, small, drift=drift, n=n)
+    found.plan.write(out)
+    for number, moved in enumerate(found.alone):
+        where = "small" if (found.plan.small_at or ())[number] else "whole"
+        print(f"{moved:.4f}  {where}  evaluation {number + 1}")
+    print(
+        f"wrote {out}: drift {found.drift:.4f} (n = {found.n}), {found.macs:.0%} of the "
+        "multiply-accumulates"
+    )
