@@ -17,12 +17,16 @@ from hasten.measuring.real import real_for
 N = 2000
 STUDENTS = ("builtin:mnist-2",)
 SMALL = "builtin:mnist/starts/mixture-small.safetensors"
-MIXTURE = "start=mixture(ratio=1.0, steps=0, file='builtin:mnist/starts/mixture.safetensors')"
+MIXTURE = "start=mixture(ratio=1.7, steps=0, file='builtin:mnist/starts/mixture.safetensors')"
 TEACHER = (
     "solver=unipc(order=3),grid=uniform,steps=50",
+    "solver=dpmpp-sde,grid=uniform,steps=5",
     "solver=dpmpp-sde,grid=uniform,steps=6",
+    "solver=dpmpp-sde,grid=uniform,steps=7",
+    "solver=dpmpp-sde,grid=uniform,steps=6,clip=1.0",
     "solver=dpmpp(order=2),grid=uniform,steps=10",
     "program=builtin:mnist/programs/3-gaussian.json",
+    f"solver=dpmpp(order=3),grid=log-snr,steps=20,{MIXTURE}",
     f"solver=dpmpp(order=3),grid=log-snr,steps=6,{MIXTURE}",
     f"solver=dpmpp(order=3),grid=log-snr,steps=2,{MIXTURE}",
 )

@@ -29,5 +29,5 @@ def _line(kind: type[pydantic.BaseModel], error: pydantic.ValidationError) -> st
         return f"{what} is unknown. {nearest(field, kind.model_fields)}"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] in ("value_error", "missing"):
-        return f"{what}: {message}"
+        return f"{what}: {message}" + "." * (message[-1] not in ".)")
     return f"{what} is {first['input']!r}: {message[0].lower()}{message[1:]}."

@@ -22,6 +22,7 @@ from hasten.core.files import write_text
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.start import Shortened, Start, starts
+from hasten.learning.checkpoint import newest
 from hasten.learning.distilling.base import Classroom, Distillation, Stage, alone, objectives
 from hasten.learning.distilling.belief import Teacher
 from hasten.learning.distilling.compare import Seen, seen_as
@@ -263,9 +264,16 @@ class _School:
         found = self.judge.verdict(ready, plans)
         ready = dataclasses.replace(ready, plans=tuple(plans))
         save = save_lora if self.recipe.lora else save_folder
-        save(ready, out, student_card(self.recipe, self.teacher.model, plans, found))
+        card = student_card(self.recipe, self.teacher.model, plans, found, self._seen())
+        save(ready, out, card)
         facts = {"plans": plans, "quality": found}
         write_text(self.run / f"verdict-{out.name}.json", json.dumps(facts, indent=1) + "\n")
+
+    def _seen(self) -> int:
+        """Pictures that the run has seen, in all of its stages."""
+        last = [newest(folder) for folder in self.run.iterdir() if folder.is_dir()]
+        steps = sum(int(folder.name.removeprefix("step-")) for folder in last if folder)
+        return steps * self.recipe.optimizer.batch
 
 
 def _frozen(net: torch.nn.Module) -> torch.nn.Module:

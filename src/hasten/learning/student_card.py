@@ -33,8 +33,9 @@ def student_card(
     teacher: Model,
     plans: list[dict[str, Any]],
     found: list[dict[str, Any]],
+    seen: int,
 ) -> str:
-    """What it is, how it was made, what it gives, how to use it."""
+    """What it is, how it was made, what it gives, how to use it; ``seen`` pictures made it."""
     conditional = "class-conditional" if teacher.labels else "unconditional"
     rows = ""
     for number, fields in enumerate(plans):
@@ -61,7 +62,7 @@ tags: [hasten, diffusion, distillation, {"pruned" if recipe.prune else "few-step
 {kind} of `{teacher.name}` (weights sha256 `{recipe.teacher[:12]}`), made with
 `hasten learn student` and objective `{recipe.objective}`{guided}{begun}{source}.
 
-- trained on {recipe.pictures:,} pictures at most, batch {recipe.optimizer.batch}, rate \
+- trained on {seen:,} pictures, batch {recipe.optimizer.batch}, rate \
 {recipe.optimizer.rate:g}, EMA {recipe.ema}, seed {recipe.seed}
 
 | plan | evaluations | FD (95%) | recall | n |
