@@ -12,6 +12,8 @@ import hasten
 from hasten.core.engine import Static, engines
 from hasten.core.errors import UserError
 from hasten.core.plan import Plan
+from hasten.core.seeds import generator
+from hasten.core.told import told
 from hasten.engines import compile as compiling
 from hasten.sampler import engines_here, prepare
 
@@ -153,3 +155,34 @@ def test_importing_engines_imports_no_runtime():
     code = "import hasten.engines, sys\n"
     code += "sys.exit(any(n in sys.modules for n in ('openvino', 'onnxruntime', 'onnx')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_is_told_of_time_and_label_is_computed_ahead(tiny_model):
+    model = tiny_model(labels=2)
+    before = {name: value.clone() for name, value in model.net.state_dict().items()}
+    found = told(model.net)
+    assert found is not None
+    assert told(model.net) is found
+    net, shifts = found
+    x, t = torch.randn(4, *model.shape), torch.tensor([3.0, 363.36, 999.0, 3.0])
+    cond = torch.tensor([0, 1, 1, 0])
+    with torch.no_grad():
+        assert torch.allclose(net(x, shifts(t, cond)), model.net(x, t, cond), atol=1e-5)
+        one = torch.full((4,), 363.36)
+        assert torch.allclose(net(x, shifts(one, cond)), model.net(x, one, cond), atol=1e-5)
+    assert all(torch.equal(value, before[name]) for name, value in model.net.state_dict().items())
+    assert told(torch.nn.Conv2d(1, 1, 3)) is None
+
+
+def test_bfloat16_does_not_round_the_time():
+    """One evaluation of a student, whose network knows the times of its plan and no others."""
+    pytest.importorskip("openvino")
+    if "bfloat16" not in engines_here()["openvino"]:
+        pytest.skip("no bfloat16 here")
+    model = hasten.load("builtin:mnist-2")
+    plan = hasten.Plan(**model.plans[1])
+    noise = torch.randn(8, *model.shape, generator=generator(1))
+    exact = hasten.build(model, plan).sample(noise=noise, cond=[0] * 8)
+    quick = plan.model_copy(update={"engine": "openvino", "dtype": "bfloat16"})
+    apart = hasten.build(model, quick).sample(noise=noise, cond=[0] * 8) - exact
+    assert float(apart.square().mean().sqrt()) < 0.02

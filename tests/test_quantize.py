@@ -12,7 +12,6 @@ from hasten.core.seeds import generator
 from hasten.learning.quantize import learn_quantize
 from hasten.levers.quantize import Quantization, layers
 from hasten.levers.quantized_layer import Bits, QuantizedLayer
-from hasten.levers.tabled import tabled
 from hasten.sampler import engines_here
 
 BASE = Plan(solver="dpmpp(order=2)", grid="uniform", steps=4)
@@ -75,18 +74,6 @@ def test_skip_connections_are_cut_where_they_are_joined(model):
     assert shortcuts
     assert set(held.cuts) == set(shortcuts)
     assert all(held.ranges[name].shape == (4, 2, 2) for name in shortcuts)
-
-
-def test_what_times_and_labels_say_is_a_table(model):
-    net, times = tabled(model.net, (3.0, 421.5, 999.0)), torch.tensor([421.5, 3.0, 999.0, 3.0])
-    x, cond = torch.randn(4, *model.shape, generator=generator(2)), torch.tensor([0, 1, 1, 0])
-    with torch.no_grad():
-        assert torch.allclose(net(x, times, cond), model.net(x, times, cond), atol=1e-5)
-        # Between two of its times it takes the nearer one.
-        assert torch.equal(net(x, times + 0.4, cond), net(x, times, cond))
-    assert not any("emb" in name for name, _ in net.named_parameters())
-    plain = nn.Conv2d(1, 1, 3)
-    assert tabled(plain, (1.0,)) is plain
 
 
 def drift(model, held, tmp_path, plan=BASE) -> float:

@@ -6,6 +6,7 @@ which is called like the network itself and says what it really computes in.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import torch
 from hasten.core.errors import require
 from hasten.core.model import Model
 from hasten.core.registry import Registry
+from hasten.core.told import told
 
 Call = Callable[..., Any]
 """x (n, c, h, w) float32, times (n,) float32, labels (n,) or None; the answer in float32.
@@ -97,9 +99,18 @@ class Static(Prepared):
     """A network compiled apart for every batch size it meets, because runtimes are up to twice as
     fast on fixed shapes. A batch that fills at least half of a compiled size is padded up to it, so
     the number of sizes stays below log2 of the largest.
+
+    ``ahead``: what depends on time and label alone is computed before the runtime is called.
     """
 
+    ahead: ClassVar[bool] = False
+
     def __init__(self, model: Model) -> None:
+        found = told(model.net) if self.ahead else None
+        self._shifts = None
+        if found is not None:
+            net, self._shifts = found
+            model = dataclasses.replace(model, net=net)
         self.model = model
         self._sizes: dict[int, Call] = {}
         self._reusing: dict[int, Call] = {}
@@ -111,6 +122,8 @@ class Static(Prepared):
     def __call__(
         self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, *kept: torch.Tensor
     ) -> Any:
+        if self._shifts is not None:
+            t, cond = self._shifts(t, cond), None
         n, sizes = len(x), self._reusing if kept else self._sizes
         size = min((size for size in sizes if n <= size <= 2 * n), default=n)
         given = [x, t, cond, *kept]

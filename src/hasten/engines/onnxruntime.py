@@ -19,6 +19,7 @@ class OnnxNet(Static):
     """Sessions by batch size."""
 
     precision = "float32"
+    ahead = True
 
     def __init__(self, model: Model, runtime: Any) -> None:
         super().__init__(model)

@@ -24,6 +24,8 @@ HEAVY = ("Convolution", "FullyConnected", "MatMul", "Gemm", "Deconvolution")
 class OpenVinoNet(Static):
     """Compiled models by batch size."""
 
+    ahead = True
+
     def __init__(self, model: Model, dtype: str, core: Any, version: str) -> None:
         super().__init__(model)
         self.precision, self._core = dtype, core

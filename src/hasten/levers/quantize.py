@@ -24,7 +24,6 @@ from hasten.core.files import write_bytes
 from hasten.core.model import Model
 from hasten.levers.by_time import ByTime
 from hasten.levers.quantized_layer import Bits, QuantizedLayer
-from hasten.levers.tabled import tabled
 
 FORMAT = "hasten-quantization-1"
 FIELD = "plan field 'quantize'"
@@ -126,8 +125,7 @@ class Quantization:
         return self.groups[nearest]
 
     def network(self, net: nn.Module, row: int) -> nn.Module:
-        """``net`` in few bits with the ranges of ``row``, and what depends on the times alone
-        computed ahead; ``net`` stays as it is.
+        """``net`` in few bits with the ranges of ``row``; ``net`` stays as it is.
 
         Raises:
             UserError: a layer that was calibrated is not there.
@@ -139,7 +137,7 @@ class Quantization:
             ranges = [(float(a), float(b)) for a, b in self.ranges[name][row]]
             layer = QuantizedLayer(known[name], bits, ranges, self.cuts.get(name))
             _replace_(out, name, layer)
-        return Corrected(tabled(out, self.times), self.scale[row], self.shift[row]).eval()
+        return Corrected(out, self.scale[row], self.shift[row]).eval()
 
 
 class Corrected(nn.Module):

@@ -1,0 +1,132 @@
+"""What a U-Net is told of time and label, worked out before the network runs.
+
+All of it ends as one shift a channel in every residual block, so the rest of the network can take
+the shifts of all blocks side by side in place of time and label. They are computed in float32 and
+kept: a plan tells few times. A runtime that computes in bfloat16 would round the time itself (363.4
+becomes 364), which a student of few levels does not forgive.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from typing import Any
+
+import torch
+from torch import nn
+
+KEPT = 256  # times
+
+
+class Told(nn.Module):
+    """``net`` as a function of x and the shifts (n, width) that :class:`Shifts` has for it."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.integers = getattr(net, "integers", ())
+        self._row, first = _Row(), 0
+        module = _unet(net)
+        module.time_proj = module.time_embedding = _Nothing()
+        module.class_embedding = None
+        for block in _blocks(module):
+            last = first + block.time_emb_proj.out_features
+            block.time_emb_proj, block.skip_time_act = _Shift(self._row, first, last), True
+            first = last
+
+    def forward(self, x: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
+        self._row.now = shifts
+        return self.net(x, shifts[:, 0], None)
+
+
+class Shifts:
+    """The shifts of all blocks for times and labels (n,): (n, width), float32."""
+
+    def __init__(self, module: Any) -> None:
+        parts = (module.time_proj, module.time_embedding, module.class_embedding)
+        self._wave, self._time, self._label = copy.deepcopy(parts)
+        acts = [None if one.skip_time_act else one.nonlinearity for one in _blocks(module)]
+        layers = [copy.deepcopy(block.time_emb_proj) for block in _blocks(module)]
+        self._blocks = list(zip(acts, layers, strict=True))
+        self._known: dict[float, torch.Tensor] = {}
+
+    @torch.inference_mode()
+    def __call__(self, t: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
+        times = t.tolist()
+        if len(set(times)) == 1:
+            table = self._table(times[0])
+            return table.expand(len(t), -1) if cond is None else table[cond]
+        tables = torch.stack([self._table(time) for time in times])
+        rows = torch.zeros(len(t), dtype=torch.long) if cond is None else cond
+        return tables[torch.arange(len(t)), rows]
+
+    def _table(self, time: float) -> torch.Tensor:
+        """A row of shifts for every label; one row where there are none."""
+        if time not in self._known:
+            if len(self._known) >= KEPT:
+                self._known.clear()
+            told = self._time(self._wave(torch.tensor([time])))
+            told = told if self._label is None else told + self._label.weight
+            parts = [layer(told if act is None else act(told)) for act, layer in self._blocks]
+            self._known[time] = torch.cat(parts, dim=1)
+        return self._known[time]
+
+
+def told(net: nn.Module) -> tuple[Told, Shifts] | None:
+    """``net`` without its embeddings, and what stands in for them; None where it is no whole U-Net
+    with plain ones. The same for every caller, so that what is made of it can be shared."""
+    if net not in _KNOWN:
+        module = _unet(net)
+        plain = None
+        if _is_plain(module):
+            own = copy.deepcopy(net).float()
+            plain = (Told(own), Shifts(_unet(copy.deepcopy(net).float())))
+        _KNOWN[net] = plain
+    return _KNOWN[net]
+
+
+_KNOWN: weakref.WeakKeyDictionary[nn.Module, tuple[Told, Shifts] | None] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+class _Row:
+    """Where the blocks find the shifts of the call that is going on."""
+
+    now: torch.Tensor
+
+
+class _Shift(nn.Module):
+    """Stands in for a block's layer of the embedding: its columns of the row."""
+
+    def __init__(self, row: _Row, first: int, last: int) -> None:
+        super().__init__()
+        self.row, self.first, self.last = row, first, last
+
+    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
+        return self.row.now[:, self.first : self.last]
+
+
+class _Nothing(nn.Module):
+    """Stands in for an embedding that nobody reads."""
+
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
+        return given
+
+
+def _unet(net: Any) -> Any:
+    """The diffusers network within the wrappers that pass time and label through."""
+    inner = getattr(net, "net", net)
+    return getattr(inner, "module", None) if type(inner).__name__ == "Network" else None
+
+
+def _blocks(module: Any) -> list[Any]:
+    """The residual blocks that are told the time."""
+    return [part for part in module.modules() if hasattr(part, "time_emb_proj")]
+
+
+def _is_plain(module: Any) -> bool:
+    if type(module).__name__ != "UNet2DModel" or module.config.class_embed_type is not None:
+        return False
+    layers = [block.time_emb_proj for block in _blocks(module)]
+    return bool(layers) and all(isinstance(layer, nn.Linear) for layer in layers)
