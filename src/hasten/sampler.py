@@ -131,8 +131,8 @@ def _narrowed(teacher: Model, model: Model, plan: Plan, engine: Engine) -> Prepa
         f"small_at is a column of a Program, but solver {plan.solver!r} has none; drop small.",
     )
     times = [level.t for level in plan.trace(model.path).levels]
-    nets = [engine.prepare(one, plan.dtype) for one in (model, small)]
-    return narrowed(*nets, times, plan.small_at or ())
+    whole, less = (engine.prepare(one, plan.dtype) for one in (model, small))
+    return narrowed(whole, less, times, plan.small_at or ())
 
 
 def _quantized(model: Model, plan: Plan, engine: Engine) -> Prepared:

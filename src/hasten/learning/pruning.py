@@ -111,7 +111,8 @@ def _fill_(narrow: Any, module: torch.nn.Module, model: Model, rows: Rows) -> No
         keep = _out_channels(narrow.get_submodule(names[layer]))
         if keep < _out_channels(layer):
             groups.append((layer, keep, group))
-    scorer, scores = tp.importance.GroupTaylorImportance(normalizer=None), [0.0] * len(groups)
+    scorer: Any = tp.importance.GroupTaylorImportance(normalizer=None)  # type: ignore[arg-type]
+    scores: list[Any] = [0.0] * len(groups)
     for _ in _gradients(dataclasses.replace(model, net=work), rows):
         scores = [s + scorer(g[2]) for s, g in zip(scores, groups, strict=True)]
     for (layer, keep, group), score in zip(groups, scores, strict=True):

@@ -75,8 +75,9 @@ class QuantizedLayer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         known, most = torch.ops.quantized_decomposed, 2**self.bits.activations - 1
-        if self.stretch is not None:
-            x = x * self.stretch
+        stretch: Any = self.stretch
+        if stretch is not None:
+            x = x * stretch
         if self.bits.activations < FLOAT:
             kind = (*self.input, 0, most, torch.uint8)
             x = known.dequantize_per_tensor(known.quantize_per_tensor(x, *kind), *kind)

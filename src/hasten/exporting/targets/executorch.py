@@ -56,7 +56,7 @@ class ExecuTorch(Target):
     def network(self, bundle: Bundle, folder: Path, name: str = NET) -> Call:
         from executorch.runtime import Runtime  # type: ignore[import-not-found]
 
-        held = Runtime.get().load_program(str(folder / f"{name}.pte"))
+        held: Any = Runtime.get().load_program(str(folder / f"{name}.pte"))
         method = held.load_method("forward")
         labelled = bundle.model.labels is not None
 
@@ -87,7 +87,7 @@ def _lowered(model: Model) -> bytes:
             program = torch.export.export(model.net, given, strict=False)
             edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
             return bytes(edge.to_executorch().buffer)
-        except (RuntimeError, NotImplementedError, torch._dynamo.exc.TorchDynamoException) as error:
+        except Exception as error:
             what = str(error).strip().splitlines()[0][:160]
             raise UserError(
                 f"target 'executorch' cannot take this network ({what}); export it to 'onnx'."

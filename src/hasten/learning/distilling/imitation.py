@@ -100,7 +100,8 @@ class Watched(Beside):
             return self.net(x, t, cond)
         with watching(self.net) as seen:
             answer = self.net(x, t, cond)
-        return answer, [project(one) for project, one in zip(self.other, seen, strict=False)]
+        projections: Any = self.other
+        return answer, [project(one) for project, one in zip(projections, seen, strict=False)]
 
 
 def _sizes(model: Model) -> list[torch.Size]:
