@@ -86,8 +86,8 @@ def gaussian() -> GaussianDenoiser:
     return GaussianDenoiser()
 
 
-def tiny_attentive(seed: int = 0) -> Network:
-    """A conditional U-Net with attention and dropout, the same for every seed."""
+def tiny_attentive(seed: int = 0, widths: tuple[int, int] = (8, 8), head: int = 4) -> Network:
+    """A conditional U-Net with attention and dropout, the same every time for a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return Network(
@@ -95,12 +95,12 @@ def tiny_attentive(seed: int = 0) -> Network:
                 sample_size=8,
                 in_channels=1,
                 out_channels=1,
-                block_out_channels=(8, 8),
+                block_out_channels=widths,
                 layers_per_block=1,
                 down_block_types=("DownBlock2D", "AttnDownBlock2D"),
                 up_block_types=("AttnUpBlock2D", "UpBlock2D"),
                 norm_num_groups=4,
-                attention_head_dim=4,
+                attention_head_dim=head,
                 num_class_embeds=3,
                 dropout=0.1,
             )

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import hasten
+from conftest import tiny_attentive
 from hasten.adapters.families import Network
 from hasten.core.errors import UserError
 from hasten.core.level import ddpm_path
@@ -39,24 +40,8 @@ class Flat:
         return values.view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
 
 
-def unet(seed: int = 0) -> Network:
-    import diffusers
-
-    torch.manual_seed(seed)
-    return Network(
-        diffusers.UNet2DModel(
-            sample_size=8,
-            in_channels=1,
-            out_channels=1,
-            block_out_channels=(16, 32),
-            layers_per_block=1,
-            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-            norm_num_groups=4,
-            attention_head_dim=8,
-            num_class_embeds=3,
-        )
-    )
+def unet() -> Network:
+    return tiny_attentive(widths=(16, 32), head=8)
 
 
 def model_of(net: Network) -> Model:
@@ -193,3 +178,18 @@ def test_a_network_of_another_kind_is_refused():
     net = torch.nn.Conv2d(1, 1, 3, padding=1)
     with pytest.raises(UserError, match="drop prune"):
         pruned(Model(net=net, **KIND), 0.4, Flat())
+
+
+def test_the_command_line_prunes(teacher, data, tmp_path):
+    from hasten.cli import main
+
+    out = tmp_path / "pruned"
+    base = ["learn", "prune", str(teacher.folder), "--pictures", "128", "--quiet"]
+    with pytest.raises(SystemExit) as stop:
+        main([*base, "--share", "0.3", "--data", data, "--out", str(out)])
+    assert not stop.value.code
+    assert costs(hasten.load(out), Plan()).full <= 0.7 * costs(teacher, Plan()).full
+    with pytest.raises(SystemExit) as stop:
+        main([*base, "--share", "2", "--out", str(tmp_path / "x")])
+    assert stop.value.code == 2
+    assert not (tmp_path / "x").exists()

@@ -43,10 +43,10 @@ class Shifts:
     """The shifts of all blocks for times and labels (n,): (n, width), float32."""
 
     def __init__(self, module: Any) -> None:
-        parts = (module.time_proj, module.time_embedding, module.class_embedding)
-        self._wave, self._time, self._label = copy.deepcopy(parts)
+        self._wave, self._time = module.time_proj, module.time_embedding
+        self._label = module.class_embedding
         acts = [None if one.skip_time_act else one.nonlinearity for one in _blocks(module)]
-        layers = [copy.deepcopy(block.time_emb_proj) for block in _blocks(module)]
+        layers = [block.time_emb_proj for block in _blocks(module)]
         self._blocks = list(zip(acts, layers, strict=True))
         self._known: dict[float, torch.Tensor] = {}
 
@@ -80,7 +80,8 @@ def told(net: nn.Module) -> tuple[Told, Shifts] | None:
         plain = None
         if _is_plain(module):
             own = copy.deepcopy(net).float()
-            plain = (Told(own), Shifts(_unet(copy.deepcopy(net).float())))
+            shifts = Shifts(_unet(own))  # which keeps the embeddings that Told takes out
+            plain = (Told(own), shifts)
         _KNOWN[net] = plain
     return _KNOWN[net]
 

@@ -20,6 +20,7 @@ import torch
 
 from hasten.adapters.families import Network, new_network
 from hasten.core.errors import UserError, require, require_number
+from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.seeds import generator
@@ -33,6 +34,8 @@ PICTURES = 64  # at each of them
 MATTERS = 0.05  # of the largest loss: levels below it are left out
 SEED = 17
 BLOCKS = "transformer_blocks"
+Noisy = tuple[Level, torch.Tensor, torch.Tensor, tuple[Any, ...]]
+"""A level, x0, noise, and what the network is called with: x, times, labels."""
 
 
 def pruned(model: Model, share: float, rows: Rows) -> Model:
@@ -47,6 +50,7 @@ def pruned(model: Model, share: float, rows: Rows) -> Model:
             narrowest configuration does not reach, torch-pruning is not installed.
     """
     require_number("prune", share, 0.0, 0.95)
+    whole, model = model, dataclasses.replace(model, net=copy.deepcopy(model.net).cpu())
     module = getattr(model.net, "module", model.net)
     config = {key: value for key, value in getattr(module, "config", {}).items() if key[0] != "_"}
     config["class"] = type(module).__name__
@@ -60,12 +64,12 @@ def pruned(model: Model, share: float, rows: Rows) -> Model:
             f"prune takes channels from U-Nets and blocks from transformers, and the network of "
             f"model {model.name!r} is a {type(module).__name__}; drop prune."
         )
-    narrow = narrow.to(model.device).eval().requires_grad_(False)
-    return dataclasses.replace(model, net=narrow, sha256="")
+    narrow = narrow.to(whole.device).eval().requires_grad_(False)
+    return dataclasses.replace(whole, net=narrow, sha256="")
 
 
 def _cost(model: Model, net: torch.nn.Module) -> int:
-    return costs(dataclasses.replace(model, net=net.to(model.device).eval()), Plan()).full
+    return costs(dataclasses.replace(model, net=net.eval()), Plan()).full
 
 
 def _narrower(model: Model, config: dict[str, Any], share: float) -> Network:
@@ -145,27 +149,30 @@ def _least(score: torch.Tensor, count: int, together: int) -> list[int]:
 def _gradients(model: Model, rows: Rows) -> Iterator[None]:
     """Leave the gradient of the loss (2006.11239, eq. 14) at each level that matters in the network
     of ``model``, one level after the other, from the cleanest, where the loss is greatest."""
-    path, largest = model.path, 0.0
-    places = np.linspace(path.low, path.noisy, LEVELS)
-    for number, place in enumerate(places):
-        key = (SEED, number)
-        draw = generator(*key)
-        index = torch.randint(len(rows), (PICTURES,), generator=draw).numpy()
-        x0 = rows.at(index, key, model.device)
-        labels = None if rows.labels is None else rows.labels[torch.from_numpy(index)]
-        at, noise = Levels.same(path.at(place), len(x0)), torch.randn(x0.shape, generator=draw)
-        noise = noise.to(model.device)
-        here, level = model.prediction.at(path.at(place)), path.at(place)
-        t, scale, a, b = columns(x0, at.t, here.scale, *here.target(level))
+    largest = 0.0
+    for level, x0, noise, given in _noisy(model, rows, LEVELS, PICTURES):
+        a, b = model.prediction.at(level).target(level)
         model.net.zero_grad()
-        answer = model.net(scale * at.noised(x0, noise), t.flatten(), labels).float()
-        answer = answer[:, : x0.shape[1]]
+        answer = model.net(*given).float()[:, : x0.shape[1]]
         loss = torch.nn.functional.mse_loss(answer, a * x0 + b * noise)
         largest = max(largest, float(loss.detach()))
-        if float(loss.detach()) < MATTERS * largest:
-            continue
-        loss.backward()
-        yield
+        if float(loss.detach()) >= MATTERS * largest:
+            loss.backward()
+            yield
+
+
+def _noisy(model: Model, rows: Rows, levels: int, n: int) -> Iterator[Noisy]:
+    """``n`` noisy pictures at each of ``levels`` levels, evenly from the cleanest."""
+    path = model.path
+    for number, place in enumerate(np.linspace(path.low, path.noisy, levels)):
+        draw, level = generator(SEED, number), path.at(float(place))
+        index = torch.randint(len(rows), (n,), generator=draw).numpy()
+        x0 = rows.at(index, (SEED, number), model.device)
+        labels = None if rows.labels is None else rows.labels[torch.from_numpy(index)]
+        noise = torch.randn(x0.shape, generator=draw)
+        t, scale = columns(x0, level.t, model.prediction.at(level).scale)
+        x = scale * Levels.same(level, n).noised(x0, noise)
+        yield level, x0, noise, (x, t.flatten(), labels)
 
 
 def _translate_times_(
@@ -192,7 +199,7 @@ def _shallower(model: Model, config: dict[str, Any], share: float, rows: Rows) -
     blocks: Any = getattr(net, BLOCKS)
     kept, whole = list(range(len(blocks))), _cost(model, Network(net))
     every = list(blocks)
-    asked = list(_asked(model, rows))
+    asked = [given for *_, given in _noisy(model, rows, LEVELS // 4, PICTURES // 4)]
     wanted = [model.net(*given) for given in asked]
 
     def without(chosen: list[int]) -> Network:
@@ -214,18 +221,3 @@ def _shallower(model: Model, config: dict[str, Any], share: float, rows: Rows) -
     narrow = new_network(config)
     narrow.module.load_state_dict(without(kept).module.state_dict())
     return narrow
-
-
-def _asked(model: Model, rows: Rows, levels: int = 8) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Noisy pictures, times and labels at a few levels."""
-    path = model.path
-    for number, place in enumerate(np.linspace(path.low, path.noisy, levels)):
-        draw = generator(SEED, number)
-        index = torch.randint(len(rows), (PICTURES // 4,), generator=draw).numpy()
-        x0 = rows.at(index, (SEED, number), model.device)
-        labels = None if rows.labels is None else rows.labels[torch.from_numpy(index)]
-        level = path.at(place)
-        noise = torch.randn(x0.shape, generator=draw).to(model.device)
-        t, scale = columns(x0, level.t, model.prediction.at(level).scale)
-        x = scale * Levels.same(level, len(x0)).noised(x0, noise)
-        yield x, t.flatten(), labels  # type: ignore[misc]
