@@ -22,10 +22,13 @@ from benchmarks.peers.diffusers_schedulers import CONFIGS, reaching, timing_call
 from benchmarks.peers.loop import SEED, start
 from benchmarks.results_io import read, write
 from hasten.measuring.measure import QUALITY_SEED, judged
+from hasten.measuring.memory import peak_mb
+from hasten.measuring.real import real_for
 from hasten.measuring.timer import once, summary
 
 FOLDER = Path("runs/ahead")
 N, ROUNDS, SAME = 1000, 15, 1.05
+EXPORTS = ("openvino", "onnx")
 FULL = {1: (0, 7, 14), 64: (0, 7)}  # in which rounds all 1000 ancestral steps are run
 DDPM = "DDPM leading"
 Facts = dict[str, Any]
@@ -44,33 +47,41 @@ def call_of(spec: Facts) -> Callable[[], object]:
 
 
 def contend() -> None:
-    """A contender's process: a line in is a run, a line out its seconds."""
+    """A contender's process: a line in is a run, a line out its seconds and peak megabytes."""
     call = call_of(json.loads(sys.stdin.readline()))
     for _ in sys.stdin:
-        print(once(call), flush=True)
+        print(once(call), peak_mb(), flush=True)
 
 
 class Contender:
-    """A process of its own that runs when it is told to."""
+    """A process of its own that runs when it is told to: of ``module``, or of the export in the
+    folder ``spec["folder"]``.
+
+    Attributes:
+        peak_mb: the most that it has held, Python and libraries included.
+    """
 
     def __init__(self, spec: Facts, module: str = "benchmarks.ahead") -> None:
-        self.spec, self.seconds = spec, []
+        self.spec, self.seconds, self.peak_mb = spec, [], 0.0
+        exported = ["benchmarks.exported", spec["folder"]] if "folder" in spec else None
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, "contend"],
+            [sys.executable, "-m", *(exported or [module, "contend"])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
         )
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(spec) + "\n")
+        if exported is None:
+            self._process.stdin.write(json.dumps(spec) + "\n")
 
     def run(self) -> float:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        return float(self._process.stdout.readline())
+        seconds, self.peak_mb = map(float, self._process.stdout.readline().split())
+        return seconds
 
     def close(self) -> None:
         self._process.kill()
@@ -78,8 +89,11 @@ class Contender:
 
 
 def raced(batch: int, plan: Facts, chosen: list[Facts]) -> list[Facts]:
-    """Milliseconds of the plan, the chosen peers (eager and compiled) and DDPM-1000."""
+    """Milliseconds of the plan, its exports (which make one picture at a time), the chosen peers
+    (eager and compiled) and DDPM-1000."""
     specs = [{"side": "hasten", "plan": plan, "batch": batch}]
+    if batch == 1:
+        specs += [{"side": f"export, {to}", "folder": exported(plan, to)} for to in EXPORTS]
     for row in chosen:
         peer = {"side": "diffusers", "config": row["config"], "steps": row["steps"], "batch": batch}
         specs += [{**peer, "engine": engine, "fd": row["fd"]} for engine in ("eager", "compile")]
@@ -102,10 +116,17 @@ def raced(batch: int, plan: Facts, chosen: list[Facts]) -> list[Facts]:
     rows = []
     for contender in contenders:
         timing = summary(contender.seconds[0], contender.seconds).milliseconds()
-        rows.append(
-            {**contender.spec, **{key: timing[key] for key in ("median", "low", "high", "n")}}
-        )
+        timing = {key: timing[key] for key in ("median", "low", "high", "n")}
+        rows.append({**contender.spec, **timing, "peak_mb": round(contender.peak_mb)})
     return rows
+
+
+def exported(plan: Facts, to: str) -> str:
+    """The folder of ``plan`` exported for the runtime ``to``."""
+    out = FOLDER / f"{hasten.Plan(**plan).key}-{to}"
+    if not out.exists():
+        hasten.export(hasten.load("builtin:mnist"), hasten.Plan(**plan), to, out)
+    return str(out)
 
 
 def beside(batch: int) -> Facts:
@@ -114,10 +135,12 @@ def beside(batch: int) -> Facts:
     model = hasten.load("builtin:mnist")
     assert SEED == QUALITY_SEED  # the same start noise as the peers'
     sampler = hasten.build(model, hasten.Plan(**plan))
-    found = judged(sampler, N)
+    found = judged(sampler, N, real_for(model))
     fd = found["fd"].value
-    able = [row for row in reaching(read("peers")["rows"], SAME * fd) if 5 <= row["steps"] <= 50]
-    able = [row for row in able if not row.get("distilled")]
+    peers = [row for row in read("peers")["rows"] if 5 <= row.get("steps", 0) <= 50]
+    peers = [row for row in peers if not row.get("distilled")]
+    lowest = min(row.get("fd", float("inf")) for row in peers)
+    able = reaching(peers, SAME * max(fd, lowest))  # where none reaches it, the nearest
     least = able[0]["evaluations"]
     chosen: dict[str, Facts] = {}
     for row in able:  # the best of every scheduler's configurations, with the fewest calls
@@ -125,7 +148,9 @@ def beside(batch: int) -> Facts:
             chosen.setdefault(row["scheduler"], row)
     rows = raced(batch, plan, list(chosen.values()))
     ours = rows[0]["median"]
-    fastest = min(rows[1:-1], key=lambda row: row["median"])
+    fastest = min(
+        (row for row in rows[:-1] if row["side"] == "diffusers"), key=lambda row: row["median"]
+    )
     return {
         "batch": batch,
         "plan": str(hasten.Plan(**plan)),
@@ -138,7 +163,8 @@ def beside(batch: int) -> Facts:
         "times_faster_than_ddpm_1000": rows[-1]["median"] / ours,
         "fastest_peer": {key: fastest[key] for key in ("config", "steps", "engine", "fd")},
         "times_faster_than_fastest_peer": fastest["median"] / ours,
-        "peers_that_reach_it": len(able),
+        "peers_that_reach_it": len(reaching(peers, SAME * fd)),
+        "lowest_fd_of_peers": lowest,
         "timings": rows,
     }
 

@@ -63,6 +63,8 @@ def student(model: hasten.Model, objective: str) -> dict[str, Any]:
         precision="no" if objective.startswith("continuous") else "bf16",
         optimizer={"rate": 4e-4, "batch": 128, "warmup": 5000, "decay": "cosine"},  # type: ignore[arg-type]
         engine="openvino",
+        walks=8192,
+        walk_steps=12,
         checkpoint_every=20_000,
         preview_every=10_000,
     )

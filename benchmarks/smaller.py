@@ -24,6 +24,7 @@ from hasten.core.seeds import generator
 from hasten.learning.quantize import learn_quantize
 from hasten.measuring.macs import costs
 from hasten.measuring.measure import judged
+from hasten.measuring.memory import peak_mb
 from hasten.measuring.real import real_for
 from hasten.measuring.timer import once, summary
 from hasten.sampler import prepare
@@ -79,12 +80,12 @@ def call_of(spec: Facts) -> Callable[[], object]:
 
 
 def contend() -> None:
-    """A contender's process: a line in is a run, a line out its seconds."""
+    """A contender's process: a line in is a run, a line out its seconds and peak megabytes."""
     call = call_of(json.loads(sys.stdin.readline()))
     for _ in range(5):
         call()
     for _ in sys.stdin:
-        print(once(call), flush=True)
+        print(once(call), peak_mb(), flush=True)
 
 
 def calls(batch: int) -> list[Facts]:

@@ -138,10 +138,16 @@ def ahead() -> str:
     for found in result["rows"]:
         batch, timings = found["batch"], found["timings"]
         ours, ddpm = timings[0], timings[-1]
-        peer = min(timings[1:-1], key=lambda row: row["median"])
+        theirs = [row for row in timings[:-1] if row["side"] == "diffusers"]
+        peer = min(theirs, key=lambda row: row["median"])
         same = f"{found['fd']:.2f} ({found['fd_interval'][0]:.2f} to {found['fd_interval'][1]:.2f})"
         rows += [
             (f"**hasten**: `{_short(found['plan'])}`", str(batch), same, *_ms(ours, batch, ours)),
+            *(
+                (f"the same, {row['side']}", str(batch), "", *_ms(row, batch, ours))
+                for row in timings
+                if row["side"].startswith("export")
+            ),
             (
                 f"diffusers: {peer['config']}, {peer['steps']} steps, {peer['engine']}",
                 str(batch),
@@ -150,10 +156,12 @@ def ahead() -> str:
             ),
             ("diffusers: DDPM, 1000 steps, eager", str(batch), "", *_ms(ddpm, batch, ours)),
         ]
-    head = ("", "batch", "FD", "ms a picture", "95%", "times slower")
+    head = ("", "batch", "FD", "ms a picture", "95%", "times slower", "peak MB")
+    none = [found for found in result["rows"] if not found["peers_that_reach_it"]]
+    nearest = "; where none does, 5% above the lowest of theirs" if none else ""
     note = (
         f"\nThe fastest of diffusers' schedulers (5 to 50 steps, eager and compiled) whose FD is "
-        f"at most 5% above hasten's; FD of n = {result['rows'][0]['n']} pictures; each in a "
+        f"at most 5% above hasten's{nearest}; FD of n = {result['rows'][0]['n']} pictures; each in a "
         f"process of its own, in turn, n = {result['rows'][0]['timings'][0]['n']} "
         f"(DDPM: {result['rows'][0]['timings'][-1]['n']} at batch 1, "
         f"{result['rows'][-1]['timings'][-1]['n']} at batch 64)."
@@ -165,10 +173,11 @@ def _short(plan: str) -> str:
     return plan.replace(",device=cpu", "")
 
 
-def _ms(row: dict[str, Any], batch: int, ours: dict[str, Any]) -> tuple[str, str, str]:
+def _ms(row: dict[str, Any], batch: int, ours: dict[str, Any]) -> tuple[str, ...]:
     low, median, high = (row[name] / batch for name in ("low", "median", "high"))
     times = row["median"] / ours["median"]
-    return f"{median:.3g}", f"{low:.3g} to {high:.3g}", f"{times:.3g}"
+    spread = f"{low:.3g} to {high:.3g}"
+    return f"{median:.3g}", spread, f"{times:.3g}", str(row.get("peak_mb", ""))
 
 
 def peers() -> str:

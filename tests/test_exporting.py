@@ -22,6 +22,7 @@ from hasten import Plan, UserError
 from hasten.exporting.bundle import bundle
 from hasten.exporting.export import export
 from hasten.exporting.parity import _runner
+from hasten.learning.quantize import learn_quantize
 from hasten.measuring.features import FeatureNet
 
 PAGE = Path(hasten.__file__).parent / "exporting" / "page"
@@ -204,6 +205,26 @@ def test_a_plan_that_cannot_be_exported_says_what_can(model, plan, words, tmp_pa
     with pytest.raises(UserError, match=words):
         export(model, plan, "onnx", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+def test_a_plan_in_few_bits_is_exported_in_integers(model, target, tmp_path):
+    pytest.importorskip({"onnx": "onnxruntime"}.get(target, target))
+    files = {rows: str(tmp_path / f"{rows}.safetensors") for rows in ("static", "steps")}
+    for rows, file in files.items():
+        learn_quantize(model, QUICK, file, rows=rows, n=8)
+    small = QUICK.model_copy(update={"quantize": files["static"]})
+    found = export(model, small, target, tmp_path / "small")
+    export(model, QUICK, target, tmp_path / "whole")
+    assert found.psnr > 30
+    sizes = [sum(f.stat().st_size for f in (tmp_path / d).glob("net.*")) for d in ("small", "whole")]
+    assert sizes[0] < 0.5 * sizes[1]
+    mine = bundle(model, small).first.sample(1, seed=0, cond=3)
+    assert torch.equal(mine, hasten.build(model, small).sample(1, seed=0, cond=3))
+    with pytest.raises(UserError, match="--rows static"):
+        bundle(model, QUICK.model_copy(update={"quantize": files["steps"]}))
+    with pytest.raises(UserError, match="calibrate on this plan"):
+        bundle(model, small.model_copy(update={"steps": QUICK.steps + 1}))
 
 
 def test_an_unknown_target_names_those_there_are(model, tmp_path):

@@ -107,3 +107,20 @@ def test_a_small_network_of_another_kind_is_refused(model, small, tmp_path):
         hasten.build(model, narrow(str(tmp_path / "other"), "(0,1,0,1)"))
     with pytest.raises(UserError, match="drop small"):
         bundle(model, narrow(small, "(0,1,0,1)"))
+
+
+def test_the_command_line_finds_the_column(teacher, tmp_path):
+    from hasten.cli import main
+
+    out, folder = tmp_path / "narrow.json", str(teacher.folder)
+    own = {"solver": "ddim", "grid": "uniform", "steps": 4}
+    kind = {"plans": (own,), "teacher": digest(teacher), "name": "same", "sha256": ""}
+    save_folder(dataclasses.replace(teacher, **kind), tmp_path / "same")
+    base = ["learn", "narrow", folder, "--small", str(tmp_path / "same"), "--out", str(out)]
+    with pytest.raises(SystemExit) as stop:
+        main([*base, "--plan", str(BASE), "--n", "2"])
+    assert not stop.value.code
+    assert Plan.read(str(out)).small_at == (1, 1, 1, 1)
+    with pytest.raises(SystemExit) as stop:
+        main([*base, "--drift", "0"])
+    assert stop.value.code == 2

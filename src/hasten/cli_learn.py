@@ -196,6 +196,7 @@ def student(
     walks: int | None = None,
     prompts: Path | None = None,
     lora: int | None = None,
+    bits: str | None = None,
     seed: int | None = None,
     out: Path = Path("student"),
     device: str = "cpu",
@@ -224,6 +225,8 @@ def student(
         walks: of the teacher's from noise to picture, where the objective trains on them.
         prompts: a text file with a prompt a line, for a text-to-image pipeline; use --data teacher.
         lora: rank of a low-rank student, a small file; without it the whole network is trained.
+        bits: of weights and activations, as in w4a8, that layers are rounded to while they train,
+            so that `hasten learn quantize` of what comes out costs less.
         seed: of everything that is drawn.
         out: the folder to write.
         device: cpu, cuda, cuda:1, mps; of the teacher's walks.
@@ -247,6 +250,7 @@ def student(
         "start": start,
         "walks": walks,
         "lora": lora,
+        "bits": bits,
         "seed": seed,
     }
     chosen = load_recipe(recipe, StudentRecipe, **given)

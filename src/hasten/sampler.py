@@ -30,6 +30,7 @@ from hasten.core.solver import Solver
 from hasten.core.start import Begin, Latents, Start, starts
 from hasten.executors.sequential import drive
 from hasten.executors.spread import answers_for
+from hasten.levers.by_torchao import PREFIX, by_torchao
 from hasten.levers.narrow import narrowed
 from hasten.levers.quantize import Quantization, Rows
 
@@ -106,6 +107,8 @@ def prepare(model: Model, plan: Plan) -> Prepared:
     engine.check(model, plan.dtype)
     if plan.small is not None:
         return _narrowed(teacher, model, plan, engine)
+    if plan.quantize is not None and plan.quantize.startswith(PREFIX):
+        return by_torchao(model, plan.quantize, engine, plan.dtype)
     if plan.quantize is not None:
         return _quantized(model, plan, engine)
     if plan.reusing is None:

@@ -48,7 +48,8 @@ class Plan(Strict):
         student: a folder that ``hasten learn student`` wrote, whose network stands in for the
             model's; it brings solver, grid, steps and clip where none of them is given.
         quantize: a file that ``hasten learn quantize`` wrote for this plan: the network in few
-            bits, with ranges that follow the step.
+            bits, with ranges that follow the step; or torchao:int8, torchao:int8-weights or
+            torchao:fp8, which put the linear layers of any plan into few bits.
         small, small_at: another, smaller student (such as one that ``hasten learn prune`` wrote),
             and for each evaluation 1 where it runs and 0 where the network does.
         guidance: classifier-free guidance scale; 1 is none.

@@ -14,7 +14,7 @@ import functools
 import json
 from typing import Any
 
-from hasten.core.artifact import digest
+from hasten.core.artifact import digest, require_weights
 from hasten.core.ask import Denoise
 from hasten.core.codec import codecs
 from hasten.core.errors import UserError, require
@@ -22,7 +22,9 @@ from hasten.core.lower import lower
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.start import starts
-from hasten.sampler import Sampler, build
+from hasten.levers.by_torchao import PREFIX
+from hasten.levers.quantize import Quantization
+from hasten.sampler import Sampler, build, subject
 
 FORMAT = "hasten-bundle-2"
 NET, START = "net", "start"  # the files of the network and of the start, without their endings
@@ -94,6 +96,8 @@ def bundle(model: Model, plan: Plan, others: bool = False) -> Bundle:
         f"small is {plan.small!r}, and an exported folder holds one network; drop small.",
     )
     plan = plan.model_copy(update={"executor": "sequential"})  # which makes the same pictures
+    if plan.quantize is not None:
+        model, plan, others = *_in_few_bits(model, plan), False  # it knows the times of this plan
     first = build(model, plan)
     _require_table(first)
     _factor(model)
@@ -109,6 +113,27 @@ def bundle(model: Model, plan: Plan, others: bool = False) -> Bundle:
         "start=noise, or a gaussian or mixture(steps=0) that `hasten learn start` writes.",
     )
     return made
+
+
+def _in_few_bits(model: Model, plan: Plan) -> tuple[Model, Plan]:
+    """The model whose network is in few bits, and the plan without that field."""
+    name = plan.quantize or ""
+    require(
+        not name.startswith(PREFIX),
+        f"quantize is {name!r}, which runs in torch alone; name a file of `hasten learn quantize`.",
+    )
+    held, student = Quantization.read(name), subject(model, plan)
+    require_weights("plan field 'quantize'", held.weights, student, plan.other_weights)
+    require(
+        held.rows == 1,
+        f"quantize is {name!r}, which has {held.rows} rows of ranges, and an exported folder holds "
+        "one network; calibrate it with --rows static.",
+    )
+    for level in plan.trace(student.path).levels:
+        held.row(level.t)  # refuses a time that was not calibrated
+    rest = {"quantize": None, "student": None}
+    net = held.network(student.net, 0)
+    return dataclasses.replace(student, net=net, plans=()), plan.model_copy(update=rest)
 
 
 def _require_table(sampler: Sampler) -> None:

@@ -122,6 +122,8 @@ class StudentRecipe(Run):
             "features" (the classifier beside the teacher), or a vision model's folder or hub id.
         lora: rank of a low-rank student, a small file; 0 trains the whole network.
         prune: share of the multiply-accumulates to take away before it is trained.
+        bits: of weights and activations (w8a8, w4a8) that its layers round to while it is trained;
+            what is written is float32, ready to be quantized.
         judged: pictures for FD at each preview; 0 for none.
         patience: previews without a better FD after which the run ends; 0 for never.
     """
@@ -141,6 +143,7 @@ class StudentRecipe(Run):
     compare: str = "pixels"
     lora: Annotated[int, pydantic.Field(ge=0, le=1024)] = 0
     prune: Annotated[float, pydantic.Field(ge=0, le=0.95)] = 0.0
+    bits: str | None = None
     judged: Annotated[int, pydantic.Field(ge=0)] = 500
     patience: Annotated[int, pydantic.Field(ge=0)] = 0
     teacher: str = ""
@@ -155,6 +158,13 @@ class StudentRecipe(Run):
         from hasten.learning.distilling.base import objectives
 
         return objectives.canonical(text)
+
+    @pydantic.field_validator("bits")
+    @classmethod
+    def _known_bits(cls, text: str | None) -> str | None:
+        from hasten.levers.quantized_layer import Bits
+
+        return None if text is None else str(Bits.parse(text))
 
     @pydantic.field_validator("start")
     @classmethod

@@ -28,6 +28,7 @@ from hasten.learning.distilling.belief import Teacher
 from hasten.learning.distilling.compare import Seen, seen_as
 from hasten.learning.distilling.conversion import Conversion
 from hasten.learning.distilling.walks import Walks
+from hasten.learning.in_few_bits import round_layers_, unrounded
 from hasten.learning.judging import Judge
 from hasten.learning.loop import Training
 from hasten.learning.objective import LabelsDropped, Objective, Rows
@@ -36,6 +37,7 @@ from hasten.learning.recipe import StudentRecipe
 from hasten.learning.student_card import student_card
 from hasten.learning.student_checks import NOISE, require_usable
 from hasten.learning.student_rows import Pictured, student_rows
+from hasten.levers.quantized_layer import Bits
 from hasten.measuring.memory import free_mb, training_mb
 from hasten.measuring.real import real_for
 from hasten.sampler import subject
@@ -152,6 +154,8 @@ class _School:
         net = net.float().train().requires_grad_(True)
         if self.recipe.lora:
             add_lora_(net, self.recipe.lora)
+        if self.recipe.bits:
+            round_layers_(net, Bits.parse(self.recipe.bits))
         facts = {"name": self.recipe.name, "teacher": self.recipe.teacher, "sha256": ""}
         return dataclasses.replace(kind, net=net, folder=None, **facts)
 
@@ -255,14 +259,15 @@ class _School:
         return parts
 
     def write(self, student: Model, evaluations: int, out: Path) -> None:
-        """The student as a folder, with the plans that give the best pictures, and their FD."""
+        """The student as a folder, with the plans that give the best pictures, and their FD (of a
+        student trained in few bits, in those bits)."""
         net = _frozen(student.net)
         ready = dataclasses.replace(student, net=net)
         choices = self.objective.choices(self._below(ready), evaluations)
         choices = [self._planned(one) for one in choices]
         plans = self.judge.chosen(ready, choices)
         found = self.judge.verdict(ready, plans)
-        ready = dataclasses.replace(ready, plans=tuple(plans))
+        ready = dataclasses.replace(ready, net=unrounded(net), plans=tuple(plans))
         save = save_lora if self.recipe.lora else save_folder
         card = student_card(self.recipe, self.teacher.model, plans, found, self._seen())
         save(ready, out, card)

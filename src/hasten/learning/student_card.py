@@ -51,6 +51,7 @@ def student_card(
     kind = "A few-step student"
     if recipe.prune:
         kind = f"With at least {recipe.prune:.0%} of the multiply-accumulates pruned, a student"
+    rounded = f", its layers rounded to {recipe.bits} (as they were for FD)" if recipe.bits else ""
     source = f"; data `{recipe.data.rpartition('/')[2]}`" if recipe.data else ""
     return f"""---
 library_name: diffusers
@@ -63,7 +64,7 @@ tags: [hasten, diffusion, distillation, {"pruned" if recipe.prune else "few-step
 `hasten learn student` and objective `{recipe.objective}`{guided}{begun}{source}.
 
 - trained on {seen:,} pictures, batch {recipe.optimizer.batch}, rate \
-{recipe.optimizer.rate:g}, EMA {recipe.ema}, seed {recipe.seed}
+{recipe.optimizer.rate:g}, EMA {recipe.ema}, seed {recipe.seed}{rounded}
 
 | plan | evaluations | FD (95%) | recall | n |
 |---|---:|---:|---:|---:|

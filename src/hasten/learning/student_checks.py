@@ -40,6 +40,10 @@ def require_usable(model: Model, recipe: StudentRecipe, objective: Distillation)
         recipe.begin is None or recipe.lora == 0,
         "begin and lora do not go together; drop one.",
     )
+    require(
+        recipe.bits is None or recipe.lora == 0,
+        "bits and lora do not go together; drop one.",
+    )
     clash = "lora" if recipe.lora else "begin" if recipe.begin else None
     require(
         recipe.prune == 0 or clash is None,

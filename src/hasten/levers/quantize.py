@@ -136,7 +136,7 @@ class Quantization:
             require(name in known, f"{FIELD} knows layer {name!r}, which this network has not.")
             ranges = [(float(a), float(b)) for a, b in self.ranges[name][row]]
             layer = QuantizedLayer(known[name], bits, ranges, self.cuts.get(name))
-            _replace_(out, name, layer)
+            replace_(out, name, layer)
         return Corrected(out, self.scale[row], self.shift[row]).eval()
 
 
@@ -186,7 +186,8 @@ def layers(net: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(name, part) for name, part in found if not set(name.split(".")) & set(KEPT)]
 
 
-def _replace_(net: nn.Module, name: str, layer: nn.Module) -> None:
+def replace_(net: nn.Module, name: str, layer: nn.Module) -> None:
+    """Put ``layer`` where ``net`` has the layer ``name``."""
     parent, _, last = name.rpartition(".")
     owner = net.get_submodule(parent)
     if last.isdigit() and isinstance(owner, nn.ModuleList | nn.Sequential):
