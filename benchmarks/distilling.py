@@ -29,7 +29,6 @@ RUNS = Path("runs/distilling")
 N = 2000
 OBJECTIVES = {
     "consistency": 2,
-    "consistency(q=16, tightenings=1)": 2,
     "continuous-consistency": 2,
     "improved-consistency": 2,
     "consistency-distillation": 2,

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks import curves
 from benchmarks.markdown import markdown, where
 from benchmarks.results_io import read
 from benchmarks.tables_few import (
@@ -35,6 +36,7 @@ DOCUMENTS = (
     "docs/cheaper-evaluations.md",
     "src/hasten/assets/mnist/README.md",
 )
+DRAWINGS = {"docs/images/distilling.svg": curves.distilling}
 # Tables that stand in another file.
 FEW = (distilling, drifts, early_stop, learned, parallel, reuse, smaller, students, tuner)
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
@@ -161,10 +163,10 @@ def ahead() -> str:
     nearest = "; where none does, 5% above the lowest of theirs" if none else ""
     note = (
         f"\nThe fastest of diffusers' schedulers (5 to 50 steps, eager and compiled) whose FD is "
-        f"at most 5% above hasten's{nearest}; FD of n = {result['rows'][0]['n']} pictures; each in a "
-        f"process of its own, in turn, n = {result['rows'][0]['timings'][0]['n']} "
+        f"at most 5% above hasten's{nearest}; FD of n = {result['rows'][0]['n']} pictures; each in "
+        f"a process of its own, in turn, n = {result['rows'][0]['timings'][0]['n']} "
         f"(DDPM: {result['rows'][0]['timings'][-1]['n']} at batch 1, "
-        f"{result['rows'][-1]['timings'][-1]['n']} at batch 64)."
+        f"{result['rows'][-1]['timings'][-1]['n']} at batch 64). Memory is the whole process's."
     )
     return markdown(head, rows) + note + where(result)
 
@@ -227,6 +229,12 @@ def main() -> None:
                 file.write_text(filled(text), encoding="utf-8")
                 if (file.parent / MANIFEST).exists():  # a model's card is part of its folder
                     write_manifest(file.parent)
+    for name, drawn in DRAWINGS.items():
+        file, text = ROOT / name, drawn()
+        if text is not None and not (file.exists() and file.read_text(encoding="utf-8") == text):
+            stale.append(name)
+            if "--check" not in sys.argv:
+                file.write_text(text, encoding="utf-8")
     if stale and "--check" in sys.argv:
         sys.exit(f"tables are not what results/ say in {', '.join(stale)}: make bench")
     print(f"tables: {', '.join(stale) or 'nothing'} changed")

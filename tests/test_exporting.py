@@ -217,7 +217,9 @@ def test_a_plan_in_few_bits_is_exported_in_integers(model, target, tmp_path):
     found = export(model, small, target, tmp_path / "small")
     export(model, QUICK, target, tmp_path / "whole")
     assert found.psnr > 30
-    sizes = [sum(f.stat().st_size for f in (tmp_path / d).glob("net.*")) for d in ("small", "whole")]
+    sizes = [
+        sum(f.stat().st_size for f in (tmp_path / d).glob("net.*")) for d in ("small", "whole")
+    ]
     assert sizes[0] < 0.5 * sizes[1]
     mine = bundle(model, small).first.sample(1, seed=0, cond=3)
     assert torch.equal(mine, hasten.build(model, small).sample(1, seed=0, cond=3))

@@ -71,10 +71,11 @@ def test_a_student_of_few_bits_is_nearer_to_its_teacher_when_it_is_quantized(
         pictures = [hasten.build(teacher, p).sample(**given) for p in (quantized, plan)]
         return float((pictures[0] - pictures[1]).square().mean().sqrt())
 
-    made = recipe("imitation", data, bits="W2A8", pictures=16 * 60)
+    own = {"objective": "imitation(features=0.0)", "bits": "W2A8", "pictures": 16 * 60}
+    made = recipe("imitation", data, **own)
     out = learn_student(teacher, made, tmp_path / "student", quiet=True)
     assert "w2a8" in (out / "README.md").read_text()
-    assert apart(str(out)) < 0.9 * apart(None)
+    assert apart(str(out)) < 0.85 * apart(None)
 
 
 @pytest.mark.parametrize(

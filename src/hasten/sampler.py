@@ -31,6 +31,7 @@ from hasten.core.start import Begin, Latents, Start, starts
 from hasten.executors.sequential import drive
 from hasten.executors.spread import answers_for
 from hasten.levers.by_torchao import PREFIX, by_torchao
+from hasten.levers.merge import merged
 from hasten.levers.narrow import narrowed
 from hasten.levers.quantize import Quantization, Rows
 
@@ -52,24 +53,30 @@ def trace(plan: Plan, on: str | dict[str, Any] | Path) -> Program:
 
 
 def subject(model: Model, plan: Plan) -> Model:
-    """The model whose network ``plan`` runs: ``model``, or the student that it names.
+    """The model whose network ``plan`` runs: ``model``, or the student that it names; it merges
+    tokens where the plan says so.
 
     Raises:
         UserError: a student of other weights, or of other pictures or labels.
     """
-    if plan.student is None:
-        return model
-    source = located_folder("plan field 'student'", plan.student)
+    chosen = model if plan.student is None else _student_of(model, plan, plan.student)
+    if plan.merge is None:
+        return chosen
+    return dataclasses.replace(chosen, net=merged(chosen, plan.merge))
+
+
+def _student_of(model: Model, plan: Plan, name: str) -> Model:
+    source = located_folder("plan field 'student'", name)
     if (source / LORA).is_file():
         student = _low_rank(model, source)
     else:
         stamp = (source / FACTS).stat().st_mtime_ns
-        student = _student(plan.student, str(source.resolve()), str(model.device), stamp)
+        student = _student(name, str(source.resolve()), str(model.device), stamp)
     require_weights("plan field 'student'", student.teacher, model, plan.other_weights)
     mine, theirs = ((one.shape, codecs.text(one.codec), one.labels) for one in (model, student))
     require(
         mine == theirs,
-        f"plan field 'student' is {plan.student!r}, whose shape, codec and labels are {theirs}, "
+        f"plan field 'student' is {name!r}, whose shape, codec and labels are {theirs}, "
         f"and those of model {model.name!r} are {mine}.",
     )
     return student

@@ -56,6 +56,8 @@ class Plan(Strict):
         guidance_interval: guidance only where low < sigma / alpha <= high (2404.07724); the null
             branch is skipped elsewhere. None is everywhere.
         reuse: which features of the network are reused, and when; None for none.
+        merge: share of the tokens that are merged before the self-attention of a transformer's
+            widest blocks, at most 0.75; None for none.
         clip: x0 is held in [-clip, clip] after every evaluation; None leaves it alone.
         dtype: what the network computes in; the state is always float32.
         engine: what runs the network.
@@ -77,6 +79,7 @@ class Plan(Strict):
     guidance: Annotated[float, pydantic.Field(ge=0, le=100, allow_inf_nan=False)] = 1.0
     guidance_interval: tuple[float, float] | None = None
     reuse: str | None = None
+    merge: Annotated[float, pydantic.Field(gt=0, le=0.75, allow_inf_nan=False)] | None = None
     clip: Annotated[float, pydantic.Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     engine: str = "eager"
@@ -150,6 +153,7 @@ class Plan(Strict):
         if self.small is not None:  # its times are those of the plan
             cut = (self.small, *(str(getattr(self, name)) for name in (*RULED, "program", "start")))
             cut = (*cut, str(self.small_at))
+        cut = cut if self.merge is None else (*cut, f"merge {self.merge}")
         return self.engine, self.dtype, self.student or "", self.quantize or "", *cut
 
     @pydantic.model_validator(mode="after")

@@ -216,7 +216,9 @@ class Finals:
             return "eight bits: no plan passes"
         able = next((row for row in self.engines if row["engine"] == "openvino"), None)
         if able is None or plan.reuse or plan.executor != "sequential":
-            return "eight bits: they are tried in OpenVINO, which does not run the fastest plan here"
+            return (
+                "eight bits: they are tried in OpenVINO, which does not run the fastest plan here"
+            )
         if folder is None or time.monotonic() > self.run.until("all"):
             return f"eight bits: {'no folder was given' if folder is None else 'time ran out'}"
         file = str(folder / f"w8a8-{plan.key}.safetensors")

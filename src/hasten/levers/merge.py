@@ -1,0 +1,146 @@
+"""Token merging (ToMe 2210.09461; for diffusion 2303.17604): before the self-attention of a
+transformer block the tokens that are most alike become one, and after it each has the answer of
+that one. Weights stay as they are."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from hasten.core.errors import require
+from hasten.core.model import Model
+
+STRIDE = 2  # of the tokens that others are merged into, along rows and columns
+MOST = 1 - 1 / STRIDE**2
+Fold = Callable[[torch.Tensor], torch.Tensor]
+
+
+def merged(model: Model, share: float) -> torch.nn.Module:
+    """``model``'s network that merges ``share`` of the tokens in the blocks that have the most of
+    them; it shares its weights, and is kept as long as they are.
+
+    Raises:
+        UserError: the network has no transformer blocks of its own tokens.
+    """
+    kept = _KEPT.setdefault(model.net, {})
+    if share not in kept:
+        tensors = [*model.net.parameters(), *model.net.buffers()]
+        net = copy.deepcopy(model.net, {id(one): one for one in tensors})
+        for part in _widest(net, model):
+            part.set_processor(Merging(part.processor, share))
+        kept[share] = net
+    return kept[share]
+
+
+_KEPT: weakref.WeakKeyDictionary[torch.nn.Module, dict[float, torch.nn.Module]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+class Merging:
+    """An attention processor of diffusers around another one."""
+
+    def __init__(self, inner: Any, share: float) -> None:
+        self.inner, self.share = inner, share
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        temb: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        fold, unfold = matching(hidden_states, self.share)
+        answer = self.inner(attn, fold(hidden_states), encoder_hidden_states, attention_mask, temb)
+        return unfold(answer)
+
+
+def matching(x: torch.Tensor, share: float) -> tuple[Fold, Fold]:
+    """How to merge ``share`` of the tokens x (n, tokens, c) and how to give each its own again:
+    every token of a regular sub-grid takes in the mean of those others that are most alike."""
+    n, tokens, width = x.shape
+    into, others, back_to = (torch.tensor(one, device=x.device) for one in _places(tokens))
+    count = min(int(share * tokens), len(others))
+    unit = torch.nn.functional.normalize(x.detach().float(), dim=-1)
+    alike, best = (unit[:, others] @ unit[:, into].transpose(1, 2)).max(-1)
+    order = alike.argsort(-1, descending=True)
+    gone, stay = order[:, :count], order[:, count:]
+    target = best.gather(1, gone)
+
+    def along(index: torch.Tensor, size: int) -> torch.Tensor:
+        return index[..., None].expand(-1, -1, size)
+
+    def fold(value: torch.Tensor) -> torch.Tensor:
+        rest, kept = value[:, others], value[:, into]
+        moved, index = rest.gather(1, along(gone, width)), along(target, width)
+        many = torch.ones_like(kept).scatter_add(1, index, torch.ones_like(moved))
+        kept = kept.scatter_add(1, index, moved) / many
+        return torch.cat([rest.gather(1, along(stay, width)), kept], 1)
+
+    def unfold(value: torch.Tensor) -> torch.Tensor:
+        size = value.shape[-1]
+        rest, kept = value[:, : len(others) - count], value[:, len(others) - count :]
+        back = value.new_zeros((n, len(others), size)).scatter(1, along(stay, size), rest)
+        back = back.scatter(1, along(gone, size), kept.gather(1, along(target, size)))
+        out = torch.cat([back, kept], 1)
+        return out[:, back_to]
+
+    return fold, unfold
+
+
+@functools.lru_cache(maxsize=32)
+def _places(tokens: int) -> tuple[list[int], list[int], list[int]]:
+    """The tokens that others are merged into: every second one of every second row, where the
+    tokens are a square, else one of four; the others; and where each lies in others and these."""
+    side = math.isqrt(tokens)
+    square = side * side == tokens
+    corner = (
+        (lambda k: k // side % STRIDE + k % side % STRIDE) if square else (lambda k: k % STRIDE**2)
+    )
+    into = [k for k in range(tokens) if corner(k) == 0]
+    others = [k for k in range(tokens) if corner(k) != 0]
+    place = {k: number for number, k in enumerate([*others, *into])}
+    return into, others, [place[k] for k in range(tokens)]
+
+
+def _widest(net: torch.nn.Module, model: Model) -> list[Any]:
+    """The self-attentions of transformer blocks that see the most tokens."""
+    seen: dict[Any, int] = {}
+
+    def keep(part: Any, given: tuple[Any, ...], options: dict[str, Any]) -> None:
+        x = given[0] if given else options["hidden_states"]
+        rest = [*given[1:], *(value for key, value in options.items() if key != "hidden_states")]
+        if x.ndim == 3 and not part.residual_connection and not any(o is not None for o in rest):
+            seen[part] = x.shape[1]
+
+    hooks = [
+        part.register_forward_pre_hook(keep, with_kwargs=True)
+        for part in net.modules()
+        if hasattr(part, "set_processor") and hasattr(part, "residual_connection")
+    ]
+    cond = model.conditions(1, None)
+    like = {"device": model.device, "dtype": model.dtype}
+    try:
+        with torch.no_grad():
+            net(
+                torch.zeros(1, *model.shape, **like),
+                torch.ones(1, device=model.device),
+                None if cond is None else cond.to(model.device),
+            )
+    finally:
+        for hook in hooks:
+            hook.remove()
+    require(
+        seen,
+        f"plan field 'merge' joins the tokens of transformer blocks, and model {model.name!r} has "
+        "none whose self-attention stands alone; drop merge.",
+    )
+    most = max(seen.values())
+    return [part for part, tokens in seen.items() if tokens == most]
