@@ -575,3 +575,11 @@ def test_the_shipped_recipe_of_a_student_is_valid(name):
     assert starts.parse(made.start).learned_for() is None  # of real pictures
     with pytest.raises(UserError, match="StudentRecipe"):
         load_recipe(Path(__file__).parents[1] / "recipes" / "mnist.yaml", StudentRecipe)
+
+
+def test_another_precision_needs_another_process(teacher, data, tmp_path):
+    learn_student(teacher, recipe("direct", data), tmp_path / "one", quiet=True)
+    with pytest.raises(UserError, match="new process"):
+        learn_student(
+            teacher, recipe("direct", data, precision="bf16"), tmp_path / "two", quiet=True
+        )

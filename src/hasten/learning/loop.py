@@ -74,12 +74,19 @@ class Training:
         """
         tracker = None if self.recipe.track == "none" else self.recipe.track
         partly = getattr(self.net, "partly", False)
-        accelerator = Accelerator(
-            mixed_precision=self.recipe.precision,
-            log_with=tracker,
-            project_dir=str(self.run),
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=partly)],
-        )
+        try:
+            accelerator = Accelerator(
+                mixed_precision=self.recipe.precision,
+                log_with=tracker,
+                project_dir=str(self.run),
+                kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=partly)],
+            )
+        except ValueError as error:
+            raise UserError(
+                f"recipe field 'precision' is {self.recipe.precision!r}, which accelerate refuses "
+                f"({error}); a process that has trained in another precision keeps that one, so "
+                "train in a new process."
+            ) from error
         if tracker:
             accelerator.init_trackers(f"hasten-{self.recipe.name}")
         batch, processes = self.recipe.optimizer.batch, accelerator.num_processes
