@@ -20,7 +20,7 @@ needed = pytest.mark.skipif(not INSTALLED, reason="torchao is not installed")
 def pictures(model: hasten.Model, **changes) -> torch.Tensor:
     plan = BASE.model_copy(update=changes)
     noise = torch.randn(2, *model.shape, generator=torch.Generator().manual_seed(0))
-    return hasten.build(model, plan).sample(noise=noise, cond=[0, 1])
+    return hasten.build(model, plan).sample(noise=noise, cond=[0, 1], raw=True)
 
 
 @needed
@@ -30,8 +30,8 @@ def test_pictures_move_a_little_and_the_model_not_at_all(kind, dtype):
     model = dit_model(2)
     before = {name: value.clone() for name, value in model.net.state_dict().items()}
     plain, small = (pictures(model, quantize=q, dtype=dtype) for q in (None, f"torchao:{kind}"))
-    apart = float((plain - small).square().mean().sqrt())
-    assert 0 < apart < 0.05
+    apart = float((plain - small).square().mean().sqrt() / plain.std())
+    assert 0 < apart < 0.2
     assert all(torch.equal(value, before[name]) for name, value in model.net.state_dict().items())
 
 

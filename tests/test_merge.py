@@ -57,7 +57,7 @@ def test_merging_costs_less_moves_pictures_a_little_and_the_model_not_at_all():
     model = dit_model(2)
     whole = pictures(model)
     moved = [apart(pictures(model, merge=share), whole) for share in (0.05, 0.25, 0.75)]
-    assert moved[0] == 0  # less than a token
+    assert moved[0] < 1e-5  # less than a token
     assert 0 < moved[1] < moved[2] < 1
     plans = (BASE, BASE.model_copy(update={"merge": 0.5}))
     before, after = (macs(hasten.build(model, plan)) for plan in plans)

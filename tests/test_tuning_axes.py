@@ -161,9 +161,10 @@ def test_where_it_pays_the_dear_finalists_are_reported_in_parallel_too():
 
 
 @pytest.mark.parametrize(
-    ("times", "engine"), [(0.7, "openvino"), (1.3, "openvino"), (0.7, "eager")]
+    ("times", "engine", "here"),
+    [(0.7, "openvino", True), (1.3, "openvino", True), (0.7, "eager", True), (0.7, "eager", False)],
 )
-def test_eight_bits_are_tried_where_they_are_faster(model, tmp_path, times, engine):
+def test_eight_bits_are_tried_where_they_are_faster(model, tmp_path, times, engine, here):
     class Asked:
         lab, refused = Lab(model=model), []
 
@@ -183,10 +184,11 @@ def test_eight_bits_are_tried_where_they_are_faster(model, tmp_path, times, engi
         return {**found, "latency_ms": {"median": 10.0}, "fd": None, "recall": None}
 
     plan = Plan(solver="ddim", grid="uniform", steps=3, engine=engine)
-    finals = Finals(run=Asked(), engines=[], max_loss=0.05, against={}, batch=1)
+    able = [{"engine": "openvino", "dtype": "float32"}] if here else []
+    finals = Finals(run=Asked(), engines=able, max_loss=0.05, against={}, batch=1)
     finals.rows = [report(plan.model_dump())]
     why = finals.in_few_bits(tmp_path)
-    if engine == "eager":
+    if not here:
         assert "tried in OpenVINO" in why
         assert list(tmp_path.iterdir()) == [model.folder]
         return
@@ -194,7 +196,8 @@ def test_eight_bits_are_tried_where_they_are_faster(model, tmp_path, times, engi
     assert file.is_file()
     assert f"{times:.2g} times as long" in why
     small = [Plan(**row["plan"]) for row in finals.rows[1:]]
-    assert [one.quantize for one in small] == ([str(file)] if times < 1 else [])
+    wanted = [(str(file), "openvino")] if times < 1 else []
+    assert [(one.quantize, one.engine) for one in small] == wanted
     eager = plan.model_copy(update={"engine": "eager", "quantize": str(file)})
     assert hasten.build(model, eager).sample(1).isfinite().all()
     assert "no folder" in finals.in_few_bits(None)

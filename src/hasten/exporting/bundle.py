@@ -38,10 +38,13 @@ class Bundle:
 
     Attributes:
         samplers: one a number of evaluations, the plan that was asked for first.
+        integers: whether the network is in few bits; then a runtime that sums in another order now
+            and then rounds an activation to the neighbouring integer.
     """
 
     model: Model
     samplers: tuple[Sampler, ...]
+    integers: bool = False
 
     @property
     def first(self) -> Sampler:
@@ -96,7 +99,8 @@ def bundle(model: Model, plan: Plan, others: bool = False) -> Bundle:
         f"small is {plan.small!r}, and an exported folder holds one network; drop small.",
     )
     plan = plan.model_copy(update={"executor": "sequential"})  # which makes the same pictures
-    if plan.quantize is not None:
+    integers = plan.quantize is not None
+    if integers:
         model, plan, others = *_in_few_bits(model, plan), False  # it knows the times of this plan
     first = build(model, plan)
     _require_table(first)
@@ -106,7 +110,7 @@ def bundle(model: Model, plan: Plan, others: bool = False) -> Bundle:
         sampler = build(model, other)
         if (other.start, sampler.levels[0]) == (plan.start, first.levels[0]):
             found.setdefault(sampler.evaluations, sampler)
-    made = Bundle(model=first.model, samplers=tuple(found.values()))
+    made = Bundle(model=first.model, samplers=tuple(found.values()), integers=integers)
     require(
         plan.start == "noise" or made.start is not None,
         f"start is {plan.start!r}, which is no formula that an exported folder can hold; set "

@@ -22,6 +22,7 @@ from hasten.exporting.target import Target
 
 PICTURES = 3
 LEAST_DB = 45.0
+INTEGERS, INTEGERS_DB = 0.02, 30.0  # the bounds of a network in few bits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,11 +69,12 @@ def parity(bundle: Bundle, target: Target, folder: Path) -> Parity:
         error = float((theirs - mine).square().mean())
         least = min(least, math.inf if error == 0 else -10 * math.log10(error))
     found = Parity(apart=apart, psnr=least, n=PICTURES)
-    if not (apart <= target.bound and least >= LEAST_DB):
+    bound, decibels = (INTEGERS, INTEGERS_DB) if bundle.integers else (target.bound, LEAST_DB)
+    if not (apart <= bound and least >= decibels):
         raise UserError(
             f"target {target.part_name!r}: a network call is {apart:.2g} (relative) and a picture "
-            f"{least:.0f} dB from eager float32 of {sampler.plan}, and {target.bound:g} and "
-            f"{LEAST_DB:g} dB are the bounds; nothing was written. Export another plan or target."
+            f"{least:.0f} dB from eager float32 of {sampler.plan}, and {bound:g} and "
+            f"{decibels:g} dB are the bounds; nothing was written. Export another plan or target."
         )
     return found
 

@@ -52,7 +52,7 @@ def by_torchao(model: Model, name: str, engine: Engine, dtype: str) -> Prepared:
     )
     chosen = {name for name, part in layers(model.net) if isinstance(part, torch.nn.Linear)}
     require(
-        chosen,
+        bool(chosen),
         f"{field} is {name!r}, and this network has no linear layers beside those that are kept; "
         "use a file of `hasten learn quantize`.",
     )

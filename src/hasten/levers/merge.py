@@ -138,7 +138,7 @@ def _widest(net: torch.nn.Module, model: Model) -> list[Any]:
         for hook in hooks:
             hook.remove()
     require(
-        seen,
+        bool(seen),
         f"plan field 'merge' joins the tokens of transformer blocks, and model {model.name!r} has "
         "none whose self-attention stands alone; drop merge.",
     )

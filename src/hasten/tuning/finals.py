@@ -312,7 +312,8 @@ def recommend(rows: list[Row], max_loss: float, baseline: Row, batch: int) -> tu
     good = [row for row in ordered if _passes(row, closest, max_loss, judged)]
     row = good[0] if good else closest
     latency = row["race_ms"]["median"] / batch
-    what = f"{row['evaluations']} evaluations, {latency:.1f} ms a picture"
+    several = "s" * (row["evaluations"] != 1)
+    what = f"{row['evaluations']} evaluation{several}, {latency:.1f} ms a picture"
     if baseline["latency_ms"] is not None:
         ratio = baseline["latency_ms"] / row["race_ms"]["median"]
         what += f" ({ratio:.0f} times faster than 1000 ancestral steps in eager float32)"
