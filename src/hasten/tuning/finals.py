@@ -137,14 +137,17 @@ class Finals:
         return min(able, key=evaluations_of) if able else min(screened, key=drift_of)
 
     def _glances(self, faithful: Row, screened: list[Row], others: list[Row]) -> list[Row]:
-        """Rows with the quality of GLANCE pictures, the faithful program's first: level by level of
-        evaluations, downwards from the cheapest whose drift passes while some pass, else upwards.
+        """Rows with the quality of GLANCE pictures: the faithful program's, the students', then
+        level by level of evaluations, downwards from the cheapest whose drift passes while some
+        pass, else upwards.
         """
         first = self._glanced(faithful)
         if first is None:
             return []
         seen, bar = [first], CLOSE * (1 + self.max_loss) * first["fd"]["value"]
-        levels = _levels(screened, others)
+        students = [row for row in others if row["plan"]["student"]]
+        seen += [found for row in students if (found := self._glanced(row))]
+        levels = _levels(screened, [row for row in others if row not in students])
         below = [row["evaluations"] for row in screened if drift_of(row) <= self.max_loss]
         start = min(below, default=faithful["evaluations"])
         down = sorted((level for level in levels if level <= start), reverse=True)
