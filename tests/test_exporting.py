@@ -223,6 +223,9 @@ def test_a_plan_in_few_bits_is_exported_in_integers(model, target, tmp_path):
     assert sizes[0] < 0.5 * sizes[1]
     mine = bundle(model, small).first.sample(1, seed=0, cond=3)
     assert torch.equal(mine, hasten.build(model, small).sample(1, seed=0, cond=3))
+    with pytest.raises(UserError, match="drop quantize"):
+        export(model, small, "folder", tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
     with pytest.raises(UserError, match="--rows static"):
         bundle(model, QUICK.model_copy(update={"quantize": files["steps"]}))
     with pytest.raises(UserError, match="calibrate on this plan"):

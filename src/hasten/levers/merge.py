@@ -17,7 +17,6 @@ from hasten.core.errors import require
 from hasten.core.model import Model
 
 STRIDE = 2  # of the tokens that others are merged into, along rows and columns
-MOST = 1 - 1 / STRIDE**2
 Fold = Callable[[torch.Tensor], torch.Tensor]
 
 

@@ -12,6 +12,7 @@ import torch
 from hasten.adapters.folder import save_folder
 from hasten.adapters.load import load
 from hasten.core.artifact import BUILTIN, located
+from hasten.core.errors import require
 from hasten.core.start import starts
 from hasten.exporting.bundle import NET, Bundle
 from hasten.exporting.target import Call, Target, targets
@@ -27,6 +28,11 @@ class Folder(Target):
     a plan has to name those."""
 
     def write(self, bundle: Bundle, folder: Path) -> None:
+        require(
+            not bundle.integers and bundle.first.plan.merge is None,
+            "a diffusers folder holds the network's own weights; drop quantize and merge of the "
+            "plan, and name them in plans of the folder that is written.",
+        )
         plan = bundle.first.plan.chosen()
         plan.pop("student", None)
         plans: tuple[Any, ...] = (plan,)  # none that names a file beside the model
