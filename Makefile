@@ -7,6 +7,7 @@ MINUTES ?= 4
 
 demo: .venv/demo  ## install, tune the built-in model for this machine, write demo/report.html
 	$(BIN)/hasten tune builtin:mnist --minutes $(MINUTES) --out demo
+	$(BIN)/python -m benchmarks.beside demo
 	$(BIN)/hasten sample builtin:mnist --plan demo/plan.json --n 20 --gif --out demo/samples
 
 test: .venv/all  ## everything that a change must pass

@@ -88,12 +88,19 @@ class Contender:
         self._process.wait()
 
 
-def raced(batch: int, plan: Facts, chosen: list[Facts]) -> list[Facts]:
-    """Milliseconds of the plan, its exports (which make one picture at a time), the chosen peers
-    (eager and compiled) and DDPM-1000."""
+def raced(
+    batch: int,
+    plan: Facts,
+    chosen: list[Facts],
+    full: tuple[int, ...],
+    rounds: int = ROUNDS,
+    folder: Path = FOLDER,
+) -> list[Facts]:
+    """Milliseconds of the plan, its exports in ``folder`` (which make one picture at a time), the
+    chosen peers (eager and compiled) and, in the rounds ``full``, DDPM-1000."""
     specs = [{"side": "hasten", "plan": plan, "batch": batch}]
     if batch == 1:
-        specs += [{"side": f"export, {to}", "folder": exported(plan, to)} for to in EXPORTS]
+        specs += [{"side": f"export, {to}", "folder": exported(plan, to, folder)} for to in EXPORTS]
     for row in chosen:
         peer = {"side": "diffusers", "config": row["config"], "steps": row["steps"], "batch": batch}
         specs += [{**peer, "engine": engine, "fd": row["fd"]} for engine in ("eager", "compile")]
@@ -104,12 +111,11 @@ def raced(batch: int, plan: Facts, chosen: list[Facts]) -> list[Facts]:
     try:
         for contender in contenders[:-1]:
             contender.run(), contender.run()  # compiles, and fills caches
-        for number in range(ROUNDS):
+        for number in range(rounds):
             order = contenders if number % 2 else contenders[::-1]
             for contender in order:
-                if contender.spec.get("steps") != 1000 or number in FULL[batch]:
+                if contender.spec.get("steps") != 1000 or number in full:
                     contender.seconds.append(contender.run())
-            print(batch, number, flush=True)
     finally:
         for contender in contenders:
             contender.close()
@@ -121,9 +127,9 @@ def raced(batch: int, plan: Facts, chosen: list[Facts]) -> list[Facts]:
     return rows
 
 
-def exported(plan: Facts, to: str) -> str:
-    """The folder of ``plan`` exported for the runtime ``to``."""
-    out = FOLDER / f"{hasten.Plan(**plan).key}-{to}"
+def exported(plan: Facts, to: str, folder: Path) -> str:
+    """Where in ``folder`` ``plan`` was exported for the runtime ``to``."""
+    out = folder / f"{hasten.Plan(**plan).key}-{to}"
     if not out.exists():
         hasten.export(hasten.load("builtin:mnist"), hasten.Plan(**plan), to, out)
     return str(out)
@@ -146,7 +152,7 @@ def beside(batch: int) -> Facts:
     for row in able:  # the best of every scheduler's configurations, with the fewest calls
         if row["evaluations"] == least:
             chosen.setdefault(row["scheduler"], row)
-    rows = raced(batch, plan, list(chosen.values()))
+    rows = raced(batch, plan, list(chosen.values()), FULL[batch])
     ours = rows[0]["median"]
     fastest = min(
         (row for row in rows[:-1] if row["side"] == "diffusers"), key=lambda row: row["median"]

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import functools
+import http.server
 import itertools
 import json
 import os
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+SOFTWARE_GPU = " --enable-unsafe-webgpu --use-webgpu-adapter=swiftshader"
+SOFTWARE_GPU += " --enable-features=Vulkan --use-vulkan=swiftshader"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
@@ -21,13 +28,30 @@ def found() -> str | None:
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
-class Browser:
-    """One page of ``width`` x ``height``; ``requests`` and ``errors`` are what happened so far."""
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
 
-    def __init__(self, width: int, height: int) -> None:
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of ``folder`` served as files, as any static host does."""
+    serve = functools.partial(_Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+class Browser:
+    """One page of ``width`` x ``height``, with a GPU in software where ``gpu``; ``requests`` and
+    ``errors`` are what happened so far."""
+
+    def __init__(self, width: int, height: int, gpu: bool = False) -> None:
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         mine, theirs = os.pipe(), os.pipe()
-        flags = "--headless=new --no-sandbox --disable-gpu --remote-debugging-pipe"
+        flags = "--headless=new --no-sandbox --remote-debugging-pipe"
+        flags += " --disable-gpu" if not gpu else SOFTWARE_GPU
         line = f"exec {found()} {flags} --user-data-dir={self._profile.name} about:blank"
         self._process = subprocess.Popen(
             ["bash", "-c", f"{line} 3<&{mine[0]} 4>&{theirs[1]}"],

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import json
+import os
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +24,7 @@ from hasten.learning.quantize import learn_quantize
 from hasten.measuring.features import FeatureNet
 
 PAGE = Path(hasten.__file__).parent / "exporting" / "page"
+WEBGPU = PAGE.with_name("webgpu")
 MIXTURE = "builtin:mnist/starts/mixture.safetensors"
 QUICK = Plan(solver="dpmpp(order=2)", grid="uniform", steps=3)
 BEGUN = QUICK.model_copy(
@@ -267,32 +266,28 @@ def page(model, tmp_path_factory):
     """The exported page, served as files."""
     pytest.importorskip("onnxruntime")
     out = tmp_path_factory.mktemp("exported") / "web"
-    export(model, BEGUN, "web", out)
-    serve = functools.partial(_Quiet, directory=str(out))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield out, f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
+    export(model, BEGUN, "web(gpu=True)", out)
+    with browser.served(out) as url:
+        yield out, url
 
 
 @pytest.mark.skipif(browser.found() is None, reason="no Chromium here")
-@pytest.mark.parametrize("size", [(1000, 800), (390, 844)])
-def test_the_page_makes_the_pictures_that_python_makes(model, page, size, tmp_path):
+@pytest.mark.parametrize(
+    ("size", "gpu"), [((1000, 800), False), ((390, 844), False), ((1000, 800), True)]
+)
+def test_the_page_makes_the_pictures_that_python_makes(model, page, size, gpu, tmp_path):
     folder, url = page
-    with browser.Browser(*size) as window:
+    with browser.Browser(*size, gpu) as window:
         window.ask("Page.navigate", url=url)
         pixels = json.loads(window.until("document.body.dataset.pixels"))
         asked = [one for one in window.requests if one != "about:blank"]
         wide = window.value("document.documentElement.scrollWidth")
+        runtime = window.value("document.getElementById('runtime').textContent")
         window.screenshot(tmp_path / "page.png")
         assert window.errors == []
     assert wide <= size[0]
+    threads = min(4, os.cpu_count() or 1)
+    assert runtime == ("WebGPU" if gpu else f"WebAssembly, {threads} thread{'s' * (threads > 1)}")
     assert all(one.startswith((url, "data:")) for one in asked), asked
     assert len(asked) >= 6
     runner = _runner((folder / "bundle.json").read_text())
@@ -300,5 +295,5 @@ def test_the_page_makes_the_pictures_that_python_makes(model, page, size, tmp_pa
     mine = hasten.build(model, BEGUN).sample(noise=noise, cond=3).numpy().ravel()
     error = float(((mine - np.array(pixels)) ** 2).mean())
     assert -10 * np.log10(error) > 45
-    total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    assert total < 10e6
+    files = {path.name: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    assert sum(size for name, size in files.items() if not (WEBGPU / name).exists()) < 10e6

@@ -9,15 +9,16 @@ import pytest
 
 import hasten
 import hasten.tuning.conditional as conditional
-from hasten import Plan
+from hasten import Plan, UserError
 from hasten.adapters.folder import save_folder
 from hasten.learning.starts import learn_start
 from hasten.measuring.macs import Costs
+from hasten.tuning.cheaper import try_cheaper
 from hasten.tuning.conditional import Parallel, ask_parallel, try_reuse
 from hasten.tuning.finals import Finals, _levels
 from hasten.tuning.lab import Lab
 from hasten.tuning.search import Search
-from hasten.tuning.space import Space, beside, distilled
+from hasten.tuning.space import Refused, Space, beside, distilled
 
 
 @pytest.fixture
@@ -175,6 +176,11 @@ def test_eight_bits_are_tried_where_they_are_faster(model, tmp_path, times, engi
             if name == "quantize":
                 return self.lab.answer({"ask": name, **facts})
             if name == "race":
+                try:
+                    hasten.build(self.lab.model, Plan(**facts["plans"][1]))
+                except UserError as error:
+                    self.refused.append(Refused(Plan(), str(error)))
+                    return None
                 return {"timings": [{"median": 10.0}, {"median": 10.0 * times}]}
             assert name == "report"
             return report(facts["plan"])
@@ -187,9 +193,12 @@ def test_eight_bits_are_tried_where_they_are_faster(model, tmp_path, times, engi
     able = [{"engine": "openvino", "dtype": "float32"}] if here else []
     finals = Finals(run=Asked(), engines=able, max_loss=0.05, against={}, batch=1)
     finals.rows = [report(plan.model_dump())]
-    why = finals.in_few_bits(tmp_path)
+    (why, *others), layers = try_cheaper(finals.run, finals, tmp_path)
+    assert "torchao" in others[0]
+    assert "drop merge" in others[1]
     if not here:
         assert "tried in OpenVINO" in why
+        assert layers == []
         assert list(tmp_path.iterdir()) == [model.folder]
         return
     file = tmp_path / f"w8a8-{plan.key}.safetensors"
@@ -198,6 +207,8 @@ def test_eight_bits_are_tried_where_they_are_faster(model, tmp_path, times, engi
     small = [Plan(**row["plan"]) for row in finals.rows[1:]]
     wanted = [(str(file), "openvino")] if times < 1 else []
     assert [(one.quantize, one.engine) for one in small] == wanted
+    assert {one["bits"] for one in layers} <= {"w8a8", "float"}
+    assert layers[0]["drift"] == max(one["drift"] for one in layers) > 0
     eager = plan.model_copy(update={"engine": "eager", "quantize": str(file)})
     assert hasten.build(model, eager).sample(1).isfinite().all()
-    assert "no folder" in finals.in_few_bits(None)
+    assert "no folder" in try_cheaper(finals.run, finals, None)[0][0]

@@ -27,7 +27,7 @@ def quantize(
         model: builtin:NAME, a diffusers folder, or a hub id.
         plan: a plan file, or key=value,...: the one that is to run it.
         bits: of weights and activations: w8a8, w8a16 (for memory), w4a8; or a mix of two, the fewer
-            first, as in w4a8,w8a8, chosen by how much each layer matters.
+            first, as in w4a8,w8a8 or w8a8,float, chosen by how much each layer matters.
         drift: of a mix: how far its pictures may be from those of the float network.
         rows: steps (ranges of each step's own), static (one for all), or how many groups.
         n: calibration pictures.
@@ -44,7 +44,7 @@ def quantize(
     held = learn_quantize(loaded, given, out, bits=bits, drift=drift, rows=groups, n=n)
     use = given.model_copy(update={"quantize": str(out), "engine": "openvino"})
     for name, moved in sorted(held.sensitivities.items(), key=lambda pair: -pair[1]):
-        print(f"{moved:.4f}  {held.bits[name]}  {name}")
+        print(f"{moved:.4f}  {held.bits.get(name, 'float')}  {name}")
     kinds = Counter(map(str, held.bits.values()))
     layers = ", ".join(f"{count} in {kind}" for kind, count in sorted(kinds.items()))
     print(

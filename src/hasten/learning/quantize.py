@@ -49,9 +49,9 @@ def learn_quantize(
     makes, and written to the file ``out``.
 
     Args:
-        bits: ``w8a8``, ``w8a16``, ``w4a8``; or two, the fewer first, as in ``w4a8,w8a8``: then the
-            sensitivity of every layer is measured, and those that matter least for their size get
-            the fewer bits.
+        bits: ``w8a8``, ``w8a16``, ``w4a8``; or two, the fewer first, as in ``w4a8,w8a8`` or
+            ``w8a8,float``: then the sensitivity of every layer is measured, and those that matter
+            least for their size get the fewer bits.
         drift: how far (root mean square) the pictures of such a mix may be from those of the float
             network; errors of layers are taken to add in squares.
         rows: "steps" for ranges of each step's own, "static" for one row, or how many groups.
@@ -87,8 +87,8 @@ def learn_quantize(
     return held
 
 
-def _bits(given: str | Bits, drift: float | None) -> tuple[Bits | None, Bits]:
-    """The fewer bits of a mix, None where there is none, and the others."""
+def _bits(given: str | Bits, drift: float | None) -> tuple[Bits | None, Bits | None]:
+    """The fewer bits of a mix, None where there is none, and the others, None for floats."""
     texts = str(given).split(",")
     require(len(texts) <= 2, f"bits is {given!r}; give one, or two as in w4a8,w8a8.")
     require(
@@ -98,8 +98,9 @@ def _bits(given: str | Bits, drift: float | None) -> tuple[Bits | None, Bits]:
     )
     if drift is not None:
         require_number("drift", drift, 1e-9, 1e3)
-    parsed = [Bits.parse(text.strip()) for text in texts]
-    return (parsed[0] if drift is not None else None), parsed[-1]
+        first, last = (text.strip() for text in texts)
+        return Bits.parse(first), None if last == "float" else Bits.parse(last)
+    return None, Bits.parse(texts[0])
 
 
 def mixed(
@@ -114,7 +115,7 @@ def mixed(
         now = dataclasses.replace(held, bits=bits)
         return float((_pictures(model, plan, now, n) - wanted).square().mean().sqrt())
 
-    alone = {name: apart({name: fewer}) for name in held.bits}
+    alone = {name: apart({name: fewer}) for name in held.ranges}
     sizes = {name: net.get_submodule(name).weight.numel() for name in alone}  # type: ignore[union-attr]
     square, bits = apart(held.bits) ** 2, dict(held.bits)
     for name in sorted(alone, key=lambda name: alone[name] ** 2 / sizes[name]):
@@ -122,6 +123,11 @@ def mixed(
         if square > drift**2:
             break
         bits[name] = fewer
+    require(
+        bool(bits),
+        f"drift is {drift:g}, and no layer can be in {fewer} within it; the least moves the "
+        f"pictures by {min(alone.values()):.2g}.",
+    )
     return dataclasses.replace(held, bits=bits, sensitivities=alone)
 
 
@@ -183,8 +189,8 @@ class _Calibration:
             for hook in hooks:
                 hook.remove()
 
-    def quantization(self, plan: Plan, bits: Bits, rows: int | str) -> Quantization:
-        """The ranges of what was seen, row by row."""
+    def quantization(self, plan: Plan, bits: Bits | None, rows: int | str) -> Quantization:
+        """The ranges of what was seen, row by row; every layer in ``bits``, or none of them."""
         times = tuple(float(t[0]) for _, t, _, _ in self.calls)
         ends = {
             name: torch.stack(
@@ -208,7 +214,7 @@ class _Calibration:
         return Quantization(
             weights=digest(self.model),
             plan=str(plan),
-            bits=dict.fromkeys(ranges, bits),
+            bits={} if bits is None else dict.fromkeys(ranges, bits),
             times=times,
             groups=tuple(groups),
             ranges=ranges,

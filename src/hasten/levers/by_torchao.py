@@ -56,7 +56,7 @@ def by_torchao(model: Model, name: str, engine: Engine, dtype: str) -> Prepared:
         f"{field} is {name!r}, and this network has no linear layers beside those that are kept; "
         "use a file of `hasten learn quantize`.",
     )
-    import torchao.quantization as torchao
+    import torchao.quantization as torchao  # pyright: ignore[reportMissingImports]
 
     net = copy.deepcopy(model.net).to(getattr(torch, dtype))
     torchao.quantize_(net, getattr(torchao, CONFIGS[kind])(), lambda _, path: path in chosen)

@@ -13,7 +13,6 @@ import functools
 import math
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 from hasten.core.plan import Plan
@@ -166,11 +165,11 @@ class Finals:
         return seen
 
     def _glanced(self, row: Row) -> Row | None:
-        found = self._judged(self._on(Plan(**row["plan"]), self.engines[0]), GLANCE)
+        found = self._judged(self.on(Plan(**row["plan"]), self.engines[0]), GLANCE)
         return None if found is None else {**row, **{name: found[name] for name in QUALITY}}
 
     def _report(self, plan: Plan, engine: Row) -> Row | None:
-        plan = self._on(plan, engine)
+        plan = self.on(plan, engine)
         facts = {
             "plan": plan.model_dump(),
             "against": self.against,
@@ -193,7 +192,8 @@ class Finals:
         facts = {"plan": plan.model_dump(), "n": n}
         return self.run.ask("quality", f"judging {n} pictures of {plan}", **facts)
 
-    def _on(self, plan: Plan, engine: Row) -> Plan:
+    def on(self, plan: Plan, engine: Row) -> Plan:
+        """``plan`` in that engine and dtype."""
         changes = {"engine": engine["engine"], "dtype": engine["dtype"]}
         changes["device"] = self.run.lab.model.device.type
         return plan.model_copy(update=changes)
@@ -209,36 +209,7 @@ class Finals:
                 same = {name: row[name] for name in (*QUALITY, "second") if name in row}
                 again.update(same)
 
-    def in_few_bits(self, folder: Path | None) -> str:
-        """Measure the plan that leads once more with its network in eight bits, calibrated on it,
-        where that is faster; what came of it, in a sentence. OpenVINO runs them, whatever engine
-        the plan is run in."""
-        leads = self._leader()
-        plan = None if leads is None else Plan(**leads["plan"])
-        if plan is None or leads is None:
-            return "eight bits: no plan passes"
-        able = next((row for row in self.engines if row["engine"] == "openvino"), None)
-        if able is None or plan.reuse or plan.executor != "sequential":
-            return (
-                "eight bits: they are tried in OpenVINO, which does not run the fastest plan here"
-            )
-        if folder is None or time.monotonic() > self.run.until("all"):
-            return f"eight bits: {'no folder was given' if folder is None else 'time ran out'}"
-        file = str(folder / f"w8a8-{plan.key}.safetensors")
-        small = self._on(plan, able).model_copy(update={"quantize": file})
-        facts = {"plans": [plan.model_dump(), small.model_dump()], "batch": self.batch}
-        made = self.run.ask("quantize", "calibrating", plan=plan.model_dump(), file=file)
-        done = made and self.run.ask("race", "timing eight bits", rounds=ROUNDS, **facts)
-        if not done:
-            return f"eight bits: {self.run.refused.pop().why}"
-        times = done["timings"][1]["median"] / done["timings"][0]["median"]
-        what = f"eight bits take {times:.2g} times as long as {plan.engine} in {plan.dtype} here"
-        if times >= 1:
-            return f"{what}, so they are not used"
-        self._again(small, leads)
-        return f"{what}, so they are tried with the finalists"
-
-    def _leader(self) -> Row | None:
+    def leader(self) -> Row | None:
         """The row of the fastest report that passes."""
         closest = next((row for row in self.rows if row.get("faithful")), None)
         closest = closest or min(self.rows, key=drift_of)
@@ -246,7 +217,7 @@ class Finals:
         able = [row for row in self.rows if _passes(row, closest, self.max_loss, judged)]
         return min(able, key=lambda row: row["latency_ms"]["median"], default=None)
 
-    def _again(self, plan: Plan, like: Row) -> None:
+    def again(self, plan: Plan, like: Row) -> None:
         """The report and the quality of ``plan``, as they were asked of the finalist ``like``."""
         facts = {"against": self.against, "batch": max(self.run.lab.together, self.batch)}
         row = self.run.ask(

@@ -34,6 +34,7 @@ from hasten.sampler import build, prepare
 Facts = dict[str, Any]
 QUALITY = tuple(field.name for field in dataclasses.fields(Quality))
 KEPT = 6  # sets of pictures
+EIGHT, ROUNDED = "w8a8,float", 0.02  # bits of layers, and how far they may move a plan's pictures
 BOUNDS = {"float32": 1e-3, "tf32": 1e-2, "float16": 2e-2, "bfloat16": 5e-2}
 
 
@@ -190,9 +191,15 @@ class Lab:
         return 1
 
     def quantize(self, plan: Facts, file: str) -> Facts:
-        """The network in eight bits, one row of ranges for all steps, calibrated on the plan."""
-        learn_quantize(self.model, Plan(**plan), file, rows="static")
-        return {"file": file}
+        """The network in eight bits but for the layers that need floats, one row of ranges for all
+        steps, calibrated on the plan; how far each layer alone moves its pictures."""
+        facts = {"bits": EIGHT, "drift": ROUNDED, "rows": "static"}
+        held = learn_quantize(self.model, Plan(**plan), file, **facts)
+        layers = [
+            {"layer": name, "bits": str(held.bits.get(name, "float")), "drift": moved}
+            for name, moved in held.sensitivities.items()
+        ]
+        return {"file": file, "layers": sorted(layers, key=lambda one: -one["drift"])}
 
     def _net(self, plan: Plan) -> Prepared:
         key = plan.network

@@ -1,6 +1,11 @@
 // The page: buttons, a slider, a canvas; all pictures come from run.js.
-import * as ort from "./ort/ort.wasm.min.mjs";
 import { decoded, sample } from "./run.js";
+
+const THREADS = 4; // more do not help a network this small
+const RUNTIMES = {
+  wasm: { file: "ort-wasm-simd-threaded", name: "WebAssembly" },
+  webgpu: { file: "ort-wasm-simd-threaded.asyncify", name: "WebGPU" },
+};
 
 const find = (id) => document.getElementById(id);
 const state = { label: null, seed: 0, program: null, busy: false, again: false };
@@ -14,19 +19,43 @@ async function unpacked(url) {
   return new Response(stream).arrayBuffer();
 }
 
-async function open() {
-  bundle = await (await fetch("bundle.json")).json();
-  ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
-  ort.env.wasm.wasmBinary = await unpacked("ort/ort-wasm-simd-threaded.wasm.gz");
-  // Threads share memory, which browsers allow on pages that are isolated from others alone.
-  ort.env.wasm.numThreads = self.crossOriginIsolated ? navigator.hardwareConcurrency : 1;
-  net = await network("net.onnx");
-  start = bundle.start ? await network("start.onnx") : undefined;
+// Where the browser lets it, load the page once more from threads.js, which isolates it.
+async function isolated() {
+  if (self.crossOriginIsolated || sessionStorage.threads || !navigator.serviceWorker) return true;
+  sessionStorage.threads = "asked";
+  try {
+    await navigator.serviceWorker.register("threads.js");
+    await navigator.serviceWorker.ready;
+  } catch {
+    return true;
+  }
+  location.reload();
+  return false;
 }
 
-async function network(file) {
+// WebGPU where the folder has what speaks to it and the browser a GPU, else WebAssembly.
+async function chosen() {
+  const asked = document.documentElement.dataset.gpu !== undefined && navigator.gpu;
+  return asked && (await navigator.gpu.requestAdapter()) ? "webgpu" : "wasm";
+}
+
+async function open() {
+  bundle = await (await fetch("bundle.json")).json();
+  const kind = await chosen();
+  const ort = await import(`./ort/ort.${kind}.min.mjs`);
+  ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
+  ort.env.wasm.wasmBinary = await unpacked(`ort/${RUNTIMES[kind].file}.wasm.gz`);
+  const threads = self.crossOriginIsolated ? Math.min(THREADS, navigator.hardwareConcurrency) : 1;
+  ort.env.wasm.numThreads = threads;
+  net = await network(ort, "net.onnx", kind);
+  start = bundle.start ? await network(ort, "start.onnx", "wasm") : undefined;
+  const many = threads === 1 ? "1 thread" : `${threads} threads`;
+  find("runtime").textContent = RUNTIMES[kind].name + (kind === "wasm" ? `, ${many}` : "");
+}
+
+async function network(ort, file, kind) {
   const weights = await (await fetch(file)).arrayBuffer();
-  const session = await ort.InferenceSession.create(weights, { executionProviders: ["wasm"] });
+  const session = await ort.InferenceSession.create(weights, { executionProviders: [kind] });
   const [c, h, w] = bundle.shape;
   return async (x, t, label) => {
     const given = [
@@ -154,7 +183,7 @@ find("save").onclick = () => {
   link.click();
 };
 
-try {
+async function show() {
   await open();
   document.title = bundle.model;
   find("model").textContent = bundle.model;
@@ -162,6 +191,10 @@ try {
   steps();
   find("controls").disabled = false;
   await draw();
+}
+
+try {
+  if (await isolated()) await show();
 } catch (error) {
   find("time").textContent = `This browser cannot run the page: ${error.message}`;
   throw error;
