@@ -18,6 +18,7 @@ from benchmarks.tables_few import (
     drifts,
     early_stop,
     learned,
+    page,
     parallel,
     reuse,
     smaller,
@@ -34,11 +35,12 @@ DOCUMENTS = (
     "docs/fewer-evaluations.md",
     "docs/distillation.md",
     "docs/cheaper-evaluations.md",
+    "docs/export.md",
     "src/hasten/assets/mnist/README.md",
 )
 DRAWINGS = {"docs/images/distilling.svg": curves.distilling}
 # Tables that stand in another file.
-FEW = (distilling, drifts, early_stop, learned, parallel, reuse, smaller, students, tuner)
+FEW = (distilling, drifts, early_stop, learned, page, parallel, reuse, smaller, students, tuner)
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 

@@ -212,6 +212,32 @@ def drifts() -> str:
     return markdown(head, cells) + note + where(result)
 
 
+def page() -> str:
+    """What a picture takes in the web page of the student."""
+    if not (FOLDER / "page.json").exists():
+        return "Not measured yet: `python -m benchmarks.page`.\n"
+    result = read("page")
+    cells = [
+        (
+            f"`{row['to']}`",
+            row["runtime"],
+            str(row["evaluations"]),
+            row["bits"],
+            f"{row['median']:.0f}",
+            f"{row['p90']:.0f}",
+            f"{row['megabytes']:.1f}",
+            f"{row['export_seconds']:.0f}",
+        )
+        for row in result["rows"]
+    ]
+    head = ("", "runs on", "evaluations", "weights", "ms a picture", "90%", "MB", "export, s")
+    note = (
+        f"\n`builtin:mnist-2` in headless Chromium, n = {result['rows'][0]['n']}, previews "
+        "apart; MB: all files of the page. WebGPU here is a software one."
+    )
+    return markdown(head, cells) + note + where(result)
+
+
 def tuner() -> str:
     """The tuner's plans beside the best of an exhaustive sweep and random search's."""
     result, cells = read("tuner"), []

@@ -192,6 +192,22 @@ def test_pictures_at_different_times_get_their_own_ranges(model, tmp_path):
     assert (one - two).abs().max() < 1e-3
 
 
+def test_a_mix_with_floats_leaves_the_layers_that_matter_most(model, tmp_path):
+    bold = learn_quantize(model, BASE, bits="w4a4,float", drift=1e3, n=8, correct=False)
+    assert set(bold.bits) == set(bold.ranges) == set(bold.sensitivities)
+    most = sum(moved**2 for moved in bold.sensitivities.values()) ** 0.5
+    file = tmp_path / "mixed.safetensors"
+    mild = learn_quantize(model, BASE, file, bits="w4a4,float", drift=most / 2, n=8)
+    assert 0 < len(mild.bits) < len(bold.bits)
+    sizes = {name: model.net.get_submodule(name).weight.numel() for name in mild.ranges}
+    price = {name: mild.sensitivities[name] ** 2 / sizes[name] for name in mild.ranges}
+    assert max(price[n] for n in mild.bits) <= min(price[n] for n in price if n not in mild.bits)
+    quantized = BASE.model_copy(update={"quantize": str(file)})
+    assert hasten.build(model, quantized).sample(2).isfinite().all()
+    with pytest.raises(UserError, match="no layer can be in w4a4"):
+        learn_quantize(model, BASE, bits="w4a4,float", drift=1e-7, n=8)
+
+
 def test_a_mix_gives_the_fewer_bits_to_the_layers_that_matter_least(model, tmp_path):
     bold = learn_quantize(model, BASE, bits="w3a8,w8a8", drift=1e3, n=8, correct=False)
     assert {str(bits) for bits in bold.bits.values()} == {"w3a8"}
