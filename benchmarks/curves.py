@@ -11,6 +11,7 @@ from benchmarks.results_io import FOLDER, read
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 880, 460, 64, 230, 16, 48
 COLORS = ("#0b7285", "#e8590c", "#5f3dc4", "#2b8a3e", "#c2255c", "#1864ab")
 COLORS += ("#e67700", "#862e9c", "#495057", "#087f5b", "#a61e4d", "#364fc7")
+FEW = 6  # values along x that are all marked
 Points = Sequence[tuple[float, float]]
 
 
@@ -21,7 +22,8 @@ def curves(series: dict[str, Points], x_title: str, y_title: str) -> str:
     across = _axis(min(xs), max(xs), LEFT, WIDTH - RIGHT)
     up = _axis(min(ys), max(ys), HEIGHT - BOTTOM, TOP)
     parts = [f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>']
-    for tick in _ticks(min(xs), max(xs)):
+    few = sorted(set(xs))
+    for tick in few if len(few) <= FEW else _ticks(min(xs), max(xs)):
         x = across(tick)
         parts.append(_line(x, TOP, x, HEIGHT - BOTTOM))
         parts.append(_text(x, HEIGHT - BOTTOM + 18, f"{tick:g}", "middle"))
@@ -62,6 +64,26 @@ def distilling() -> str | None:
         if points:
             series[name] = points
     return curves(series, "seconds", "FD (n = 500)") if series else None
+
+
+def bits() -> str | None:
+    """Drift over bits, with one row of ranges and with a row a step; None where not measured."""
+    if not (FOLDER / "smaller.json").exists():
+        return None
+    rows = [row for row in read("smaller")["rows"] if row["kind"] == "drift" and row["corrected"]]
+    series: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        weights, _, activations = row["bits"].removeprefix("w").partition("a")
+        kind = "one row of ranges" if row["rows"] == "static" else "a row a step"
+        for name, fixed, moving in (
+            ("activations", weights, activations),
+            ("weights", activations, weights),
+        ):
+            if fixed == "8" and int(moving) <= 8:
+                points = series.setdefault(f"bits of {name}, {kind}", [])
+                points.append((float(moving), row["rmse"]))
+    ordered = {name: sorted(points) for name, points in series.items()}
+    return curves(ordered, "bits, the others 8", "drift (RMSE)")
 
 
 def _axis(low: float, high: float, begin: float, end: float) -> Callable[[float], float]:

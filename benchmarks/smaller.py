@@ -1,9 +1,10 @@
 """Cheaper evaluations of ``builtin:mnist``: ``python -m benchmarks.smaller``.
 
-Three questions: what a network call costs in fewer bits and with fewer channels, beside float32 and
-bfloat16, every contender in a process of its own and timed in turn; what that does to FD; and how
-far pictures drift over bits, with one row of ranges and with a row a step. ``PRUNED`` names the
-folder that ``hasten learn prune`` wrote (by default that of the built-in one).
+Four questions: what a network call costs in fewer bits and with fewer channels, beside float32 and
+bfloat16, every contender in a process of its own and timed in turn; what that does to FD; what a
+network of fewer channels gives at all evaluations, and at all but one; and how far pictures drift
+over bits, with one row of ranges and with a row a step. ``PRUNED`` names the folder that ``hasten
+learn prune`` wrote; without it what needs one is left out.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from hasten.measuring.measure import judged
 from hasten.measuring.memory import peak_mb
 from hasten.measuring.real import real_for
 from hasten.measuring.timer import once, summary
-from hasten.sampler import prepare
+from hasten.sampler import prepare, subject
 
 BASE = hasten.Plan(solver="dpmpp(order=2)", grid="uniform", steps=10)
+NOISY = hasten.Plan(solver="dpmpp-sde", grid="uniform", steps=6)  # of the lowest FD
 BITS = ("w8a16", "w8a8", "w6a8", "w4a8", "w8a6", "w6a6", "w8a4", "w4a4")
 FOLDER = Path("runs/smaller")
 N, ROUNDS, DRIFTS = 2000, 41, 64
@@ -144,6 +146,36 @@ def qualities() -> list[Facts]:
     return rows
 
 
+def widths() -> list[Facts]:
+    """FD of the whole network, of the pruned one, and of the whole one at one evaluation alone."""
+    pruned = os.environ.get("PRUNED")
+    if not pruned:
+        return []
+    model = hasten.load("builtin:mnist")
+    small = {"small": pruned}
+    columns = [tuple(int(k != whole) for k in range(NOISY.steps)) for whole in range(NOISY.steps)]
+    tried: list[Facts] = [{}, {"student": pruned}, *({**small, "small_at": at} for at in columns)]
+    each = costs(subject(model, plan_of({"student": pruned})), BASE).full / costs(model, BASE).full
+    rows = []
+    for fields in tried:
+        fast = {**fields, "engine": "openvino", "dtype": "bfloat16"}
+        found = judged(hasten.build(model, NOISY.model_copy(update=fast)), N, real_for(model))
+        where = fields.get("small_at") or (int("student" in fields),) * NOISY.steps
+        rows.append(
+            {
+                "kind": "width",
+                "small_at": where,
+                "macs": 1 - (1 - each) * sum(where) / len(where),
+                "fd": found["fd"].value,
+                "fd_interval": [found["fd"].low, found["fd"].high],
+                "recall": found["recall"].value,
+                "n": N,
+            }
+        )
+        rows[-1]["times_the_fd"] = rows[-1]["fd"] / rows[0]["fd"]
+    return rows
+
+
 def drifts() -> list[Facts]:
     """RMSE of DRIFTS pictures from the float32 ones, over bits and rows of ranges."""
     model, rows = hasten.load("builtin:mnist"), []
@@ -169,7 +201,7 @@ def drifts() -> list[Facts]:
 
 def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
-    rows = [*calls(1), *calls(64), *qualities(), *drifts()]
+    rows = [*calls(1), *calls(64), *qualities(), *widths(), *drifts()]
     write("smaller", f"network calls of {BASE} in few bits and with few channels", rows)
 
 

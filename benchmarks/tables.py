@@ -24,6 +24,7 @@ from benchmarks.tables_few import (
     smaller,
     students,
     tuner,
+    widths,
 )
 from hasten.core.files import MANIFEST, write_manifest
 from hasten.tuning.pareto import front
@@ -38,9 +39,24 @@ DOCUMENTS = (
     "docs/export.md",
     "src/hasten/assets/mnist/README.md",
 )
-DRAWINGS = {"docs/images/distilling.svg": curves.distilling}
+DRAWINGS = {
+    "docs/images/distilling.svg": curves.distilling,
+    "docs/images/bits.svg": curves.bits,
+}
 # Tables that stand in another file.
-FEW = (distilling, drifts, early_stop, learned, page, parallel, reuse, smaller, students, tuner)
+FEW = (
+    distilling,
+    drifts,
+    early_stop,
+    learned,
+    page,
+    parallel,
+    reuse,
+    smaller,
+    students,
+    tuner,
+    widths,
+)
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 

@@ -194,6 +194,30 @@ def smaller() -> str:
     return markdown(head, cells) + note + where(result)
 
 
+def widths() -> str:
+    """What a pruned network gives at all evaluations, and at all but one."""
+    if not (FOLDER / "smaller.json").exists():
+        return "Not measured yet: `python -m benchmarks.smaller`.\n"
+    result = read("smaller")
+    rows = [row for row in result["rows"] if row["kind"] == "width"]
+    cells = [
+        (
+            "".join("small " if small else "WHOLE " for small in row["small_at"]).strip(),
+            f"{row['macs']:.1%}",
+            f"{row['fd']:.3f} ({row['times_the_fd']:.2f})",
+            f"{row['recall']:.3f}",
+        )
+        for row in rows
+    ]
+    head = ("network at each evaluation", "multiply-accumulates", "FD (times whole)", "recall")
+    note = (
+        f"\nSix evaluations of DPM++ SDE, n = {rows[0]['n']}, the same noise, OpenVINO in bfloat16."
+        if rows
+        else ""
+    )
+    return markdown(head, cells) + note + where(result)
+
+
 def drifts() -> str:
     """How far pictures drift from float32 over bits and rows of ranges."""
     if not (FOLDER / "smaller.json").exists():

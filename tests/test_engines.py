@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import importlib.util
+import types
 from pathlib import Path
 
 import pytest
@@ -116,8 +119,6 @@ def test_a_network_that_cannot_be_exported_is_named(tiny_model, noise):
         def forward(self, x, t, cond=None):
             return x if float(t[0]) > 3 else -x
 
-    import dataclasses
-
     model = dataclasses.replace(tiny_model(), net=Looks(), name="looks")
     for engine in EXPORTED:
         with pytest.raises(
@@ -131,6 +132,7 @@ def test_a_network_that_cannot_be_exported_is_named(tiny_model, noise):
     [
         ({"engine": "onnxruntime", "dtype": "bfloat16"}, "computes in float32"),
         ({"engine": "openvin"}, "Did you mean 'openvino'"),
+        ({"engine": "cudagraph"}, "runs on cuda, but model"),
         ({"device": "cuda"}, "the plan is for device 'cuda'"),
         ({"device": "tpu"}, "device"),
     ],
@@ -138,6 +140,57 @@ def test_a_network_that_cannot_be_exported_is_named(tiny_model, noise):
 def test_an_engine_or_device_that_does_not_fit_is_refused(tiny_model, plan, words):
     with pytest.raises(UserError, match=words):
         hasten.build(tiny_model(), Plan(**plan))
+
+
+class Written:
+    """What a CUDA graph is to the one who records it: calls that write to the same memory again."""
+
+    def __init__(self) -> None:
+        self.out, self.given, self.calls = torch.zeros(4, 1, 8, 8), (), 0
+
+    def __call__(self, *given: torch.Tensor) -> torch.Tensor:
+        self.given, self.calls = given, self.calls + 1
+        return self.replay()
+
+    def replay(self) -> torch.Tensor:
+        x, t, _ = self.given
+        return self.out.copy_(2 * x + t.view(-1, 1, 1, 1))
+
+
+def test_a_recording_is_replayed_on_new_inputs(tiny_model, monkeypatch):
+    from hasten.engines.cudagraph import WARM, CudaGraph
+
+    stream = types.SimpleNamespace(wait_stream=lambda _: None)
+    written = Written()
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: written)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", lambda _: contextlib.nullcontext())
+    net = CudaGraph().prepare(tiny_model(), "float32")
+    net.cast = written
+    x, t = torch.randn(4, 1, 8, 8), torch.arange(4.0)
+    first, other = net(x, t), net(-x, t)
+    assert torch.equal(first, 2 * x + t.view(-1, 1, 1, 1))
+    assert torch.equal(other, -2 * x + t.view(-1, 1, 1, 1))
+    assert torch.equal(net(x[:3], t[:3]), first[:3])  # padded up to the size that is known
+    assert written.calls == WARM + 1
+
+    def broken(*_: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    net.cast = broken
+    with pytest.raises(UserError, match=r"cannot record.*stream is capturing.*engine=eager"):
+        net(torch.randn(9, 1, 8, 8), torch.arange(9.0))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_a_cuda_graph_makes_the_pictures_that_eager_makes(tiny_model, noise):
+    model = tiny_model()
+    model = dataclasses.replace(model, net=model.net.cuda())
+    wanted = hasten.build(model, Plan(steps=3)).sample(noise=noise)
+    got = hasten.build(model, Plan(steps=3, engine="cudagraph")).sample(noise=noise)
+    assert (got - wanted).abs().max() < 1e-3
 
 
 def test_every_engine_declares_what_it_is():

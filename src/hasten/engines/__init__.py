@@ -1,8 +1,9 @@
 """What runs the network."""
 
 from hasten.engines.compile import Compile
+from hasten.engines.cudagraph import CudaGraph
 from hasten.engines.eager import Eager
 from hasten.engines.onnxruntime import OnnxRuntime
 from hasten.engines.openvino import OpenVino
 
-__all__ = ["Compile", "Eager", "OnnxRuntime", "OpenVino"]
+__all__ = ["Compile", "CudaGraph", "Eager", "OnnxRuntime", "OpenVino"]

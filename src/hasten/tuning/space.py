@@ -7,6 +7,7 @@ import itertools
 from typing import Any
 
 from hasten.core.artifact import BUILTIN, FACTS, student_plans
+from hasten.core.engine import engines
 from hasten.core.errors import UserError
 from hasten.core.files import read_json
 from hasten.core.learned_program import LearnedProgram
@@ -39,7 +40,9 @@ ON_CPU = (
     ("compile", "float32"),
     ("compile", "bfloat16"),
 )
-ELSEWHERE = tuple(itertools.product(("eager", "compile"), ("float32", "bfloat16", "float16")))
+ELSEWHERE = tuple(
+    itertools.product(("eager", "cudagraph", "compile"), ("float32", "bfloat16", "float16"))
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,7 +67,10 @@ class Space:
 
     def engines_on(self, kind: str) -> tuple[tuple[str, str], ...]:
         """The pairs of engine and dtype to try on a kind of device."""
-        return self.engines or (ON_CPU if kind == "cpu" else ELSEWHERE)
+        if self.engines:
+            return self.engines
+        pairs = ON_CPU if kind == "cpu" else ELSEWHERE
+        return tuple(pair for pair in pairs if kind in engines[pair[0]].devices)
 
     def lines(self, model: Model, guidance: float) -> tuple[list[Line], list[Refused]]:
         """Every solver on every grid, without what ``model``'s path refuses."""
