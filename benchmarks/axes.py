@@ -1,9 +1,9 @@
 """What learned programs and starts below the top are worth to the tuner: ``python -m
 benchmarks.axes``.
 
-The tuner is run with and without them, with the same minutes; then both recommended plans are timed
-in turn in one process, and their FD is compared in pairs. Each run keeps its journal under
-runs/axes, so that a long one can go on.
+The tuner is run with and without them on frozen weights (no students), with the same minutes; then
+both recommended plans are timed in turn in one process, and their FD is compared in pairs. Each run
+keeps its journal under runs/axes, so that a long one can go on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from hasten.tuning.space import Space
 from hasten.tuning.tune import tune
 
 FOLDER, MINUTES, N, ROUNDS, BATCHES = Path("runs/axes"), 4, 2000, 21, (1,)
-SPACES = {"without": Space(programs=False, early=()), "with": Space()}
+SPACES = {
+    "without": Space(students=False, programs=False, early=()),
+    "with": Space(students=False),
+}
 MAX_LOSS = 0.05
 
 

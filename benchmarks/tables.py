@@ -14,6 +14,7 @@ from benchmarks import curves
 from benchmarks.markdown import markdown, where
 from benchmarks.results_io import read
 from benchmarks.tables_few import (
+    axes,
     distilling,
     drifts,
     early_stop,
@@ -45,6 +46,7 @@ DRAWINGS = {
 }
 # Tables that stand in another file.
 FEW = (
+    axes,
     distilling,
     drifts,
     early_stop,

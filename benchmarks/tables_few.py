@@ -8,6 +8,32 @@ from benchmarks.markdown import markdown, where
 from benchmarks.results_io import FOLDER, read
 
 
+def axes() -> str:
+    """What learned programs and starts are worth to the tuner."""
+    if not (FOLDER / "axes.json").exists():
+        return "Not measured yet: `python -m benchmarks.axes`.\n"
+    result, cells = read("axes"), []
+    for row in result["rows"]:
+        for name, plan in row["plans"].items():
+            fd = row["fd"][name]
+            cells.append(
+                (
+                    f"{name}: `{plan}`",
+                    f"{row['ms'][name]:.1f}",
+                    f"{fd['value']:.2f} ({fd['low']:.2f} to {fd['high']:.2f})",
+                    f"{row['recall'][name]['value']:.2f}",
+                )
+            )
+    row = result["rows"][0]
+    worse = row["fd_minus_without"]
+    note = (
+        f"\n{row['times_faster']:.2f} times faster, batch {row['batch']}, timed in turn; FD of the "
+        f"second minus the first, paired: {worse['value']:.2f} ({worse['low']:.2f} to "
+        f"{worse['high']:.2f}), n = {row['n']}. {result['what'].capitalize()}."
+    )
+    return markdown(("", "ms", "FD (95%)", "recall"), cells) + note + where(result)
+
+
 def learned() -> str:
     """Learned programs beside the best of the others, at each number of evaluations."""
     result = read("programs")
@@ -256,8 +282,8 @@ def page() -> str:
     ]
     head = ("", "runs on", "evaluations", "weights", "ms a picture", "90%", "MB", "export, s")
     note = (
-        f"\n`builtin:mnist-2` in headless Chromium, n = {result['rows'][0]['n']}, previews "
-        "apart; MB: all files of the page. WebGPU here is a software one."
+        f"\n`builtin:mnist-2` from `mixture-small` in headless Chromium, previews apart, "
+        f"n = {result['rows'][0]['n']}; MB: all files of the page. WebGPU here is a software one."
     )
     return markdown(head, cells) + note + where(result)
 

@@ -9,6 +9,7 @@ from torch import nn
 import hasten
 from hasten import Plan, UserError
 from hasten.core.seeds import generator
+from hasten.core.told import Known, _apart, _numbers, told
 from hasten.learning.quantize import learn_quantize
 from hasten.levers.quantize import Quantization, layers
 from hasten.levers.quantized_layer import Bits, QuantizedLayer
@@ -190,6 +191,19 @@ def test_pictures_at_different_times_get_their_own_ranges(model, tmp_path):
     side = named.model_copy(update={"executor": "picard(tolerance=1e-6)"})
     two = hasten.build(model, side).sample(noise=noise, cond=1, raw=True)
     assert (one - two).abs().max() < 1e-3
+
+
+def test_what_the_times_tell_is_worked_out_ahead_where_that_is_less(model, tmp_path):
+    held = learn_quantize(model, BASE, rows="static", n=8)
+    whole, alone = held.network(model.net, 0), held.alone(model.net, 0)
+    assert _numbers(alone) <= _numbers(whole)
+    known = Known(*_apart(whole), held.times)
+    x, t = torch.randn(3, *model.shape), torch.tensor(held.times)[[0, 1, 0]]
+    cond = None if model.labels is None else torch.tensor([0, 1, 0])
+    with torch.no_grad():
+        assert (known(x, t, cond) - whole(x, t, cond)).abs().max() < 1e-5
+    told_net, shifts = told(known)
+    assert torch.equal(told_net(x, shifts(t, cond)), known(x, t, cond))
 
 
 def test_a_mix_with_floats_leaves_the_layers_that_matter_most(model, tmp_path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -54,13 +55,13 @@ class Shifts:
     def __call__(self, t: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
         times = t.tolist()
         if len(set(times)) == 1:
-            table = self._table(times[0])
+            table = self.at(times[0])
             return table.expand(len(t), -1) if cond is None else table[cond]
-        tables = torch.stack([self._table(time) for time in times])
+        tables = torch.stack([self.at(time) for time in times])
         rows = torch.zeros(len(t), dtype=torch.long) if cond is None else cond
         return tables[torch.arange(len(t)), rows]
 
-    def _table(self, time: float) -> torch.Tensor:
+    def at(self, time: float) -> torch.Tensor:
         """A row of shifts for every label; one row where there are none."""
         if time not in self._known:
             if len(self._known) >= KEPT:
@@ -72,9 +73,46 @@ class Shifts:
         return self._known[time]
 
 
-def told(net: nn.Module) -> tuple[Told, Shifts] | None:
+class Known(nn.Module):
+    """``net`` at ``times`` alone: a table (times, labels, width) has its shifts, and the layers
+    that make them are gone. A time is answered as the nearest of them."""
+
+    def __init__(self, net: Told, shifts: Shifts, times: Sequence[float]) -> None:
+        super().__init__()
+        self.net, self.times = net, tuple(times)
+        self.register_buffer("table", torch.stack([shifts.at(time) for time in times]).clone())
+
+    def shifts(self, t: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
+        """The shifts (n, width) for times and labels (n,)."""
+        table: Any = self.table
+        apart = t[:, None] - torch.tensor(self.times, device=t.device)
+        label = torch.zeros_like(t, dtype=torch.long) if cond is None else cond
+        return table[apart.abs().argmin(1), label]
+
+    def forward(
+        self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return self.net(x, self.shifts(t, cond))
+
+
+def at_times(net: nn.Module, times: Sequence[float]) -> nn.Module:
+    """``net`` as :class:`Known` at ``times``, where it can be and that takes less memory."""
+    found = _apart(net)
+    known = net if found is None else Known(*found, times)
+    return known if _numbers(known) < _numbers(net) else net
+
+
+def _numbers(net: nn.Module) -> int:
+    return sum(one.numel() for one in (*net.parameters(), *net.buffers()))
+
+
+def told(net: nn.Module) -> tuple[Told, Callable[..., torch.Tensor]] | None:
     """``net`` without its embeddings, and what stands in for them; None where it is no whole U-Net
     with plain ones. The same for every caller, so that what is made of it can be shared."""
+    return (net.net, net.shifts) if isinstance(net, Known) else _apart(net)
+
+
+def _apart(net: nn.Module) -> tuple[Told, Shifts] | None:
     if net not in _KNOWN:
         module = _unet(net)
         plain = None

@@ -136,7 +136,7 @@ def _in_few_bits(model: Model, plan: Plan) -> tuple[Model, Plan]:
     for level in plan.trace(student.path).levels:
         held.row(level.t)  # refuses a time that was not calibrated
     rest = {"quantize": None, "student": None, "merge": None}
-    net = held.network(student.net, 0)
+    net = held.alone(student.net, 0)
     return dataclasses.replace(student, net=net, plans=()), plan.model_copy(update=rest)
 
 

@@ -79,7 +79,9 @@ def matching(x: torch.Tensor, share: float) -> tuple[Fold, Fold]:
     def fold(value: torch.Tensor) -> torch.Tensor:
         rest, kept = value[:, others], value[:, into]
         moved, index = rest.gather(1, along(gone, width)), along(target, width)
-        many = torch.ones_like(kept).scatter_add(1, index, torch.ones_like(moved))
+        many = torch.ones_like(kept[..., :1]).scatter_add(
+            1, target[..., None], torch.ones_like(moved[..., :1])
+        )
         kept = kept.scatter_add(1, index, moved) / many
         return torch.cat([rest.gather(1, along(stay, width)), kept], 1)
 

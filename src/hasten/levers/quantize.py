@@ -22,6 +22,7 @@ from hasten.core.engine import Engine
 from hasten.core.errors import UserError, require
 from hasten.core.files import write_bytes
 from hasten.core.model import Model
+from hasten.core.told import at_times
 from hasten.levers.by_time import ByTime
 from hasten.levers.quantized_layer import Bits, QuantizedLayer
 
@@ -139,6 +140,13 @@ class Quantization:
             replace_(out, name, layer)
         return Corrected(out, self.scale[row], self.shift[row]).eval()
 
+    def alone(self, net: nn.Module, row: int) -> nn.Module:
+        """:meth:`network` for the times of that row and no others: what they tell the network is
+        worked out ahead where that takes less memory."""
+        mine = zip(self.times, self.groups, strict=True)
+        times = [time for time, group in mine if group == row]
+        return at_times(self.network(net, row), times).eval()
+
 
 class Corrected(nn.Module):
     """A network whose answer is scaled and shifted by channel (PTQD's correction of the correlated
@@ -165,7 +173,7 @@ class Rows(ByTime):
     """A prepared network for each row; a runtime holds the weights once for each."""
 
     def __init__(self, held: Quantization, model: Model, engine: Engine, dtype: str) -> None:
-        modules = [held.network(model.net, row) for row in range(held.rows)]
+        modules = [held.alone(model.net, row) for row in range(held.rows)]
         nets = [engine.prepare(dataclasses.replace(model, net=net), dtype) for net in modules]
         super().__init__(nets, held.row)
         tensors = [one for net in modules for one in (*net.parameters(), *net.buffers())]
