@@ -73,8 +73,10 @@ def plans() -> list[hasten.Plan]:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        rows = [row(plan, bits, "web", Path(scratch)) for plan in plans for bits in (None, "w8a8")]
-        rows.append(row(plans[0], None, "web(gpu=True)", Path(scratch)))
+        rows = [
+            row(plan, bits, "web", Path(scratch)) for plan in plans() for bits in (None, "w8a8")
+        ]
+        rows.append(row(plans()[0], None, "web(gpu=True)", Path(scratch)))
     write("page", "the page of the student in headless Chromium, milliseconds a picture", rows)
 
 

@@ -4,7 +4,8 @@ Four questions: what a network call costs in fewer bits and with fewer channels,
 bfloat16, every contender in a process of its own and timed in turn; what that does to FD; what a
 network of fewer channels gives at all evaluations, and at all but one; and how far pictures drift
 over bits, with one row of ranges and with a row a step. ``PRUNED`` names the folder that ``hasten
-learn prune`` wrote; without it what needs one is left out.
+learn prune`` wrote; without it what needs one is left out. ``... smaller again`` measures FD and
+the size of the weights alone.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 
 import hasten
 from benchmarks.ahead import Contender
-from benchmarks.results_io import write
+from benchmarks.results_io import read, write
 from hasten.core.seeds import generator
 from hasten.learning.quantize import learn_quantize
 from hasten.measuring.macs import costs
@@ -199,6 +200,13 @@ def drifts() -> list[Facts]:
     return rows
 
 
+def again() -> None:
+    """Qualities anew, which are not of this machine's speed; calls and drifts stay."""
+    result = read("smaller")
+    kept = [row for row in result["rows"] if row["kind"] != "quality"]
+    write("smaller", result["what"], [*kept, *qualities()])
+
+
 def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     rows = [*calls(1), *calls(64), *qualities(), *widths(), *drifts()]
@@ -206,4 +214,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    contend() if sys.argv[1:2] == ["contend"] else main()
+    {"contend": contend, "again": again}.get("".join(sys.argv[1:2]), main)()
