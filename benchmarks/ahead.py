@@ -76,12 +76,27 @@ class Contender:
             self._process.stdin.write(json.dumps(spec) + "\n")
 
     def run(self) -> float:
+        """Seconds of a run.
+
+        Raises:
+            OSError: the process ended, as one that compiles does where there is no compiler.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        seconds, self.peak_mb = map(float, self._process.stdout.readline().split())
+        line = self._process.stdout.readline()
+        if not line:
+            raise OSError(f"the process of {self.spec} ended")
+        seconds, self.peak_mb = map(float, line.split())
         return seconds
+
+    def warms(self) -> bool:
+        """Whether two runs, which compile and fill caches, go well."""
+        try:
+            return self.run() >= 0 and self.run() >= 0
+        except OSError:
+            return False
 
     def close(self) -> None:
         self._process.kill()
@@ -107,17 +122,16 @@ def raced(
     specs.append(
         {"side": "diffusers", "config": DDPM, "steps": 1000, "batch": batch, "engine": "eager"}
     )
-    contenders = [Contender(spec) for spec in specs]
+    started = [Contender(spec) for spec in specs]
     try:
-        for contender in contenders[:-1]:
-            contender.run(), contender.run()  # compiles, and fills caches
+        contenders = [one for one in started[:-1] if one.warms()] + started[-1:]
         for number in range(rounds):
             order = contenders if number % 2 else contenders[::-1]
             for contender in order:
                 if contender.spec.get("steps") != 1000 or number in full:
                     contender.seconds.append(contender.run())
     finally:
-        for contender in contenders:
+        for contender in started:
             contender.close()
     rows = []
     for contender in contenders:
