@@ -104,7 +104,7 @@ class Finals:
         )
         asked = list({row["key"]: row for row in [first, *able[:JUDGED]]}.values())
         pace = sum(1 / row["throughput"]["pictures_per_s"] for row in asked)
-        left = self.run.until("judge") - time.monotonic()
+        left = self.run.until("all") - time.monotonic()
         n = next((n for n in PICTURES if n * pace <= left), PICTURES[-1])
         for row in asked:
             self._second_look(row, first, n)

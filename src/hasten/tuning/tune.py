@@ -40,7 +40,7 @@ MANY = 64
 COMPILE_S = 60.0  # what torch.compile takes for a batch size, about
 EXACT = 1e-3  # how far from eager float32 an engine may answer and still stand for it
 SHARES = {"engines": 0.25, "climb": 0.35, "refine": 0.5, "random": 0.58, "glance": 0.8}
-SHARES |= {"report": 0.85, "judge": 0.92, "all": 1.0}
+SHARES |= {"report": 0.85, "all": 1.0}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
