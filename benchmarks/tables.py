@@ -10,23 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import curves
+from benchmarks import curves, tables_few
 from benchmarks.markdown import markdown, where
 from benchmarks.results_io import read
-from benchmarks.tables_few import (
-    axes,
-    distilling,
-    drifts,
-    early_stop,
-    learned,
-    page,
-    parallel,
-    reuse,
-    smaller,
-    students,
-    tuner,
-    widths,
-)
 from hasten.core.files import MANIFEST, write_manifest
 from hasten.tuning.pareto import front
 
@@ -44,21 +30,6 @@ DRAWINGS = {
     "docs/images/distilling.svg": curves.distilling,
     "docs/images/bits.svg": curves.bits,
 }
-# Tables that stand in another file.
-FEW = (
-    axes,
-    distilling,
-    drifts,
-    early_stop,
-    learned,
-    page,
-    parallel,
-    reuse,
-    smaller,
-    students,
-    tuner,
-    widths,
-)
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -233,7 +204,8 @@ def _number(what: str, value: float) -> str:
 
 def filled(text: str) -> str:
     """``text`` with every table made anew."""
-    return PLACE.sub(lambda found: found[1] + globals()[found[2]]() + found[3], text)
+    known = {**vars(tables_few), **globals()}
+    return PLACE.sub(lambda found: found[1] + known[found[2]]() + found[3], text)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from torch import nn
 import hasten
 from hasten import Plan, UserError
 from hasten.core.seeds import generator
-from hasten.core.told import Known, _apart, _numbers, told
+from hasten.core.told import Known, _apart, _numbers, at_times, told
 from hasten.learning.quantize import learn_quantize
 from hasten.levers.quantize import Quantization, layers
 from hasten.levers.quantized_layer import Bits, QuantizedLayer
@@ -197,6 +197,8 @@ def test_what_the_times_tell_is_worked_out_ahead_where_that_is_less(model, tmp_p
     held = learn_quantize(model, BASE, rows="static", n=8)
     whole, alone = held.network(model.net, 0), held.alone(model.net, 0)
     assert _numbers(alone) <= _numbers(whole)
+    assert isinstance(at_times(whole, held.times[:1]), Known)
+    assert at_times(whole, held.times * 10_000) is whole
     known = Known(*_apart(whole), held.times)
     x, t = torch.randn(3, *model.shape), torch.tensor(held.times)[[0, 1, 0]]
     cond = None if model.labels is None else torch.tensor([0, 1, 0])

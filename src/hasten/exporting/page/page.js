@@ -49,6 +49,7 @@ async function open() {
   ort.env.wasm.numThreads = threads;
   net = await network(ort, "net.onnx", kind);
   start = bundle.start ? await network(ort, "start.onnx", "wasm") : undefined;
+  await sample(bundle, net, { start }); // the first run of a network takes several times as long
   const many = threads === 1 ? "1 thread" : `${threads} threads`;
   find("runtime").textContent = RUNTIMES[kind].name + (kind === "wasm" ? `, ${many}` : "");
 }
