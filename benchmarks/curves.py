@@ -11,6 +11,11 @@ from benchmarks.results_io import FOLDER, read
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 880, 460, 64, 230, 16, 48
 COLORS = ("#0b7285", "#e8590c", "#5f3dc4", "#2b8a3e", "#c2255c", "#1864ab")
 COLORS += ("#e67700", "#862e9c", "#495057", "#087f5b", "#a61e4d", "#364fc7")
+SHOWN = {  # (rounding, rows) of a quantization
+    ("nearest", "static"): "nearest, one row",
+    ("gptq", "static"): "GPTQ, one row",
+    ("gptq", "steps"): "GPTQ, a row a step",
+}
 FEW = 6  # values along x that are all marked
 Points = Sequence[tuple[float, float]]
 
@@ -67,14 +72,17 @@ def distilling() -> str | None:
 
 
 def bits() -> str | None:
-    """Drift over bits, with one row of ranges and with a row a step; None where not measured."""
+    """Drift over bits, by how weights are rounded, with one row of ranges and with a row a step;
+    None where not measured."""
     if not (FOLDER / "smaller.json").exists():
         return None
-    rows = [row for row in read("smaller")["rows"] if row["kind"] == "drift" and row["corrected"]]
+    rows = [row for row in read("smaller")["rows"] if row["kind"] == "drift"]
     series: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         weights, _, activations = row["bits"].removeprefix("w").partition("a")
-        kind = "one row of ranges" if row["rows"] == "static" else "a row a step"
+        if (row["rounding"], row["rows"]) not in SHOWN:
+            continue
+        kind = SHOWN[row["rounding"], row["rows"]]
         for name, fixed, moving in (
             ("activations", weights, activations),
             ("weights", activations, weights),

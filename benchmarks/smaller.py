@@ -3,13 +3,15 @@
 Four questions: what a network call costs in fewer bits and with fewer channels, beside float32 and
 bfloat16, every contender in a process of its own and timed in turn; what that does to FD; what a
 network of fewer channels gives at all evaluations, and at all but one; and how far pictures drift
-over bits, with one row of ranges and with a row a step. ``PRUNED`` names the folder that ``hasten
+over bits, with weights rounded to the nearest and by GPTQ, with one row of ranges and with a row a
+step. ``PRUNED`` names the folder that ``hasten
 learn prune`` wrote; without it what needs one is left out. ``... smaller again`` measures FD and
 the size of the weights alone.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -33,6 +35,7 @@ from hasten.sampler import prepare, subject
 
 BASE = hasten.Plan(solver="dpmpp(order=2)", grid="uniform", steps=10)
 NOISY = hasten.Plan(solver="dpmpp-sde", grid="uniform", steps=6)  # of the lowest FD
+JUDGED = ("w8a8", "w4a8")  # whose FD is measured as well
 BITS = ("w8a16", "w8a8", "w6a8", "w4a8", "w8a6", "w6a6", "w8a4", "w4a4")
 FOLDER = Path("runs/smaller")
 N, ROUNDS, DRIFTS = 2000, 41, 64
@@ -188,15 +191,18 @@ def drifts() -> list[Facts]:
 
     wanted = pictures(BASE)
     for bits in BITS:
-        for ranges in ("static", "steps"):
-            for correct in (False, True):
-                file = FOLDER / "tried.safetensors"
-                learn_quantize(model, BASE, file, bits=bits, rows=ranges, correct=correct)
-                here = pictures(plan_of({"quantize": str(file)}))
-                apart = float((here - wanted).square().mean().sqrt())
-                facts = {"bits": bits, "rows": ranges, "corrected": correct, "n": DRIFTS}
-                rows.append({"kind": "drift", **facts, "rmse": apart})
-                print(rows[-1], flush=True)
+        for rounding, ranges in itertools.product(("nearest", "gptq"), ("static", "steps")):
+            file = str(FOLDER / "tried.safetensors")
+            learn_quantize(model, BASE, file, bits=bits, rows=ranges, rounding=rounding)
+            here = pictures(plan_of({"quantize": file}))
+            apart = float((here - wanted).square().mean().sqrt())
+            facts = {"bits": bits, "rounding": rounding, "rows": ranges, "n": DRIFTS}
+            rows.append({"kind": "drift", **facts, "rmse": apart})
+            if bits in JUDGED:
+                quick = plan_of({"quantize": file, "engine": "openvino"})
+                found = judged(hasten.build(model, quick), N, real_for(model))
+                rows[-1] |= {"fd": found["fd"].value, "recall": found["recall"].value, "fd_n": N}
+            print(rows[-1], flush=True)
     return rows
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from typing import Any
 
 from benchmarks.markdown import markdown, where
 from benchmarks.results_io import FOLDER, read
@@ -250,15 +252,23 @@ def drifts() -> str:
         return "Not measured yet: `python -m benchmarks.smaller`.\n"
     result = read("smaller")
     rows = [row for row in result["rows"] if row["kind"] == "drift"]
-    by = {(row["bits"], row["rows"], row["corrected"]): row["rmse"] for row in rows}
-    kinds = [(ranges, mended) for mended in (False, True) for ranges in ("static", "steps")]
+    by = {(row["bits"], row["rounding"], row["rows"]): row for row in rows}
+    kinds = list(itertools.product(("nearest", "gptq"), ("static", "steps")))
+
+    def cell(row: dict[str, Any]) -> str:
+        return f"{row['rmse']:.4f}" + (f", FD {row['fd']:.2f}" if "fd" in row else "")
+
     cells = [
-        (bits, *(f"{by[bits, *kind]:.4f}" for kind in kinds))
+        (bits, *(cell(by[bits, *kind]) for kind in kinds))
         for bits in dict.fromkeys(row["bits"] for row in rows)
     ]
-    head = ("bits", "one row", "a row a step", "one row, corrected", "a row a step, corrected")
-    n = rows[0]["n"]
-    note = f"\nRMSE (pixels in 0 to 1) from the float32 pictures of the same noise, n = {n}."
+    head = ("bits", "nearest, one row", "nearest, a row a step", "GPTQ, one row")
+    head += ("GPTQ, a row a step",)
+    n, many = rows[0]["n"], next(row["fd_n"] for row in rows if "fd" in row)
+    note = (
+        f"\nRMSE (pixels in 0 to 1) from the float32 pictures of the same noise, n = {n}; "
+        f"FD at n = {many}."
+    )
     return markdown(head, cells) + note + where(result)
 
 

@@ -231,6 +231,26 @@ def test_a_plan_in_few_bits_is_exported_in_integers(model, target, tmp_path):
         bundle(model, small.model_copy(update={"steps": QUICK.steps + 1}))
 
 
+def test_openvino_computes_in_the_dtype_of_the_plan(model, tmp_path):
+    """In bfloat16 a time is rounded, so a folder holds what its times tell and no others."""
+    pytest.importorskip("openvino")
+    half = QUICK.model_copy(update={"dtype": "bfloat16"})
+    found = export(model, half, "openvino", tmp_path / "half")
+    whole = export(model, QUICK, "openvino", tmp_path / "whole")
+    assert whole.apart < 1e-3 < found.apart < 0.02  # coarser: it does compute in bfloat16
+    held = [json.loads((tmp_path / d / "bundle.json").read_text()) for d in ("half", "whole")]
+    assert [one["dtype"] for one in held] == ["bfloat16", "float32"]
+    assert [len(one["programs"]) for one in held] == [1, len(bundle(model, QUICK, True).samplers)]
+    net = bundle(model, half, dtypes=("float32", "bfloat16")).model.net
+    assert net.times == tuple(sorted(level.t for level in hasten.build(model, QUICK).levels[:-1]))
+    assert bundle(model, half).dtype == "float32"  # for a runtime that has no other
+    picture = tmp_path / "picture.png"
+    command = [sys.executable, "-c", _WITHOUT, str(tmp_path / "half" / "run.py"), "--seed", "5"]
+    done = subprocess.run([*command, "--out", str(picture)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert np.asarray(Image.open(picture)).std() > 40
+
+
 def test_an_unknown_target_names_those_there_are(model, tmp_path):
     with pytest.raises(UserError, match="onnx"):
         export(model, QUICK, "onx", tmp_path / "out")

@@ -64,7 +64,7 @@ def test_a_student_of_few_bits_is_nearer_to_its_teacher_when_it_is_quantized(
     def apart(student: str | None) -> float:
         mine = plan.model_copy(update={"student": student})
         file = str(tmp_path / f"{student is None}.safetensors")
-        learn_quantize(teacher, mine, file, bits="w2a8", n=8)
+        learn_quantize(teacher, mine, file, bits="w2a8", n=8, rounding="nearest")
         quantized = mine.model_copy(update={"quantize": file})
         noise = torch.randn(16, *teacher.shape, generator=generator(3))
         given = {"noise": noise, "cond": [0, 1] * 8}

@@ -64,6 +64,34 @@ def test_a_pruned_u_net_is_a_narrower_stock_one():
     assert all(torch.equal(value, before[name]) for name, value in whole.net.state_dict().items())
 
 
+@pytest.mark.parametrize("idle", [0, 1])
+def test_the_resolution_that_loses_least_is_made_narrower(idle, monkeypatch):
+    """The widths are not all cut by the same share."""
+
+    def lost(worth, narrow):
+        return float((16, 32)[1 - idle] - narrow.config.block_out_channels[1 - idle])
+
+    monkeypatch.setattr(pruning, "_lost", lost)
+    widths = pruned(model_of(unet()), 0.05, Flat()).net.module.config.block_out_channels
+    assert widths[1 - idle] == (16, 32)[1 - idle]
+    assert widths[idle] < (16, 32)[idle]
+
+
+def test_what_is_lost_is_the_importance_of_the_channels_that_go():
+    net = unet().module
+    worth = {"conv_in": torch.arange(16.0)}
+    assert pruning._lost(worth, net) == 0
+    narrow = type(net).from_config({**net.config, "block_out_channels": (12, 32)})
+    assert pruning._lost(worth, narrow) == 0 + 1 + 2 + 3
+
+
+def test_resolutions_of_one_width_are_made_narrower_together():
+    assert pruning._together([8, 8, 16]) == [(0,), (0, 1), (1,), (2,)]
+    net = tiny_attentive(widths=(16, 16), head=8)
+    config = pruned(model_of(net), 0.3, Flat()).net.module.config
+    assert config.block_out_channels[0] == config.block_out_channels[1] < 16
+
+
 def test_channels_that_do_nothing_are_the_ones_that_go(monkeypatch):
     """Inner channels of residual blocks are silenced, a whole group of the normalisation each."""
     net = unet()

@@ -10,9 +10,10 @@ import hasten
 from hasten import Plan, UserError
 from hasten.core.seeds import generator
 from hasten.core.told import Known, _apart, _numbers, at_times, told
-from hasten.learning.quantize import learn_quantize
+from hasten.learning.gptq import fits, products, rounded
+from hasten.learning.quantize import _range, learn_quantize
 from hasten.levers.quantize import Quantization, layers
-from hasten.levers.quantized_layer import Bits, QuantizedLayer
+from hasten.levers.quantized_layer import Bits, QuantizedLayer, weight_scale
 from hasten.sampler import engines_here
 
 BASE = Plan(solver="dpmpp(order=2)", grid="uniform", steps=4)
@@ -58,7 +59,7 @@ def test_a_cut_layer_is_the_sum_of_its_halves_with_scales_of_their_own():
         layer.weight[:, :4] *= 0.01  # both halves matter in the answer
         wanted = layer(x)
         one = QuantizedLayer(layer, Bits(), [(0.0, 100.0)])(x)
-        two = QuantizedLayer(layer, Bits(), [(0.0, 100.0), (0.0, 1.0)], cut=4)(x)
+        two = QuantizedLayer(layer, Bits(), [(0.0, 100.0), (0.0, 1.0)], cut=4, gain=100.0)(x)
     assert (two - wanted).abs().max() < 0.2 * (one - wanted).abs().max()
 
 
@@ -101,6 +102,62 @@ def test_more_bits_and_more_rows_drift_less(model, tmp_path):
     groups = learn_quantize(model, BASE, rows=2, **plain)
     assert groups.rows == 2
     assert sorted(groups.groups) == list(groups.groups)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Conv2d(5, 4, 3, padding=1), nn.Conv2d(5, 4, 3, stride=2, padding=2, dilation=2)],
+    ids=["plain", "wide"],
+)
+def test_weights_make_up_for_the_rounding_of_each_other(layer):
+    few = Bits(4, 16)
+    x = torch.randn(8, 1, 12, 12, generator=generator(2))
+    x = x * torch.linspace(1, 2, 5).view(1, -1, 1, 1) + 0.3 * torch.randn(8, 5, 12, 12)
+    scale, most = weight_scale(layer.weight.detach(), 4)
+    whole = rounded(layer.weight.detach(), scale, most, products(layer, x))
+    assert whole.dtype == torch.int8
+    assert whole.abs().max() <= most
+    with torch.no_grad():
+        wanted = layer(x)
+        near = QuantizedLayer(layer, few, [(0.0, 1.0)])(x)
+        mine = QuantizedLayer(layer, few, [(0.0, 1.0)], whole=whole)(x)
+    assert (mine - wanted).square().mean() < 0.5 * (near - wanted).square().mean()
+
+
+def test_weights_whose_inputs_have_nothing_in_common_are_rounded_to_the_nearest():
+    layer = nn.Linear(6, 3)
+    scale, most = weight_scale(layer.weight.detach(), 4)
+    alone = torch.diag(torch.rand(6, generator=generator(2)) + 0.5)
+    whole = rounded(layer.weight.detach(), scale, most, alone)
+    assert torch.equal(whole.float(), (layer.weight / scale[:, None]).round())
+
+
+def test_layers_of_groups_and_of_very_many_inputs_are_rounded_to_the_nearest():
+    assert fits(nn.Conv2d(4, 4, 3))
+    assert not fits(nn.Conv2d(4, 4, 3, groups=2))
+    assert not fits(nn.Linear(5000, 2))
+
+
+def test_rounding_by_what_layers_see_drifts_less(model, tmp_path):
+    options = {"bits": "w4a16", "n": 16, "correct": False}
+    held = {
+        way: learn_quantize(model, BASE, rounding=way, **options) for way in ("gptq", "nearest")
+    }
+    assert set(held["gptq"].whole) == set(held["gptq"].bits)
+    assert not held["nearest"].whole
+    moved = {way: drift(model, one, tmp_path) for way, one in held.items()}
+    assert moved["gptq"] < 0.7 * moved["nearest"]
+    with pytest.raises(UserError, match="rounding"):
+        learn_quantize(model, BASE, rounding="up")
+
+
+def test_fewer_bits_of_activations_cut_off_what_is_far():
+    """One far number must not take the steps from all the others."""
+    x = torch.cat([torch.linspace(-1, 1, 1000), torch.tensor([9.0])])
+    few, many = (_range(x, Bits(8, bits)) for bits in (3, 8))
+    assert few[1] < 6
+    assert many[1] > 8
+    assert float(few[0]) == pytest.approx(float(few[1]) / -9)
 
 
 def test_the_correction_brings_the_mean_answer_back(model):
@@ -178,6 +235,9 @@ def test_the_file_holds_what_was_learned(model, tmp_path):
     again = Quantization.read(str(tmp_path / "q.safetensors"))
     assert (again.times, again.groups, again.bits) == (held.times, held.groups, held.bits)
     assert all(torch.equal(again.ranges[name], held.ranges[name]) for name in held.ranges)
+    assert again.gains == held.gains
+    assert set(again.whole) == set(held.whole) == set(held.bits)
+    assert all(torch.equal(again.whole[name], held.whole[name]) for name in held.whole)
     assert not any(isinstance(part, QuantizedLayer) for part in model.net.modules())
 
 
@@ -231,6 +291,8 @@ def test_a_mix_gives_the_fewer_bits_to_the_layers_that_matter_least(model, tmp_p
     mild = learn_quantize(model, BASE, bits="w3a8,w8a8", drift=most / 2, n=8, correct=False)
     kinds = {str(bits) for bits in mild.bits.values()}
     assert kinds == {"w3a8", "w8a8"}
+    for name, whole in mild.whole.items():  # integers of their own bits
+        assert (whole.abs().max() <= 3) == (str(mild.bits[name]) == "w3a8")
     fewer = [name for name, bits in mild.bits.items() if str(bits) == "w3a8"]
     net = model.net
 

@@ -217,7 +217,8 @@ def test_with_real_pictures_distance_and_recall_decide():
     for other, wanted in [
         (finalist(5, 0.08, worse=(-0.2, 0.3)), 5),  # drift is no bar, FD not measurably worse
         (finalist(5, 0.04, worse=(0.1, 0.5)), 20),  # measurably worse
-        (finalist(5, 0.04, worse=(-0.2, 0.3), recall=0.8), 20),  # less diverse
+        (finalist(5, 0.04, worse=(-0.2, 0.3), recall=0.7), 20),  # measurably less diverse
+        (finalist(5, 0.04, worse=(-0.2, 0.3), recall=0.8), 5),  # its interval reaches 0.88
         (finalist(5, 0.04), 20),  # nobody looked twice
         (finalist(5, None, worse=(-0.2, 0.3)), 5),  # draws noise, has no drift
     ]:

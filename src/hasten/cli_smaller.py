@@ -17,6 +17,7 @@ def quantize(
     drift: float | None = None,
     rows: str = "steps",
     n: int = 64,
+    rounding: str = "gptq",
     out: Path = Path("quantized.safetensors"),
     device: str = "cpu",
 ) -> None:
@@ -31,6 +32,8 @@ def quantize(
         drift: of a mix: how far its pictures may be from those of the float network.
         rows: steps (ranges of each step's own), static (one for all), or how many groups.
         n: calibration pictures.
+        rounding: of weights: gptq (they make up for each other's), or nearest, for a network that
+            was trained in few bits.
         out: the file to write.
         device: cpu, cuda, cuda:1, mps.
     """
@@ -41,7 +44,8 @@ def quantize(
     loaded = load(model, device=device)
     given = Plan(**loaded.plan) if plan is None else Plan.read(plan)
     groups = rows if rows in ("steps", "static") or not rows.isdigit() else int(rows)
-    held = learn_quantize(loaded, given, out, bits=bits, drift=drift, rows=groups, n=n)
+    options = {"bits": bits, "drift": drift, "rows": groups, "n": n, "rounding": rounding}
+    held = learn_quantize(loaded, given, out, **options)
     use = given.model_copy(update={"quantize": str(out), "engine": "openvino"})
     for name, moved in sorted(held.sensitivities.items(), key=lambda pair: -pair[1]):
         print(f"{moved:.4f}  {held.bits.get(name, 'float')}  {name}")

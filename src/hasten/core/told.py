@@ -95,11 +95,12 @@ class Known(nn.Module):
         return self.net(x, self.shifts(t, cond))
 
 
-def at_times(net: nn.Module, times: Sequence[float]) -> nn.Module:
-    """``net`` as :class:`Known` at ``times``, where it can be and that takes less memory."""
+def at_times(net: nn.Module, times: Sequence[float], always: bool = False) -> nn.Module:
+    """``net`` as :class:`Known` at ``times``, where it can be and, unless ``always``, that takes
+    less memory."""
     found = _apart(net)
     known = net if found is None else Known(*found, times)
-    return known if _numbers(known) < _numbers(net) else net
+    return known if always or _numbers(known) < _numbers(net) else net
 
 
 def _numbers(net: nn.Module) -> int:

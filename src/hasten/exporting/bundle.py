@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from collections.abc import Collection
 from typing import Any
 
 from hasten.core.artifact import digest, require_weights
@@ -22,6 +23,7 @@ from hasten.core.lower import lower
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.start import starts
+from hasten.core.told import Known, at_times
 from hasten.levers.by_torchao import PREFIX
 from hasten.levers.quantize import Quantization
 from hasten.sampler import Sampler, build, subject
@@ -40,11 +42,13 @@ class Bundle:
         samplers: one a number of evaluations, the plan that was asked for first.
         integers: whether the network is in few bits; then a runtime that sums in another order now
             and then rounds an activation to the neighbouring integer.
+        dtype: what the runtime computes in.
     """
 
     model: Model
     samplers: tuple[Sampler, ...]
     integers: bool = False
+    dtype: str = "float32"
 
     @property
     def first(self) -> Sampler:
@@ -76,18 +80,23 @@ class Bundle:
             "null": model.null_label,
             "plan": self.first.evaluations,
             "start": self.start is not None,
+            "dtype": self.dtype,
         }
         programs = {str(one.evaluations): table(one) for one in every}
         return json.dumps({**body, "programs": programs}, indent=1) + "\n"
 
 
-def bundle(model: Model, plan: Plan, others: bool = False) -> Bundle:
-    """``model`` with ``plan``, and with as many steps more or less where ``others`` says so.
+def bundle(
+    model: Model, plan: Plan, others: bool = False, dtypes: Collection[str] = ("float32",)
+) -> Bundle:
+    """``model`` with ``plan``, and with as many steps more or less where ``others`` says so; in the
+    plan's dtype where that is one of ``dtypes``, else in float32.
 
     Raises:
         UserError: a plan that no table of numbers holds, or a codec that no runner knows; with what
             to do.
     """
+    dtype = plan.dtype if plan.dtype in dtypes else "float32"
     plan = plan.model_copy(update={"engine": "eager", "dtype": "float32", "device": None})
     require(
         plan.reuse is None,
@@ -101,7 +110,8 @@ def bundle(model: Model, plan: Plan, others: bool = False) -> Bundle:
     plan = plan.model_copy(update={"executor": "sequential"})  # which makes the same pictures
     integers = plan.quantize is not None
     if integers:
-        model, plan, others = *_in_few_bits(model, plan), False  # it knows the times of this plan
+        model, plan = _in_few_bits(model, plan)
+    others = others and not integers and dtype == "float32"  # others know the times of this plan
     first = build(model, plan)
     _require_table(first)
     _factor(model)
@@ -110,13 +120,26 @@ def bundle(model: Model, plan: Plan, others: bool = False) -> Bundle:
         sampler = build(model, other)
         if (other.start, sampler.levels[0]) == (plan.start, first.levels[0]):
             found.setdefault(sampler.evaluations, sampler)
-    made = Bundle(model=first.model, samplers=tuple(found.values()), integers=integers)
+    made = Bundle(model=first.model, samplers=tuple(found.values()), integers=integers, dtype=dtype)
+    if dtype != "float32":
+        made = _at_its_times(made)
     require(
         plan.start == "noise" or made.start is not None,
         f"start is {plan.start!r}, which is no formula that an exported folder can hold; set "
         "start=noise, or a gaussian or mixture(steps=0) that `hasten learn start` writes.",
     )
     return made
+
+
+def _at_its_times(bundle: Bundle) -> Bundle:
+    """Fewer than 32 bits do not hold a time, so a network may be computed in them once it has what
+    the times of its programs tell; another stays in float32."""
+    rows = [row for one in bundle.samplers for row in table(one)["rows"]]
+    times = sorted({float(row["t"]) for row in rows if row["op"] == "network"})
+    net = at_times(bundle.model.net, times, always=True)
+    if not isinstance(net, Known):
+        return dataclasses.replace(bundle, dtype="float32")
+    return dataclasses.replace(bundle, model=dataclasses.replace(bundle.model, net=net.eval()))
 
 
 def _in_few_bits(model: Model, plan: Plan) -> tuple[Model, Plan]:

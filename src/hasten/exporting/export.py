@@ -29,12 +29,13 @@ def export(model: Model, plan: Plan | None, to: str, out: str | Path) -> Parity:
     target = targets.parse(to)
     target.check(model)
     plan = plan or Plan(**model.plan)
-    held = bundle(model, plan, others=target.others)
+    held = bundle(model, plan, others=target.others, dtypes=target.dtypes)
     out = Path(out)
     with new_folder(out, {"target": target.part_name, "weights": digest(held.model)}) as folder:
         (folder / "bundle.json").write_text(held.to_json(), encoding="utf-8")
         target.write(held, folder)
         found = parity(held, target, folder)
-        text = json.dumps({"plan": str(plan), **found.to_dict()}, indent=1) + "\n"
+        facts = {"plan": str(plan), "dtype": held.dtype, **found.to_dict()}
+        text = json.dumps(facts, indent=1) + "\n"
         (folder / "parity.json").write_text(text, encoding="utf-8")
     return found

@@ -22,7 +22,7 @@ from hasten.exporting.target import Target
 
 PICTURES = 3
 LEAST_DB = 45.0
-INTEGERS, INTEGERS_DB = 0.02, 30.0  # the bounds of a network in few bits
+INTEGERS, INTEGERS_DB = 0.02, 30.0  # the bounds of a network in few bits, or in bfloat16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,8 @@ def parity(bundle: Bundle, target: Target, folder: Path) -> Parity:
         error = float((theirs - mine).square().mean())
         least = min(least, math.inf if error == 0 else -10 * math.log10(error))
     found = Parity(apart=apart, psnr=least, n=PICTURES)
-    bound, decibels = (INTEGERS, INTEGERS_DB) if bundle.integers else (target.bound, LEAST_DB)
+    rough = bundle.integers or bundle.dtype != "float32"
+    bound, decibels = (INTEGERS, INTEGERS_DB) if rough else (target.bound, LEAST_DB)
     if not (apart <= bound and least >= decibels):
         raise UserError(
             f"target {target.part_name!r}: a network call is {apart:.2g} (relative) and a picture "

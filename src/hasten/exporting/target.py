@@ -25,12 +25,14 @@ class Target(ABC):
     one called ``name`` of :meth:`~hasten.exporting.bundle.Bundle.networks`.
 
     ``bound``: how far (relative, root mean square) an answer of the network may be from eager
-    float32; ``others``: whether plans of more or fewer steps are taken along.
+    float32; ``others``: whether plans of more or fewer steps are taken along; ``dtypes``: what it
+    computes in.
     """
 
     part_name: ClassVar[str]
     bound: ClassVar[float] = 1e-3
     others: ClassVar[bool] = False
+    dtypes: ClassVar[tuple[str, ...]] = ("float32",)
 
     def check(self, model: Model) -> None:  # noqa: B027
         """Refuse where a package is missing, with the line that installs it."""

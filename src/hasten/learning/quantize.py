@@ -16,21 +16,30 @@ from hasten.core.engine import engines
 from hasten.core.errors import require, require_choice, require_number, require_whole
 from hasten.core.model import Model
 from hasten.core.plan import Plan
+from hasten.learning.gptq import fits, products, rounded
 from hasten.levers.quantize import Quantization, Rows, layers
-from hasten.levers.quantized_layer import Bits
+from hasten.levers.quantized_layer import Bits, in_few_bits, stretched, weight_scale
 from hasten.sampler import build, subject
 
 SAMPLE = 4096  # numbers of a layer's input that are kept a picture batch
-TAIL = 1e-4  # share of them that may be cut off at each end
+SHRUNK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)  # ranges that are tried, of the whole
+POWER = 2.0  # of an error: the far ones count for more
 SEED = 5  # other noise than any measurement's
 
 
 @dataclasses.dataclass
 class _Seen:
-    """What a layer saw, call by call: samples of its input, of both halves where it is cut."""
+    """What a layer saw, call by call: samples of its input, of both halves where it is cut; and the
+    products of its inputs, summed over all calls, where its weights are rounded by them."""
 
     values: list[list[torch.Tensor]] = dataclasses.field(default_factory=list)
     cut: int | None = None
+    products: torch.Tensor | None = None
+
+    def pieces(self, calls: list[int]) -> list[torch.Tensor]:
+        """The samples of those calls, a tensor a half."""
+        chosen = [self.values[call] for call in calls]
+        return [torch.cat(piece) for piece in zip(*chosen, strict=True)]
 
 
 def learn_quantize(
@@ -43,6 +52,7 @@ def learn_quantize(
     rows: int | str = "steps",
     n: int = 64,
     correct: bool = True,
+    rounding: str = "gptq",
     only: set[str] | None = None,
 ) -> Quantization:
     """The quantization of ``model`` for ``plan``, calibrated on ``n`` pictures that the plan itself
@@ -56,6 +66,9 @@ def learn_quantize(
             network; errors of layers are taken to add in squares.
         rows: "steps" for ranges of each step's own, "static" for one row, or how many groups.
         correct: fold the mean error of each row into the network's answer.
+        rounding: "gptq" for weights that make up for each other's rounding, on all states of the
+            plan; "nearest" for the nearest integers, as a network wants that was trained in few
+            bits.
         only: layers to quantize; all that can be, without it.
 
     Raises:
@@ -67,19 +80,21 @@ def learn_quantize(
         require_choice("rows", rows, ("steps", "static"))
     else:
         require_whole("rows", rows, 1, 10_000)
+    require_choice("rounding", rounding, ("gptq", "nearest"))
     require(
         plan.quantize is None and plan.reuse is None and plan.executor == "sequential",
         "a quantization is calibrated step by step; drop quantize, reuse and executor of the plan.",
     )
     plain = plan.model_copy(update={"engine": "eager", "dtype": "float32", "device": None})
-    run = _Calibration(subject(model, plain), only)
+    run = Calibration(subject(model, plain), only, rounding == "gptq")
     sampler = build(model, plain)
     cond = None if model.labels is None else [i % model.labels for i in range(n)]
     with run.watching():
         sampler.sample(n, seed=SEED, cond=cond, batch=n)
-    held = run.quantization(plain, chosen, rows)
+    held = run.quantization(plain, chosen or fewer or Bits(), rows)
+    held = run.in_bits(held, {} if chosen is None else dict.fromkeys(held.ranges, chosen))
     if fewer is not None and drift is not None:
-        held = mixed(model, plain, held, fewer, drift)
+        held = mixed(model, plain, run, held, fewer, drift)
     if correct:
         held = run.corrected(held)
     if out is not None:
@@ -104,7 +119,13 @@ def _bits(given: str | Bits, drift: float | None) -> tuple[Bits | None, Bits | N
 
 
 def mixed(
-    model: Model, plan: Plan, held: Quantization, fewer: Bits, drift: float, n: int = 16
+    model: Model,
+    plan: Plan,
+    run: Calibration,
+    held: Quantization,
+    fewer: Bits,
+    drift: float,
+    n: int = 16,
 ) -> Quantization:
     """``held`` with as many weights in the bits ``fewer`` as a drift of ``drift`` leaves room for,
     by the sensitivities of the layers, each measured on ``n`` pictures."""
@@ -112,7 +133,7 @@ def mixed(
     wanted = _pictures(model, plan, None, n)
 
     def apart(bits: dict[str, Bits]) -> float:
-        now = dataclasses.replace(held, bits=bits)
+        now = run.in_bits(held, bits)
         return float((_pictures(model, plan, now, n) - wanted).square().mean().sqrt())
 
     alone = {name: apart({name: fewer}) for name in held.ranges}
@@ -128,7 +149,7 @@ def mixed(
         f"drift is {drift:g}, and no layer can be in {fewer} within it; the least moves the "
         f"pictures by {min(alone.values()):.2g}.",
     )
-    return dataclasses.replace(held, bits=bits, sensitivities=alone)
+    return dataclasses.replace(run.in_bits(held, bits), sensitivities=alone)
 
 
 def _pictures(model: Model, plan: Plan, held: Quantization | None, n: int) -> torch.Tensor:
@@ -140,14 +161,15 @@ def _pictures(model: Model, plan: Plan, held: Quantization | None, n: int) -> to
     return build(model, plan, net=prepared).sample(n, seed=SEED + 1, cond=cond, batch=n, raw=True)
 
 
-class _Calibration:
+class Calibration:
     """Runs of a float network that remember what its layers saw and what it answered."""
 
-    def __init__(self, model: Model, only: set[str] | None) -> None:
-        self.model = model
+    def __init__(self, model: Model, only: set[str] | None, gptq: bool) -> None:
+        self.model, self.gptq = model, gptq
         named = layers(model.net)
         self.layers = [(k, v) for k, v in named if only is None or k in only]
         self.seen = {name: _Seen() for name, _ in self.layers}
+        self._whole: dict[tuple[str, int], torch.Tensor] = {}
         self.calls: list[tuple[torch.Tensor, torch.Tensor, Any, torch.Tensor]] = []
 
     @contextlib.contextmanager
@@ -162,7 +184,9 @@ class _Calibration:
                 joined[id(out)] = (out, tensors[0].shape[1])
             return out
 
-        def keep(name: str) -> Any:
+        def keep(name: str, layer: nn.Module) -> Any:
+            by_products = self.gptq and fits(layer)
+
             def hook(_: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
                 x, seen = given[0], self.seen[name]
                 known = joined.get(id(x))
@@ -170,6 +194,9 @@ class _Calibration:
                     seen.cut = known[1]
                 pieces = [x] if seen.cut is None else [x[:, : seen.cut], x[:, seen.cut :]]
                 seen.values.append([_sampled(piece) for piece in pieces])
+                if by_products:
+                    here = products(layer, x)
+                    seen.products = here if seen.products is None else seen.products + here
 
             return hook
 
@@ -179,7 +206,7 @@ class _Calibration:
             self.calls.append((x.clone(), t.clone(), cond, answer.clone()))
             joined.clear()
 
-        hooks = [layer.register_forward_pre_hook(keep(name)) for name, layer in self.layers]
+        hooks = [layer.register_forward_pre_hook(keep(name, layer)) for name, layer in self.layers]
         hooks.append(self.model.net.register_forward_hook(answered))
         torch.cat = cat  # type: ignore[assignment]
         try:
@@ -189,39 +216,55 @@ class _Calibration:
             for hook in hooks:
                 hook.remove()
 
-    def quantization(self, plan: Plan, bits: Bits | None, rows: int | str) -> Quantization:
-        """The ranges of what was seen, row by row; every layer in ``bits``, or none of them."""
+    def quantization(self, plan: Plan, bits: Bits, rows: int | str) -> Quantization:
+        """The ranges of what was seen, row by row, with which activations in ``bits`` are nearest;
+        no layer is in few bits yet."""
         times = tuple(float(t[0]) for _, t, _, _ in self.calls)
-        ends = {
-            name: torch.stack(
-                [torch.stack([_ends(piece) for piece in call]) for call in one.values]
-            )
-            for name, one in self.seen.items()
-        }
-        groups = _groups(ends, len(times), rows)
-        count = max(groups) + 1
-        where = torch.tensor(groups)
+        groups = _groups(list(self.seen.values()), len(times), rows)
+        calls = [[i for i, own in enumerate(groups) if own == n] for n in range(max(groups) + 1)]
+
+        def row(one: _Seen, mine: list[int]) -> torch.Tensor:
+            return torch.stack([_range(piece, bits) for piece in one.pieces(mine)])
+
         ranges = {
-            name: torch.stack(
-                [
-                    torch.stack([v[where == row, :, 0].amin(0), v[where == row, :, 1].amax(0)], -1)
-                    for row in range(count)
-                ]
-            )
-            for name, v in ends.items()
+            name: torch.stack([row(one, mine) for mine in calls]) for name, one in self.seen.items()
         }
+        wide = {name: v[..., 1].amax(0) - v[..., 0].amin(0) for name, v in ranges.items()}
+        cuts = {name: one.cut for name, one in self.seen.items() if one.cut is not None}
         channels = self.calls[0][3].shape[1]
         return Quantization(
             weights=digest(self.model),
             plan=str(plan),
-            bits={} if bits is None else dict.fromkeys(ranges, bits),
+            bits={},
             times=times,
             groups=tuple(groups),
             ranges=ranges,
-            cuts={name: one.cut for name, one in self.seen.items() if one.cut is not None},
-            scale=torch.ones(count, channels),
-            shift=torch.zeros(count, channels),
+            cuts=cuts,
+            gains={name: float(wide[name][0] / wide[name][1].clamp(min=1e-12)) for name in cuts},
+            whole={},
+            scale=torch.ones(len(calls), channels),
+            shift=torch.zeros(len(calls), channels),
         )
+
+    def in_bits(self, held: Quantization, bits: dict[str, Bits]) -> Quantization:
+        """``held`` with the layers named in ``bits`` in those."""
+        known = dict(self.layers)
+        for name, its in bits.items():
+            seen = self.seen[name].products
+            if seen is not None and (name, its.weights) not in self._whole:
+                weight, cut = known[name].weight.detach().float(), held.cuts.get(name)
+                if cut is not None:
+                    stretch = stretched(known[name], cut, held.gains[name])
+                    weight, line = weight / stretch, stretch.expand_as(weight[:1]).flatten()
+                    seen = seen * line[:, None] * line
+                scale, most = weight_scale(weight, its.weights)
+                self._whole[name, its.weights] = rounded(weight, scale, most, seen)
+        whole = {
+            name: self._whole[name, its.weights]
+            for name, its in bits.items()
+            if (name, its.weights) in self._whole
+        }
+        return dataclasses.replace(held, bits=bits, whole=whole)
 
     @torch.inference_mode()
     def corrected(self, held: Quantization) -> Quantization:
@@ -249,20 +292,27 @@ def _sampled(x: torch.Tensor) -> torch.Tensor:
     return torch.cat([flat[::step], flat.amin()[None], flat.amax()[None]]).float().cpu()
 
 
-def _ends(x: torch.Tensor) -> torch.Tensor:
-    """Low and high of a sample without its farthest tails."""
-    return torch.quantile(x, torch.tensor([TAIL, 1 - TAIL]))
+def _range(x: torch.Tensor, bits: Bits) -> torch.Tensor:
+    """Low and high with which the sample ``x``, rounded to the activations' bits, is nearest to
+    itself; what lies beyond is cut off."""
+    low, high = float(x.amin()), float(x.amax())
+
+    def error(share: float) -> float:
+        return float((in_few_bits(x, share * low, share * high, bits) - x).abs().pow(POWER).mean())
+
+    share = min(SHRUNK, key=error)
+    return torch.tensor([share * low, share * high])
 
 
-def _groups(ends: dict[str, torch.Tensor], count: int, rows: int | str) -> list[int]:
+def _groups(seen: list[_Seen], count: int, rows: int | str) -> list[int]:
     """Which row each call belongs to: its own, all in one, or runs of calls whose ranges are alike,
     cut where neighbours differ most."""
     if rows == "static":
         return [0] * count
     if rows == "steps" or int(rows) >= count:
         return list(range(count))
-    wide = torch.stack([(v[..., 1] - v[..., 0]).amax(1) for v in ends.values()], 1)
-    logs = wide.clamp(min=1e-6).log()
+    wide = [[max(float(x.amax() - x.amin()) for x in call) for call in one.values] for one in seen]
+    logs = torch.tensor(wide).T.clamp(min=1e-6).log()
     gaps = (logs[1:] - logs[:-1]).norm(dim=1)
     cuts = set((gaps.topk(int(rows) - 1).indices + 1).tolist())
     row, out = 0, []

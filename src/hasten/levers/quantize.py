@@ -26,7 +26,8 @@ from hasten.core.told import at_times
 from hasten.levers.by_time import ByTime
 from hasten.levers.quantized_layer import Bits, QuantizedLayer
 
-FORMAT = "hasten-quantization-1"
+FORMAT = "hasten-quantization-2"
+RANGE, WHOLE = "range.", "whole."  # how the keys of tensors begin
 FIELD = "plan field 'quantize'"
 NEAR = 0.5  # how far a time may be from one that was calibrated, in the network's unit
 KEPT = ("conv_in", "conv_out", "time_emb", "time_embedding", "class_embedding", "pos_embed")
@@ -42,7 +43,8 @@ class Quantization:
         bits: of every layer that is quantized, by name.
         times: (evaluations,) told to the network; groups: the row of each.
         ranges: (rows, pieces, 2) low and high of each layer's input; two pieces where it is cut.
-        cuts: channels of the first piece.
+        cuts: channels of the first piece; gains: what the second is stretched by.
+        whole: the integers of the weights of layers whose weights are not rounded to the nearest.
         scale, shift: (rows, c) that correct each row's mean error of the network's answer.
         sensitivities: how far (root mean square) the plan's pictures move when that layer alone is
             in the fewest bits, by name; {} where it was not measured.
@@ -55,6 +57,8 @@ class Quantization:
     groups: tuple[int, ...]
     ranges: dict[str, torch.Tensor]
     cuts: dict[str, int]
+    gains: dict[str, float]
+    whole: dict[str, torch.Tensor]
     scale: torch.Tensor
     shift: torch.Tensor
     sensitivities: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -65,11 +69,13 @@ class Quantization:
 
     def write(self, file: Path) -> None:
         """Write the file."""
-        facts = {"weights": self.weights, "plan": self.plan, "cuts": self.cuts}
+        facts = {"weights": self.weights, "plan": self.plan}
+        facts |= {"cuts": self.cuts, "gains": self.gains}
         facts |= {"times": self.times, "groups": self.groups}
         facts |= {"sensitivities": self.sensitivities}
         facts |= {"bits": {name: str(bits) for name, bits in self.bits.items()}}
-        tensors = {f"range.{name}": value.contiguous() for name, value in self.ranges.items()}
+        tensors = {f"{RANGE}{name}": value.contiguous() for name, value in self.ranges.items()}
+        tensors |= {f"{WHOLE}{name}": value.contiguous() for name, value in self.whole.items()}
         tensors |= {"scale": self.scale, "shift": self.shift}
         head = {"format": FORMAT, "facts": json.dumps(facts)}
         write_bytes(file, save(tensors, head))
@@ -88,19 +94,16 @@ class Quantization:
                 tensors = {key: held.get_tensor(key) for key in held.keys()}  # noqa: SIM118
             require(head.get("format") == FORMAT, "it is of another kind")
             facts = json.loads(head["facts"])
-            prefix = "range."
             return Quantization(
                 weights=str(facts["weights"]),
                 plan=str(facts["plan"]),
                 bits={key: Bits.parse(text) for key, text in facts["bits"].items()},
                 times=tuple(map(float, facts["times"])),
                 groups=tuple(map(int, facts["groups"])),
-                ranges={
-                    key.removeprefix(prefix): value
-                    for key, value in tensors.items()
-                    if key.startswith(prefix)
-                },
+                ranges=_named(tensors, RANGE),
                 cuts={key: int(value) for key, value in facts["cuts"].items()},
+                gains={key: float(value) for key, value in facts["gains"].items()},
+                whole=_named(tensors, WHOLE),
                 scale=tensors["scale"],
                 shift=tensors["shift"],
                 sensitivities=dict(facts.get("sensitivities", {})),
@@ -136,8 +139,9 @@ class Quantization:
         for name, bits in self.bits.items():
             require(name in known, f"{FIELD} knows layer {name!r}, which this network has not.")
             ranges = [(float(a), float(b)) for a, b in self.ranges[name][row]]
-            layer = QuantizedLayer(known[name], bits, ranges, self.cuts.get(name))
-            replace_(out, name, layer)
+            cut, gain = self.cuts.get(name), self.gains.get(name, 1.0)
+            whole = self.whole.get(name)
+            replace_(out, name, QuantizedLayer(known[name], bits, ranges, cut, gain, whole))
         return Corrected(out, self.scale[row], self.shift[row]).eval()
 
     def alone(self, net: nn.Module, row: int) -> nn.Module:
@@ -146,6 +150,12 @@ class Quantization:
         mine = zip(self.times, self.groups, strict=True)
         times = [time for time, group in mine if group == row]
         return at_times(self.network(net, row), times).eval()
+
+
+def _named(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Those whose keys begin with ``prefix``, by the rest of the key."""
+    mine = {key: value for key, value in tensors.items() if key.startswith(prefix)}
+    return {key.removeprefix(prefix): value for key, value in mine.items()}
 
 
 class Corrected(nn.Module):

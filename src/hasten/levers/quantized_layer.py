@@ -47,45 +47,63 @@ class QuantizedLayer(nn.Module):
         ranges: low and high of its input; of two where ``cut`` is set.
         cut: how many channels of the input come from the decoder, the rest from a skip connection.
             The two halves have scales of their own (Q-Diffusion, 2302.04304, section 4.2): the
-            second is stretched to the width of the first and its weights are shrunk as much, so
-            that it stays one layer of integers.
+            second is stretched by ``gain``, to about the width of the first, and its weights are
+            shrunk as much, so that it stays one layer of integers.
+        whole: the integers of the weights, where they are not just the nearest.
     """
 
-    def __init__(self, layer: Any, bits: Bits, ranges: list[Range], cut: int | None = None) -> None:
+    def __init__(
+        self,
+        layer: Any,
+        bits: Bits,
+        ranges: list[Range],
+        cut: int | None = None,
+        gain: float = 1.0,
+        whole: torch.Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.bits, self.options, self.bias = bits, _options(layer), layer.bias
-        weight, (low, high) = layer.weight.detach().float(), ranges[0]
-        stretch = None
-        if cut is not None:
-            also = ranges[1]
-            gain = (high - low) / max(also[1] - also[0], 1e-12)
-            low, high = min(low, gain * also[0]), max(high, gain * also[1])
-            stretch = torch.ones(weight.shape[1], device=weight.device)
-            stretch[cut:] = gain
-            stretch = stretch.view(1, -1, *[1] * (weight.ndim - 2))
+        low, high = ranges[0]
+        stretch = None if cut is None else stretched(layer, cut, gain)
+        weight = layer.weight.detach().float()
+        if stretch is not None:
+            low, high = min(low, gain * ranges[1][0]), max(high, gain * ranges[1][1])
             weight = weight / stretch
         self.register_buffer("stretch", stretch)
-        most, shape = 2 ** (bits.weights - 1) - 1, (-1, *[1] * (weight.ndim - 1))
-        scale = (weight.abs().flatten(1).amax(1) / most).clamp(min=1e-12)
-        whole = (weight / scale.view(shape)).round().clamp(-most, most)
-        self.register_buffer("weight", whole.to(torch.int8))
+        scale, most = weight_scale(weight, bits.weights)
+        if whole is None:
+            whole = (weight / scale.view(-1, *[1] * (weight.ndim - 1))).round().clamp(-most, most)
+        self.register_buffer("weight", whole.to(weight.device, torch.int8))
         self.register_buffer("scale", scale)
         self.register_buffer("zero", torch.zeros(len(scale), dtype=torch.int64))
         self.input = _affine(low, high, bits.activations)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        known, most = torch.ops.quantized_decomposed, 2**self.bits.activations - 1
-        stretch: Any = self.stretch
+        known, stretch = torch.ops.quantized_decomposed, self.stretch
         if stretch is not None:
-            x = x * stretch
+            x = x * stretch  # type: ignore[operator]
         if self.bits.activations < FLOAT:
-            kind = (*self.input, 0, most, torch.uint8)
-            x = known.dequantize_per_tensor(known.quantize_per_tensor(x, *kind), *kind)
+            x = _to_integers_and_back(x, *self.input, self.bits.activations)
         scales = (self.scale, self.zero, 0, -128, 127, torch.int8)
         weight = known.dequantize_per_channel(self.weight, *scales)
         if self.options is None:
             return nn.functional.linear(x, weight, self.bias)
         return nn.functional.conv2d(x, weight, self.bias, **self.options)
+
+
+def stretched(layer: Any, cut: int, gain: float) -> torch.Tensor:
+    """What the channels of the input of ``layer`` are stretched by, in a shape that multiplies it
+    as well as the weights."""
+    weight = layer.weight
+    stretch = torch.ones(weight.shape[1], device=weight.device)
+    stretch[cut:] = gain
+    return stretch.view(1, -1, *[1] * (weight.ndim - 2))
+
+
+def weight_scale(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, int]:
+    """The scale of each output channel of ``weight``, and the largest integer."""
+    most = 2 ** (bits - 1) - 1
+    return (weight.abs().flatten(1).amax(1) / most).clamp(min=1e-12), most
 
 
 def _options(layer: Any) -> dict[str, Any] | None:
@@ -94,6 +112,18 @@ def _options(layer: Any) -> dict[str, Any] | None:
         return None
     names = ("stride", "padding", "dilation", "groups")
     return {name: getattr(layer, name) for name in names}
+
+
+def in_few_bits(x: torch.Tensor, low: float, high: float, bits: Bits) -> torch.Tensor:
+    """``x`` as a layer sees it whose input has the range from ``low`` to ``high``."""
+    if bits.activations >= FLOAT:
+        return x
+    return _to_integers_and_back(x, *_affine(low, high, bits.activations), bits.activations)
+
+
+def _to_integers_and_back(x: torch.Tensor, scale: float, zero: int, bits: int) -> torch.Tensor:
+    known, kind = torch.ops.quantized_decomposed, (scale, zero, 0, 2**bits - 1, torch.uint8)
+    return known.dequantize_per_tensor(known.quantize_per_tensor(x, *kind), *kind)
 
 
 def _affine(low: float, high: float, bits: int) -> tuple[float, int]:

@@ -126,9 +126,7 @@ class Finals:
 
     def _may_pass(self, row: Row, faithful: Row, bar: float) -> bool:
         """Whether a glance leaves a chance: FD below ``bar``, recall not measurably too low."""
-        mine, other = row["recall"], faithful["recall"]
-        diverse = not (mine and other) or mine["high"] >= other["value"] - self.max_loss
-        return diverse and row["fd"]["value"] <= bar
+        return row["fd"]["value"] <= bar and _diverse(row, faithful, self.max_loss)
 
     def _faithful(self, screened: list[Row]) -> Row:
         """The cheapest program that is as good as converged, else the one of least drift."""
@@ -312,8 +310,8 @@ def recommend(rows: list[Row], max_loss: float, baseline: Row, batch: int) -> tu
 
 def _passes(row: Row, closest: Row, max_loss: float, judged: bool) -> bool:
     """Where pictures were held against real ones: FD not measurably (95%, paired) worse than the
-    bar's share above the most faithful plan's, and recall at most the bar below. Else the drift's
-    whole interval below the bar."""
+    bar's share above the most faithful plan's, and recall not measurably more than the bar below.
+    Else the drift's whole interval below the bar."""
     if not judged:
         return row["drift"] is not None and row["drift"]["high"] <= max_loss
     mine, other = row.get("second"), closest.get("second")
@@ -321,9 +319,14 @@ def _passes(row: Row, closest: Row, max_loss: float, judged: bool) -> bool:
         return False
     worse = mine.get("worse")
     able = row is closest or (worse is not None and worse["low"] <= 0)
-    if mine["recall"] and other["recall"]:
-        able = able and mine["recall"]["value"] >= other["recall"]["value"] - max_loss
-    return able
+    return able and _diverse(mine, other, max_loss)
+
+
+def _diverse(mine: Row, other: Row, max_loss: float) -> bool:
+    """Whether recall, where it was measured, is not measurably more than the bar below."""
+    if not (mine["recall"] and other["recall"]):
+        return True
+    return mine["recall"]["high"] >= other["recall"]["value"] - max_loss
 
 
 def _levels(screened: list[Row], others: list[Row]) -> dict[int, list[Row]]:

@@ -10,6 +10,7 @@ import torch
 from hasten.core.engine import engines
 from hasten.core.model import Model
 from hasten.engines.graph import onnx_file
+from hasten.engines.openvino import HINTS
 from hasten.exporting.bundle import NET, Bundle
 from hasten.exporting.runner import write_runner
 from hasten.exporting.target import Call, Target, targets
@@ -17,7 +18,8 @@ from hasten.exporting.targets.onnx import example
 
 OPENED = """    import openvino
 
-    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    hint = "bf16" if BUNDLE["dtype"] == "bfloat16" and name == "net" else "f32"
+    settings = {"INFERENCE_PRECISION_HINT": hint}
     compiled = openvino.Core().compile_model(str(HERE / f"{name}.xml"), "CPU", settings)
 
     def call(x, t, label):
@@ -31,9 +33,10 @@ OPENED = """    import openvino
 @targets.add("openvino")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OpenVino(Target):
-    """For Intel's runtime on CPUs, one picture at a time, in float32."""
+    """For Intel's runtime on CPUs, one picture at a time, in float32 or bfloat16 as the plan is."""
 
     others = True
+    dtypes = ("float32", "bfloat16")
 
     def check(self, model: Model) -> None:
         engines["openvino"]().check(model, "float32")
@@ -49,7 +52,8 @@ class OpenVino(Target):
     def network(self, bundle: Bundle, folder: Path, name: str = NET) -> Call:
         import openvino
 
-        settings = {"INFERENCE_PRECISION_HINT": "f32"}
+        hint = HINTS[bundle.dtype if name == NET else "float32"]
+        settings = {"INFERENCE_PRECISION_HINT": hint}
         compiled = openvino.Core().compile_model(str(folder / f"{name}.xml"), "CPU", settings)
 
         def call(x: torch.Tensor, t: float, label: int | None) -> torch.Tensor:

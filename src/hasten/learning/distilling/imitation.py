@@ -1,5 +1,5 @@
 """Imitation: a smaller student says what its teacher says, at every level (Hinton et al.
-1503.02531), and has nearly the features that its teacher has (Romero et al. 1412.6550).
+1503.02531), and may be held to the features that its teacher has (Romero et al. 1412.6550).
 
 It makes no fewer steps possible. It is how a network recovers that was pruned, and it serves every
 solver that its teacher serves.
@@ -32,9 +32,12 @@ STACKS = ("down_blocks", "mid_block", "up_blocks", "transformer_blocks")
 class Imitation(Distillation):
     """Squared error of the answer, in its own unit, at uniform positions; beside it, weighted by
     ``features``, that of the outputs of the blocks as seen through learned 1x1 projections, each in
-    units of its own size."""
+    units of its own size. Features are no aim, so their weight falls to 0 by the middle of the run.
 
-    features: float = 0.1
+    Where channels were cut by importance, they have only been in the way (docs/log.md).
+    """
+
+    features: float = 0.0
 
     def __post_init__(self) -> None:
         require_number("objective option features", self.features, 0.0, 100.0)
@@ -139,7 +142,8 @@ class Alike:
         with watching(self.teacher.model.net) as theirs:
             wanted = (self.teacher(x, at, batch.labels) - skip * x) / out
         mine: list[torch.Tensor] = []
-        if self.weight == 0:
+        weight = self.weight * max(0.0, 1.0 - 2.0 * batch.progress)
+        if weight == 0:
             answer = net(scale * x, t.flatten(), batch.labels)
         else:
             answer, mine = net(scale * x, t.flatten(), batch.labels, other=True)
@@ -147,5 +151,5 @@ class Alike:
         loss = torch.nn.functional.mse_loss(answer[:, : x0.shape[1]].float(), wanted)
         for one, other in zip(mine, theirs, strict=False):
             apart = (one.float() - other.float()).square().mean() / other.float().square().mean()
-            loss = loss + self.weight / len(mine) * apart
+            loss = loss + weight / len(mine) * apart
         return loss
