@@ -18,6 +18,7 @@ from hasten.core.plan import Plan
 from hasten.core.seeds import generator
 from hasten.core.told import told
 from hasten.engines import compile as compiling
+from hasten.engines.group_norm import by_channel
 from hasten.sampler import engines_here, prepare
 
 EXPORTED = ("openvino", "onnxruntime")
@@ -239,3 +240,16 @@ def test_bfloat16_does_not_round_the_time():
     quick = plan.model_copy(update={"engine": "openvino", "dtype": "bfloat16"})
     apart = hasten.build(model, quick).sample(noise=noise, cond=[0] * 8) - exact
     assert float(apart.square().mean().sqrt()) < 0.02
+
+
+@pytest.mark.parametrize("shape", [(2, 12, 5, 3), (2, 12, 7)])
+def test_groups_are_normalised_by_sums_over_channels(shape):
+    norm = torch.nn.GroupNorm(4, 12)
+    with torch.no_grad():
+        norm.weight.normal_(), norm.bias.normal_()
+        x = 3 + 2 * torch.randn(shape, generator=generator(1))
+        net = torch.nn.ModuleDict({"inner": torch.nn.Sequential(norm)})
+        mine = by_channel(net)
+        assert torch.allclose(mine["inner"](x), norm(x), atol=2e-5)
+    assert isinstance(net["inner"][0], torch.nn.GroupNorm)
+    assert not any(isinstance(part, torch.nn.GroupNorm) for part in mine.modules())

@@ -138,15 +138,15 @@ def test_layers_of_groups_and_of_very_many_inputs_are_rounded_to_the_nearest():
     assert not fits(nn.Linear(5000, 2))
 
 
-def test_rounding_by_what_layers_see_drifts_less(model, tmp_path):
-    options = {"bits": "w4a16", "n": 16, "correct": False}
-    held = {
-        way: learn_quantize(model, BASE, rounding=way, **options) for way in ("gptq", "nearest")
-    }
+def test_rounding_by_what_layers_see_is_nearer_to_the_network(tmp_path):
+    model = hasten.load("builtin:mnist")
+    options = {"bits": "w4a16", "n": 16, "rows": "static", "correct": False}
+    ways = ("gptq", "nearest")
+    held = {way: learn_quantize(model, BASE, rounding=way, **options) for way in ways}
     assert set(held["gptq"].whole) == set(held["gptq"].bits)
     assert not held["nearest"].whole
     moved = {way: drift(model, one, tmp_path) for way, one in held.items()}
-    assert moved["gptq"] < 0.7 * moved["nearest"]
+    assert moved["gptq"] < 0.5 * moved["nearest"]
     with pytest.raises(UserError, match="rounding"):
         learn_quantize(model, BASE, rounding="up")
 
@@ -155,8 +155,7 @@ def test_fewer_bits_of_activations_cut_off_what_is_far():
     """One far number must not take the steps from all the others."""
     x = torch.cat([torch.linspace(-1, 1, 1000), torch.tensor([9.0])])
     few, many = (_range(x, Bits(8, bits)) for bits in (3, 8))
-    assert few[1] < 6
-    assert many[1] > 8
+    assert few[1] < 8 < many[1]
     assert float(few[0]) == pytest.approx(float(few[1]) / -9)
 
 

@@ -16,6 +16,7 @@ from hasten.core.engine import Call, Engine, Static, engines
 from hasten.core.errors import UserError
 from hasten.core.model import Model
 from hasten.engines.graph import onnx_file
+from hasten.engines.group_norm import by_channel
 
 HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 HEAVY = ("Convolution", "FullyConnected", "MatMul", "Gemm", "Deconvolution")
@@ -30,6 +31,8 @@ class OpenVinoNet(Static):
         super().__init__(model)
         self.precision, self._core = dtype, core
         self.versions = {"openvino": version.split("-")[0]}
+        if dtype == "float32" and getattr(self.model.net, "integers", ()):
+            self.model = dataclasses.replace(self.model, net=by_channel(self.model.net))
         held = model.net.parameters()
         self.weights_mb = round(sum(one.numel() for one in held) * 4 / 1e6, 3)
 

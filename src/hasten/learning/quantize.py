@@ -23,7 +23,7 @@ from hasten.sampler import build, subject
 
 SAMPLE = 4096  # numbers of a layer's input that are kept a picture batch
 SHRUNK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)  # ranges that are tried, of the whole
-POWER = 2.0  # of an error: the far ones count for more
+POWER = 4.0  # of an error: the far ones count for more
 SEED = 5  # other noise than any measurement's
 
 
