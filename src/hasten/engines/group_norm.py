@@ -12,6 +12,7 @@ coarse. (Centred first it costs more than it gains for one picture, and FD in bf
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,7 +30,8 @@ class ByChannel(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pixels, line = tuple(range(2, x.ndim)), (..., *[None] * (x.ndim - 2))
-        mean, square = x.mean(pixels) @ self.share, (x * x).mean(pixels) @ self.share
+        share: Any = self.share
+        mean, square = x.mean(pixels) @ share, (x * x).mean(pixels) @ share
         variance = (square - mean * mean).clamp(min=0)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return x * scale[line] + (self.bias - mean * scale)[line]

@@ -248,7 +248,7 @@ class Calibration:
 
     def in_bits(self, held: Quantization, bits: dict[str, Bits]) -> Quantization:
         """``held`` with the layers named in ``bits`` in those."""
-        known = dict(self.layers)
+        known: dict[str, Any] = dict(self.layers)
         for name, its in bits.items():
             seen = self.seen[name].products
             if seen is not None and (name, its.weights) not in self._whole:

@@ -71,9 +71,9 @@ class QuantizedLayer(nn.Module):
             weight = weight / stretch
         self.register_buffer("stretch", stretch)
         scale, most = weight_scale(weight, bits.weights)
-        if whole is None:
-            whole = (weight / scale.view(-1, *[1] * (weight.ndim - 1))).round().clamp(-most, most)
-        self.register_buffer("weight", whole.to(weight.device, torch.int8))
+        nearest = weight / scale.view(-1, *[1] * (weight.ndim - 1))
+        chosen: Any = nearest.round().clamp(-most, most) if whole is None else whole
+        self.register_buffer("weight", chosen.to(weight.device, torch.int8))
         self.register_buffer("scale", scale)
         self.register_buffer("zero", torch.zeros(len(scale), dtype=torch.int64))
         self.input = _affine(low, high, bits.activations)
