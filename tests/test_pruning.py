@@ -160,7 +160,8 @@ def test_a_pruned_transformer_has_fewer_blocks():
 
 
 def test_a_pruned_student_recovers_and_serves_every_solver(teacher, data, tmp_path):
-    made = recipe("imitation", data, prune=0.3, pictures=16 * 60)
+    own = {"objective": "imitation(features=0.1)", "prune": 0.3, "pictures": 16 * 60}
+    made = recipe("imitation", data, **own)
     out = learn_student(teacher, made, tmp_path / "pruned", quiet=True)
     student = hasten.load(out)
     assert costs(student, Plan()).full < 0.75 * costs(teacher, Plan()).full
