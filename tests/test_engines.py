@@ -20,6 +20,7 @@ from hasten.core.told import told
 from hasten.engines import compile as compiling
 from hasten.engines.group_norm import by_channel
 from hasten.sampler import engines_here, prepare
+from hasten.starts import offer
 
 EXPORTED = ("openvino", "onnxruntime")
 
@@ -253,3 +254,38 @@ def test_groups_are_normalised_by_sums_over_channels(shape):
         assert torch.allclose(mine["inner"](x), norm(x), atol=2e-5)
     assert isinstance(net["inner"][0], torch.nn.GroupNorm)
     assert not any(isinstance(part, torch.nn.GroupNorm) for part in mine.modules())
+
+
+@pytest.mark.parametrize(("engine", "seen"), [("eager", 2), ("openvino", 1), ("onnxruntime", 1)])
+def test_torch_has_one_thread_beside_a_runtime_and_all_of_them_again(tiny_model, engine, seen):
+    before, counts = torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    try:
+        sampler = hasten.build(tiny_model(), Plan(steps=2, engine=engine))
+        sampler.sample(1, watch=lambda *_: counts.append(torch.get_num_threads()))
+        assert counts == [seen, seen]
+        assert torch.get_num_threads() == 2
+        with pytest.raises(ZeroDivisionError):
+            sampler.sample(1, watch=lambda *_: 1 / 0)
+        assert torch.get_num_threads() == 2
+        if isinstance(sampler.net, Static):
+            assert sampler.net.threads == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_start_that_runs_a_network_keeps_torchs_threads(tiny_model):
+    before, counts = torch.get_num_threads(), []
+
+    def make(noise, cond):
+        counts.append(torch.get_num_threads())
+        return noise.clamp(0, 1)
+
+    offer("counting", make)
+    torch.set_num_threads(2)
+    try:
+        start = "generator(source='offered:counting', ratio=1.0)"
+        hasten.build(tiny_model(), Plan(steps=2, engine="openvino", start=start)).sample(1)
+        assert counts == [2]
+    finally:
+        torch.set_num_threads(before)

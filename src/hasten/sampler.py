@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import weakref
@@ -17,7 +18,7 @@ from hasten.adapters.lora import with_lora
 from hasten.core.artifact import BUILTIN, FACTS, located_folder, require_weights
 from hasten.core.codec import codecs
 from hasten.core.denoiser import Guided, Translated
-from hasten.core.engine import Engine, Prepared, engines
+from hasten.core.engine import Engine, Prepared, beside, engines
 from hasten.core.errors import UserError, require, require_whole
 from hasten.core.executor import Executor, Watch, executors
 from hasten.core.level import Level, Path, path
@@ -338,11 +339,14 @@ class Sampler:
         if self.plan.reusing is not None and isinstance(self.net, Split):
             keep = functools.partial(self.plan.reusing.open, self.net, self.program)
         machine = answers_for(self.executor)(self.denoiser, fresh, cond, keep=keep)
-        x = self.begin(noise, self.levels[0], cond)
-        if self.program is None:
-            x = drive(self.solver.walk(x, self.levels), machine, watch)
-        else:
-            x = self.executor.run(self.program, x, machine, watch)
+        engine = engines.parse(self.plan.engine)
+        with contextlib.nullcontext() if starts.parse(self.plan.start).heavy else beside(engine):
+            x = self.begin(noise, self.levels[0], cond)
+        with beside(engine):
+            if self.program is None:
+                x = drive(self.solver.walk(x, self.levels), machine, watch)
+            else:
+                x = self.executor.run(self.program, x, machine, watch)
         machine.check()
         return x
 

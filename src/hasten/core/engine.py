@@ -6,10 +6,11 @@ which is called like the network itself and says what it really computes in.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -52,6 +53,8 @@ class Engine(ABC):
     Attributes:
         dtypes: what it can compute in; devices: where, by kind.
         modules: what it imports; extra: the extra of hasten that installs them.
+        own_threads: it computes in threads of its own. Torch's, which spin for milliseconds when
+            they are done, would take their cores, so :func:`beside` it torch has one.
     """
 
     part_name: ClassVar[str]
@@ -59,6 +62,7 @@ class Engine(ABC):
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda", "mps", "xpu")
     modules: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = ""
+    own_threads: ClassVar[bool] = False
 
     @abstractmethod
     def prepare(self, model: Model, dtype: str) -> Prepared:
@@ -101,11 +105,13 @@ class Static(Prepared):
     the number of sizes stays below log2 of the largest.
 
     ``ahead``: what depends on time and label alone is computed before the runtime is called.
+    ``threads``: as many as torch had when it was made, for the runtime.
     """
 
     ahead: ClassVar[bool] = False
 
     def __init__(self, model: Model) -> None:
+        self.threads = torch.get_num_threads()
         found = told(model.net) if self.ahead else None
         self._shifts = None
         if found is not None:
@@ -137,6 +143,20 @@ class Static(Prepared):
         if size == n:
             return answer
         return tuple(one[:n] for one in answer) if isinstance(answer, tuple) else answer[:n]
+
+
+@contextlib.contextmanager
+def beside(engine: Engine) -> Iterator[None]:
+    """One thread for what torch computes beside an engine that has threads of its own."""
+    threads = torch.get_num_threads()
+    if not engine.own_threads or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _padded(value: torch.Tensor, size: int) -> torch.Tensor:

@@ -23,9 +23,13 @@ Latents = Callable[[Any, Any], Any]
 class Start(ABC):
     """Where a walk begins: at the noisy end of the path, or at a level below it from something
     cheap, so that fewer evaluations are left to do (early stop, 2205.12524).
+
+    Attributes:
+        heavy: it runs a network of its own in torch, and wants all of torch's threads.
     """
 
     part_name: ClassVar[str]
+    heavy: ClassVar[bool] = False
 
     def top(self, path: Path) -> float:
         """The position on ``path`` where the walk begins."""

@@ -31,7 +31,7 @@ class OnnxNet(Static):
     def compile(self, x: torch.Tensor, t: torch.Tensor, cond: Any, *kept: torch.Tensor) -> Call:
         file = onnx_file(self.model, x, t, cond, *kept)
         options = self._runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        options.intra_op_num_threads = self.threads
         options.log_severity_level = 3
         try:
             session = self._runtime.InferenceSession(str(file), options, providers=[PROVIDER])
@@ -62,6 +62,7 @@ class OnnxRuntime(Engine):
     devices = ("cpu",)
     modules = ("onnxruntime", "onnxscript")
     extra = "onnx"
+    own_threads = True
 
     def prepare(self, model: Model, dtype: str) -> OnnxNet:
         import onnxruntime

@@ -40,7 +40,7 @@ class OpenVinoNet(Static):
         file = onnx_file(self.model, x, t, cond, *kept)
         options = {
             "INFERENCE_PRECISION_HINT": HINTS[self.precision],
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_NUM_THREADS": self.threads,
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
         }
@@ -86,6 +86,7 @@ class OpenVino(Engine):
     devices = ("cpu",)
     modules = ("openvino", "onnxscript")
     extra = "openvino"
+    own_threads = True
 
     def prepare(self, model: Model, dtype: str) -> OpenVinoNet:
         import openvino

@@ -48,6 +48,7 @@ class Generator(Early):
     """
 
     source: str
+    heavy = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -27,6 +27,7 @@ class VAE(FromFile, Early):
     each number) and the level ask for: alpha x0 + (alpha^2 rest + sigma^2)^(1/2) noise."""
 
     names = NAMES
+    heavy = True
 
     def prepare(self, model: Model, other: Callable[[Any], Latents]) -> Begin:
         held = self.learned()
