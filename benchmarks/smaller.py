@@ -1,15 +1,16 @@
 """Cheaper evaluations of ``builtin:mnist``: ``python -m benchmarks.smaller``.
 
 Four questions: what a network call costs in fewer bits and with fewer channels, beside float32 and
-bfloat16, every contender in a process of its own and timed in turn; what that does to FD; what a
-network of fewer channels gives at all evaluations, and at all but one; and how far pictures drift
-over bits, with weights rounded to the nearest and by GPTQ, with one row of ranges and with a row a
-step. The network of fewer channels is what recipes/mnist-pruned.yaml made. ``... smaller again``
-measures FD and the size of the weights alone.
+bfloat16 (and NNCF's integers, where NNCF is installed), every contender in a process of its own and
+timed in turn; what that does to FD; what a network of fewer channels gives at all evaluations, and
+at all but one; and how far pictures drift over bits, with weights rounded to the nearest and by
+GPTQ, with one row of ranges and with a row a step. The network of fewer channels is what
+recipes/mnist-pruned.yaml made. ``... smaller call`` (quality, width, drift) measures one anew.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import sys
@@ -21,7 +22,9 @@ import torch
 
 import hasten
 from benchmarks.ahead import Contender
+from benchmarks.peers.nncf_static import NncfNet
 from benchmarks.results_io import read, write
+from hasten.core.engine import Prepared, beside, engines
 from hasten.core.seeds import generator
 from hasten.learning.quantize import learn_quantize
 from hasten.measuring.macs import costs
@@ -36,7 +39,8 @@ NOISY = hasten.Plan(solver="dpmpp-sde", grid="uniform", steps=6)  # of the lowes
 JUDGED = ("w8a8", "w4a8")  # whose FD is measured as well
 BITS = ("w8a16", "w8a8", "w6a8", "w4a8", "w8a6", "w6a6", "w8a4", "w4a4")
 FOLDER, PRUNED = Path("runs/smaller"), str(Path(__file__).with_name("mnist-pruned"))
-N, ROUNDS, DRIFTS = 2000, 41, 64
+N, ROUNDS, DRIFTS = 2000, 41, 256
+NNCF = "NNCF, int8"
 Facts = dict[str, Any]
 
 
@@ -58,7 +62,16 @@ def variants() -> dict[str, Facts]:
     }
     here["pruned, float32"] = {"engine": "openvino", "student": PRUNED}
     here["pruned, bfloat16"] = {**here["pruned, float32"], "dtype": "bfloat16"}
+    if importlib.util.find_spec("nncf"):
+        here[NNCF] = {"engine": "openvino", "nncf": True}
     return here
+
+
+def plan_and_net(fields: Facts) -> tuple[hasten.Plan, Prepared]:
+    """The plan, and the network that it or NNCF makes of the model's."""
+    model = hasten.load("builtin:mnist")
+    plan = plan_of({name: value for name, value in fields.items() if name != "nncf"})
+    return plan, NncfNet(model, BASE) if "nncf" in fields else prepare(model, plan)
 
 
 def plan_of(fields: Facts) -> hasten.Plan:
@@ -68,14 +81,14 @@ def plan_of(fields: Facts) -> hasten.Plan:
 def call_of(spec: Facts) -> Callable[[], object]:
     """One network call at a time of the plan."""
     model = hasten.load("builtin:mnist")
-    plan, batch = plan_of(spec["fields"]), spec["batch"]
-    net, level = prepare(model, plan), plan.levels(model.path)[3]
+    (plan, net), batch = plan_and_net(spec["fields"]), spec["batch"]
+    engine, level = engines.parse(plan.engine), plan.levels(model.path)[3]
     x = torch.randn(batch, *model.shape, generator=generator(1))
     t = torch.full((batch,), level.t, dtype=torch.float32)
     cond = torch.arange(batch) % 10
 
     def call() -> object:
-        with torch.inference_mode():
+        with torch.inference_mode(), beside(engine):
             return net(x, t, cond)
 
     return call
@@ -121,12 +134,13 @@ def calls(batch: int) -> list[Facts]:
 
 
 def qualities() -> list[Facts]:
-    """FD and recall of every variant from the same noise, what its weights take, its cost."""
+    """FD and recall of every variant from the same noise, how far its pictures drift, what its
+    weights take, its cost."""
     model, rows = hasten.load("builtin:mnist"), []
-    real, whole = real_for(model), costs(model, BASE).full
+    real, whole, wanted = real_for(model), costs(model, BASE).full, pictures(BASE)
     for name, fields in variants().items():
-        plan = plan_of(fields)
-        sampler = hasten.build(model, plan)
+        plan, net = plan_and_net(fields)
+        sampler = hasten.build(model, plan, net=net)
         found = judged(sampler, N, real)
         student = sampler.model
         rows.append(
@@ -137,6 +151,8 @@ def qualities() -> list[Facts]:
                 "fd_interval": [found["fd"].low, found["fd"].high],
                 "recall": found["recall"].value,
                 "n": N,
+                "drift": rmse(pictures(plan, net), wanted),
+                "n_drift": DRIFTS,
                 "weights_mb": sampler.net.weights_mb,
                 "macs": costs(student, BASE).full / whole,
             }
@@ -144,6 +160,18 @@ def qualities() -> list[Facts]:
     for row in rows:
         row["times_the_fd"] = row["fd"] / rows[0]["fd"]
     return rows
+
+
+def pictures(plan: hasten.Plan, net: Prepared | None = None) -> torch.Tensor:
+    """DRIFTS pictures, of the same noise whatever the plan."""
+    model = hasten.load("builtin:mnist")
+    noise = torch.randn(DRIFTS, *model.shape, generator=generator(3))
+    cond = [i % 10 for i in range(DRIFTS)]
+    return hasten.build(model, plan, net=net).sample(noise=noise, cond=cond, batch=64)
+
+
+def rmse(here: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((here - wanted).square().mean().sqrt())
 
 
 def widths() -> list[Facts]:
@@ -175,20 +203,12 @@ def widths() -> list[Facts]:
 
 def drifts() -> list[Facts]:
     """RMSE of DRIFTS pictures from the float32 ones, over bits and rows of ranges."""
-    model, rows = hasten.load("builtin:mnist"), []
-    noise = torch.randn(DRIFTS, *model.shape, generator=generator(3))
-    cond = [i % 10 for i in range(DRIFTS)]
-
-    def pictures(plan: hasten.Plan) -> torch.Tensor:
-        return hasten.build(model, plan).sample(noise=noise, cond=cond, batch=DRIFTS)
-
-    wanted = pictures(BASE)
+    model, rows, wanted = hasten.load("builtin:mnist"), [], pictures(BASE)
     for bits in BITS:
         for rounding, ranges in itertools.product(("nearest", "gptq"), ("static", "steps")):
             file = str(FOLDER / "tried.safetensors")
             learn_quantize(model, BASE, file, bits=bits, rows=ranges, rounding=rounding)
-            here = pictures(plan_of({"quantize": file}))
-            apart = float((here - wanted).square().mean().sqrt())
+            apart = rmse(pictures(plan_of({"quantize": file})), wanted)
             facts = {"bits": bits, "rounding": rounding, "rows": ranges, "n": DRIFTS}
             rows.append({"kind": "drift", **facts, "rmse": apart})
             if bits in JUDGED:
@@ -199,18 +219,24 @@ def drifts() -> list[Facts]:
     return rows
 
 
-def again() -> None:
-    """Qualities anew, which are not of this machine's speed; calls and drifts stay."""
-    result = read("smaller")
-    kept = [row for row in result["rows"] if row["kind"] != "quality"]
-    write("smaller", result["what"], [*kept, *qualities()])
+KINDS: dict[str, Callable[[], list[Facts]]] = {
+    "call": lambda: [*calls(1), *calls(64)],
+    "quality": qualities,
+    "width": widths,
+    "drift": drifts,
+}
 
 
-def main() -> None:
+def main(only: str) -> None:
+    """All four questions, or the kind ``only`` of them."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    rows = [*calls(1), *calls(64), *qualities(), *widths(), *drifts()]
+    before = read("smaller")["rows"] if only else []
+    rows: list[Facts] = []
+    for kind, measured in KINDS.items():
+        rows += measured() if only in ("", kind) else [row for row in before if row["kind"] == kind]
     write("smaller", f"network calls of {BASE} in few bits and with few channels", rows)
 
 
 if __name__ == "__main__":
-    {"contend": contend, "again": again}.get("".join(sys.argv[1:2]), main)()
+    only = "".join(sys.argv[1:2])
+    contend() if only == "contend" else main(only)

@@ -208,16 +208,18 @@ def smaller() -> str:
                 f"{many['median']:.1f} ({many['times_faster_than_eager']:.1f})",
                 f"{row['fd']:.2f} ({row['times_the_fd']:.2f})",
                 f"{row['recall']:.2f}",
+                f"{row['drift']:.4f}",
                 f"{row['weights_mb']:.1f}",
                 f"{row['macs']:.0%}",
             )
         )
     head = ("", "ms, batch 1 (times faster)", "ms, batch 64 (times faster)")
-    head += ("FD (times float32's)", "recall", "weights, MB", "multiply-accumulates")
+    head += ("FD (times float32's)", "recall", "drift", "weights, MB", "multiply-accumulates")
     n = next(row["n"] for row in result["rows"] if row["kind"] == "call")
     note = (
         f"\nOne network call, each in a process of its own and timed in turn, n = {n}; FD and "
-        f"recall of {found[0]['n']} pictures from the same noise. {result['what']}."
+        f"recall of {found[0]['n']} pictures from the same noise, drift (RMSE from the pictures of "
+        f"eager float32) of {found[0]['n_drift']}. {result['what']}."
     )
     return markdown(head, cells) + note + where(result)
 

@@ -168,6 +168,7 @@ def test_a_pruned_student_recovers_and_serves_every_solver(teacher, data, tmp_pa
     plan = Plan(solver="dpmpp(order=2)", grid="log-snr", steps=5, student=str(out))
     assert hasten.build(teacher, plan).sample(2, cond=1).isfinite().all()
     assert "pruned" in (out / "README.md").read_text()
+    assert student.imitates
 
     def apart(net: torch.nn.Module) -> float:
         x, t = torch.randn(64, 1, 8, 8, generator=generator(1)), torch.linspace(1, 900, 64)

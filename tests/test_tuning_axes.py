@@ -18,7 +18,7 @@ from hasten.tuning.conditional import Parallel, ask_parallel, try_reuse
 from hasten.tuning.finals import Finals, _levels
 from hasten.tuning.lab import Lab
 from hasten.tuning.search import Search
-from hasten.tuning.space import Refused, Space, beside, distilled
+from hasten.tuning.space import Refused, Space, beside, distilled, imitators
 
 
 @pytest.fixture
@@ -193,20 +193,25 @@ def test_eight_bits_are_tried_where_they_are_faster(model, tmp_path, times, engi
     able = [{"engine": "openvino", "dtype": "float32"}] if here else []
     finals = Finals(run=Asked(), engines=able, max_loss=0.05, against={}, batch=1)
     finals.rows = [report(plan.model_dump())]
-    (why, *others), layers = try_cheaper(finals.run, finals, tmp_path)
+    pruned = dataclasses.replace(model, teacher=model.sha256, imitates=True, plans=({"steps": 3},))
+    save_folder(pruned, tmp_path / "pruned")
+    (name,) = imitators(model)
+    (why, *others), layers = try_cheaper(finals.run, finals, tmp_path, [name])
     assert "torchao" in others[0]
     assert "drop merge" in others[1]
+    assert "pruned" in others[2]
+    assert f"{times:.2g} times as long" in others[2]
     if not here:
         assert "tried in OpenVINO" in why
         assert layers == []
-        assert list(tmp_path.iterdir()) == [model.folder]
+        assert set(tmp_path.iterdir()) == {model.folder, tmp_path / "pruned"}
         return
     file = tmp_path / f"w8a8-{plan.key}.safetensors"
     assert file.is_file()
     assert f"{times:.2g} times as long" in why
-    small = [Plan(**row["plan"]) for row in finals.rows[1:]]
-    wanted = [(str(file), "openvino")] if times < 1 else []
-    assert [(one.quantize, one.engine) for one in small] == wanted
+    faster = [Plan(**row["plan"]) for row in finals.rows[1:]]
+    wanted = [(str(file), None, "openvino"), (None, name, engine)] if times < 1 else []
+    assert [(one.quantize, one.student, one.engine) for one in faster] == wanted
     assert {one["bits"] for one in layers} <= {"w8a8", "float"}
     assert layers[0]["drift"] == max(one["drift"] for one in layers) > 0
     eager = plan.model_copy(update={"engine": "eager", "quantize": str(file)})

@@ -74,6 +74,7 @@ def facts(model: Model) -> dict[str, Any]:
         "learned_variance": model.learned_variance,
         **({"plans": list(model.plans)} if model.plans else {}),
         **({"teacher": model.teacher} if model.teacher else {}),
+        **({"imitates": True} if model.imitates else {}),
     }
 
 

@@ -216,6 +216,7 @@ def _model(name: str, contents: Contents, given: dict[str, Any]) -> Model:
             folder=contents.folder,
             plans=_own_plans(contents.facts),
             teacher=str(contents.facts.get("teacher", "")),
+            imitates=contents.facts.get("imitates") is True,
         )
         _check(model, channels)
     return model

@@ -32,6 +32,7 @@ class Model:
         folder: where it was loaded from, None for a module from memory.
         plans: fields of plans that suit it, the best first; () where the default plan does.
         teacher: sha256 of the weights it was distilled from, "" for a model that was not.
+        imitates: it answers as its teacher does at every level, so any plan of that suits it.
     """
 
     net: torch.nn.Module
@@ -47,6 +48,7 @@ class Model:
     folder: Folder | None = None
     plans: tuple[dict[str, Any], ...] = ()
     teacher: str = ""
+    imitates: bool = False
 
     @property
     def device(self) -> torch.device:

@@ -268,6 +268,8 @@ class _School:
         plans = self.judge.chosen(ready, choices)
         found = self.judge.verdict(ready, plans)
         ready = dataclasses.replace(ready, net=unrounded(net), plans=tuple(plans))
+        if self.objective.imitates:
+            ready = dataclasses.replace(ready, imitates=True)
         save = save_lora if self.recipe.lora else save_folder
         card = student_card(self.recipe, self.teacher.model, plans, found, self._seen())
         save(ready, out, card)

@@ -1,8 +1,9 @@
-"""Cheaper network calls: the plan that leads once more, with fewer bits and with fewer tokens."""
+"""Cheaper network calls: the plan that leads once more, with fewer bits, tokens and channels."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from hasten.tuning.search import Row
 MERGED = 0.5  # share of the tokens
 
 
-def try_cheaper(run: Any, finals: Finals, folder: Path | None) -> tuple[list[str], list[Row]]:
-    """Time the plan that leads with each lever, and where that is faster take it into the finals.
+def try_cheaper(
+    run: Any, finals: Finals, folder: Path | None, smaller: Iterable[str] = ()
+) -> tuple[list[str], list[Row]]:
+    """Time the plan that leads with each lever, and with each of the ``smaller`` networks that
+    imitate the model, and where that is faster take it into the finals.
 
     Returns:
         What came of each, in sentences; and how far each layer of the network moves the plan's
@@ -30,6 +34,7 @@ def try_cheaper(run: Any, finals: Finals, folder: Path | None) -> tuple[list[str
     tried["eight bits"], layers = _eight_bits(run, finals, plan, folder)
     tried["linear layers in eight bits by torchao"] = _torchao(finals, plan)
     tried["merged tokens"] = plan.model_copy(update={"merge": MERGED})
+    tried |= {f"smaller network {name!r}": _by(name, plan) for name in smaller}
     return [f"{name}: {_timed(run, finals, leads, one)}" for name, one in tried.items()], layers
 
 
@@ -48,6 +53,14 @@ def _eight_bits(
     if made is None:
         return run.refused.pop().why, []
     return finals.on(plan, able).model_copy(update={"quantize": file}), made["layers"]
+
+
+def _by(name: str, plan: Plan) -> Plan | str:
+    """The plan by another network. A program is taken along, though learned for the whole one."""
+    if plan.student or plan.small:
+        return "the plan that leads has a network of its own"
+    others = plan.other_weights or plan.program is not None
+    return plan.model_copy(update={"student": name, "other_weights": others})
 
 
 def _torchao(finals: Finals, plan: Plan) -> Plan | str:

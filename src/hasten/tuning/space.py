@@ -148,15 +148,25 @@ def learned(model: Model, guidance: float) -> list[Plan]:
 def distilled(model: Model, guidance: float) -> list[Plan]:
     """The plans of every student in a folder beside the model's that was distilled from its
     weights; students know no guidance."""
-    if model.folder is None or guidance != 1.0:
-        return []
-    builtin, plans = model.name.startswith(BUILTIN), []
+    named = _students(model) if guidance == 1.0 else {}
+    return [Plan(**{**fields, "student": name}) for name in named for fields in student_plans(name)]
+
+
+def imitators(model: Model) -> list[str]:
+    """The students beside the model that answer as it does at every level: pruned networks."""
+    return [name for name, facts in _students(model).items() if facts.get("imitates") is True]
+
+
+def _students(model: Model) -> dict[str, dict[str, Any]]:
+    """What the students beside the model that were distilled from its weights say of themselves."""
+    if model.folder is None:
+        return {}
+    builtin, found = model.name.startswith(BUILTIN), {}
     for file in sorted(model.folder.parent.glob(f"*/{FACTS}")):
         body = read_json(file)
         if isinstance(body, dict) and body.get("teacher") == model.sha256:
-            name = f"{BUILTIN}{file.parent.name}" if builtin else str(file.parent)
-            plans += [Plan(**{**fields, "student": name}) for fields in student_plans(name)]
-    return plans
+            found[f"{BUILTIN}{file.parent.name}" if builtin else str(file.parent)] = body
+    return found
 
 
 def clips(model: Model) -> tuple[float | None, ...]:

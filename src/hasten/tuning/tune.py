@@ -33,7 +33,7 @@ from hasten.tuning.finals import Finals, loss_of, recommend
 from hasten.tuning.lab import Lab
 from hasten.tuning.pareto import front
 from hasten.tuning.search import FEW, Row, Search
-from hasten.tuning.space import Refused, Space, distilled, learned
+from hasten.tuning.space import Refused, Space, distilled, imitators, learned
 from hasten.tuning.trials import Trials
 
 MANY = 64
@@ -233,7 +233,8 @@ def _tuned(
         run.skipped.append(side.why)
         if side.pays:
             finals.in_parallel()
-    said, layers = try_cheaper(run, finals, run.folder)
+    smaller = imitators(model) if space.students else []
+    said, layers = try_cheaper(run, finals, run.folder, smaller)
     run.skipped += said
     rows, baseline = finals.race(guidance)
     chosen, why = recommend(rows, max_loss, baseline, batch)

@@ -63,6 +63,7 @@ class Distillation(ABC):
     ``compares``: its loss is a distance of pictures, so it can be one in features.
     ``fresh``: the student begins with new weights instead of the teacher's.
     ``early``: it can learn the levels below a start that is not noise.
+    ``imitates``: its student answers as the teacher does at every level.
     """
 
     part_name: ClassVar[str]
@@ -70,6 +71,7 @@ class Distillation(ABC):
     compares: ClassVar[bool] = False
     fresh: ClassVar[bool] = False
     early: ClassVar[bool] = True
+    imitates: ClassVar[bool] = False
 
     def student(self, teacher: Model) -> Model:
         """``teacher`` with the path and prediction of the student, which shares its network still.

@@ -37,6 +37,8 @@ class Imitation(Distillation):
     Where channels were cut by importance, they have only been in the way (docs/log.md).
     """
 
+    imitates = True
+
     features: float = 0.0
 
     def __post_init__(self) -> None:
