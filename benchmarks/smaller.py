@@ -1,11 +1,12 @@
 """Cheaper evaluations of ``builtin:mnist``: ``python -m benchmarks.smaller``.
 
-Four questions: what a network call costs in fewer bits and with fewer channels, beside float32 and
+Five questions: what a network call costs in fewer bits and with fewer channels, beside float32 and
 bfloat16 (and NNCF's integers, where NNCF is installed), every contender in a process of its own and
 timed in turn; what that does to FD; what a network of fewer channels gives at all evaluations, and
-at all but one; and how far pictures drift over bits, with weights rounded to the nearest and by
-GPTQ, with one row of ranges and with a row a step. The network of fewer channels is what
-recipes/mnist-pruned.yaml made. ``... smaller call`` (quality, width, drift) measures one anew.
+at all but one; what it gives in other plans; and how far pictures drift over bits, with weights
+rounded to the nearest and by GPTQ, with one row of ranges and with a row a step. The network of
+fewer channels is what recipes/mnist-pruned.yaml made. ``... smaller call`` (quality, width, plan,
+drift) measures one anew.
 """
 
 from __future__ import annotations
@@ -36,6 +37,18 @@ from hasten.sampler import prepare, subject
 
 BASE = hasten.Plan(solver="dpmpp(order=2)", grid="uniform", steps=10)
 NOISY = hasten.Plan(solver="dpmpp-sde", grid="uniform", steps=6)  # of the lowest FD
+MIXTURE = "mixture(file='builtin:mnist/starts/mixture.safetensors', ratio=1.6, steps=0)"
+PLANS = (  # in which the pruned network stands for the whole one
+    BASE,
+    BASE.model_copy(update={"clip": 1.0}),
+    hasten.Plan(solver="ddim", grid="uniform", steps=20),
+    hasten.Plan(solver="unipc(order=3)", grid="uniform", steps=6, clip=1.0),
+    hasten.Plan(solver="dpmpp(order=3)", grid="uniform", steps=5, clip=1.0),
+    hasten.Plan(program="builtin:mnist/programs/5.json"),
+    hasten.Plan(solver="dpmpp(order=3)", grid="uniform", steps=6, start=MIXTURE),
+    NOISY,
+    NOISY.model_copy(update={"steps": 10}),
+)
 JUDGED = ("w8a8", "w4a8")  # whose FD is measured as well
 BITS = ("w8a16", "w8a8", "w6a8", "w4a8", "w8a6", "w6a6", "w8a4", "w4a4")
 FOLDER, PRUNED = Path("runs/smaller"), str(Path(__file__).with_name("mnist-pruned"))
@@ -201,6 +214,31 @@ def widths() -> list[Facts]:
     return rows
 
 
+def plans() -> list[Facts]:
+    """FD and recall of the whole network and of the pruned one, plan by plan."""
+    model, rows = hasten.load("builtin:mnist"), []
+    real, fast = real_for(model), {"engine": "openvino", "dtype": "bfloat16"}
+    for plan in PLANS:
+        small = {"student": PRUNED, "other_weights": plan.program is not None}
+        whole, less = (
+            judged(hasten.build(model, plan.model_copy(update={**fast, **fields})), N, real)
+            for fields in ({}, small)
+        )
+        rows.append(
+            {
+                "kind": "plan",
+                "plan": str(plan),
+                "stochastic": plan.stochastic,
+                "fd": [whole["fd"].value, less["fd"].value],
+                "recall": [whole["recall"].value, less["recall"].value],
+                "times_the_fd": less["fd"].value / whole["fd"].value,
+                "n": N,
+            }
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
 def drifts() -> list[Facts]:
     """RMSE of DRIFTS pictures from the float32 ones, over bits and rows of ranges."""
     model, rows, wanted = hasten.load("builtin:mnist"), [], pictures(BASE)
@@ -223,12 +261,13 @@ KINDS: dict[str, Callable[[], list[Facts]]] = {
     "call": lambda: [*calls(1), *calls(64)],
     "quality": qualities,
     "width": widths,
+    "plan": plans,
     "drift": drifts,
 }
 
 
 def main(only: str) -> None:
-    """All four questions, or the kind ``only`` of them."""
+    """All five questions, or the kind ``only`` of them."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     before = read("smaller")["rows"] if only else []
     rows: list[Facts] = []

@@ -248,6 +248,28 @@ def widths() -> str:
     return markdown(head, cells) + note + where(result)
 
 
+def pruned() -> str:
+    """What the pruned network gives in plans of many kinds, beside the whole one."""
+    if not (FOLDER / "smaller.json").exists():
+        return "Not measured yet: `python -m benchmarks.smaller`.\n"
+    result = read("smaller")
+    rows = [row for row in result["rows"] if row["kind"] == "plan"]
+    cells = [
+        (
+            f"`{row['plan']}`",
+            *(
+                f"{fd:.3f} ({recall:.2f})"
+                for fd, recall in zip(row["fd"], row["recall"], strict=True)
+            ),
+            f"{row['times_the_fd']:.2f}",
+        )
+        for row in sorted(rows, key=lambda row: row["fd"][0])
+    ]
+    head = ("plan", "FD (recall), whole", "FD (recall), pruned", "times whole")
+    note = f"\nn = {rows[0]['n']}, the same noise, OpenVINO in bfloat16." if rows else ""
+    return markdown(head, cells) + note + where(result)
+
+
 def drifts() -> str:
     """How far pictures drift from float32 over bits and rows of ranges."""
     if not (FOLDER / "smaller.json").exists():
