@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from hasten.core.engine import Prepared
+from hasten.core.engine import Prepared, beside, engines
 from hasten.core.errors import UserError
 from hasten.core.model import Model
 from hasten.core.plan import Plan
@@ -88,7 +88,8 @@ class Lab:
         rows = batch * (2 if chosen.guidance != 1.0 else 1)
         x, t, cond = self._inputs(chosen, rows)
         with torch.inference_mode():
-            timing = timed(lambda: net(x, t, cond), device=self.model.device, seconds=1.0)
+            with beside(engines.parse(chosen.engine)):
+                timing = timed(lambda: net(x, t, cond), device=self.model.device, seconds=1.0)
             wanted = self._net(Plan())(x, t, cond)
             apart = float((net(x, t, cond) - wanted).norm() / wanted.norm())
         bound = BOUNDS[net.precision]
