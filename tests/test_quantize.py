@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -71,7 +73,7 @@ def test_first_last_time_and_label_layers_are_kept(model):
 
 
 def test_skip_connections_are_cut_where_they_are_joined(model):
-    held = learn_quantize(model, BASE, n=4)
+    held = learn_quantize(model, BASE, rows="steps", n=4)
     shortcuts = [name for name in held.bits if "up_blocks" in name and "shortcut" in name]
     assert shortcuts
     assert set(held.cuts) == set(shortcuts)
@@ -102,6 +104,28 @@ def test_more_bits_and_more_rows_drift_less(model, tmp_path):
     groups = learn_quantize(model, BASE, rows=2, **plain)
     assert groups.rows == 2
     assert sorted(groups.groups) == list(groups.groups)
+
+
+class Loud(nn.Module):
+    """A network whose layer sees the same at every time, or more and more with the time."""
+
+    def __init__(self, grows: float) -> None:
+        super().__init__()
+        self.body, self.grows = nn.Conv2d(1, 1, 3, padding=1), grows
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, cond: object = None) -> torch.Tensor:
+        loud = (self.grows * t / 1000).exp().view(-1, 1, 1, 1)
+        return self.body(x / x.std() * loud) / loud
+
+
+def test_a_row_a_step_is_for_layers_that_see_other_widths_at_other_times(tiny_model):
+    model = tiny_model()
+    alike, apart = (dataclasses.replace(model, net=Loud(grows)) for grows in (0.0, 3.0))
+    assert learn_quantize(alike, BASE, n=4).rows == 1
+    assert learn_quantize(apart, BASE, n=4).rows == BASE.steps
+    assert learn_quantize(apart, BASE, bits="w8a16", n=4).rows == 1
+    assert learn_quantize(alike, BASE, bits="w8a4", n=4).rows == BASE.steps
+    assert learn_quantize(alike, BASE, rows="steps", n=4).rows == BASE.steps
 
 
 @pytest.mark.parametrize(

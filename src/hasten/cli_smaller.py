@@ -15,7 +15,7 @@ def quantize(
     plan: PlanText = None,
     bits: str = "w8a8",
     drift: float | None = None,
-    rows: str = "steps",
+    rows: str = "auto",
     n: int = 64,
     rounding: str = "gptq",
     out: Path = Path("quantized.safetensors"),
@@ -30,7 +30,8 @@ def quantize(
         bits: of weights and activations: w8a8, w8a16 (for memory), w4a8; or a mix of two, the fewer
             first, as in w4a8,w8a8 or w8a8,float, chosen by how much each layer matters.
         drift: of a mix: how far its pictures may be from those of the float network.
-        rows: steps (ranges of each step's own), static (one for all), or how many groups.
+        rows: steps (ranges of each step's own), static (one for all), how many groups, or auto:
+            static where eight bits gain little by more.
         n: calibration pictures.
         rounding: of weights: gptq (they make up for each other's), or nearest, for a network that
             was trained in few bits.
@@ -43,7 +44,7 @@ def quantize(
 
     loaded = load(model, device=device)
     given = Plan(**loaded.plan) if plan is None else Plan.read(plan)
-    groups = rows if rows in ("steps", "static") or not rows.isdigit() else int(rows)
+    groups = int(rows) if rows.isdigit() else rows
     options = {"bits": bits, "drift": drift, "rows": groups, "n": n, "rounding": rounding}
     held = learn_quantize(loaded, given, out, **options)
     use = given.model_copy(update={"quantize": str(out), "engine": "openvino"})

@@ -18,12 +18,13 @@ from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.learning.gptq import fits, products, rounded
 from hasten.levers.quantize import Quantization, Rows, layers
-from hasten.levers.quantized_layer import Bits, in_few_bits, stretched, weight_scale
+from hasten.levers.quantized_layer import FLOAT, Bits, in_few_bits, stretched, weight_scale
 from hasten.sampler import build, subject
 
 SAMPLE = 4096  # numbers of a layer's input that are kept a picture batch
 SHRUNK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)  # ranges that are tried, of the whole
 POWER = 4.0  # of an error: the far ones count for more
+PAYS = 2.0  # how many times smaller, squared, rows a step have to make the rounding of inputs
 SEED = 5  # other noise than any measurement's
 
 
@@ -41,6 +42,10 @@ class _Seen:
         chosen = [self.values[call] for call in calls]
         return [torch.cat(piece) for piece in zip(*chosen, strict=True)]
 
+    def row(self, calls: list[int], bits: Bits) -> torch.Tensor:
+        """The range of those calls (pieces, 2) with which activations in ``bits`` are nearest."""
+        return torch.stack([_range(piece, bits) for piece in self.pieces(calls)])
+
 
 def learn_quantize(
     model: Model,
@@ -49,7 +54,7 @@ def learn_quantize(
     *,
     bits: str | Bits = "w8a8",
     drift: float | None = None,
-    rows: int | str = "steps",
+    rows: int | str = "auto",
     n: int = 64,
     correct: bool = True,
     rounding: str = "gptq",
@@ -64,7 +69,9 @@ def learn_quantize(
             least for their size get the fewer bits.
         drift: how far (root mean square) the pictures of such a mix may be from those of the float
             network; errors of layers are taken to add in squares.
-        rows: "steps" for ranges of each step's own, "static" for one row, or how many groups.
+        rows: "steps" for ranges of each step's own, "static" for one row, or how many groups. A
+            runtime holds a network for each row, and exports take one. "auto" is one row where
+            activations have eight bits or more and :meth:`Calibration.gained` is below 2.
         correct: fold the mean error of each row into the network's answer.
         rounding: "gptq" for weights that make up for each other's rounding, on all states of the
             plan; "nearest" for the nearest integers, as a network wants that was trained in few
@@ -77,7 +84,7 @@ def learn_quantize(
     fewer, chosen = _bits(bits, drift)
     require_whole("n", n, 1, 100_000)
     if isinstance(rows, str):
-        require_choice("rows", rows, ("steps", "static"))
+        require_choice("rows", rows, ("auto", "steps", "static"))
     else:
         require_whole("rows", rows, 1, 10_000)
     require_choice("rounding", rounding, ("gptq", "nearest"))
@@ -91,6 +98,10 @@ def learn_quantize(
     cond = None if model.labels is None else [i % model.labels for i in range(n)]
     with run.watching():
         sampler.sample(n, seed=SEED, cond=cond, batch=n)
+    if rows == "auto":
+        few = min((one for one in (fewer, chosen) if one), key=lambda one: one.activations)
+        pays = few.activations < 8 or (few.activations < FLOAT and run.gained(few) >= PAYS)
+        rows = "steps" if pays else "static"
     held = run.quantization(plain, chosen or fewer or Bits(), rows)
     held = run.in_bits(held, {} if chosen is None else dict.fromkeys(held.ranges, chosen))
     if fewer is not None and drift is not None:
@@ -223,11 +234,9 @@ class Calibration:
         groups = _groups(list(self.seen.values()), len(times), rows)
         calls = [[i for i, own in enumerate(groups) if own == n] for n in range(max(groups) + 1)]
 
-        def row(one: _Seen, mine: list[int]) -> torch.Tensor:
-            return torch.stack([_range(piece, bits) for piece in one.pieces(mine)])
-
         ranges = {
-            name: torch.stack([row(one, mine) for mine in calls]) for name, one in self.seen.items()
+            name: torch.stack([one.row(mine, bits) for mine in calls])
+            for name, one in self.seen.items()
         }
         wide = {name: v[..., 1].amax(0) - v[..., 0].amin(0) for name, v in ranges.items()}
         cuts = {name: one.cut for name, one in self.seen.items() if one.cut is not None}
@@ -245,6 +254,25 @@ class Calibration:
             scale=torch.ones(len(calls), channels),
             shift=torch.zeros(len(calls), channels),
         )
+
+    def gained(self, bits: Bits) -> float:
+        """How many times smaller the squared error of rounding the layers' inputs to ``bits`` is
+        with a row of ranges for every step than with one for all; each layer's in units of the
+        variance of its input at the step."""
+        calls = range(len(self.calls))
+
+        def error(one: _Seen, call: int, row: torch.Tensor) -> float:
+            total = 0.0
+            for x, (low, high) in zip(one.pieces([call]), row.tolist(), strict=True):
+                total += _rounding(x, low, high, bits, 2.0) / max(float(x.var()), 1e-30)
+            return total
+
+        one_row = own = 0.0
+        for one in self.seen.values():
+            static = one.row(list(calls), bits)
+            one_row += sum(error(one, call, static) for call in calls)
+            own += sum(error(one, call, one.row([call], bits)) for call in calls)
+        return one_row / max(own, 1e-30)
 
     def in_bits(self, held: Quantization, bits: dict[str, Bits]) -> Quantization:
         """``held`` with the layers named in ``bits`` in those."""
@@ -296,12 +324,13 @@ def _range(x: torch.Tensor, bits: Bits) -> torch.Tensor:
     """Low and high with which the sample ``x``, rounded to the activations' bits, is nearest to
     itself; what lies beyond is cut off."""
     low, high = float(x.amin()), float(x.amax())
-
-    def error(share: float) -> float:
-        return float((in_few_bits(x, share * low, share * high, bits) - x).abs().pow(POWER).mean())
-
-    share = min(SHRUNK, key=error)
+    share = min(SHRUNK, key=lambda share: _rounding(x, share * low, share * high, bits, POWER))
     return torch.tensor([share * low, share * high])
+
+
+def _rounding(x: torch.Tensor, low: float, high: float, bits: Bits, power: float) -> float:
+    """The mean ``power`` of the error of rounding ``x``."""
+    return float((in_few_bits(x, low, high, bits) - x).abs().pow(power).mean())
 
 
 def _groups(seen: list[_Seen], count: int, rows: int | str) -> list[int]:
