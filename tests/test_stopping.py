@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import time
+import types
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ import hasten
 from hasten import Plan, build
 from hasten.core.errors import UserError
 from hasten.core.program import Program
+from hasten.executors import deadline
 
 CLOSE = 1e-4  # other batch sizes run other kernels: float32 sums in another order
 
@@ -73,21 +74,22 @@ def test_a_picture_does_not_end_where_nothing_is_to_be_seen_yet(tiny_model):
     assert calls == [2, first + 1]
 
 
-def test_the_deadline_ends_after_the_call_that_passes_it(tiny_model):
-    model = tiny_model()
-    slow, calls = 0.02, []
+def test_the_deadline_ends_after_the_call_that_passes_it(tiny_model, monkeypatch):
+    model, calls, now = tiny_model(), [], [5.0]
+    clock = types.SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(deadline, "time", clock)
 
     def watch(call, x0):
         calls.append(x0)
-        time.sleep(slow)
+        now[0] += 0.03
 
     plan = Plan(solver="ddim", steps=30)
     whole = answers_of(build(model, plan), n=2)
     found = build(model, plan.model_copy(update={"executor": "deadline(ms=100)"})).sample(
         2, raw=True, watch=watch
     )
-    assert 1 < len(calls) <= 6  # each call takes 20 ms and its own time
-    assert torch.equal(found, whole[len(calls) - 1])
+    assert len(calls) == 4  # 120 ms are the first of those that have passed 100
+    assert torch.equal(found, whole[3])
     calls.clear()
     at_once = build(model, plan.model_copy(update={"executor": "deadline(ms=0)"}))
     assert torch.equal(at_once.sample(2, raw=True, watch=watch), whole[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import weakref
@@ -340,7 +339,7 @@ class Sampler:
             keep = functools.partial(self.plan.reusing.open, self.net, self.program)
         machine = answers_for(self.executor)(self.denoiser, fresh, cond, keep=keep)
         engine = engines.parse(self.plan.engine)
-        with contextlib.nullcontext() if starts.parse(self.plan.start).heavy else beside(engine):
+        with beside(None if starts.parse(self.plan.start).heavy else engine):
             x = self.begin(noise, self.levels[0], cond)
         with beside(engine):
             if self.program is None:

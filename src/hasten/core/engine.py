@@ -146,10 +146,10 @@ class Static(Prepared):
 
 
 @contextlib.contextmanager
-def beside(engine: Engine) -> Iterator[None]:
+def beside(engine: Engine | None) -> Iterator[None]:
     """One thread for what torch computes beside an engine that has threads of its own."""
     threads = torch.get_num_threads()
-    if not engine.own_threads or threads == 1:
+    if engine is None or not engine.own_threads or threads == 1:
         yield
         return
     torch.set_num_threads(1)
