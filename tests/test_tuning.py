@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from hasten.adapters.folder import save_folder
 from hasten.core.errors import UserError
 from hasten.core.model import Model
 from hasten.core.plan import Plan
+from hasten.measuring import timer
 from hasten.measuring.drift import reference
 from hasten.measuring.frechet import frechet, statistics
 from hasten.measuring.memory import forget_peak, peak_mb, predicted_mb, require_memory
@@ -116,6 +118,19 @@ def test_calls_side_by_side_are_timed_in_turn():
     one, other = side_by_side(calls, rounds=3)
     assert order == list("abbaabba")
     assert (one.n, other.n) == (3, 3)
+
+
+@pytest.mark.parametrize(("least", "rounds"), [(1, 3), (5, 5)])
+def test_rounds_end_when_the_next_would_be_too_late(monkeypatch, least, rounds):
+    now = [0.0]
+    monkeypatch.setattr(timer, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def second() -> None:
+        now[0] += 1.0
+
+    one, other = side_by_side([second, second], rounds=10, seconds=6.0, least=least)
+    assert (one.n, other.n) == (rounds, rounds)
+    assert one.median == 1.0
 
 
 def test_the_front_holds_what_nothing_beats():

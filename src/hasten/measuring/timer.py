@@ -39,13 +39,19 @@ def side_by_side(
     *,
     device: torch.device | str = "cpu",
     rounds: int = 7,
+    seconds: float = math.inf,
+    least: int = 1,
 ) -> list[Timing]:
     """Time ``calls`` in turn, round after round, so that a machine whose speed drifts treats all of
-    them alike; every other round runs backwards."""
+    them alike; every other round runs backwards. As many rounds as ``seconds`` have room for, from
+    ``least`` to ``rounds``."""
     first = [once(call, device) for call in calls]
     times: list[list[float]] = [[] for _ in calls]
     places = list(range(len(calls)))
+    began = time.perf_counter()
     for number in range(rounds):
+        if number >= least and (time.perf_counter() - began) * (number + 1) / number > seconds:
+            break
         for place in places if number % 2 else reversed(places):
             times[place].append(once(calls[place], device))
     return [summary(one, row) for one, row in zip(first, times, strict=True)]

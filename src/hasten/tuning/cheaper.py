@@ -9,7 +9,7 @@ from typing import Any
 
 from hasten.core.plan import Plan
 from hasten.levers.by_torchao import ENGINES, PREFIX
-from hasten.tuning.finals import ROUNDS, Finals
+from hasten.tuning.finals import RACE, Finals
 from hasten.tuning.search import Row
 
 MERGED = 0.5  # share of the tokens
@@ -75,7 +75,7 @@ def _timed(run: Any, finals: Finals, leads: Row, plan: Plan | str) -> str:
         return plan
     if time.monotonic() > run.until("all"):
         return "time ran out"
-    facts = {"plans": [leads["plan"], plan.model_dump()], "batch": finals.batch, "rounds": ROUNDS}
+    facts = {"plans": [leads["plan"], plan.model_dump()], "batch": finals.batch, **RACE}
     done = run.ask("race", f"timing {plan}", **facts)
     if done is None:
         return run.refused.pop().why

@@ -20,7 +20,8 @@ MANY = 10  # evaluations from which reusing features may be cheaper than fewer s
 REUSES = ("deep(branch=0, forecast=1)", "blocks(forecast=1)")  # a U-Net's, a transformer's
 TRIED = 3  # programs with which reuse is tried
 PARALLEL = "anderson"
-STEPS, ROUNDS = 50, 3
+STEPS = 50
+RACE = {"rounds": 3, "seconds": 10.0, "least": 1}
 
 
 def try_reuse(search: Search, model: Model) -> str | None:
@@ -61,7 +62,7 @@ def ask_parallel(run: Any, guidance: float, batch: int) -> Parallel | None:
     cannot be run."""
     plan = Plan(solver="ddim", grid="uniform", steps=STEPS, guidance=guidance)
     both = [plan, plan.model_copy(update={"executor": PARALLEL})]
-    facts = {"plans": [one.model_dump() for one in both], "batch": batch, "rounds": ROUNDS}
+    facts = {"plans": [one.model_dump() for one in both], "batch": batch, **RACE}
     done = run.ask("race", "sampling in parallel", **facts)
     if done is None:
         return None

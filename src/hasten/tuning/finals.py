@@ -27,8 +27,7 @@ A_LEVEL = 3  # programs of one number of evaluations that are glanced at
 PICTURES = (2000, 1000, 500)
 JUDGED = 4  # plans that get a second look, beside the most faithful
 LOOKED, LEAST = 10, 4  # plans that get a full report, time or no time
-ROUNDS, MOST_ROUNDS = 9, 25  # of the last race: the most where they take less than RACE_S
-RACE_S = 5.0
+RACE = {"rounds": 25, "seconds": 15.0, "least": 5}  # of plans in turn with each other
 PROCESSES = 5
 T99 = 4.604  # Student's t for PROCESSES - 1 degrees of freedom, 99%
 LEAST_SPREAD = 0.02  # processes differ by this much even where four of them did not
@@ -234,9 +233,7 @@ class Finals:
         published sampler in eager float32, and what all of that sampler costs."""
         part = Plan(solver="ddpm", grid="uniform", steps=1000 // SHARE, guidance=guidance)
         plans = [row["plan"] for row in self.rows]
-        each = sum(row["latency_ms"]["median"] for row in self.rows) / 1000
-        rounds = min(MOST_ROUNDS, max(ROUNDS, int(RACE_S / max(each, 1e-3))))
-        facts = {"batch": self.batch, "rounds": rounds}
+        facts = {"batch": self.batch, **RACE}
         done = self.run.ask("race", "timing in turn", plans=[*plans, part.model_dump()], **facts)
         why = None
         if done is None:
@@ -246,7 +243,7 @@ class Finals:
         rows = [{**row, "race_ms": one} for row, one in zip(self.rows, timings, strict=False)]
         if why is not None or done is None:
             return rows, {"latency_ms": None, "why": why}
-        how = f"{1000 // SHARE} of its steps timed in turn with the plans, n = {rounds}"
+        how = f"{1000 // SHARE} of its steps timed in turn with the plans, n = {timings[-1]['n']}"
         return rows, {"latency_ms": timings[-1]["median"] * SHARE, "how": how}
 
     def confirm(self, best: Plan) -> Row | None:

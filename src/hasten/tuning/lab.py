@@ -170,7 +170,14 @@ class Lab:
         )
         return one.milliseconds()
 
-    def race(self, plans: list[Facts], batch: int, rounds: int) -> Facts:
+    def race(
+        self,
+        plans: list[Facts],
+        batch: int,
+        rounds: int,
+        seconds: float = float("inf"),
+        least: int = 1,
+    ) -> Facts:
         """Latencies of the plans, timed in turn with each other."""
         cond = None if self.model.labels is None else 0
         chosen = [Plan(**plan) for plan in plans]
@@ -179,7 +186,9 @@ class Lab:
             lambda sampler=sampler: sampler.sample(batch, cond=cond, batch=batch)
             for sampler in samplers
         ]
-        timings = side_by_side(calls, device=self.model.device, rounds=rounds)
+        timings = side_by_side(
+            calls, device=self.model.device, rounds=rounds, seconds=seconds, least=least
+        )
         return {"timings": [timing.milliseconds() for timing in timings]}
 
     @functools.cached_property
