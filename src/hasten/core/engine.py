@@ -147,7 +147,8 @@ class Static(Prepared):
 
 @contextlib.contextmanager
 def beside(engine: Engine | None) -> Iterator[None]:
-    """One thread for what torch computes beside an engine that has threads of its own."""
+    """One thread for what torch computes beside an engine that has threads of its own; another
+    thread of the program that first computes with torch meanwhile is given one as well."""
     threads = torch.get_num_threads()
     if engine is None or not engine.own_threads or threads == 1:
         yield
