@@ -228,7 +228,6 @@ def plans() -> list[Facts]:
             {
                 "kind": "plan",
                 "plan": str(plan),
-                "stochastic": plan.stochastic,
                 "fd": [whole["fd"].value, less["fd"].value],
                 "recall": [whole["recall"].value, less["recall"].value],
                 "times_the_fd": less["fd"].value / whole["fd"].value,
