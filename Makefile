@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -qq -c constraints.txt
-MINUTES ?= 4
+MINUTES ?= 5
 
 .PHONY: demo test venv check bench tables clean
 

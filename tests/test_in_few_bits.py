@@ -29,9 +29,9 @@ from test_distilling import recipe
 )
 def test_layers_round_as_they_will_when_they_are_quantized(layer, bits):
     x = torch.randn(2, 3, 6, 6, generator=generator(0))
-    ranges = [(float(x.min()), float(x.max()))]
+    span = (float(x.min()), float(x.max()))
     with torch.no_grad():
-        mine, wanted = Rounding(layer, bits)(x), QuantizedLayer(layer, bits, ranges)(x)
+        mine, wanted = Rounding(layer, bits)(x), QuantizedLayer(layer, bits, span)(x)
     assert torch.allclose(mine, wanted, atol=1e-5)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -15,8 +17,8 @@ from hasten.core.told import Known, _apart, _numbers, at_times, told
 from hasten.learning.gptq import fits, products, rounded
 from hasten.learning.quantize import _range, learn_quantize
 from hasten.levers.quantize import Quantization, layers
-from hasten.levers.quantized_layer import Bits, QuantizedLayer, weight_scale
-from hasten.sampler import engines_here
+from hasten.levers.quantized_layer import Bits, QuantizedLayer, fitted, joined, weight_scale
+from hasten.sampler import engines_here, prepare
 
 BASE = Plan(solver="dpmpp(order=2)", grid="uniform", steps=4)
 
@@ -42,7 +44,7 @@ def test_a_layer_in_eight_bits_is_as_near_as_its_steps(kind):
     with torch.no_grad():
         wanted = layer(x)
         for bits, least in ((Bits(8, 8), 35), (Bits(8, 16), 40), (Bits(4, 8), 15)):
-            answer = QuantizedLayer(layer, bits, [(-2.0, 3.0)])(x)
+            answer = QuantizedLayer(layer, bits, (-2.0, 3.0))(x)
             error = 20 * torch.log10(wanted.std() / (answer - wanted).std())
             assert error > least, (bits, error)
         # Nothing but rounding: integers times steps are given back exactly.
@@ -50,7 +52,7 @@ def test_a_layer_in_eight_bits_is_as_near_as_its_steps(kind):
         flat = layer.weight.flatten(1)
         flat[:, 0] = 127  # every channel's scale is 1
         whole = torch.randint(-100, 155, shape, generator=draws).float()
-        exact = QuantizedLayer(layer, Bits(8, 8), [(-100.0, 155.0)])(whole)
+        exact = QuantizedLayer(layer, Bits(8, 8), (-100.0, 155.0))(whole)
         assert torch.allclose(exact, layer(whole), rtol=1e-5, atol=0.05)
 
 
@@ -60,9 +62,44 @@ def test_a_cut_layer_is_the_sum_of_its_halves_with_scales_of_their_own():
     with torch.no_grad():
         layer.weight[:, :4] *= 0.01  # both halves matter in the answer
         wanted = layer(x)
-        one = QuantizedLayer(layer, Bits(), [(0.0, 100.0)])(x)
-        two = QuantizedLayer(layer, Bits(), [(0.0, 100.0), (0.0, 1.0)], cut=4, gain=100.0)(x)
+        one = QuantizedLayer(layer, Bits(), (0.0, 100.0))(x)
+        two = QuantizedLayer(layer, Bits(), (0.0, 100.0), cut=4, gain=100.0)(x)
     assert (two - wanted).abs().max() < 0.2 * (one - wanted).abs().max()
+
+
+def test_rows_of_ranges_are_stretched_to_one():
+    rows = torch.tensor([[-0.3, 6.0], [-0.3, 1.0], [-2.0, 4.0], [0.0, 3.0]])
+    (low, high), factors = fitted(rows)
+    wide = rows * factors[:, None]
+    assert low <= wide.min() + 1e-6
+    assert wide.max() <= high + 1e-6
+    # Each touches the range at one end at least, and none is made smaller.
+    touches = torch.minimum(high - wide[:, 1], wide[:, 0] - low)
+    assert touches.abs().max() < 1e-5
+    assert factors.min() >= 1 - 1e-6
+    (low, high), factors = fitted(torch.tensor([[0.0, 6.0], [0.0, 1.5], [0.0, 0.0]]))
+    assert (low, high) == (0.0, 6.0)
+    assert torch.equal(factors[:2], torch.tensor([1.0, 4.0]))
+    assert fitted(torch.zeros(2, 2))[1].isfinite().all()
+    halves = torch.tensor([[[-1.0, 2.0], [-0.5, 0.1]], [[-1.0, 1.0], [0.0, 0.4]]])
+    assert torch.equal(joined(halves, 10.0), torch.tensor([[-5.0, 2.0], [-1.0, 4.0]]))
+    assert torch.equal(joined(halves[:, :1], 10.0), halves[:, 0])
+
+
+@pytest.mark.parametrize("kind", ["conv", "linear"])
+def test_a_factor_stretches_what_is_rounded_and_nothing_else(kind):
+    layer = nn.Conv2d(3, 5, 3) if kind == "conv" else nn.Linear(6, 5)
+    x = torch.rand((2, 3, 6, 6) if kind == "conv" else (2, 7, 6), generator=generator(4))
+    x[1] *= 0.01
+    factor = nn.Module()
+    factor.forward = lambda given: torch.tensor([[1.0], [100.0]])  # type: ignore[method-assign]
+    with torch.no_grad():
+        wanted = layer(x)
+        one = QuantizedLayer(layer, Bits(), (0.0, 1.0))(x)
+        two = QuantizedLayer(layer, Bits(), (0.0, 1.0), factor=factor)(x)
+    assert torch.equal(one[0], two[0])
+    error = (one[1] - wanted[1]).square().mean() / (two[1] - wanted[1]).square().mean()
+    assert error > 50
 
 
 def test_first_last_time_and_label_layers_are_kept(model):
@@ -128,6 +165,56 @@ def test_a_row_a_step_is_for_layers_that_see_other_widths_at_other_times(tiny_mo
     assert learn_quantize(alike, BASE, rows="steps", n=4).rows == BASE.steps
 
 
+@pytest.mark.parametrize("engine", ["eager", "onnxruntime", "openvino"])
+def test_a_row_a_step_is_as_near_as_a_network_a_step(model, tmp_path, engine):
+    if engine != "eager":
+        pytest.importorskip(engine)
+    file = tmp_path / "q.safetensors"
+    held = learn_quantize(model, BASE, file, bits="w8a6", rows="steps", n=16, correct=False)
+    chosen = Plan(**{**BASE.chosen(), "quantize": str(file), "engine": engine})
+    x, cond = torch.randn(8, *model.shape, generator=generator(3)), torch.arange(8) % 2
+    net, apart = prepare(model, chosen), []
+    for number, time in enumerate(held.times):
+        t = torch.full((8,), time)
+        ranges = {name: rows[number : number + 1] for name, rows in held.ranges.items()}
+        alone = dataclasses.replace(
+            held, times=(time,), groups=(0,), ranges=ranges, scale=held.scale[:1]
+        )
+        with torch.no_grad():
+            wanted, one = model.net(x, t, cond), alone.network(model.net)(x, t, cond)
+            apart.append([float((y - wanted).square().mean()) for y in (net(x, t, cond), one)])
+    assert sum(mine for mine, _ in apart) < 1.2 * sum(other for _, other in apart)
+
+
+def test_a_network_of_several_rows_holds_its_weights_once(model, tmp_path):
+    sizes = {}
+    for rows in ("static", "steps"):
+        file = tmp_path / f"{rows}.safetensors"
+        learn_quantize(model, BASE, file, rows=rows, n=4)
+        sizes[rows] = prepare(model, BASE.model_copy(update={"quantize": str(file)})).weights_mb
+    assert sizes["steps"] < 1.5 * sizes["static"]
+
+
+def test_threads_do_not_tell_each_other_their_times(model):
+    held = learn_quantize(model, BASE, rows="steps", n=8, bits="w8a4")
+    net, x = held.network(model.net), torch.randn(1, *model.shape, generator=generator(3))
+    cond = torch.zeros(1, dtype=torch.long)
+
+    def answer(time: float) -> torch.Tensor:
+        with torch.no_grad():
+            return net(x, torch.tensor([time]), cond)
+
+    wanted = [answer(time) for time in held.times] * 8
+    with ThreadPoolExecutor(4) as pool:
+        assert all(map(torch.equal, pool.map(answer, list(held.times) * 8), wanted))
+
+
+def test_a_network_in_few_bits_is_where_the_whole_one_is(model):
+    held = learn_quantize(model, BASE, rows="steps", n=2)
+    net = held.network(copy.deepcopy(model.net).to("meta"))
+    assert {one.device.type for one in (*net.parameters(), *net.buffers())} == {"meta"}
+
+
 @pytest.mark.parametrize(
     "layer",
     [nn.Conv2d(5, 4, 3, padding=1), nn.Conv2d(5, 4, 3, stride=2, padding=2, dilation=2)],
@@ -143,8 +230,8 @@ def test_weights_make_up_for_the_rounding_of_each_other(layer):
     assert whole.abs().max() <= most
     with torch.no_grad():
         wanted = layer(x)
-        near = QuantizedLayer(layer, few, [(0.0, 1.0)])(x)
-        mine = QuantizedLayer(layer, few, [(0.0, 1.0)], whole=whole)(x)
+        near = QuantizedLayer(layer, few, (0.0, 1.0))(x)
+        mine = QuantizedLayer(layer, few, (0.0, 1.0), whole=whole)(x)
     assert (mine - wanted).square().mean() < 0.5 * (near - wanted).square().mean()
 
 
@@ -191,7 +278,7 @@ def test_the_correction_brings_the_mean_answer_back(model):
     told = torch.full((16,), t)
     with torch.no_grad():
         wanted = model.net(x, told, cond)
-        rough, fine = (one.network(model.net, 0)(x, told, cond) for one in (held, mended))
+        rough, fine = (one.network(model.net)(x, told, cond) for one in (held, mended))
     assert (fine - wanted).square().mean() < (rough - wanted).square().mean()
 
 
@@ -278,7 +365,7 @@ def test_pictures_at_different_times_get_their_own_ranges(model, tmp_path):
 
 def test_what_the_times_tell_is_worked_out_ahead_where_that_is_less(model, tmp_path):
     held = learn_quantize(model, BASE, rows="static", n=8)
-    whole, alone = held.network(model.net, 0), held.alone(model.net, 0)
+    whole, alone = held.network(model.net), held.alone(model.net)
     assert _numbers(alone) <= _numbers(whole)
     assert isinstance(at_times(whole, held.times[:1]), Known)
     assert at_times(whole, held.times * 10_000) is whole

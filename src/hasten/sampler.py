@@ -33,7 +33,7 @@ from hasten.executors.spread import answers_for
 from hasten.levers.by_torchao import PREFIX, by_torchao
 from hasten.levers.merge import merged
 from hasten.levers.narrow import narrowed
-from hasten.levers.quantize import Quantization, Rows
+from hasten.levers.quantize import Calibrated, Quantization
 
 START, WALK = 0, 1  # the two streams of random numbers of a picture
 
@@ -146,7 +146,7 @@ def _narrowed(teacher: Model, model: Model, plan: Plan, engine: Engine) -> Prepa
 
 
 def _quantized(model: Model, plan: Plan, engine: Engine) -> Prepared:
-    """The network in few bits, once for each row of ranges."""
+    """The network in few bits."""
     assert plan.quantize is not None
     held = Quantization.read(plan.quantize)
     require_weights("plan field 'quantize'", held.weights, model, plan.other_weights)
@@ -156,7 +156,7 @@ def _quantized(model: Model, plan: Plan, engine: Engine) -> Prepared:
         f"dtype is {plan.dtype!r}, and beside what quantize puts into few bits engine "
         f"{plan.engine!r} computes in {' or '.join(able)}; set dtype=float32.",
     )
-    return Rows(held, model, engine, plan.dtype)
+    return Calibrated(held, model, engine, plan.dtype)
 
 
 def engines_here() -> dict[str, str]:

@@ -9,6 +9,7 @@ becomes 364), which a student of few levels does not forgive.
 from __future__ import annotations
 
 import copy
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,20 +21,23 @@ KEPT = 256  # times
 
 
 class Told(nn.Module):
-    """``net`` as a function of x and the shifts (n, width) that :class:`Shifts` has for it."""
+    """``net`` as a function of x and the shifts (n, width) that :class:`Shifts` has for it. Where
+    ``net`` is itself told more of the time, its ``by_time``, that comes along in their columns."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
         self.integers = getattr(net, "integers", ())
-        self._row, first = _Row(), 0
+        self._row, first = Row(), 0
         module = _unet(net)
         module.time_proj = module.time_embedding = _Nothing()
         module.class_embedding = None
         for block in _blocks(module):
             last = first + block.time_emb_proj.out_features
-            block.time_emb_proj, block.skip_time_act = _Shift(self._row, first, last), True
+            block.time_emb_proj, block.skip_time_act = Columns(self._row, first, last), True
             first = last
+        if hasattr(net, "by_time"):
+            net.by_time = Columns(self._row, first, None)
 
     def forward(self, x: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
         self._row.now = shifts
@@ -43,9 +47,10 @@ class Told(nn.Module):
 class Shifts:
     """The shifts of all blocks for times and labels (n,): (n, width), float32."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, net: Any) -> None:
+        module = _unet(net)
         self._wave, self._time = module.time_proj, module.time_embedding
-        self._label = module.class_embedding
+        self._label, self._more = module.class_embedding, getattr(net, "by_time", None)
         acts = [None if one.skip_time_act else one.nonlinearity for one in _blocks(module)]
         layers = [block.time_emb_proj for block in _blocks(module)]
         self._blocks = list(zip(acts, layers, strict=True))
@@ -66,9 +71,11 @@ class Shifts:
         if time not in self._known:
             if len(self._known) >= KEPT:
                 self._known.clear()
-            told = self._time(self._wave(torch.tensor([time])))
+            here = torch.tensor([time])
+            told = self._time(self._wave(here))
             told = told if self._label is None else told + self._label.weight
             parts = [layer(told if act is None else act(told)) for act, layer in self._blocks]
+            parts += [] if self._more is None else [self._more(here).expand(len(told), -1)]
             self._known[time] = torch.cat(parts, dim=1)
         return self._known[time]
 
@@ -85,14 +92,18 @@ class Known(nn.Module):
     def shifts(self, t: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
         """The shifts (n, width) for times and labels (n,)."""
         table: Any = self.table
-        apart = t[:, None] - torch.tensor(self.times, device=t.device)
         label = torch.zeros_like(t, dtype=torch.long) if cond is None else cond
-        return table[apart.abs().argmin(1), label]
+        return table[nearest(t, self.times), label]
 
     def forward(
         self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None = None
     ) -> torch.Tensor:
         return self.net(x, self.shifts(t, cond))
+
+
+def nearest(t: torch.Tensor, times: Sequence[float]) -> torch.Tensor:
+    """Which of ``times`` is nearest to each of t (n,)."""
+    return (t[:, None] - torch.tensor(times, device=t.device)).abs().argmin(1)
 
 
 def at_times(net: nn.Module, times: Sequence[float], always: bool = False) -> nn.Module:
@@ -119,7 +130,7 @@ def _apart(net: nn.Module) -> tuple[Told, Shifts] | None:
         plain = None
         if _is_plain(module):
             own = copy.deepcopy(net).float()
-            shifts = Shifts(_unet(own))  # which keeps the embeddings that Told takes out
+            shifts = Shifts(own)  # which keeps the embeddings that Told takes out
             plain = (Told(own), shifts)
         _KNOWN[net] = plain
     return _KNOWN[net]
@@ -130,20 +141,24 @@ _KNOWN: weakref.WeakKeyDictionary[nn.Module, tuple[Told, Shifts] | None] = (
 )
 
 
-class _Row:
-    """Where the blocks find the shifts of the call that is going on."""
+class Row(threading.local):
+    """Where parts of a network find ``now`` (n, width), what the call that is going on is told;
+    every thread has its own."""
 
     now: torch.Tensor
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Row:
+        return Row()
 
-class _Shift(nn.Module):
-    """Stands in for a block's layer of the embedding: its columns of the row."""
 
-    def __init__(self, row: _Row, first: int, last: int) -> None:
+class Columns(nn.Module):
+    """Stands in for a layer that makes something of the time: its columns of the row."""
+
+    def __init__(self, row: Row, first: int, last: int | None) -> None:
         super().__init__()
         self.row, self.first, self.last = row, first, last
 
-    def forward(self, embedding: torch.Tensor) -> torch.Tensor:
+    def forward(self, given: torch.Tensor) -> torch.Tensor:
         return self.row.now[:, self.first : self.last]
 
 

@@ -151,15 +151,10 @@ def _in_few_bits(model: Model, plan: Plan) -> tuple[Model, Plan]:
     )
     held, student = Quantization.read(name), subject(model, plan)
     require_weights("plan field 'quantize'", held.weights, student, plan.other_weights)
-    require(
-        held.rows == 1,
-        f"quantize is {name!r}, which has {held.rows} rows of ranges, and an exported folder holds "
-        "one network; calibrate it with --rows static.",
-    )
     for level in plan.trace(student.path).levels:
-        held.row(level.t)  # refuses a time that was not calibrated
+        held.require_calibrated(level.t)
     rest = {"quantize": None, "student": None, "merge": None}
-    net = held.alone(student.net, 0)
+    net = held.alone(student.net)
     return dataclasses.replace(student, net=net, plans=()), plan.model_copy(update=rest)
 
 

@@ -17,7 +17,7 @@ from hasten.core.errors import require, require_choice, require_number, require_
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.learning.gptq import fits, products, rounded
-from hasten.levers.quantize import Quantization, Rows, layers
+from hasten.levers.quantize import Calibrated, Quantization, layers
 from hasten.levers.quantized_layer import FLOAT, Bits, in_few_bits, stretched, weight_scale
 from hasten.sampler import build, subject
 
@@ -69,9 +69,9 @@ def learn_quantize(
             least for their size get the fewer bits.
         drift: how far (root mean square) the pictures of such a mix may be from those of the float
             network; errors of layers are taken to add in squares.
-        rows: "steps" for ranges of each step's own, "static" for one row, or how many groups. A
-            runtime holds a network for each row, and exports take one. "auto" is one row where
-            activations have eight bits or more and :meth:`Calibration.gained` is below 2.
+        rows: "steps" for ranges of each step's own, "static" for one row, or how many groups. With
+            several, what layers see is stretched and shrunk again in every call. "auto" is one row
+            where activations have eight bits or more and :meth:`Calibration.gained` is below 2.
         correct: fold the mean error of each row into the network's answer.
         rounding: "gptq" for weights that make up for each other's rounding, on all states of the
             plan; "nearest" for the nearest integers, as a network wants that was trained in few
@@ -167,7 +167,7 @@ def _pictures(model: Model, plan: Plan, held: Quantization | None, n: int) -> to
     """``n`` pictures of ``plan`` as the network's space has them, in the bits of ``held``."""
     prepared = None
     if held is not None:
-        prepared = Rows(held, subject(model, plan), engines.parse("eager"), "float32")
+        prepared = Calibrated(held, subject(model, plan), engines.parse("eager"), "float32")
     cond = None if model.labels is None else [i % model.labels for i in range(n)]
     return build(model, plan, net=prepared).sample(n, seed=SEED + 1, cond=cond, batch=n, raw=True)
 
@@ -299,8 +299,8 @@ class Calibration:
         """``held`` with the least-squares scale and shift that bring each row's answers back to
         those of the float network, channel by channel."""
         scale, shift = held.scale.clone(), held.shift.clone()
+        net = held.network(self.model.net)
         for row in range(held.rows):
-            net = held.network(self.model.net, row)
             calls = [call for call, own in zip(self.calls, held.groups, strict=True) if own == row]
             mine = torch.cat([net(x, t, cond) for x, t, cond, _ in calls]).double()
             wanted = torch.cat([answer for *_, answer in calls]).double()

@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,13 +19,12 @@ from safetensors.torch import save
 from torch import nn
 
 from hasten.core.artifact import located
-from hasten.core.engine import Engine
+from hasten.core.engine import Engine, Prepared
 from hasten.core.errors import UserError, require
 from hasten.core.files import write_bytes
 from hasten.core.model import Model
-from hasten.core.told import at_times
-from hasten.levers.by_time import ByTime
-from hasten.levers.quantized_layer import Bits, QuantizedLayer
+from hasten.core.told import Columns, Row, at_times, nearest
+from hasten.levers.quantized_layer import Bits, QuantizedLayer, fitted, joined
 
 FORMAT = "hasten-quantization-2"
 RANGE, WHOLE = "range.", "whole."  # how the keys of tensors begin
@@ -114,42 +114,42 @@ class Quantization:
                 "`hasten learn quantize`."
             ) from error
 
-    def row(self, time: float) -> int:
-        """The row of ranges for a time told to the network.
-
-        Raises:
-            UserError: no step near it was calibrated.
-        """
-        nearest = min(range(len(self.times)), key=lambda i: abs(self.times[i] - time))
+    def require_calibrated(self, time: float) -> None:
+        """Refuse a time told to the network near which no step was calibrated."""
         require(
-            abs(self.times[nearest] - time) <= NEAR,
+            min(abs(known - time) for known in self.times) <= NEAR,
             f"{FIELD} was calibrated on the states of {self.plan}, and this plan asks at time "
             f"{time:g}, which that one does not; calibrate on this plan.",
         )
-        return self.groups[nearest]
 
-    def network(self, net: nn.Module, row: int) -> nn.Module:
-        """``net`` in few bits with the ranges of ``row``; ``net`` stays as it is.
+    def network(self, net: nn.Module) -> nn.Module:
+        """``net`` in few bits; ``net`` stays as it is. Its integers are the same in every row of
+        ranges: what a layer sees is stretched to one range by a factor of the row.
 
         Raises:
             UserError: a layer that was calibrated is not there.
         """
-        out = copy.deepcopy(net)
+        out, row, factors = copy.deepcopy(net), Row(), []
         known = dict(layers(out))
-        for name, bits in self.bits.items():
+        for number, (name, bits) in enumerate(self.bits.items()):
             require(name in known, f"{FIELD} knows layer {name!r}, which this network has not.")
-            ranges = [(float(a), float(b)) for a, b in self.ranges[name][row]]
             cut, gain = self.cuts.get(name), self.gains.get(name, 1.0)
-            whole = self.whole.get(name)
-            replace_(out, name, QuantizedLayer(known[name], bits, ranges, cut, gain, whole))
-        return Corrected(out, self.scale[row], self.shift[row]).eval()
+            span, its = fitted(joined(self.ranges[name], gain))
+            factors.append(its[:, None])
+            factor = Columns(row, number, number + 1) if self.rows > 1 else None
+            rest = (cut, gain, self.whole.get(name), factor)
+            replace_(out, name, QuantizedLayer(known[name], bits, span, *rest))
+        if self.rows > 1:
+            told = torch.cat([*factors, self.scale, self.shift], dim=1)
+            mended = ByRow(out, row, ByTime(self.times, told[list(self.groups)]))
+        else:
+            mended = Corrected(out, self.scale[0], self.shift[0])
+        return mended.to(next(net.parameters()).device).eval()
 
-    def alone(self, net: nn.Module, row: int) -> nn.Module:
-        """:meth:`network` for the times of that row and no others: what they tell the network is
-        worked out ahead where that takes less memory."""
-        mine = zip(self.times, self.groups, strict=True)
-        times = [time for time, group in mine if group == row]
-        return at_times(self.network(net, row), times).eval()
+    def alone(self, net: nn.Module) -> nn.Module:
+        """:meth:`network` for its times and no others: what they tell the network is worked out
+        ahead where that takes less memory."""
+        return at_times(self.network(net), self.times).eval()
 
 
 def _named(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -179,18 +179,59 @@ class Corrected(nn.Module):
         return self.net(x, t, cond) * self.scale + self.shift
 
 
-class Rows(ByTime):
-    """A prepared network for each row; a runtime holds the weights once for each."""
+class ByTime(nn.Module):
+    """What times (n,) tell: (n, width), that of the nearest of those that are known."""
+
+    def __init__(self, times: tuple[float, ...], told: torch.Tensor) -> None:
+        super().__init__()
+        self.times = times
+        self.register_buffer("told", told)
+
+    def forward(self, t: torch.Tensor) -> torch.Tensor:
+        told: Any = self.told
+        return told[nearest(t, self.times)]
+
+
+class ByRow(nn.Module):
+    """A network whose layers find in ``row`` what the time tells them, and whose answer is then
+    scaled and shifted as :class:`Corrected` does, by the columns at the end of it."""
+
+    integers = Corrected.integers
+
+    def __init__(self, net: nn.Module, row: Row, by_time: nn.Module) -> None:
+        super().__init__()
+        self.net, self.row, self.by_time = net, row, by_time
+
+    def forward(
+        self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        self.row.now = self.by_time(t)
+        answer = self.net(x, t, cond)
+        channels = answer.shape[1]
+        scale, shift = self.row.now[:, -2 * channels :, None, None].split(channels, dim=1)
+        return answer * scale + shift
+
+
+class Calibrated(Prepared):
+    """A prepared network in few bits, which refuses times that were not calibrated."""
 
     def __init__(self, held: Quantization, model: Model, engine: Engine, dtype: str) -> None:
-        modules = [held.alone(model.net, row) for row in range(held.rows)]
-        nets = [engine.prepare(dataclasses.replace(model, net=net), dtype) for net in modules]
-        super().__init__(nets, held.row)
-        tensors = [one for net in modules for one in (*net.parameters(), *net.buffers())]
+        net = held.alone(model.net)
+        self._held = held
+        self._net = engine.prepare(dataclasses.replace(model, net=net), dtype)
+        self.versions = self._net.versions
+        tensors = (*net.parameters(), *net.buffers())
         size = sum(one.numel() * one.element_size() for one in tensors)
         kinds = sorted({str(bits) for bits in held.bits.values()})
-        self.precision = f"{self.precision}, {'/'.join(kinds)}"
+        self.precision = f"{self._net.precision}, {'/'.join(kinds)}"
         self.weights_mb = round(size / 1e6, 3)
+
+    def __call__(
+        self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, *kept: torch.Tensor
+    ) -> Any:
+        for time in set(t.tolist()):
+            self._held.require_calibrated(time)
+        return self._net(x, t, cond, *kept)
 
 
 def layers(net: nn.Module) -> list[tuple[str, nn.Module]]:

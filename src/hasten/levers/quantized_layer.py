@@ -14,6 +14,7 @@ from hasten.core.errors import UserError, require_whole
 
 Range = tuple[float, float]
 FLOAT = 16  # bits from which on activations are left as they are
+MOST = 1e4  # what inputs are stretched by: a step at which a layer sees next to nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,30 +45,32 @@ class QuantizedLayer(nn.Module):
     """``layer`` with weights and inputs in few bits.
 
     Args:
-        ranges: low and high of its input; of two where ``cut`` is set.
+        span: low and high of its input, the second half stretched where ``cut`` is set.
         cut: how many channels of the input come from the decoder, the rest from a skip connection.
             The two halves have scales of their own (Q-Diffusion, 2302.04304, section 4.2): the
             second is stretched by ``gain``, to about the width of the first, and its weights are
             shrunk as much, so that it stays one layer of integers.
         whole: the integers of the weights, where they are not just the nearest.
+        factor: makes (n, 1) of the input, by which every picture of it is stretched before it is
+            rounded; what comes of it is divided by as much.
     """
 
     def __init__(
         self,
         layer: Any,
         bits: Bits,
-        ranges: list[Range],
+        span: Range,
         cut: int | None = None,
         gain: float = 1.0,
         whole: torch.Tensor | None = None,
+        factor: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.bits, self.options, self.bias = bits, _options(layer), layer.bias
-        low, high = ranges[0]
+        self.factor = factor if bits.activations < FLOAT else None
         stretch = None if cut is None else stretched(layer, cut, gain)
         weight = layer.weight.detach().float()
         if stretch is not None:
-            low, high = min(low, gain * ranges[1][0]), max(high, gain * ranges[1][1])
             weight = weight / stretch
         self.register_buffer("stretch", stretch)
         scale, most = weight_scale(weight, bits.weights)
@@ -76,19 +79,47 @@ class QuantizedLayer(nn.Module):
         self.register_buffer("weight", chosen.to(weight.device, torch.int8))
         self.register_buffer("scale", scale)
         self.register_buffer("zero", torch.zeros(len(scale), dtype=torch.int64))
-        self.input = _affine(low, high, bits.activations)
+        self.input = _affine(*span, bits.activations)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        known, stretch = torch.ops.quantized_decomposed, self.stretch
+        stretch: Any = self.stretch
         if stretch is not None:
-            x = x * stretch  # type: ignore[operator]
+            x = x * stretch
+        if self.factor is None:
+            return self._in_integers(x, self.bias)
+        factor = self.factor(x).view(-1, *[1] * (x.ndim - 1))
+        answer = self._in_integers(x * factor, None) / factor
+        if self.bias is None:
+            return answer
+        return answer + self.bias.view(-1, *[1] * (x.ndim - 2 if self.options else 0))
+
+    def _in_integers(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        known = torch.ops.quantized_decomposed
         if self.bits.activations < FLOAT:
             x = _to_integers_and_back(x, *self.input, self.bits.activations)
         scales = (self.scale, self.zero, 0, -128, 127, torch.int8)
         weight = known.dequantize_per_channel(self.weight, *scales)
         if self.options is None:
-            return nn.functional.linear(x, weight, self.bias)
-        return nn.functional.conv2d(x, weight, self.bias, **self.options)
+            return nn.functional.linear(x, weight, bias)
+        return nn.functional.conv2d(x, weight, bias, **self.options)
+
+
+def joined(ranges: torch.Tensor, gain: float) -> torch.Tensor:
+    """Low and high (rows, 2) of inputs whose pieces have the ``ranges`` (rows, pieces, 2), the
+    second stretched by ``gain``."""
+    wide = ranges * torch.tensor([1.0, gain])[: ranges.shape[1], None]
+    return torch.stack([wide[..., 0].amin(1), wide[..., 1].amax(1)], dim=1)
+
+
+def fitted(rows: torch.Tensor) -> tuple[Range, torch.Tensor]:
+    """One range for the ranges (rows, 2), and the factors (rows,) that stretch each of them to it.
+    Where they are unlike about 0, some of it stays unused."""
+    low, high = rows[:, 0].clamp(max=0), rows[:, 1].clamp(min=0)
+    width = (high - low).clamp(min=1e-12)
+    alike = width.amax() / width
+    span = low.mul(alike).amin(), high.mul(alike).amax()
+    room = torch.stack([span[0] / low, span[1] / high]).abs().nan_to_num(nan=torch.inf).amin(0)
+    return (float(span[0]), float(span[1])), room.clamp(1.0, MOST)
 
 
 def stretched(layer: Any, cut: int, gain: float) -> torch.Tensor:

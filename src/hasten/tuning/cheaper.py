@@ -75,7 +75,7 @@ def _timed(run: Any, finals: Finals, leads: Row, plan: Plan | str) -> str:
     if isinstance(plan, str):
         return plan
     if time.monotonic() > run.until("all"):
-        return "time ran out"
+        return "time ran out before it was timed"
     facts = {"plans": [leads["plan"], plan.model_dump()], "batch": finals.batch, **RACE}
     done = run.ask("race", f"timing {plan}", **facts)
     if done is None:

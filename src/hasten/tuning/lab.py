@@ -201,10 +201,9 @@ class Lab:
         return 1
 
     def quantize(self, plan: Facts, file: str) -> Facts:
-        """The network in eight bits but for the layers that need floats, one row of ranges for all
-        steps, calibrated on the plan; how far each layer alone moves its pictures."""
-        facts = {"bits": EIGHT, "drift": ROUNDED, "rows": "static"}
-        held = learn_quantize(self.model, Plan(**plan), file, **facts)
+        """The network in eight bits but for the layers that need floats, calibrated on the plan;
+        how far each layer alone moves its pictures."""
+        held = learn_quantize(self.model, Plan(**plan), file, bits=EIGHT, drift=ROUNDED)
         layers = [
             {"layer": name, "bits": str(held.bits.get(name, "float")), "drift": moved}
             for name, moved in held.sensitivities.items()

@@ -41,6 +41,7 @@ COMPILE_S = 60.0  # what torch.compile takes for a batch size, about
 EXACT = 1e-3  # how far from eager float32 an engine may answer and still stand for it
 SHARES = {"engines": 0.25, "climb": 0.35, "refine": 0.5, "random": 0.58, "glance": 0.8}
 SHARES |= {"report": 0.85, "all": 1.0}
+ENDING_S, ENDING = 45.0, 0.2  # kept for the last race and the fresh processes, this share at most
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,13 +184,14 @@ class _Run:
         self.there: Here | Child = Here(self.lab) if folder is None else Child(self.lab)
 
     def until(self, share: str) -> float:
-        """When the share of the budget that a phase may reach into ends."""
-        return self.began + SHARES[share] * self.minutes * 60
+        """When the share that a phase may reach into ends, of the budget without the ending."""
+        whole = self.minutes * 60
+        return self.began + SHARES[share] * (whole - min(ENDING_S, ENDING * whole))
 
     def ask(self, name: str, note: str, **facts: Any) -> Row | None:
         """The answer, None where the plan was refused or its process killed (kept in refused)."""
         question = {"ask": name, **facts}
-        limit = max(30.0, self.until("all") - time.monotonic())
+        limit = max(30.0, self.began + self.minutes * 60 - time.monotonic())
         answer = self.trials.ask(question, lambda: self.there.ask(question, limit))
         self.asked += 1
         self.bar.set_postfix_str(f" {note}", refresh=False)
@@ -288,7 +290,7 @@ def _searched(
     if not search.rows:
         raise UserError(
             f"minutes is {run.minutes:g}, and engines and reference alone took {spent:.0f} s; "
-            f"give {1.5 * spent / 60 / SHARES['climb']:.1f} or more."
+            f"give {1.5 * spent / 60 / SHARES['climb'] / (1 - ENDING):.1f} or more."
         )
     if space.programs:
         search.learned(learned(model, guidance))
