@@ -19,10 +19,11 @@ HEIGHT = {
     "editing": 4,
     "exporting": 4,
     "tuning": 5,
-    "cli_learn": 6,
-    "cli_smaller": 7,
-    "cli": 8,
-    "__main__": 9,
+    "cli_words": 6,
+    "cli_learn": 7,
+    "cli_smaller": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 ONLY_ADAPTERS = {"diffusers", "transformers"}
 

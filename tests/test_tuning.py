@@ -31,6 +31,7 @@ from hasten.measuring.timer import once, side_by_side, summary, timed
 from hasten.tuning.child import Child
 from hasten.tuning.finals import recommend
 from hasten.tuning.lab import Lab
+from hasten.tuning.pace import Pace
 from hasten.tuning.page import write_report
 from hasten.tuning.pareto import front
 from hasten.tuning.search import drift_of
@@ -92,7 +93,7 @@ def test_drift_falls_with_steps_and_is_none_for_plans_that_draw_noise(exact):
 
 
 def test_measure_reports_cost_and_conditions(exact):
-    report = hasten.measure(exact, hasten.Plan(steps=3), n=4, batch=2, seconds=0)
+    report = hasten.measure(exact, hasten.Plan(steps=3), n=4, batch=2, seconds=0.1)
     assert report.fd is None  # nothing says what real pictures look like
     assert report.evaluations == 3
     assert report.latency_ms["n"] >= 5
@@ -110,6 +111,36 @@ def test_the_timer_keeps_the_first_run_apart():
     known = summary(9.0, [float(i) for i in range(1, 101)])
     assert (known.median, known.p90, known.first) == (50.5, 90.0, 9.0)
     assert (known.low, known.high) == (41.0, 61.0)
+
+
+@pytest.mark.parametrize(("took", "calls"), [(0.1, 12), (1.0, 8), (3.0, 6), (40.0, 3)])
+def test_slow_calls_are_timed_fewer_times(monkeypatch, took, calls):
+    now, made = [0.0], []
+    monkeypatch.setattr(timer, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def call() -> None:
+        made.append(0)
+        now[0] += took
+
+    assert timed(call, repeats=20, seconds=1.0).median == pytest.approx(took)
+    assert len(made) == pytest.approx(calls, abs=1)
+
+
+def test_a_slow_network_is_asked_less():
+    quick = Pace(budget=240.0, each=0.002, call=0.003)
+    assert quick.is_quick
+    assert (quick.converged, quick.few, quick.at_once(64)) == ((64, 150), 8, 64)
+    slow = Pace(budget=240.0, each=0.04, call=0.05)
+    assert not slow.is_quick
+    n, steps = slow.converged
+    assert n * steps * slow.each <= 0.15 * 240
+    assert n * steps < 64 * 150
+    assert 2 <= slow.few < 8
+    assert slow.at_once(64) * 10 * slow.each <= 5
+    assert slow.at_once(1) == 1
+    with pytest.raises(UserError, match=r"takes 5 s here.* 17 minutes; give --minutes 123 or more"):
+        _ = Pace(budget=240.0, each=5.0, call=6.0).converged
+    assert Pace(budget=123 * 60.0, each=5.0, call=6.0).converged == (4, 50)
 
 
 def test_calls_side_by_side_are_timed_in_turn():
@@ -307,7 +338,7 @@ def on_disk(tiny_model, tmp_path) -> Model:
 
 
 def test_a_killed_trial_costs_one_trial(on_disk, tmp_path):
-    child = Child(Lab(model=on_disk, n=2, folder=tmp_path))
+    child = Child(Lab(model=on_disk, folder=tmp_path))
     question = {"ask": "call", "plan": Plan().model_dump(), "batch": 1}
     try:
         assert child.ask(question, 60)["apart"] == 0
@@ -356,7 +387,7 @@ SMALLER = dataclasses.replace(SMALL, solvers=("ddim", "unipc(order=3)"), steps=(
 
 
 def test_a_folder_without_labels_or_data_is_tuned_by_drift_alone(tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr("hasten.tuning.finals.PROCESSES", 2)  # each takes seconds to start
+    monkeypatch.setattr("hasten.tuning.finals.PROCESSES", 3)  # each takes seconds to start
     save_folder(tiny_model(), tmp_path / "model")
     model = hasten.load(tmp_path / "model")
     found = tune(model, minutes=1, max_loss=0.2, space=SMALLER, out=tmp_path / "out")

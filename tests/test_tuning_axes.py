@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from hasten.tuning.cheaper import try_cheaper
 from hasten.tuning.conditional import Parallel, ask_parallel, try_reuse
 from hasten.tuning.finals import Finals, _levels
 from hasten.tuning.lab import Lab
+from hasten.tuning.pace import Pace
 from hasten.tuning.search import Search
 from hasten.tuning.space import Refused, Space, beside, distilled, imitators
 
@@ -78,9 +80,10 @@ def test_students_beside_the_folder_of_their_teacher_are_considered(model):
     assert [plan.steps for plan in plans] == [1, 2]
     assert {plan.student for plan in plans} == {str(model.folder.parent / "quick")}
     assert distilled(model, 2.0) == []  # students know no guidance
-    held = Lab(model=model, n=8)
+    held = Lab(model=model)
     assert hasten.build(model, plans[0]).evaluations == 1
-    answer = held.drift(plans[0].model_dump(), 8, Plan(steps=20).model_dump())
+    against = {"plan": Plan(steps=20).model_dump(), "n": 8}
+    answer = held.drift(plans[0].model_dump(), 8, against)
     assert answer["evaluations"] == 1
 
 
@@ -100,8 +103,13 @@ def test_reuse_is_asked_about_where_many_evaluations_are_needed(model, monkeypat
     assert sorted(row["evaluations"] for row in found) == [8, 12]
 
 
+QUICK = Pace(budget=240.0, each=0.002, call=0.003)
+
+
 class Run:
     """Answers a race as if the parallel run took ``times`` as long as the one in order."""
+
+    pace = QUICK
 
     def __init__(self, times: float | None) -> None:
         self.times, self.plans = times, []
@@ -124,10 +132,22 @@ def test_the_tuner_says_whether_parallel_sampling_pays(times, pays):
     assert ask_parallel(Run(None), 1.0, 1) is None
 
 
+def test_parallel_sampling_is_not_tried_where_that_takes_too_long():
+    run = Run(0.4)
+    run.pace = Pace(budget=240.0, each=0.2, call=0.5)
+    found = ask_parallel(run, 1.0, 1)
+    assert found is not None
+    assert "not tried, as that takes about 250 s here" in found.why
+    assert not found.pays
+    assert run.plans == []
+
+
 def test_the_race_of_the_parallel_run_is_a_real_question(model):
     lab = Lab(model=model)
 
     class Asked:
+        pace = QUICK
+
         def ask(self, name: str, note: str, **facts: Any) -> Any:
             return lab.answer({"ask": name, **facts})
 
@@ -165,9 +185,11 @@ def test_where_it_pays_the_dear_finalists_are_reported_in_parallel_too():
     ("times", "engine", "here"),
     [(0.7, "openvino", True), (1.3, "openvino", True), (0.7, "eager", True), (0.7, "eager", False)],
 )
-def test_eight_bits_are_tried_where_they_are_faster(model, tmp_path, times, engine, here):
+def test_eight_bits_are_tried_where_they_are_faster(
+    model, tmp_path, monkeypatch, times, engine, here
+):
     class Asked:
-        lab, refused = Lab(model=model), []
+        lab, refused, pace, ending, at_once = Lab(model=model), [], QUICK, 45.0, 64
 
         def until(self, share: str) -> float:
             return float("inf")
@@ -217,3 +239,8 @@ def test_eight_bits_are_tried_where_they_are_faster(model, tmp_path, times, engi
     eager = plan.model_copy(update={"engine": "eager", "quantize": str(file)})
     assert hasten.build(model, eager).sample(1).isfinite().all()
     assert "no folder" in try_cheaper(finals.run, finals, None)[0][-1]
+    finals.run.pace = Pace(budget=240.0, each=1.0, call=1.0)
+    monkeypatch.setattr(Asked, "until", lambda *_: time.monotonic() + 60)
+    why = try_cheaper(finals.run, finals, tmp_path)[0][-1]
+    assert "would take about" in why
+    assert "hasten learn quantize" in why

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import cyclopts
 
 from hasten.cli_smaller import app as learn
+from hasten.cli_words import Json, Parameter, PlanText, Prompts, Quiet, named
 
 if TYPE_CHECKING:
     from hasten.core.model import Model
     from hasten.core.plan import Plan
 
-Parameter = cyclopts.Parameter
 app = cyclopts.App(
     name="hasten",
     help="Make a trained diffusion model generate fast on this device, and measure what it costs.",
@@ -29,13 +29,10 @@ app = cyclopts.App(
     version_flags=["--version"],
 )
 app.command(learn)
-Json = Annotated[bool, Parameter(name="--json", negative="")]
-PlanText = Annotated[str | None, Parameter(name="--plan")]
-Quiet = Annotated[bool, Parameter(name="--quiet", negative="")]
 
 
 @app.command
-def info(model: str | None = None, *, json_: Json = False) -> None:
+def info(model: str | None = None, *, prompts: Prompts = None, json_: Json = False) -> None:
     """Show this machine, and a model if one is named.
 
     Args:
@@ -49,7 +46,7 @@ def info(model: str | None = None, *, json_: Json = False) -> None:
     facts: dict[str, Any] = {"machine": {**conditions(), "free_mb": round(free_mb())}}
     facts["engines"] = engines_here()
     if model is not None:
-        facts["model"] = _describe(_load(model))
+        facts["model"] = _describe(named(model, prompts))
     if json_:
         print(json.dumps(facts, indent=1))
         return
@@ -67,7 +64,7 @@ def sample(
     n: int = 16,
     seed: int = 0,
     cond: int | None = None,
-    prompts: Path | None = None,
+    prompts: Prompts = None,
     out: Path = Path("pictures"),
     zoom: int = 4,
     gif: Annotated[bool, Parameter(negative="")] = False,
@@ -82,7 +79,6 @@ def sample(
         n: how many pictures.
         seed: picture i depends on (seed, i) alone.
         cond: a label; without one every class in turn.
-        prompts: a text file with a prompt a line, for a text-to-image pipeline: its labels.
         out: the folder to write.
         zoom: how many times larger the grid and the GIF show each pixel, 1 to 16.
         gif: also write denoising.gif.
@@ -96,7 +92,7 @@ def sample(
     require_whole("n", n, 1, 100_000)
     require_whole("zoom", zoom, 1, 16)
     given = None if plan is None else _plan(plan)
-    loaded = _load(model, device, prompts)
+    loaded = named(model, prompts, device)
     sampler = build(loaded, given)
     chosen = sampler.plan
     labels = cond
@@ -133,6 +129,7 @@ def measure(
     batch: int = 64,
     seconds: float = 5.0,
     likelihood: Annotated[bool, Parameter(negative="")] = False,
+    prompts: Prompts = None,
     device: str = "cpu",
     json_: Json = False,
 ) -> None:
@@ -163,7 +160,7 @@ def measure(
     require_whole("pictures", pictures, 0, 10_000_000)
     require_number("seconds", seconds, 0.0, 1e5)
     given = [_plan(text) for text in plan or []]
-    loaded = _load(model, device)
+    loaded = named(model, prompts, device)
     plans = given or [Plan(**loaded.plan)]
     if likelihood:
         from hasten.measuring.likelihood import likelihood_of
@@ -202,6 +199,7 @@ def tune(
     features: str | None = None,
     guidance: float = 1.0,
     batch: int = 1,
+    prompts: Prompts = None,
     out: Path = Path("tuned"),
     seed: int = 0,
     device: str = "cpu",
@@ -231,7 +229,7 @@ def tune(
     from hasten.tuning.table import table
     from hasten.tuning.tune import tune as run
 
-    loaded = _load(model, device)
+    loaded = named(model, prompts, device)
     found = run(
         loaded,
         minutes=minutes,
@@ -301,6 +299,7 @@ def export(
     *,
     plan: PlanText = None,
     to: str = "onnx",
+    prompts: Prompts = None,
     out: Path = Path("exported"),
 ) -> None:
     """Write a model and a plan for another runtime, in a folder that needs neither hasten nor
@@ -314,19 +313,11 @@ def export(
     """
     from hasten.exporting.export import export as run
 
-    found = run(_load(model), None if plan is None else _plan(plan), to, out)
+    found = run(named(model, prompts), None if plan is None else _plan(plan), to, out)
     print(
         f"wrote {out}: {to}; a network call is within {found.apart:.1g} of eager float32, pictures "
         f"{found.psnr:.0f} dB or nearer (n = {found.n})"
     )
-
-
-def _load(name: str, device: str = "cpu", prompts: Path | None = None) -> Model:
-    from hasten.adapters.load import load
-    from hasten.core.files import read_lines
-
-    words = None if prompts is None else read_lines("prompts", prompts)
-    return load(name, prompts=words, device=device)
 
 
 def _plan(text: str) -> Plan:

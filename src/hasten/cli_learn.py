@@ -7,9 +7,8 @@ from typing import Annotated
 
 import cyclopts
 
-Parameter = cyclopts.Parameter
-PlanText = Annotated[str | None, Parameter(name="--plan")]
-Quiet = Annotated[bool, Parameter(name="--quiet", negative="")]
+from hasten.cli_words import Parameter, PlanText, Prompts, Quiet, named
+
 app = cyclopts.App(
     name="learn",
     help="Learn for a model what a plan can name: programs, starts, reuse.",
@@ -34,6 +33,7 @@ def program(
     engine: str = "eager",
     frugal: Annotated[bool, Parameter(negative="")] = False,
     seed: int = 0,
+    prompts: Prompts = None,
     out: Path = Path("program.json"),
     device: str = "cpu",
     quiet: Quiet = False,
@@ -61,14 +61,13 @@ def program(
         device: cpu, cuda, cuda:1, mps.
         quiet: no progress bar.
     """
-    from hasten.adapters.load import load
     from hasten.core.plan import Plan
     from hasten.learning.fit import Pace
     from hasten.learning.lesson import Teaching
     from hasten.learning.program import learn_program
 
     found = learn_program(
-        load(model, device=device),
+        named(model, prompts, device),
         evaluations,
         out,
         width=width,
@@ -97,6 +96,7 @@ def grid(
     minutes: float | None = None,
     engine: str = "eager",
     seed: int = 0,
+    prompts: Prompts = None,
     out: Path = Path("plan.json"),
     device: str = "cpu",
     quiet: Quiet = False,
@@ -116,7 +116,6 @@ def grid(
         device: cpu, cuda, cuda:1, mps.
         quiet: no progress bar.
     """
-    from hasten.adapters.load import load
     from hasten.core.errors import require_choice
     from hasten.core.plan import Plan
     from hasten.learning.grid import learn_grid
@@ -124,7 +123,7 @@ def grid(
     require_choice("method", method, ("gits", "dmn", "bezier"))
     given = Plan.read(plan) if plan is not None else Plan(solver="ipndm", grid="uniform")
     found = learn_grid(
-        load(model, device=device),
+        named(model, prompts, device),
         method,
         given.model_copy(update={"steps": steps}),
         run=out.with_name(out.name + ".run"),
@@ -148,6 +147,7 @@ def start(
     components: int | None = None,
     recipe: Path | None = None,
     minutes: float | None = None,
+    prompts: Prompts = None,
     out: Path = Path("start.safetensors"),
     device: str = "cpu",
 ) -> None:
@@ -166,11 +166,10 @@ def start(
         out: the file to write.
         device: cpu, cuda, cuda:1, mps.
     """
-    from hasten.adapters.load import load
     from hasten.learning.recipe import load_recipe
     from hasten.learning.starts import learn_start
 
-    loaded = load(model, device=device)
+    loaded = named(model, prompts, device)
     options = {"rank": rank, "components": components, "minutes": minutes}
     options["recipe"] = None if recipe is None else load_recipe(recipe)
     facts = learn_start(loaded, kind, out, data=data, n=n, **options)
@@ -194,7 +193,7 @@ def student(
     begin: str | None = None,
     start: str | None = None,
     walks: int | None = None,
-    prompts: Path | None = None,
+    prompts: Prompts = None,
     lora: int | None = None,
     bits: str | None = None,
     seed: int | None = None,
@@ -223,7 +222,6 @@ def student(
         begin: the folder of a student whose weights this one begins with.
         start: where the student's walks begin, as in a plan; see `hasten learn start`.
         walks: of the teacher's from noise to picture, where the objective trains on them.
-        prompts: a text file with a prompt a line, for a text-to-image pipeline; use --data teacher.
         lora: rank of a low-rank student, a small file; without it the whole network is trained.
         bits: of weights and activations, as in w4a8, that layers are rounded to while they train,
             so that `hasten learn quantize` of what comes out costs less.
@@ -232,8 +230,6 @@ def student(
         device: cpu, cuda, cuda:1, mps; of the teacher's walks.
         quiet: no progress bar.
     """
-    from hasten.adapters.load import load
-    from hasten.core.files import read_lines
     from hasten.learning.recipe import StudentRecipe, load_recipe
     from hasten.learning.student import learn_student
 
@@ -254,8 +250,7 @@ def student(
         "seed": seed,
     }
     chosen = load_recipe(recipe, StudentRecipe, **given)
-    words = None if prompts is None else read_lines("prompts", prompts)
-    teacher = load(model, prompts=words, device=device)
+    teacher = named(model, prompts, device)
     folder = learn_student(teacher, chosen, out, minutes=minutes, quiet=quiet)
     print(f"wrote {folder}; its card says what it gives. In a plan of {model}: student={folder}")
 
@@ -270,6 +265,7 @@ def reuse(
     cut: Annotated[list[str] | None, Parameter(name="--reuse", negative="")] = None,
     n: int = 8,
     seed: int = 0,
+    prompts: Prompts = None,
     out: Path = Path("reuse.json"),
     device: str = "cpu",
     quiet: Quiet = False,
@@ -292,13 +288,12 @@ def reuse(
     """
     import sys
 
-    from hasten.adapters.load import load
     from hasten.core.plan import Plan
     from hasten.learning.reuse import learn_reuse
 
     cuts = [f"deep(branch={number}, forecast={k})" for number in branch or [] for k in (0, 1)]
     found = learn_reuse(
-        load(model, device=device),
+        named(model, prompts, device),
         Plan() if plan is None else Plan.read(plan),
         budget=budget,
         cuts=[*cuts, *(cut or [])] or None,
@@ -320,6 +315,7 @@ def freeze(
     plan: PlanText = "solver=adaptive-ode,steps=20",
     n: int = 64,
     seed: int = 0,
+    prompts: Prompts = None,
     out: Path = Path("plan.json"),
     device: str = "cpu",
 ) -> None:
@@ -334,11 +330,10 @@ def freeze(
         out: the file to write.
         device: cpu, cuda, cuda:1, mps.
     """
-    from hasten.adapters.load import load
     from hasten.core.plan import Plan
     from hasten.learning.freeze import freeze as run
 
-    loaded = load(model, device=device)
+    loaded = named(model, prompts, device)
     frozen = run(loaded, Plan() if plan is None else Plan.read(plan), n=n, seed=seed)
     frozen.write(out)
     evaluations = frozen.trace(loaded.path).evaluations

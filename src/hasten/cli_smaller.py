@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from hasten.cli_learn import PlanText, Quiet, app
+from hasten.cli_learn import app
+from hasten.cli_words import PlanText, Prompts, Quiet, named
 
 
 @app.command
@@ -18,6 +19,7 @@ def quantize(
     rows: str = "auto",
     n: int = 64,
     rounding: str = "gptq",
+    prompts: Prompts = None,
     out: Path = Path("quantized.safetensors"),
     device: str = "cpu",
 ) -> None:
@@ -38,11 +40,10 @@ def quantize(
         out: the file to write.
         device: cpu, cuda, cuda:1, mps.
     """
-    from hasten.adapters.load import load
     from hasten.core.plan import Plan
     from hasten.learning.quantize import learn_quantize
 
-    loaded = load(model, device=device)
+    loaded = named(model, prompts, device)
     given = Plan(**loaded.plan) if plan is None else Plan.read(plan)
     groups = int(rows) if rows.isdigit() else rows
     options = {"bits": bits, "drift": drift, "rows": groups, "n": n, "rounding": rounding}
@@ -92,7 +93,6 @@ def prune(
         device: cpu, cuda, cuda:1, mps; of what is measured before the training.
         quiet: no progress bar.
     """
-    from hasten.adapters.load import load
     from hasten.learning.recipe import StudentRecipe, load_recipe
     from hasten.learning.student import learn_student
 
@@ -106,7 +106,7 @@ def prune(
         "seed": seed,
     }
     chosen = load_recipe(recipe, StudentRecipe, **given)
-    folder = learn_student(load(model, device=device), chosen, out, minutes=minutes, quiet=quiet)
+    folder = learn_student(named(model, device=device), chosen, out, minutes=minutes, quiet=quiet)
     print(f"wrote {folder}; its card says what it gives. In a plan of {model}: student={folder}")
 
 
@@ -118,6 +118,7 @@ def narrow(
     plan: PlanText = None,
     drift: float = 0.02,
     n: int = 16,
+    prompts: Prompts = None,
     out: Path = Path("narrow.json"),
     device: str = "cpu",
 ) -> None:
@@ -134,11 +135,10 @@ def narrow(
         out: the plan to write.
         device: cpu, cuda, cuda:1, mps.
     """
-    from hasten.adapters.load import load
     from hasten.core.plan import Plan
     from hasten.learning.narrow import learn_narrow
 
-    loaded = load(model, device=device)
+    loaded = named(model, prompts, device)
     given = Plan(**loaded.plan) if plan is None else Plan.read(plan)
     found = learn_narrow(loaded, given, small, drift=drift, n=n)
     found.plan.write(out)

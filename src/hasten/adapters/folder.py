@@ -177,8 +177,8 @@ def network_part(index: dict[str, Any], where: str) -> str:
     latent = [name for name in others if name.startswith(("vae", "vq", "movq"))]
     require(
         not latent,
-        f"{where}: part {latent[:1]} makes this a latent model. Stable Diffusion is loaded "
-        "with its prompts, load(..., prompts=[...]); there is no codec for others yet: set "
+        f"{where}: part {latent[:1]} makes this a latent model. Stable Diffusion takes "
+        "prompts (--prompts FILE, load(..., prompts=[...])); there is no codec for others yet: set "
         "pipe.scheduler = ProgramScheduler(program).",
     )
     _known_class(parts[part][1], where)
@@ -266,8 +266,6 @@ def _network(
     tensors: dict[str, torch.Tensor] = {}
     for name in names:
         tensors.update(_tensors(files.path(name), device, dtype))
-    digests = [files.digest(name) for name in names]
-    many = hashlib.sha256("".join(digests).encode()).hexdigest()
     source = files.folder / names[0]
     with refusing(f"{source} does not fit the network", AGAIN):
         module._fix_state_dict_keys_on_load(tensors)  # type: ignore[operator]
@@ -275,7 +273,19 @@ def _network(
         # Only buffers have to move; diffusers' own .to() warns about parts kept in float32.
         torch.nn.Module.to(module, device=device, dtype=dtype)
         module.eval().requires_grad_(False)
-    return module, digests[0] if len(digests) == 1 else many
+    return module, _digest(files, names)
+
+
+def _digest(files: Files, names: list[str]) -> str:
+    digests = [files.digest(name) for name in names]
+    many = hashlib.sha256("".join(digests).encode()).hexdigest()
+    return digests[0] if len(digests) == 1 else many
+
+
+def weights_digest(folder: Path, part: str) -> str:
+    """The sha256 that stands for the weights of a part of the pipeline in ``folder``."""
+    files = Files(folder)
+    return _digest(files, _weight_files(files, f"{part}/"))
 
 
 def _empty(config: dict[str, Any], where: Path) -> Any:

@@ -6,16 +6,17 @@ and measurements work as they do for a model with classes.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hasten.adapters.families import Network
-from hasten.adapters.folder import INDEX, LIBRARIES, read_object, refusing
+from hasten.adapters.folder import INDEX, LIBRARIES, read_object, refusing, weights_digest
 from hasten.adapters.frozen import frozen
 from hasten.adapters.split import split
 from hasten.core.codec import Codec, Shape, codecs
@@ -126,7 +127,8 @@ def load_prompted(
         f"prompts is {prompts!r}; give a list of texts, one for each label.",
     )
     named = isinstance(source, (str, Path))
-    pipe = _opened(source, dtype) if named else source
+    folder = _folder(str(source)) if named else None
+    pipe = source if folder is None else _opened(folder, str(source), dtype)
     name = str(source) if named else type(pipe).__name__
     parts = [getattr(pipe, name, None) for name in ("unet", "vae", "text_encoder", "tokenizer")]
     whole = type(pipe).__name__ == KNOWN and all(part is not None for part in parts)
@@ -157,26 +159,68 @@ def load_prompted(
         labels=len(prompts),
         null_label=len(prompts),
         name=name,
+        sha256="" if folder is None else weights_digest(folder, "unet"),
+        folder=folder,
+        prompts=tuple(prompts),
     )
 
 
-def _opened(source: str | Path, dtype: torch.dtype | None) -> Any:
+def _folder(source: str) -> Path:
+    """The folder that ``source`` names, or where the hub's pipeline of that name now lies."""
     import diffusers
 
     folder = Path(source).expanduser()
     if folder.is_dir():
-        _require_stock(read_object(folder / INDEX), str(folder / INDEX))
-    name, _, revision = str(source).partition("@")
+        return folder
+    name, _, revision = source.partition("@")
     with refusing(f"{source} is no {KNOWN} that can be loaded", "check the folder or the name."):
-        return diffusers.StableDiffusionPipeline.from_pretrained(
-            folder if folder.is_dir() else name,
-            revision=revision or None,
-            torch_dtype=dtype or torch.float32,
+        return Path(
+            diffusers.StableDiffusionPipeline.download(
+                name,
+                revision=revision or None,
+                use_safetensors=True,
+                trust_remote_code=False,
+                safety_checker=None,
+            )
+        )
+
+
+def _opened(folder: Path, source: str, dtype: torch.dtype | None) -> Any:
+    import diffusers
+
+    _require_stock(read_object(folder / INDEX), str(folder / INDEX))
+    with (
+        refusing(f"{source} is no {KNOWN} that can be loaded", "check the folder or the name."),
+        _quiet(),
+    ):
+        pipe = diffusers.StableDiffusionPipeline.from_pretrained(
+            folder,
             use_safetensors=True,
             trust_remote_code=False,
             safety_checker=None,
             requires_safety_checker=False,
         )
+        return pipe if dtype is None else pipe.to(dtype=dtype)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars of diffusers and transformers, and their remarks."""
+    import diffusers
+    import transformers
+
+    talkers: list[Any] = [one.utils.logging for one in (diffusers, transformers)]
+    before = [(one.get_verbosity(), one.is_progress_bar_enabled()) for one in talkers]
+    for one in talkers:
+        one.set_verbosity_error()
+        one.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for one, (verbosity, bars) in zip(talkers, before, strict=True):
+            one.set_verbosity(verbosity)
+            if bars:
+                one.enable_progress_bar()
 
 
 def _require_stock(index: dict[str, Any], where: str) -> None:

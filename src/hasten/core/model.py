@@ -33,6 +33,7 @@ class Model:
         plans: fields of plans that suit it, the best first; () where the default plan does.
         teacher: sha256 of the weights it was distilled from, "" for a model that was not.
         imitates: it answers as its teacher does at every level, so any plan of that suits it.
+        prompts: what its labels stand for, () where they are no texts.
     """
 
     net: torch.nn.Module
@@ -49,6 +50,7 @@ class Model:
     plans: tuple[dict[str, Any], ...] = ()
     teacher: str = ""
     imitates: bool = False
+    prompts: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:

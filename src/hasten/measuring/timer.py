@@ -10,6 +10,8 @@ import torch
 
 from hasten.core.report import Timing
 
+SLOW = 10  # times the seconds asked for, after which fewer than five runs are enough
+
 
 def timed(
     call: Callable[[], object],
@@ -19,17 +21,20 @@ def timed(
     warmup: int = 2,
     seconds: float = math.inf,
 ) -> Timing:
-    """Time ``call`` until ``repeats`` runs, or ``seconds`` once five runs are in.
+    """Time ``call`` until ``repeats`` runs, or ``seconds`` once five runs are in, or ten times
+    ``seconds`` however many.
 
     The first run is reported apart (it compiles and fills caches), then ``warmup`` runs are thrown
-    away. The device is waited for around each run. The interval of the median is the binomial one
-    of order statistics, which assumes nothing about the distribution.
+    away, fewer where they take longer than ``seconds``. The device is waited for around each run.
+    The interval of the median is the binomial one of order statistics, which assumes nothing about
+    the distribution.
     """
     first = once(call, device)
     for _ in range(warmup):
-        once(call, device)
-    times: list[float] = []
-    while len(times) < repeats and (sum(times) < seconds or len(times) < 5):
+        if once(call, device) > seconds:
+            break
+    times = [once(call, device)]
+    while len(times) < repeats and sum(times) < (seconds if len(times) >= 5 else SLOW * seconds):
         times.append(once(call, device))
     return summary(first, times)
 

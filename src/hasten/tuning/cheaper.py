@@ -9,10 +9,14 @@ from typing import Any
 
 from hasten.core.plan import Plan
 from hasten.levers.by_torchao import ENGINES, PREFIX
-from hasten.tuning.finals import RACE, Finals
+from hasten.levers.quantize import layers
+from hasten.sampler import subject
+from hasten.tuning.finals import Finals
 from hasten.tuning.search import Row
 
 MERGED = 0.5  # share of the tokens
+ALL, EACH, SIMULATED = 128, 16, 2.0  # pictures of a calibration, in all and for each layer; what an
+# evaluation in simulated integers takes for one in floats
 
 
 def try_cheaper(
@@ -47,8 +51,14 @@ def _eight_bits(
     able = next((row for row in finals.engines if row["engine"] == "openvino"), None)
     if able is None:
         return "tried in OpenVINO, which does not run the fastest plan here", []
-    if folder is None or time.monotonic() > run.until("all"):
+    left = run.until("all") - time.monotonic()
+    if folder is None or left < 0:
         return "no folder was given" if folder is None else "time ran out", []
+    model = run.lab.model
+    pictures = ALL + EACH * len(layers(subject(model, plan).net))
+    took = pictures * plan.trace(model.path).evaluations * SIMULATED * run.pace.each
+    if took > left:
+        return f"would take about {took:.0f} s here; `hasten learn quantize` is quicker", []
     file = str(folder / f"w8a8-{plan.key}.safetensors")
     made = run.ask("quantize", "calibrating", plan=plan.model_dump(), file=file)
     if made is None:
@@ -76,8 +86,9 @@ def _timed(run: Any, finals: Finals, leads: Row, plan: Plan | str) -> str:
         return plan
     if time.monotonic() > run.until("all"):
         return "time ran out before it was timed"
-    facts = {"plans": [leads["plan"], plan.model_dump()], "batch": finals.batch, **RACE}
-    done = run.ask("race", f"timing {plan}", **facts)
+    facts = finals.racing(2 * leads["latency_ms"]["median"] / 1000)
+    plans = [leads["plan"], plan.model_dump()]
+    done = run.ask("race", f"timing {plan}", plans=plans, **facts)
     if done is None:
         return run.refused.pop().why
     first, second = (timing["median"] for timing in done["timings"])

@@ -6,6 +6,7 @@ questions; it writes one JSON line an answer, and ends when stdin does.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -28,6 +29,7 @@ from hasten.core.prediction import predictions
 from hasten.tuning.lab import Facts, Lab
 
 PATIENCE = 120.0  # seconds a process may take to start and load its model
+LEAVING = 10.0  # and to end once its output has
 
 
 class Here:
@@ -62,17 +64,16 @@ class Child:
         if self._process is None:
             self._start()
         line = self._exchange(question, limit)
-        if line is not None:
+        if line:
             return json.loads(line)
         process, self._process = self._process, None
         assert process is not None
-        try:
-            status = process.wait(0.2)  # where its output ended, it is about to say why
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            return {"died": f"took longer than {limit:.0f} s"}
-        return {"died": f"its process was killed ({_ended(status)})"}
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if line is None:  # its output ended, so it is about to
+                return {"died": f"its process was killed ({_ended(process.wait(LEAVING))})"}
+        process.kill()
+        process.wait()
+        return {"died": f"took longer than {limit:.0f} s"}
 
     def close(self) -> None:
         if self._process is not None:
@@ -95,19 +96,22 @@ class Child:
         self._lines = queue.Queue()
         threading.Thread(target=_pump, args=(self._process, self._lines), daemon=True).start()
         line = self._exchange(self._setting, PATIENCE)
-        if line is None or json.loads(line) != {"ready": True}:
+        if not line or json.loads(line) != {"ready": True}:
             self.close()
-            why = "" if line is None else f" ({json.loads(line).get('refused')})"
+            why = f" ({json.loads(line).get('refused')})" if line else ""
             raise UserError(f"a process for trials could not be started{why}; see `hasten info`.")
 
     def _exchange(self, question: Facts, limit: float) -> str | None:
+        """The line of the answer; "" where none came in time, None where none will come."""
         assert self._process is not None
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(question) + "\n")
             self._process.stdin.flush()
             return self._lines.get(timeout=max(limit, 0.01))
-        except (OSError, queue.Empty):
+        except queue.Empty:
+            return ""
+        except OSError:
             return None
 
 
@@ -130,25 +134,29 @@ def _ended(status: int) -> str:
 def _setting(lab: Lab) -> Facts:
     """What another process needs to set up the same Lab."""
     model = lab.model
-    names = ("n", "seed", "data", "features")
+    names = ("seed", "data", "features")
+    where = {"device": str(model.device), "dtype": str(model.dtype).removeprefix("torch.")}
+    told = {"prompts": model.prompts} if model.prompts else _told(model)
     return {
-        "load": {
-            "source": str(model.folder),
-            "path": model.path.config(),
-            "prediction": predictions.text(model.prediction),
-            "codec": codecs.text(model.codec),
-            "shape": model.shape,
-            "labels": model.labels,
-            "null_label": model.null_label,
-            "learned_variance": model.learned_variance,
-            "device": str(model.device),
-            "dtype": str(model.dtype).removeprefix("torch."),
-        },
+        "load": {"source": str(model.folder), **where, **told},
         "name": model.name,
         "sha256": model.sha256,
         "threads": torch.get_num_threads(),
         "lab": {name: getattr(lab, name) for name in names},
         "folder": None if lab.folder is None else str(lab.folder),
+    }
+
+
+def _told(model: Model) -> Facts:
+    """What its files may not say."""
+    return {
+        "path": model.path.config(),
+        "prediction": predictions.text(model.prediction),
+        "codec": codecs.text(model.codec),
+        "shape": model.shape,
+        "labels": model.labels,
+        "null_label": model.null_label,
+        "learned_variance": model.learned_variance,
     }
 
 
@@ -168,7 +176,7 @@ def _answered(lab: Lab, question: Facts) -> Facts:
         answer = lab.answer(question)
     except UserError as error:
         answer = {"refused": str(error)}
-    except (MemoryError, RuntimeError) as error:
+    except Exception as error:  # a trial may fail in any way, and costs one trial
         answer = {"refused": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
     return {**answer, "seconds": round(time.monotonic() - began, 4)}
 

@@ -21,6 +21,8 @@ REUSES = ("deep(branch=0, forecast=1)", "blocks(forecast=1)")  # a U-Net's, a tr
 TRIED = 3  # programs with which reuse is tried
 PARALLEL = "anderson"
 STEPS = 50
+RUNS, REPEATS = 2, 10  # of each, and how often it evaluates every step, about
+SHARE = 0.1  # of the budget that this may take
 RACE = {"rounds": 3, "seconds": 10.0, "least": 1}
 
 
@@ -59,7 +61,11 @@ class Parallel:
 
 def ask_parallel(run: Any, guidance: float, batch: int) -> Parallel | None:
     """DDIM-50 sampled in parallel beside the same in order, both in eager float32; None where that
-    cannot be run."""
+    cannot be run. Not tried where it takes more than a SHARE of the budget."""
+    took = RUNS * STEPS * (run.pace.call + batch * REPEATS * run.pace.each)
+    if took > SHARE * run.pace.budget:
+        why = f"parallel sampling: not tried, as that takes about {took:.0f} s here"
+        return Parallel(times=math.inf, why=why)
     plan = Plan(solver="ddim", grid="uniform", steps=STEPS, guidance=guidance)
     both = [plan, plan.model_copy(update={"executor": PARALLEL})]
     facts = {"plans": [one.model_dump() for one in both], "batch": batch, **RACE}

@@ -27,9 +27,9 @@ A_LEVEL = 3  # programs of one number of evaluations that are glanced at
 PICTURES = (2000, 1000, 500)
 JUDGED = 4  # plans that get a second look, beside the most faithful
 LOOKED, LEAST = 10, 4  # plans that get a full report, time or no time
-RACE = {"rounds": 25, "seconds": 15.0, "least": 5}  # of plans in turn with each other
-PROCESSES = 5
-T99 = 4.604  # Student's t for PROCESSES - 1 degrees of freedom, 99%
+ROUNDS, RACE_S, ENOUGH_ROUNDS = 25, 15.0, 5  # of plans in turn with each other
+PROCESSES, RUNS = 5, 4  # fresh ones at most, and what each of them does at least
+T99 = {3: 9.925, 4: 5.841, 5: 4.604}  # Student's t of so many processes, 99%
 LEAST_SPREAD = 0.02  # processes differ by this much even where four of them did not
 SHARE = 50  # the published sampler is timed over 1000 / SHARE steps
 
@@ -41,7 +41,7 @@ class Finals:
     Attributes:
         run: asks the questions, within the budget.
         engines: what a call costs in each engine, fastest first.
-        against: the plan that made the reference.
+        against: the plan that made the reference, and of how many pictures.
     """
 
     run: Any
@@ -89,6 +89,13 @@ class Finals:
         """A glance at promising programs; full reports of the best; a second look, with as many
         pictures as there is time for, at the fastest that may pass."""
         faithful = self._faithful(screened)
+        took = GLANCE * faithful["evaluations"] * self.run.pace.each
+        if took > self.run.until("glance") - time.monotonic():
+            self.run.skipped.append(
+                f"FD: {GLANCE} pictures take about {took:.0f} s here, more than is left; drift "
+                "decides"
+            )
+            return self.by_drift(screened)
         seen = self._glances(faithful, screened, others)
         first = self._finalist(seen[0]) if seen else None
         if first is None:
@@ -171,7 +178,7 @@ class Finals:
         facts = {
             "plan": plan.model_dump(),
             "against": self.against,
-            "batch": max(self.run.lab.together, self.batch),
+            "batch": max(self.run.at_once, self.batch),
             "seconds": 0.5,
         }
         late = time.monotonic() > self.run.until("report")
@@ -217,7 +224,7 @@ class Finals:
 
     def again(self, plan: Plan, like: Row) -> None:
         """The report and the quality of ``plan``, as they were asked of the finalist ``like``."""
-        facts = {"against": self.against, "batch": max(self.run.lab.together, self.batch)}
+        facts = {"against": self.against, "batch": max(self.run.at_once, self.batch)}
         row = self.run.ask(
             "report", f"measuring {plan}", plan=plan.model_dump(), seconds=0.5, **facts
         )
@@ -228,12 +235,17 @@ class Finals:
                 first = next(one for one in self.rows if one.get("faithful"))
                 self._second_look(row, first, like["second"]["fd"]["n"])
 
+    def racing(self, seconds: float) -> Row:
+        """How plans are timed in turn that take ``seconds`` in all: fewer rounds of slow ones."""
+        least = max(1, min(ENOUGH_ROUNDS, int(self.run.ending / max(seconds, 1e-9))))
+        return {"batch": self.batch, "rounds": ROUNDS, "seconds": RACE_S, "least": least}
+
     def race(self, guidance: float) -> tuple[list[Row], Row]:
         """The finalists with ``race_ms``, timed in turn with each other and with a part of the
         published sampler in eager float32, and what all of that sampler costs."""
         part = Plan(solver="ddpm", grid="uniform", steps=1000 // SHARE, guidance=guidance)
         plans = [row["plan"] for row in self.rows]
-        facts = {"batch": self.batch, **RACE}
+        facts = self.racing(sum(map(_median_s, self.rows)) + part.steps * self.run.pace.call)
         done = self.run.ask("race", "timing in turn", plans=[*plans, part.model_dump()], **facts)
         why = None
         if done is None:
@@ -248,27 +260,39 @@ class Finals:
 
     def confirm(self, best: Plan) -> Row | None:
         """Between which bounds the median latency of ``best`` lies in a fresh process (99%), from
-        the medians in PROCESSES of them, as log-normal."""
-        medians = []
+        the medians in PROCESSES of them, fewer where time is up, as log-normal; None for a plan
+        that is too slow."""
+        took = next(_median_s(row) for row in self.rows if row["plan"] == best.model_dump())
+        if RUNS * min(T99) * took > self.run.ending:
+            self.run.skipped.append(f"{min(T99)} fresh processes: time was too short")
+            return None
+        medians: list[float] = []
         for number in range(PROCESSES):
+            if len(medians) >= min(T99) and time.monotonic() > self.run.end:
+                break
             self.run.fresh()
             facts = {"plan": best.model_dump(), "batch": self.batch, "seconds": 1.0}
             found = self.run.ask("time", f"fresh process {number + 1}", number=number, **facts)
             if found is not None:
                 medians.append(found["median"])
-        if len(medians) < PROCESSES:
+        count = len(medians)
+        if count not in T99:
             return None
         logs = [math.log(value) for value in medians]
         spread = max(statistics.stdev(logs), LEAST_SPREAD)
-        half = T99 * spread * math.sqrt(1 + 1 / PROCESSES)
+        half = T99[count] * spread * math.sqrt(1 + 1 / count)
         middle = math.exp(statistics.fmean(logs))
         return {
             "latency_ms": round(middle, 4),
             "low": round(middle * math.exp(-half), 4),
             "high": round(middle * math.exp(half), 4),
-            "processes": PROCESSES,
+            "processes": count,
             "level": 0.99,
         }
+
+
+def _median_s(row: Row) -> float:
+    return row["latency_ms"]["median"] / 1000
 
 
 def loss_of(row: Row) -> float:

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from hasten.core.engine import Prepared, beside, engines
 from hasten.core.errors import UserError
+from hasten.core.files import write_bytes
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.seeds import generator
@@ -25,7 +27,7 @@ from hasten.measuring.drift import Reference, reference
 from hasten.measuring.features import FeatureNet
 from hasten.measuring.frechet import frechet, influence, statistics
 from hasten.measuring.measure import measure, pictures_of
-from hasten.measuring.memory import free_mb, predicted_mb, require_memory
+from hasten.measuring.memory import free_mb, predicted_mb, require_memory, weights_mb
 from hasten.measuring.quality import Quality, quality
 from hasten.measuring.real import Real, real_for
 from hasten.measuring.timer import side_by_side, timed
@@ -34,6 +36,7 @@ from hasten.sampler import build, prepare
 Facts = dict[str, Any]
 QUALITY = tuple(field.name for field in dataclasses.fields(Quality))
 KEPT = 6  # sets of pictures
+ROOM = 3.0  # times the weights: less than that is free, and prepared networks make room
 EIGHT, ROUNDED = "w8a8,float", 0.02  # bits of layers, and how far they may move a plan's pictures
 BOUNDS = {"float32": 1e-3, "tf32": 1e-2, "float16": 2e-2, "bfloat16": 5e-2}
 
@@ -43,14 +46,13 @@ class Lab:
     """A model on a bench, with everything that several questions share.
 
     Attributes:
-        n: starts of the reference.
-        seed: of its noise.
+        seed: of the reference's noise.
         data, features: what pictures are held against, see :func:`real_for`.
-        folder: where the reference is kept, so that the next process need not make it again.
+        folder: where the converged solution is kept, so that the next process need not make it
+            again.
     """
 
     model: Model
-    n: int = 64
     seed: int = 0
     data: str | None = None
     features: str | None = None
@@ -101,16 +103,17 @@ class Lab:
         facts = {"precision": net.precision, "weights_mb": net.weights_mb, **net.versions}
         return {**timing.milliseconds(), "batch": batch, "apart": apart, **facts}
 
-    def converge(self, plan: Facts) -> Facts:
+    def converge(self, against: Facts) -> Facts:
         """Makes the reference; the answer is what it is."""
-        held = self._reference(plan)
+        held = self.converged(against)
         return {"plan": str(held.plan), "n": len(held.noise)}
 
     def drift(self, plan: Facts, n: int, against: Facts) -> Facts:
-        """Evaluations, and drift on ``n`` pictures from the converged solution of ``against``."""
+        """Evaluations, and drift on ``n`` pictures from the converged solution ``against``: the
+        plan that makes it, and of how many pictures."""
         chosen = Plan(**plan)
         net = self._net(chosen)
-        held = self._reference(against).first(n)
+        held = self.converged(against).first(n)
         apart = held.drift(chosen, net, self.together)
         evaluations = build(self.model, chosen, net=net).evaluations
         found = None if apart is None else dataclasses.asdict(apart)
@@ -119,7 +122,7 @@ class Lab:
     def report(self, plan: Facts, against: Facts, batch: int, seconds: float) -> Facts:
         """The plan's Report without the distances from real pictures."""
         chosen = Plan(**plan)
-        held = None if chosen.stochastic else self._reference(against)
+        held = None if chosen.stochastic else self.converged(against)
         found = measure(
             self.model,
             chosen,
@@ -213,6 +216,8 @@ class Lab:
     def _net(self, plan: Plan) -> Prepared:
         key = plan.network
         if key not in self._nets:
+            if free_mb(self.model.device) < ROOM * weights_mb(self.model.net):
+                self._nets.clear()
             self._nets[key] = prepare(self.model, plan)
         return self._nets[key]
 
@@ -232,34 +237,34 @@ class Lab:
         t = torch.tensor([level.t for level in at], dtype=torch.float32)
         return x.to(model.device), t.to(model.device), cond
 
-    def _reference(self, plan: Facts) -> Reference:
-        chosen = Plan(**plan)
-        if chosen.key not in self._references:
-            self._references[chosen.key] = self._kept(chosen) or self._made(chosen)
-        return self._references[chosen.key]
+    def converged(self, against: Facts) -> Reference:
+        """The converged solution ``against``, made once: by ``plan``, of ``n`` pictures."""
+        plan, n = Plan(**against["plan"]), against["n"]
+        key = f"converged-{self.model.sha256[:12]}-{n}-{self.seed}-{plan.key}"
+        if key not in self._references:
+            self._references[key] = self._kept(plan, n, key) or self._made(plan, n, key)
+        return self._references[key]
 
-    def _made(self, plan: Plan) -> Reference:
+    def _made(self, plan: Plan, n: int, key: str) -> Reference:
         facts = {"plan": plan, "seed": self.seed, "net": self._net(plan)}
-        held = reference(self.model, self.n, batch=self.together, **facts)
+        held = reference(self.model, n, batch=self.together, **facts)
         if self.folder is not None:
-            file = self._file(plan)
-            beside = file.with_suffix(".tmp")
-            save_file({"noise": held.noise, "pictures": held.pictures}, str(beside))
-            beside.replace(file)
+            kept = {"noise": held.noise, "pictures": held.pictures.contiguous()}
+            write_bytes(self.folder / f"{key}.safetensors", save(kept))
         return held
 
-    def _kept(self, plan: Plan) -> Reference | None:
-        if self.folder is None or not self._file(plan).is_file():
+    def _kept(self, plan: Plan, n: int, key: str) -> Reference | None:
+        file = None if self.folder is None else self.folder / f"{key}.safetensors"
+        if file is None or not file.is_file():
             return None
-        held = load_file(str(self._file(plan)))
+        try:
+            held = load(file.read_bytes())
+        except SafetensorError:  # cut off or damaged: made again
+            return None
         labels = self.model.labels
-        cond = None if labels is None else [i % labels for i in range(self.n)]
+        cond = None if labels is None else [i % labels for i in range(n)]
         beside = FeatureNet.for_model(self.model)
         return Reference(model=self.model, plan=plan, cond=cond, features=beside, **held)
-
-    def _file(self, plan: Plan) -> Path:
-        assert self.folder is not None
-        return self.folder / f"reference-{self.n}-{self.seed}-{plan.key}.safetensors"
 
     def _reals(self) -> Real:
         if self._real is None:

@@ -12,15 +12,16 @@ from hasten.core.errors import UserError
 from hasten.core.files import write_text
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.measuring.drift import Reference, reference
+from hasten.measuring.drift import Reference
 from hasten.pictures import grid, png, save_png
 from hasten.sampler import build, prepare
 from hasten.tuning.finals import loss_of
+from hasten.tuning.lab import Lab
 from hasten.tuning.pareto import front
 from hasten.tuning.table import COLUMNS, QUALITY, cells
 from hasten.tuning.tune import Tuning
 
-SHOWN = 20  # pictures of each plan on the page
+SHOWN = 20  # pictures of each plan on the page, at most
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
@@ -36,7 +37,9 @@ def write_report(found: Tuning, model: Model, out: str | Path) -> None:
         import plotly.offline
     except ImportError as error:
         raise UserError('the report needs: pip install "hasten[tune]"') from error
-    held = reference(model, SHOWN, plan=Plan.read(found.reference))
+    lab = Lab(model=model, seed=found.seed, folder=out)
+    against = {"plan": Plan.read(found.reference).model_dump(), "n": found.converged}
+    held = lab.converged(against).first(SHOWN)
     sheets = _sheets(found, model, held)
     for name, sheet in sheets.items():
         save_png(sheet, out / "pictures" / f"{name}.png", {"model": model.name, "plan": name}, 2)

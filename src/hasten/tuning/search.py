@@ -1,6 +1,6 @@
 """Which programs (solver, grid, steps) are worth a closer look: the cheap questions.
 
-Every question is the drift on FEW pictures, asked of a float32 engine. All lines of plans climb
+Every question is the drift on few pictures, asked of a float32 engine. All lines of plans climb
 side by side, fewest steps first; a line far behind the best pauses until twice the steps. Then
 Optuna's TPE finds levels of their own for the best lines, with fewer and fewer steps. Random search
 is given as many seconds of questions as both took, and reported beside them.
@@ -24,7 +24,6 @@ from hasten.core.plan import Plan
 from hasten.core.program import Program
 from hasten.tuning.space import Line, Space, cannot
 
-FEW = 8
 FAR = 1.7  # how many times the best drift at its steps a line may be before it pauses
 ENOUGH = 0.4  # lines end once some drift is below this share of the bar
 TRIALS, STARTS = 60, 15  # of TPE for each, and how many of them at random

@@ -31,17 +31,18 @@ from hasten.tuning.child import Child, Here
 from hasten.tuning.conditional import ask_parallel, try_reuse
 from hasten.tuning.finals import Finals, loss_of, recommend
 from hasten.tuning.lab import Lab
+from hasten.tuning.pace import Pace, paced
 from hasten.tuning.pareto import front
-from hasten.tuning.search import FEW, Row, Search
+from hasten.tuning.search import Row, Search
 from hasten.tuning.space import Refused, Space, distilled, imitators, learned
 from hasten.tuning.trials import Trials
 
-MANY = 64
 COMPILE_S = 60.0  # what torch.compile takes for a batch size, about
 EXACT = 1e-3  # how far from eager float32 an engine may answer and still stand for it
-SHARES = {"engines": 0.25, "climb": 0.35, "refine": 0.5, "random": 0.58, "glance": 0.8}
-SHARES |= {"report": 0.85, "all": 1.0}
-ENDING_S, ENDING = 45.0, 0.2  # kept for the last race and the fresh processes, this share at most
+SHARES = {"engines": 0.25, "climb": 0.52, "refine": 0.6, "random": 0.66, "glance": 0.82}
+SHARES |= {"report": 0.87, "all": 1.0}
+ENDING_S, CALLS, ENDING = 45.0, 200, 0.2  # kept for the last race and the fresh processes: seconds,
+# or that many calls of a slow network, this share of the budget at most
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,8 @@ class Tuning:
         expected: low and high bounds of the recommended plan's median latency (ms) in a fresh
             process (99%), None where no process of its own could be asked.
         baseline: what 1000 ancestral steps in eager float32, the published sampler, cost here.
+        reference: the plan that made the converged solution; converged: of how many pictures, from
+            the noise of ``seed``.
         asked: questions that were answered; seconds: how long all took, ``random_seconds`` of it
             for random search.
     """
@@ -83,6 +86,8 @@ class Tuning:
     expected: dict[str, Any] | None
     baseline: Row
     reference: str
+    converged: int
+    seed: int
     max_loss: float
     asked: int
     seconds: float
@@ -140,9 +145,7 @@ def tune(
     space = space or Space()
     with tempfile.TemporaryDirectory(prefix="hasten-tune-") as scratch:
         folder = Path(scratch) if out is None else Path(out)
-        lab = Lab(
-            model=model, n=MANY, seed=seed, data=data, features=features, folder=Path(scratch)
-        )
+        lab = Lab(model=model, seed=seed, data=data, features=features, folder=folder)
         subject = _subject(lab, guidance, batch)
         trials = Trials(None if out is None else folder / "trials.jsonl", subject)
         found, refused = space.lines(model, guidance)
@@ -177,21 +180,33 @@ class _Run:
     folder: Path | None = None
     skipped: list[str] = dataclasses.field(default_factory=list)
     asked: int = 0
+    pace: Pace | None = None
 
     def __post_init__(self) -> None:
         self.began = time.monotonic()
+        self.end = self.began + self.minutes * 60
         folder = self.lab.model.folder
         self.there: Here | Child = Here(self.lab) if folder is None else Child(self.lab)
 
     def until(self, share: str) -> float:
         """When the share that a phase may reach into ends, of the budget without the ending."""
-        whole = self.minutes * 60
-        return self.began + SHARES[share] * (whole - min(ENDING_S, ENDING * whole))
+        return self.began + SHARES[share] * (self.minutes * 60 - self.ending)
+
+    @property
+    def ending(self) -> float:
+        """Seconds of the budget that are kept for the last race and the fresh processes."""
+        slow = 0.0 if self.pace is None else CALLS * self.pace.call
+        return min(max(ENDING_S, slow), ENDING * self.minutes * 60)
+
+    @property
+    def at_once(self) -> int:
+        """How many pictures at a time throughput is measured with."""
+        return self.lab.together if self.pace is None else self.pace.at_once(self.lab.together)
 
     def ask(self, name: str, note: str, **facts: Any) -> Row | None:
         """The answer, None where the plan was refused or its process killed (kept in refused)."""
         question = {"ask": name, **facts}
-        limit = max(30.0, self.began + self.minutes * 60 - time.monotonic())
+        limit = max(30.0, self.end - time.monotonic())
         answer = self.trials.ask(question, lambda: self.there.ask(question, limit))
         self.asked += 1
         self.bar.set_postfix_str(f" {note}", refresh=False)
@@ -219,9 +234,13 @@ def _tuned(
     model = run.lab.model
     engines = _engines(run, space, guidance, batch)
     exact = next(row for row in engines if row["apart"] <= EXACT)
-    against = reference_plan(guidance, exact["engine"]).model_dump()
-    if run.ask("converge", "the converged solution", plan=against) is None:
-        raise UserError(run.refused[-1].why.removeprefix("converge: "))
+    run.pace = paced(run, exact, guidance, batch)
+    plan, n = run.pace.against(guidance, exact["engine"])
+    against = {"plan": plan.model_dump(), "n": n}
+    if run.ask("converge", "the converged solution", against=against) is None:
+        why = run.refused[-1].why.removeprefix("converge: ")
+        late = "; give more --minutes" if why.startswith("took longer") else ""
+        raise UserError(f"the converged solution of {n} pictures: {why}{late}")
     search, luck, lucky = _searched(run, space, lines, max_loss, guidance, against)
     finals = Finals(run=run, engines=engines, max_loss=max_loss, against=against, batch=batch)
     if finals.real:
@@ -259,7 +278,9 @@ def _tuned(
         layers=layers,
         expected=finals.confirm(best) if run.there.isolated else None,
         baseline=baseline,
-        reference=str(Plan(**against)),
+        reference=str(plan),
+        converged=n,
+        seed=run.lab.seed,
         max_loss=max_loss,
         asked=run.asked,
         seconds=time.monotonic() - run.began,
@@ -273,12 +294,13 @@ def _searched(
     run: _Run, space: Space, lines: list[Any], max_loss: float, guidance: float, against: Row
 ) -> tuple[Search, Row, float]:
     """The programs tried on few pictures, what random search found, and its seconds."""
-    model = run.lab.model
+    model, pace = run.lab.model, run.pace
+    assert pace is not None
     spent = time.monotonic() - run.began
 
     def few(plan: Plan, by: str) -> Row | None:
-        there = plan.model_copy(update={"engine": against["engine"]}).model_dump()
-        answer = run.ask("drift", str(plan), plan=there, n=FEW, against=against)
+        there = plan.model_copy(update={"engine": against["plan"]["engine"]}).model_dump()
+        answer = run.ask("drift", str(plan), plan=there, n=pace.few, against=against)
         if answer is None:
             return None
         return {"text": str(plan), "plan": plan.model_dump(), "by": by, **answer}
@@ -363,8 +385,8 @@ def _subject(lab: Lab, guidance: float, batch: int) -> Row:
     return {
         "model": model.name,
         "sha256": model.sha256,
+        **({"prompts": list(model.prompts)} if model.prompts else {}),
         "reference": str(reference_plan(guidance)),
-        "pictures": [FEW, lab.n],
         "batch": batch,
         "seed": lab.seed,
         "data": [lab.data, lab.features],
