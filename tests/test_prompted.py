@@ -5,17 +5,24 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
+from PIL import Image
 
 import hasten
 from hasten.adapters.lora import add_lora_, save_lora, with_lora
+from hasten.cli import _status
 from hasten.core.errors import UserError
+from hasten.core.files import sha256
 from hasten.core.plan import Plan
 from hasten.core.seeds import generator
 from hasten.learning.recipe import StudentRecipe
 from hasten.learning.student import learn_student
+from hasten.tuning.page import write_report
+from hasten.tuning.space import Space
+from hasten.tuning.tune import tune
 
 PROMPTS = ["a cat", "a bat"]
 
@@ -122,6 +129,93 @@ def test_prompts_that_are_none_and_pipelines_that_are_others_are_refused(folder,
     (bad / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match="never runs code"):
         hasten.load(bad, prompts=["x"])
+
+
+def test_a_pipeline_in_a_folder_knows_its_weights_and_its_prompts(folder, model):
+    assert model.folder == folder
+    assert model.prompts == tuple(PROMPTS)
+    assert model.sha256 == sha256(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    live = hasten.load(pipeline(folder), prompts=PROMPTS)
+    assert (live.folder, live.sha256, live.prompts) == (None, "", tuple(PROMPTS))
+
+
+def test_a_pipeline_of_the_hub_is_looked_at_before_it_is_opened(folder, tmp_path, monkeypatch):
+    import diffusers
+
+    asked = []
+
+    def download(name: str, **options: object) -> str:
+        asked.append((name, options["revision"], options["trust_remote_code"]))
+        return str(where)
+
+    monkeypatch.setattr(diffusers.StableDiffusionPipeline, "download", download)
+    where = folder
+    model = hasten.load("owner/tiny@v1", prompts=PROMPTS)
+    assert (model.name, model.folder) == ("owner/tiny@v1", folder)
+    assert asked == [("owner/tiny", "v1", False)]
+    where = tmp_path / "other"
+    shutil.copytree(folder, where)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["unet"] = ["my_code", "Net"]
+    (where / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="never runs code"):
+        hasten.load("owner/other", prompts=PROMPTS)
+
+
+SMALL = Space(
+    solvers=("ddim", "dpmpp(order=2)"),
+    grids=("uniform",),
+    steps=(2, 4),
+    engines=(("eager", "float32"),),
+)
+
+
+def test_a_pipeline_is_tuned_in_processes_of_their_own(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("hasten.tuning.finals.PROCESSES", 0)  # each takes seconds to start
+    facts = {"guidance": 3.0, "minutes": 0.3, "max_loss": 0.5, "space": SMALL}
+    found = tune(model, **facts, out=tmp_path)
+    assert found.isolated
+    assert found.best.guidance == 3.0
+    assert found.best.solver in ("ddim", "dpmpp(order=2)", "dpmpp")
+    assert all(row["drift"]["n"] == found.converged for row in found.finalists)
+    write_report(found, model, tmp_path)
+    shown = Image.open(tmp_path / "pictures" / "reference.png")
+    assert shown.width > 8 * 8
+    (kept,) = tmp_path.glob("converged-*.safetensors")
+    before = kept.read_bytes()
+    other = hasten.load(model.folder, prompts=["a rat"])
+    with pytest.raises(UserError, match="another model, device or setting"):
+        tune(other, **facts, out=tmp_path)
+    # A damaged file of converged pictures is made again, and is the same.
+    kept.write_bytes(before[:100])
+    write_report(found, model, tmp_path)
+    assert kept.read_bytes() == before
+
+
+def test_commands_take_prompts(folder, tmp_path, capsys):
+    words = tmp_path / "prompts.txt"
+    words.write_text("a cat\n\na bat\n")
+
+    def run(*arguments: object) -> tuple[int, str]:
+        status = _status([*map(str, arguments), "--prompts", str(words)])
+        return status, capsys.readouterr().out
+
+    status, said = run("info", folder, "--json")
+    assert status == 0
+    assert json.loads(said)["model"]["labels"] == 2
+    plan = "solver=ddim,grid=uniform,steps=2,guidance=3"
+    file = tmp_path / "few.safetensors"
+    asked = ("learn", "quantize", folder, "--plan", plan, "--n", 2, "--out", file)
+    status, said = run(*asked)
+    assert status == 0
+    assert "in w8a8" in said
+    asked = ("measure", folder, "--plan", f"{plan},quantize={file}", "--n", 2, "--batch", 2)
+    status, said = run(*asked, "--seconds", 0.01, "--json")
+    assert status == 0
+    assert json.loads(said)["evaluations"] == 2
+    status = _status(["info", str(folder)])
+    assert status == 2
+    assert "--prompts FILE" in capsys.readouterr().err
 
 
 def student(model, out, **changes):

@@ -22,6 +22,7 @@ from hasten.tuning.table import COLUMNS, QUALITY, cells
 from hasten.tuning.tune import Tuning
 
 SHOWN = 20  # pictures of each plan on the page, at most
+WIDE = 1000  # pixels of a sheet that fills a page
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
@@ -42,7 +43,8 @@ def write_report(found: Tuning, model: Model, out: str | Path) -> None:
     held = lab.converged(against).first(SHOWN)
     sheets = _sheets(found, model, held)
     for name, sheet in sheets.items():
-        save_png(sheet, out / "pictures" / f"{name}.png", {"model": model.name, "plan": name}, 2)
+        facts = {"model": model.name, "plan": name}
+        save_png(sheet, out / "pictures" / f"{name}.png", facts, _zoom(sheet))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         found=found,
@@ -111,7 +113,12 @@ def _rows(found: Tuning, sheets: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _embedded(sheet: Any) -> str:
-    return "data:image/png;base64," + base64.b64encode(png(sheet, zoom=2)).decode()
+    return "data:image/png;base64," + base64.b64encode(png(sheet, zoom=_zoom(sheet))).decode()
+
+
+def _zoom(sheet: Any) -> int:
+    """Twice as large where the pictures are small."""
+    return 2 if sheet.shape[-1] <= WIDE else 1
 
 
 def _figure(found: Tuning) -> dict[str, Any]:
