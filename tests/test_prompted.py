@@ -172,7 +172,7 @@ SMALL = Space(
 
 def test_a_pipeline_is_tuned_in_processes_of_their_own(model, tmp_path, monkeypatch):
     monkeypatch.setattr("hasten.tuning.finals.PROCESSES", 0)  # each takes seconds to start
-    facts = {"guidance": 3.0, "minutes": 0.3, "max_loss": 0.5, "space": SMALL}
+    facts = {"guidance": 3.0, "minutes": 0.5, "max_loss": 0.5, "space": SMALL}
     found = tune(model, **facts, out=tmp_path)
     assert found.isolated
     assert found.best.guidance == 3.0
@@ -213,6 +213,11 @@ def test_commands_take_prompts(folder, tmp_path, capsys):
     status, said = run(*asked, "--seconds", 0.01, "--json")
     assert status == 0
     assert json.loads(said)["evaluations"] == 2
+    program = tmp_path / "program.json"
+    asked = ("learn", "program", folder, "--evaluations", 2, "--guidance", 3, "--out", program)
+    status, said = run(*asked, "--pairs", 16, "--batch", 4, "--steps", 2, "--quiet")
+    assert status == 0
+    assert f"program={program}" in said
     status = _status(["info", str(folder)])
     assert status == 2
     assert "--prompts FILE" in capsys.readouterr().err

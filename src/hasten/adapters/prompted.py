@@ -92,7 +92,8 @@ class VaeCodec(Codec):
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         vae = self.vae
         given = latents / vae.config.scaling_factor + self._shift
-        return (vae.decode(given.to(vae.device, vae.dtype)).sample.float() / 2 + 0.5).clamp(0, 1)
+        pictures = vae.decode(given.to(vae.device, vae.dtype)).sample.float().contiguous()
+        return (pictures / 2 + 0.5).clamp(0, 1)
 
     @property
     def _shift(self) -> float:

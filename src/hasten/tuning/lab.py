@@ -249,7 +249,7 @@ class Lab:
         facts = {"plan": plan, "seed": self.seed, "net": self._net(plan)}
         held = reference(self.model, n, batch=self.together, **facts)
         if self.folder is not None:
-            kept = {"noise": held.noise, "pictures": held.pictures.contiguous()}
+            kept = {"noise": held.noise, "pictures": held.pictures}
             write_bytes(self.folder / f"{key}.safetensors", save(kept))
         return held
 
