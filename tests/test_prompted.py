@@ -163,21 +163,26 @@ def test_a_pipeline_of_the_hub_is_looked_at_before_it_is_opened(folder, tmp_path
 
 
 SMALL = Space(
-    solvers=("ddim", "dpmpp(order=2)"),
+    solvers=("ddim",),
     grids=("uniform",),
-    steps=(2, 4),
+    steps=(2, 3),
     engines=(("eager", "float32"),),
+    noisy=(),
 )
 
 
 def test_a_pipeline_is_tuned_in_processes_of_their_own(model, tmp_path, monkeypatch):
     monkeypatch.setattr("hasten.tuning.finals.PROCESSES", 0)  # each takes seconds to start
-    facts = {"guidance": 3.0, "minutes": 0.5, "max_loss": 0.5, "space": SMALL}
+    monkeypatch.setattr("hasten.tuning.pace.CONVERGED", ((16, 20),))
+    monkeypatch.setattr("hasten.tuning.search.TRIALS", 5)
+    facts = {"guidance": 3.0, "minutes": 1, "max_loss": 0.5, "space": SMALL}
     found = tune(model, **facts, out=tmp_path)
     assert found.isolated
     assert found.best.guidance == 3.0
-    assert found.best.solver in ("ddim", "dpmpp(order=2)", "dpmpp")
-    assert all(row["drift"]["n"] == found.converged for row in found.finalists)
+    assert found.best.solver == "ddim"
+    assert "steps=20," in found.reference
+    assert {row["drift"]["n"] for row in found.finalists} == {found.converged} == {16}
+    assert {row["drift"]["n"] for row in found.screened} == {2}
     write_report(found, model, tmp_path)
     shown = Image.open(tmp_path / "pictures" / "reference.png")
     assert shown.width > 8 * 8

@@ -31,7 +31,7 @@ from hasten.measuring.timer import once, side_by_side, summary, timed
 from hasten.tuning.child import Child
 from hasten.tuning.finals import recommend
 from hasten.tuning.lab import Lab
-from hasten.tuning.pace import Pace
+from hasten.tuning.pace import Pace, paced
 from hasten.tuning.page import write_report
 from hasten.tuning.pareto import front
 from hasten.tuning.search import drift_of
@@ -141,6 +141,32 @@ def test_a_slow_network_is_asked_less():
     with pytest.raises(UserError, match=r"takes 5 s here.* 17 minutes; give --minutes 123 or more"):
         _ = Pace(budget=240.0, each=5.0, call=6.0).converged
     assert Pace(budget=123 * 60.0, each=5.0, call=6.0).converged == (4, 50)
+
+
+@pytest.mark.parametrize(
+    ("overhead", "more", "asked", "each"),
+    [
+        (0.001, 0.001, [], 0.002),  # quick as it is
+        (0.2, 0.001, [4, 16, 64], 0.0041),  # a call costs much, a picture in it little
+        (0.0, 0.1, [4], 0.1),  # as much for each: 16 would take too long
+        (5.0, 0.1, [], 5.1),
+    ],
+)
+def test_many_pictures_at_a_time_are_timed_where_that_is_worth_it(overhead, more, asked, each):
+    sizes = []
+
+    class Run:
+        minutes, ending, lab = 4.0, 45.0, types.SimpleNamespace(together=64)
+
+        def ask(self, name: str, note: str, **facts: object) -> dict[str, float]:
+            sizes.append(facts["batch"])
+            return {"median": 1000 * (overhead + more * sizes[-1])}
+
+    row = {"engine": "eager", "median": 1000 * (overhead + more)}
+    pace = paced(Run(), row, 1.0, 1)
+    assert sizes == asked
+    assert pace.each == pytest.approx(each, rel=0.02)
+    assert pace.call == pytest.approx(overhead + more)
 
 
 def test_calls_side_by_side_are_timed_in_turn():

@@ -12,7 +12,7 @@ from hasten.measuring.drift import reference_plan
 CONVERGED = ((64, 150), (32, 150), (16, 100), (8, 100), (8, 50), (4, 50))  # pictures, evaluations
 SHARE = 0.15  # of the budget, for making them
 LOOKS = 8  # of these pictures a first look at a plan takes an eighth, 2 at least
-SIZES, A_CALL_S = (64, 16, 4), 0.5  # batches that a slow network is timed with once more
+SIZES, A_CALL_S = (64, 16, 4), 1.0  # batches that a network is timed with, and for how long at most
 AT_ONCE_S, EVALUATIONS = 5.0, 10  # what a batch of such a plan may take when throughput is measured
 
 
@@ -73,10 +73,11 @@ def paced(run: Any, exact: dict[str, Any], guidance: float, batch: int) -> Pace:
     converged solution."""
     call = exact["median"] / 1000
     pace = Pace(budget=run.minutes * 60 - run.ending, each=call / batch, call=call)
-    able = [size for size in SIZES if batch < size <= run.lab.together]
-    size = next((size for size in able if size * pace.each <= A_CALL_S), batch)
-    if pace.is_quick or size == batch:
-        return pace
-    plan = Plan(guidance=guidance).model_copy(update={"engine": exact["engine"]})
-    many = run.ask("call", f"{size} pictures at a time", plan=plan.model_dump(), batch=size)
-    return pace if many is None else dataclasses.replace(pace, each=many["median"] / 1000 / size)
+    plan = Plan(guidance=guidance).model_copy(update={"engine": exact["engine"]}).model_dump()
+    for size in SIZES[::-1]:
+        fits = batch < size <= run.lab.together and size * pace.each <= A_CALL_S
+        if fits and not pace.is_quick:
+            many = run.ask("call", f"{size} pictures at a time", plan=plan, batch=size)
+            if many is not None:
+                pace = dataclasses.replace(pace, each=many["median"] / 1000 / size)
+    return pace
