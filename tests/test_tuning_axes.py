@@ -242,5 +242,5 @@ def test_eight_bits_are_tried_where_they_are_faster(
     finals.run.pace = Pace(budget=240.0, each=1.0, call=1.0)
     monkeypatch.setattr(Asked, "until", lambda *_: time.monotonic() + 60)
     why = try_cheaper(finals.run, finals, tmp_path)[0][-1]
-    assert "would take about" in why
+    assert "more than is left" in why
     assert "hasten learn quantize" in why

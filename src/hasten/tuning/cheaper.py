@@ -58,7 +58,7 @@ def _eight_bits(
     pictures = ALL + EACH * len(layers(subject(model, plan).net))
     took = pictures * plan.trace(model.path).evaluations * SIMULATED * run.pace.each
     if took > left:
-        return f"would take about {took:.0f} s here; `hasten learn quantize` is quicker", []
+        return f"takes about {took:.0f} s, more than is left; `hasten learn quantize` does it", []
     file = str(folder / f"w8a8-{plan.key}.safetensors")
     made = run.ask("quantize", "calibrating", plan=plan.model_dump(), file=file)
     if made is None:
