@@ -117,7 +117,8 @@ def tune(
     """The best plan for ``model`` on its device.
 
     Args:
-        minutes: the budget; questions begun in it are finished.
+        minutes: the budget, the last race and the fresh processes included; questions begun in it
+            are finished.
         max_loss: how much may be lost. With real pictures: by what share FD may be above, and by
             how much recall below, the most faithful plan's. Without: how far a picture may be from
             the model's converged solution (drift: RMSE, pixels in 0 to 1).
