@@ -120,7 +120,7 @@ def test_prompts_that_are_none_and_pipelines_that_are_others_are_refused(folder,
         hasten.load(folder, prompts=[])
     with pytest.raises(UserError, match="prompts"):
         hasten.load(folder)
-    with pytest.raises(UserError, match="StableDiffusionPipeline"):
+    with pytest.raises(UserError, match="prompts are for a StableDiffusionPipeline; drop them"):
         hasten.load("builtin:mnist", prompts=["x"])
     bad = tmp_path / "bad"
     bad.mkdir()

@@ -211,8 +211,11 @@ def test_threads_do_not_tell_each_other_their_times(model):
 
 def test_a_network_in_few_bits_is_where_the_whole_one_is(model):
     held = learn_quantize(model, BASE, rows="steps", n=2)
-    net = held.network(copy.deepcopy(model.net).to("meta"))
-    assert {one.device.type for one in (*net.parameters(), *net.buffers())} == {"meta"}
+    elsewhere = copy.deepcopy(model.net).to("meta")
+    made = held.network(elsewhere), held.alone(elsewhere), at_times(elsewhere, held.times, True)
+    assert isinstance(made[2], Known)
+    for net in made:
+        assert {one.device.type for one in (*net.parameters(), *net.buffers())} == {"meta"}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -156,6 +157,58 @@ def test_the_race_of_the_parallel_run_is_a_real_question(model):
     assert found.times > 0
 
 
+def slow(**more: Any) -> Any:
+    """A tuner's run in which an evaluation takes a second, and ten seconds are left."""
+    facts = {"pace": Pace(budget=240.0, each=1.0, call=1.0), "skipped": [], "ending": 48.0, **more}
+    return SimpleNamespace(
+        until=lambda _: time.monotonic() + 10, end=time.monotonic() + 10, **facts
+    )
+
+
+def test_pictures_are_not_judged_where_that_takes_too_long(monkeypatch):
+    finals = Finals(run=slow(), engines=[], max_loss=0.05, against={}, batch=1)
+    asked = []
+    monkeypatch.setattr(Finals, "by_drift", lambda _, screened: asked.append(screened))
+    screened = [{"evaluations": 3, "drift": {"rmse": 0.01}}]
+    finals.by_distance(screened, [])
+    assert asked == [screened]
+    assert "FD: 500 pictures take about 1500 s here" in finals.run.skipped[0]
+
+
+@pytest.mark.parametrize(("took", "asked"), [(0.1, 3), (5.0, 0)])
+def test_fresh_processes_are_as_many_as_there_is_time_for(took, asked):
+    numbers = []
+
+    def ask(name: str, note: str, number: int, **facts: Any) -> Any:
+        numbers.append(number)
+        return {"median": 1000 * took}
+
+    run = slow(ask=ask, fresh=lambda: None)
+    run.end = 0.0  # the budget is spent
+    finals = Finals(run=run, engines=[], max_loss=0.05, against={}, batch=1)
+    plan = Plan(solver="ddim", steps=3)
+    finals.rows = [{"plan": plan.model_dump(), "latency_ms": {"median": 1000 * took}}]
+    found = finals.confirm(plan)
+    assert len(numbers) == asked
+    assert (found or {}).get("processes", 0) == asked
+    assert ("time was too short" in "".join(run.skipped)) == (asked == 0)
+
+
+def test_slow_plans_race_fewer_rounds():
+    finals = Finals(run=slow(), engines=[], max_loss=0.05, against={}, batch=1)
+    assert [finals.racing(took)["least"] for took in (1.0, 20.0, 500.0)] == [5, 2, 1]
+
+
+def test_prepared_networks_make_room_where_memory_is_short(model, monkeypatch):
+    lab = Lab(model=model)
+    lab._net(Plan())
+    lab._net(Plan(dtype="bfloat16"))
+    assert len(lab._nets) == 2
+    monkeypatch.setattr("hasten.tuning.lab.free_mb", lambda _: 0.0)
+    lab._net(Plan(dtype="float16"))
+    assert len(lab._nets) == 1
+
+
 def test_where_it_pays_the_dear_finalists_are_reported_in_parallel_too():
     class Reports:
         lab = None
@@ -189,7 +242,7 @@ def test_eight_bits_are_tried_where_they_are_faster(
     model, tmp_path, monkeypatch, times, engine, here
 ):
     class Asked:
-        lab, refused, pace, ending, at_once = Lab(model=model), [], QUICK, 45.0, 64
+        lab, refused, pace, ending = Lab(model=model), [], QUICK, 45.0
 
         def until(self, share: str) -> float:
             return float("inf")

@@ -168,13 +168,21 @@ def load_prompted(
 
 def _folder(source: str) -> Path:
     """The folder that ``source`` names, or where the hub's pipeline of that name now lies."""
-    import diffusers
-
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
+    require(
+        "/" in source,
+        f"{source!r} is no folder here and no hub id (owner/name), and prompts are for a {KNOWN}; "
+        "drop them, or name one.",
+    )
+    import diffusers
+
     name, _, revision = source.partition("@")
-    with refusing(f"{source} is no {KNOWN} that can be loaded", "check the folder or the name."):
+    with (
+        refusing(f"{source} is no {KNOWN} that can be loaded", "check the folder or the name."),
+        _quiet(),
+    ):
         return Path(
             diffusers.StableDiffusionPipeline.download(
                 name,

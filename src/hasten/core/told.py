@@ -71,7 +71,7 @@ class Shifts:
         if time not in self._known:
             if len(self._known) >= KEPT:
                 self._known.clear()
-            here = torch.tensor([time])
+            here = torch.tensor([time], device=self._time.linear_1.weight.device)
             told = self._time(self._wave(here))
             told = told if self._label is None else told + self._label.weight
             parts = [layer(told if act is None else act(told)) for act, layer in self._blocks]

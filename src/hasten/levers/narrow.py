@@ -3,16 +3,42 @@ by a column of the Program (as OMS-DPM chooses among models of several sizes, 23
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
 
 from hasten.core.engine import Prepared
 from hasten.core.errors import require
-from hasten.levers.by_time import ByTime
 
 NEAR = 1e-3  # how far a time may be from one of the plan's, in the network's unit
 
 
-def narrowed(whole: Prepared, small: Prepared, times: Sequence[float], at: Sequence[int]) -> ByTime:
+class Narrowed(Prepared):
+    """``nets[row(t)]`` answers at time t; a batch at several times is answered in parts."""
+
+    def __init__(self, nets: Sequence[Prepared], row: Callable[[float], int]) -> None:
+        self.nets, self._row = list(nets), row
+        self.precision, self.versions = nets[0].precision, nets[0].versions
+        self.weights_mb = round(sum(net.weights_mb for net in nets), 3)
+
+    def __call__(
+        self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, *kept: torch.Tensor
+    ) -> Any:
+        rows = torch.tensor([self._row(time) for time in t.tolist()])
+        if bool((rows == rows[0]).all()):
+            return self.nets[int(rows[0])](x, t, cond)
+        out = torch.empty_like(x)
+        for row in rows.unique().tolist():
+            mine = (rows == row).nonzero().flatten().to(x.device)
+            label = None if cond is None else cond[mine]
+            out[mine] = self.nets[row](x[mine], t[mine], label)
+        return out
+
+
+def narrowed(
+    whole: Prepared, small: Prepared, times: Sequence[float], at: Sequence[int]
+) -> Narrowed:
     """``small`` at the times whose entry of ``at`` is 1, ``whole`` at the others.
 
     Args:
@@ -43,4 +69,4 @@ def narrowed(whole: Prepared, small: Prepared, times: Sequence[float], at: Seque
         )
         return column[nearest]
 
-    return ByTime([whole, small], row)
+    return Narrowed([whole, small], row)

@@ -141,7 +141,7 @@ class Quantization:
             replace_(out, name, QuantizedLayer(known[name], bits, span, *rest))
         if self.rows > 1:
             told = torch.cat([*factors, self.scale, self.shift], dim=1)
-            mended = ByRow(out, row, ByTime(self.times, told[list(self.groups)]))
+            mended = ByRow(out, row, TimeTable(self.times, told[list(self.groups)]))
         else:
             mended = Corrected(out, self.scale[0], self.shift[0])
         return mended.to(next(net.parameters()).device).eval()
@@ -179,7 +179,7 @@ class Corrected(nn.Module):
         return self.net(x, t, cond) * self.scale + self.shift
 
 
-class ByTime(nn.Module):
+class TimeTable(nn.Module):
     """What times (n,) tell: (n, width), that of the nearest of those that are known."""
 
     def __init__(self, times: tuple[float, ...], told: torch.Tensor) -> None:

@@ -39,12 +39,12 @@ def try_cheaper(
     tried["linear layers in eight bits by torchao"] = _torchao(finals, plan)
     tried["merged tokens"] = plan.model_copy(update={"merge": MERGED})
     said = [f"{name}: {_timed(run, finals, leads, one)}" for name, one in tried.items()]
-    made, layers = _eight_bits(run, finals, plan, folder)  # last: calibrating takes longest
+    made, layers = _eight_bits(run, finals, leads, folder)  # last: calibrating takes longest
     return [*said, f"eight bits: {_timed(run, finals, leads, made)}"], layers
 
 
 def _eight_bits(
-    run: Any, finals: Finals, plan: Plan, folder: Path | None
+    run: Any, finals: Finals, leads: Row, folder: Path | None
 ) -> tuple[Plan | str, list[Row]]:
     """The plan with its network in integers, calibrated on it, or why not. OpenVINO runs them,
     whatever engine the plan is run in."""
@@ -54,9 +54,9 @@ def _eight_bits(
     left = run.until("all") - time.monotonic()
     if folder is None or left < 0:
         return "no folder was given" if folder is None else "time ran out", []
-    model = run.lab.model
-    pictures = ALL + EACH * len(layers(subject(model, plan).net))
-    took = pictures * plan.trace(model.path).evaluations * SIMULATED * run.pace.each
+    plan = Plan(**leads["plan"])
+    pictures = ALL + EACH * len(layers(subject(run.lab.model, plan).net))
+    took = pictures * leads["evaluations"] * SIMULATED * run.pace.each
     if took > left:
         return f"takes about {took:.0f} s, more than is left; `hasten learn quantize` does it", []
     file = str(folder / f"w8a8-{plan.key}.safetensors")

@@ -58,6 +58,11 @@ class Finals:
         folder = lab.model.folder
         return lab.data is not None or (folder is not None and (folder / "features").is_dir())
 
+    @property
+    def at_once(self) -> int:
+        """How many pictures at a time throughput is measured with."""
+        return max(self.batch, self.run.pace.at_once(self.run.lab.together))
+
     def by_drift(self, screened: list[Row]) -> None:
         """Full reports level by level of evaluations, from one below the cheapest that passed on
         few pictures up to one above the first that passes on all."""
@@ -178,7 +183,7 @@ class Finals:
         facts = {
             "plan": plan.model_dump(),
             "against": self.against,
-            "batch": max(self.run.at_once, self.batch),
+            "batch": self.at_once,
             "seconds": 0.5,
         }
         late = time.monotonic() > self.run.until("report")
@@ -224,7 +229,7 @@ class Finals:
 
     def again(self, plan: Plan, like: Row) -> None:
         """The report and the quality of ``plan``, as they were asked of the finalist ``like``."""
-        facts = {"against": self.against, "batch": max(self.run.at_once, self.batch)}
+        facts = {"against": self.against, "batch": self.at_once}
         row = self.run.ask(
             "report", f"measuring {plan}", plan=plan.model_dump(), seconds=0.5, **facts
         )

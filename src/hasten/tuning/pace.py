@@ -7,7 +7,6 @@ from typing import Any
 
 from hasten.core.errors import UserError
 from hasten.core.plan import Plan
-from hasten.measuring.drift import reference_plan
 
 CONVERGED = ((64, 150), (32, 150), (16, 100), (8, 100), (8, 50), (4, 50))  # pictures, evaluations
 SHARE = 0.15  # of the budget, for making them
@@ -49,11 +48,6 @@ class Pace:
             f"of {n} pictures alone takes {took / 60:.0f} minutes; give --minutes "
             f"{took / SHARE / 60 * 1.1 + 1:.0f} or more."
         )
-
-    def against(self, guidance: float, engine: str) -> tuple[Plan, int]:
-        """The plan that counts as converged, and of how many pictures."""
-        n, steps = self.converged
-        return reference_plan(guidance, engine).model_copy(update={"steps": steps}), n
 
     @property
     def few(self) -> int:

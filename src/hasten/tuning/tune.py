@@ -199,11 +199,6 @@ class _Run:
         slow = 0.0 if self.pace is None else CALLS * self.pace.call
         return min(max(ENDING_S, slow), ENDING * self.minutes * 60)
 
-    @property
-    def at_once(self) -> int:
-        """How many pictures at a time throughput is measured with."""
-        return self.lab.together if self.pace is None else self.pace.at_once(self.lab.together)
-
     def ask(self, name: str, note: str, **facts: Any) -> Row | None:
         """The answer, None where the plan was refused or its process killed (kept in refused)."""
         question = {"ask": name, **facts}
@@ -236,7 +231,8 @@ def _tuned(
     engines = _engines(run, space, guidance, batch)
     exact = next(row for row in engines if row["apart"] <= EXACT)
     run.pace = paced(run, exact, guidance, batch)
-    plan, n = run.pace.against(guidance, exact["engine"])
+    n, steps = run.pace.converged
+    plan = reference_plan(guidance, exact["engine"]).model_copy(update={"steps": steps})
     against = {"plan": plan.model_dump(), "n": n}
     if run.ask("converge", "the converged solution", against=against) is None:
         why = run.refused[-1].why.removeprefix("converge: ")
