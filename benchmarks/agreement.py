@@ -13,10 +13,10 @@ import torch
 import hasten
 from benchmarks.results_io import write
 from hasten.core.report import Estimate
-from hasten.data import evenly_spread
+from hasten.data.rows import evenly_spread
 from hasten.measuring.frechet import frechet_estimate, statistics
 from hasten.measuring.kernel import kernel_estimate
-from hasten.measuring.manifold import precision_recall
+from hasten.measuring.precision_recall import precision_recall
 from hasten.measuring.real import real_for
 
 N = 2000

@@ -23,7 +23,7 @@ from benchmarks.results_io import write
 from hasten.core.seeds import generator
 from hasten.measuring.quality import quality
 from hasten.measuring.real import real_for
-from hasten.sampler import prepare
+from hasten.sampling import prepare
 
 N, CHUNK, STEPS = 2000, 50, 1000
 FOLDER = Path(__file__).parent / "results" / "ancestral"

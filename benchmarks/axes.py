@@ -13,10 +13,10 @@ from typing import Any
 
 import hasten
 from benchmarks.results_io import write
-from hasten.tuning.child import Child
-from hasten.tuning.lab import Lab
 from hasten.tuning.space import Space
+from hasten.tuning.trials import Lab
 from hasten.tuning.tune import tune
+from hasten.tuning.worker import Child
 
 FOLDER, MINUTES, N, ROUNDS, BATCHES = Path("runs/axes"), 4, 2000, 21, (1,)
 SPACES = {

@@ -76,7 +76,7 @@ def bits() -> str | None:
     None where not measured."""
     if not (FOLDER / "smaller.json").exists():
         return None
-    rows = [row for row in read("smaller")["rows"] if row["kind"] == "drift"]
+    rows = [row for row in read("smaller")["rows"] if row["kind"] == "ode_error"]
     series: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         weights, _, activations = row["bits"].removeprefix("w").partition("a")
@@ -91,7 +91,7 @@ def bits() -> str | None:
                 points = series.setdefault(f"bits of {name}, {kind}", [])
                 points.append((float(moving), row["rmse"]))
     ordered = {name: sorted(points) for name, points in series.items()}
-    return curves(ordered, "bits, the others 8", "drift (RMSE)")
+    return curves(ordered, "bits, the others 8", "ODE error (RMSE)")
 
 
 def _axis(low: float, high: float, begin: float, end: float) -> Callable[[float], float]:

@@ -17,11 +17,11 @@ from typing import Any
 import hasten
 from benchmarks.results_io import FOLDER, read, write
 from hasten.core.files import read_json
-from hasten.learning.distilling.base import objectives
-from hasten.learning.recipe import StudentRecipe
-from hasten.learning.student import learn_student
+from hasten.learning.students.base import objectives
+from hasten.learning.students.student import learn_student
 from hasten.measuring.measure import judged
 from hasten.measuring.real import real_for
+from hasten.training.recipe import StudentRecipe
 
 MINUTES = float(os.environ.get("MINUTES", "8"))
 DATA = os.environ.get("DATA", "mnist-train.parquet")

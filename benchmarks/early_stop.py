@@ -1,6 +1,6 @@
 """Starts below the top of the path beside pure noise: ``python -m benchmarks.early_stop``.
 
-FD, recall and drift of pure noise and of starts at several ratios, with the same solver and grid
+FD, recall and ODE error of pure noise and of starts at several ratios, with the same solver and grid
 and from the same noise: every start for 5 evaluations, the analytic one for 10. FD is compared in
 pairs. A start's own evaluations are part of its budget, and what else it costs is timed beside a
 network call. Of the starts that leave the total time as it is, the one that scans best is held
@@ -23,12 +23,12 @@ import torch
 
 import hasten
 from benchmarks.results_io import FOLDER, read, write
-from hasten.measuring.drift import Reference, reference, reference_plan
 from hasten.measuring.frechet import frechet, frechet_estimate, influence, statistics
-from hasten.measuring.manifold import precision_recall
+from hasten.measuring.ode_error import Reference, reference, reference_plan
+from hasten.measuring.precision_recall import precision_recall
 from hasten.measuring.real import Real, real_for
 from hasten.measuring.timer import side_by_side
-from hasten.sampler import Sampler, prepare
+from hasten.sampling import Sampler, prepare
 
 N, N_DRIFT, SCAN, FRESH = 1000, 64, 1, 1001
 ROUNDS = 15
@@ -97,8 +97,8 @@ class Bench:
         sampler, seen = self.sampler(facts), self.features(facts, SCAN)
         fd = frechet_estimate(seen, self.real.mean, self.real.covariance)
         recall = precision_recall(seen, self.real.sample)[1]
-        drift = self.held.drift(sampler.plan, self.net)
-        assert drift is not None
+        ode_error = self.held.ode_error(sampler.plan, self.net)
+        assert ode_error is not None
         return {
             "plan": str(sampler.plan),
             "evaluations": sampler.evaluations,
@@ -106,10 +106,10 @@ class Bench:
             "fd_interval": [fd.low, fd.high],
             "fd_minus_noise": self.worse(facts, noise, SCAN),
             "recall": recall.value,
-            "drift": drift.rmse,
-            "drift_interval": [drift.low, drift.high],
+            "ode_error": ode_error.rmse,
+            "drift_interval": [ode_error.low, ode_error.high],
             "n": N,
-            "n_drift": drift.n,
+            "n_drift": ode_error.n,
         }
 
     @torch.inference_mode()

@@ -18,7 +18,7 @@ from tests.browser import Browser, served
 import hasten
 from benchmarks.results_io import write
 from hasten.core.artifact import student_plans
-from hasten.learning.quantize import learn_quantize
+from hasten.learning.compression.quantize import learn_quantize
 
 STUDENT, SEEDS, WARM = "builtin:mnist-2", 100, 5
 TOOK = "document.body.dataset.took"

@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from hasten.core.noise_schedule import Discrete
 
 import hasten
 from benchmarks.results_io import write
 from hasten.core.executor import Executor, executors
-from hasten.core.level import Discrete, Level
+from hasten.core.level import Level
 from hasten.core.program import Program
 from hasten.core.solver import trace
 from hasten.executors.sequential import Answers
@@ -47,15 +48,15 @@ class Counting(Executor):
     def __init__(self, part: Executor) -> None:
         self.part, self.rounds, self.evaluations = part, 0, 0
 
-    def run(self, program: Program, x: Any, machine: Any, watch: Any = None) -> Any:
-        return self.part.run(program, x, Heard(machine, self), watch)
+    def run(self, program: Program, x: Any, backend: Any, watch: Any = None) -> Any:
+        return self.part.run(program, x, Heard(backend, self), watch)
 
 
 class Heard:
     """A machine whose rounds are counted."""
 
-    def __init__(self, machine: Any, counts: Counting) -> None:
-        self._machine, self._counts = machine, counts
+    def __init__(self, backend: Any, counts: Counting) -> None:
+        self._machine, self._counts = backend, counts
 
     def denoise_many(self, xs: Sequence[Any], levels: Sequence[Level]) -> list[Any]:
         self._counts.rounds += 1
@@ -228,9 +229,9 @@ def beside_paradigms() -> list[dict[str, Any]]:
 def _ddim(scheduler: Any) -> Program:
     """DDIM at the levels of their scheduler, after ``set_timesteps``."""
     scheduler.set_timesteps(STEPS)
-    path = Discrete(alphas_cumprod=tuple(scheduler.alphas_cumprod.double().tolist()))
-    places = [*scheduler.timesteps.tolist(), path.clean]
-    return trace(DDIM(), [path.at(place) for place in places])
+    schedule = Discrete(alphas_cumprod=tuple(scheduler.alphas_cumprod.double().tolist()))
+    places = [*scheduler.timesteps.tolist(), schedule.clean]
+    return trace(DDIM(), [schedule.at(place) for place in places])
 
 
 def _ours(

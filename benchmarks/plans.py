@@ -1,4 +1,4 @@
-"""Cost and drift of plans on the built-in model, side by side in one run, and FD of a few."""
+"""Cost and ODE error of plans on the built-in model, side by side in one run, and FD of a few."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch
 
 import hasten
 from benchmarks.results_io import write
-from hasten.measuring.drift import reference
 from hasten.measuring.features import FeatureNet
 from hasten.measuring.frechet import frechet, statistics
+from hasten.measuring.ode_error import reference
 from hasten.measuring.timer import once
 
 N_DRIFT, N_FD = 64, 1000
@@ -34,8 +34,8 @@ def main() -> None:
     held = reference(model, N_DRIFT)
     rows = []
     for plan in PLANS:
-        drift = held.drift(plan)
-        assert drift is not None
+        ode_error = held.ode_error(plan)
+        assert ode_error is not None
         sampler = hasten.build(model, plan)
         sampler.sample(1, cond=3)
         times = sorted(once(lambda s=sampler: s.sample(1, cond=3)) for _ in range(15))
@@ -45,12 +45,12 @@ def main() -> None:
                 "evaluations": sampler.evaluations,
                 "latency_ms": times[7] * 1e3,
                 "n_times": 15,
-                "drift": drift.rmse,
-                "drift_interval": [drift.low, drift.high],
-                "n": drift.n,
+                "ode_error": ode_error.rmse,
+                "drift_interval": [ode_error.low, ode_error.high],
+                "n": ode_error.n,
             }
         )
-    write("plans", f"latency at batch 1 and drift against {held.plan}", rows)
+    write("plans", f"latency at batch 1 and ODE error against {held.plan}", rows)
     fd(model)
 
 

@@ -1,7 +1,7 @@
 """Learned programs beside every scheduler of diffusers and iPNDM on a GITS grid:
 ``python -m benchmarks.programs``.
 
-The same frozen network, the same noise, one run: drift from the network's own converged solution at
+The same frozen network, the same noise, one run: ODE error from the network's own converged solution at
 4, 5, 8 and 10 evaluations; FD and recall beside it, and the *floor*, the lowest FD that any solver
 reached on this network (``results/peers.json``, and UniPC at up to 100 evaluations here). The
 programs are those that ship with the built-in model, or in the folder given as an argument.
@@ -22,10 +22,10 @@ import hasten
 from benchmarks.peers.loop import evaluations, sample, walks
 from benchmarks.peers.schedulers import available
 from benchmarks.results_io import read, write
-from hasten.learning.gits import gits
-from hasten.measuring.drift import Reference, reference, reference_plan
+from hasten.learning.schedules.gits import gits
 from hasten.measuring.measure import judged
-from hasten.sampler import prepare
+from hasten.measuring.ode_error import Reference, reference, reference_plan
+from hasten.sampling import prepare
 
 N, PICTURES, ENGINE = 64, 1000, "openvino"
 EVALUATIONS = (4, 5, 8, 10)
@@ -40,7 +40,7 @@ def apart(pictures: torch.Tensor, held: Reference) -> tuple[float, float]:
 
 
 def peers(held: Reference, net: Any) -> list[dict[str, Any]]:
-    """The drift of every scheduler of diffusers whose steps make 4, 5, 8 or 10 network calls."""
+    """The ODE error of every scheduler of diffusers whose steps make 4, 5, 8 or 10 network calls."""
     labels = torch.tensor(held.cond)
     rows = []
     for config in available():
@@ -51,24 +51,24 @@ def peers(held: Reference, net: Any) -> list[dict[str, Any]]:
                     continue
                 draws = walks(range(len(held.noise)))
                 x = sample(net, held.model, config, steps, held.noise, labels, draws)
-                drift, half = apart(held.model.codec.decode(x.float()), held)
+                ode_error, half = apart(held.model.codec.decode(x.float()), held)
             except Exception:  # a scheduler that cannot do so few steps is no rival
                 continue
-            if drift == drift:
+            if ode_error == ode_error:
                 row = {"config": config.name, "steps": steps, "evaluations": calls}
-                rows.append({**row, "drift": drift, "half": half})
+                rows.append({**row, "ode_error": ode_error, "half": half})
     return rows
 
 
 def ours(model: hasten.Model, plan: hasten.Plan, held: Reference, net: Any) -> dict[str, Any]:
     """Drift, FD and recall of a plan of ours."""
-    drift = held.drift(plan, net)
-    assert drift is not None
+    ode_error = held.ode_error(plan, net)
+    assert ode_error is not None
     found = judged(hasten.build(model, plan, net=net), PICTURES)
     return {
         "plan": str(plan).replace(f",engine={ENGINE}", ""),
-        "drift": drift.rmse,
-        "half": drift.high - drift.rmse,
+        "ode_error": ode_error.rmse,
+        "half": ode_error.high - ode_error.rmse,
         "fd": found["fd"].value,
         "fd_interval": [found["fd"].low, found["fd"].high],
         "recall": found["recall"].value,
@@ -84,9 +84,9 @@ def again(counts: list[int]) -> None:
         if row.get("evaluations") not in counts:
             continue
         plan = hasten.Plan(program=f"builtin:mnist/programs/{row['evaluations']}.json")
-        least = row["learned"]["drift"] / row["ratio"]
+        least = row["learned"]["ode_error"] / row["ratio"]
         row["learned"] = ours(model, plan.model_copy(update={"engine": ENGINE}), held, net)
-        row["ratio"] = row["learned"]["drift"] / least
+        row["ratio"] = row["learned"]["ode_error"] / least
         row["learned"]["measured"] = "in a later run than the others, on the same noise"
     write("programs", result["what"], result["rows"])
 
@@ -110,11 +110,14 @@ def main() -> None:
             "ipndm + gits, clipped": gits(model, plain).model_copy(update={"clip": 1.0}),
         }
         found = {kind: ours(model, plan, held, net) for kind, plan in chosen.items()}
-        best = min((row for row in rivals if row["evaluations"] == count), key=lambda r: r["drift"])
-        least = min(
-            best["drift"], *(one["drift"] for kind, one in found.items() if kind != "learned")
+        best = min(
+            (row for row in rivals if row["evaluations"] == count), key=lambda r: r["ode_error"]
         )
-        ratio = found["learned"]["drift"] / least
+        least = min(
+            best["ode_error"],
+            *(one["ode_error"] for kind, one in found.items() if kind != "learned"),
+        )
+        ratio = found["learned"]["ode_error"] / least
         row = {"evaluations": count, **found, "best of diffusers": best, "ratio": ratio}
         rows.append({**row, "bar": BAR[count], "n": N, "pictures": PICTURES})
         print(count, ratio, flush=True)
@@ -125,7 +128,7 @@ def main() -> None:
         converged.append({**row, "evaluations": steps})
     known = [row["fd"] for row in read("peers")["rows"] if row.get("fd") is not None]
     floor = min([*known, *(row["fd"] for row in converged)])
-    what = f"learned programs beside the others, drift at n = {N}, FD at n = {PICTURES}"
+    what = f"learned programs beside the others, ODE error at n = {N}, FD at n = {PICTURES}"
     write("programs", what, [*rows, {"floor": floor, "converged": converged}])
 
 

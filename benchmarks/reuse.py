@@ -15,10 +15,10 @@ import torch
 import hasten
 from benchmarks.results_io import write
 from hasten.core.plan import Plan
-from hasten.learning.reuse import Bench
-from hasten.measuring.drift import Reference, reference
+from hasten.learning.compression.cache import Bench
 from hasten.measuring.macs import macs
-from hasten.sampler import prepare
+from hasten.measuring.ode_error import Reference, reference
+from hasten.sampling import prepare
 
 N = 32
 BASES = {
@@ -58,7 +58,7 @@ def main() -> None:
         mine = list(points(held, base, fewer))
         rows += mine
         rows += verdicts(base, mine)
-        what = f"drift (n = {N}) from {held.plan} against multiply-accumulates of a picture"
+        what = f"ODE error (n = {N}) from {held.plan} against multiply-accumulates of a picture"
         write("reuse", what, rows)
 
 
@@ -86,66 +86,66 @@ def deep_cached(held: Reference, base: Plan, every: int) -> Row:
     model = held.model
     ours = Plan(**with_reuse(base, f"deep(branch=0, every={every})"))
     row = point(held, base, "DeepCache", ours)
-    times = [level.t for level in base.levels(model.path)[:-1]]
+    times = [level.t for level in base.levels(model.schedule)[:-1]]
     theirs = DeepCached(model, times, every, 0).eval()
     net = prepare(dataclasses.replace(model, net=theirs), base)
     row["plan"] = f"{base}, DeepCache(cache_interval={every}, cache_branch_id=0)"
-    drift = held.drift(base, net)
-    assert drift is not None
+    ode_error = held.ode_error(base, net)
+    assert ode_error is not None
     made = {"noise": held.noise, "cond": held.cond}
     one, other = hasten.build(model, base, net=net), hasten.build(model, ours)
     row["apart"] = float((one.sample(**made) - other.sample(**made)).abs().max())
-    return {**row, "drift": drift.rmse, "drift_interval": [drift.low, drift.high]}
+    return {**row, "ode_error": ode_error.rmse, "drift_interval": [ode_error.low, ode_error.high]}
 
 
 def point(held: Reference, base: Plan, kind: str, plan: Plan) -> Row:
-    drift, sampler = held.drift(plan), hasten.build(held.model, plan)
-    assert drift is not None
+    ode_error, sampler = held.ode_error(plan), hasten.build(held.model, plan)
+    assert ode_error is not None
     return {
         "base": str(base),
         "kind": kind,
         "plan": str(plan),
         "evaluations": sampler.evaluations,
         "macs": macs(sampler),
-        "drift": drift.rmse,
-        "drift_interval": [drift.low, drift.high],
-        "n": drift.n,
+        "ode_error": ode_error.rmse,
+        "drift_interval": [ode_error.low, ode_error.high],
+        "n": ode_error.n,
     }
 
 
 def verdicts(base: Plan, rows: list[Row]) -> Iterator[Row]:
-    """How many times fewer multiply-accumulates each kind of plan needs at the drift of DeepCache's
+    """How many times fewer multiply-accumulates each kind of plan needs at the ODE error of DeepCache's
     and of the learned ones."""
     kinds = ("fewer steps", "uniform, forecast", "learned", "learned, forecast")
     for row in rows:
         if row["kind"] not in ("DeepCache", "learned, forecast"):
             continue
-        found = {kind: needed(rows, kind, row["drift"]) for kind in kinds}
+        found = {kind: needed(rows, kind, row["ode_error"]) for kind in kinds}
         times = {
             kind: None if value is None else row["macs"] / value for kind, value in found.items()
         }
         yield {
             "base": str(base),
-            "kind": "times fewer at the drift of",
+            "kind": "times fewer at the ODE error of",
             "plan": row["plan"],
-            "drift": row["drift"],
+            "ode_error": row["ode_error"],
             **times,
         }
 
 
-def needed(rows: list[Row], kind: str, drift: float) -> float | None:
-    """The multiply-accumulates at which plans of ``kind`` reach ``drift``: on the curve through the
-    plans that no cheaper one beats, linear in log drift; None outside of what was measured."""
+def needed(rows: list[Row], kind: str, ode_error: float) -> float | None:
+    """The multiply-accumulates at which plans of ``kind`` reach ``ode_error``: on the curve through the
+    plans that no cheaper one beats, linear in log ODE error; None outside of what was measured."""
     kinds = (kind, "full")  # where every curve ends
-    ordered = sorted((row["macs"], row["drift"]) for row in rows if row["kind"] in kinds)
+    ordered = sorted((row["macs"], row["ode_error"]) for row in rows if row["kind"] in kinds)
     curve: list[tuple[float, float]] = []
     for cost, value in ordered:
         if not curve or value < curve[-1][1]:
             curve.append((cost, value))
-    if not curve[-1][1] <= drift <= curve[0][1]:
+    if not curve[-1][1] <= ode_error <= curve[0][1]:
         return None
     logs = [np.log(value) for _, value in reversed(curve)]
-    return float(np.interp(np.log(drift), logs, [cost for cost, _ in reversed(curve)]))
+    return float(np.interp(np.log(ode_error), logs, [cost for cost, _ in reversed(curve)]))
 
 
 def with_reuse(base: Plan, reuse: str) -> dict[str, Any]:

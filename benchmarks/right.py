@@ -7,14 +7,14 @@ from typing import Any
 
 import diffusers
 import torch
+from hasten.core.noise_schedule import Discrete
 
 import hasten
 from benchmarks.results_io import write
-from hasten.core.level import Discrete
 from hasten.core.model import Model
 from hasten.core.seeds import generator
 from hasten.core.solver import trace
-from hasten.sampler import START, WALK
+from hasten.sampling import START, WALK
 
 N, LABEL = 4, 7
 LEADING = {"timestep_spacing": "leading"}
@@ -69,16 +69,18 @@ def compared(model: Model, case: tuple[Any, ...]) -> dict[str, Any]:
         fixed["set_alpha_to_one"] = True
     scheduler = kind(num_train_timesteps=1000, **options, **fixed)
     table = tuple(scheduler.alphas_cumprod.double().tolist())
-    path = Discrete(alphas_cumprod=table)  # their float32 table, so that only the sampling differs
+    schedule = Discrete(
+        alphas_cumprod=table
+    )  # their float32 table, so that only the sampling differs
     noise = torch.stack(
         [torch.randn(model.shape, generator=generator(0, i, START)) for i in range(N)]
     )
     sampler = hasten.build(
-        dataclasses.replace(model, path=path),
+        dataclasses.replace(model, schedule=schedule),
         hasten.Plan(solver=solver, grid=grid, steps=steps),
     )
     if name.startswith("DEIS"):  # theirs stops at the first level of the table, not at a picture
-        levels = (*sampler.levels[:-1], path.at(0))
+        levels = (*sampler.levels[:-1], schedule.at(0))
         program = trace(sampler.solver, levels)
         sampler = dataclasses.replace(sampler, levels=levels, program=program)
     ours = sampler.sample(N, noise=noise, cond=LABEL, raw=True)

@@ -3,10 +3,10 @@
 Five questions: what a network call costs in fewer bits and with fewer channels, beside float32 and
 bfloat16 (and NNCF's integers, where NNCF is installed), every contender in a process of its own and
 timed in turn; what that does to FD; what a network of fewer channels gives at all evaluations, and
-at all but one; what it gives in other plans; and how far pictures drift over bits, with weights
+at all but one; what it gives in other plans; and how far pictures ODE error over bits, with weights
 rounded to the nearest and by GPTQ, with one row of ranges and with a row a step. The network of
 fewer channels is what recipes/mnist-pruned.yaml made. ``... smaller call`` (quality, width, plan,
-drift) measures one anew.
+ODE error) measures one anew.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from benchmarks.peers.nncf_static import NncfNet
 from benchmarks.results_io import read, write
 from hasten.core.engine import Prepared, beside, engines
 from hasten.core.seeds import generator
-from hasten.learning.quantize import learn_quantize
+from hasten.learning.compression.quantize import learn_quantize
 from hasten.measuring.macs import costs
 from hasten.measuring.measure import judged
 from hasten.measuring.memory import peak_mb
 from hasten.measuring.real import real_for
 from hasten.measuring.timer import once, summary
-from hasten.sampler import prepare, subject
+from hasten.sampling import prepare, subject
 
 BASE = hasten.Plan(solver="dpmpp(order=2)", grid="uniform", steps=10)
 NOISY = hasten.Plan(solver="dpmpp-sde", grid="uniform", steps=6)  # of the lowest FD
@@ -95,7 +95,7 @@ def call_of(spec: Facts) -> Callable[[], object]:
     """One network call at a time of the plan."""
     model = hasten.load("builtin:mnist")
     (plan, net), batch = plan_and_net(spec["fields"]), spec["batch"]
-    engine, level = engines.parse(plan.engine), plan.levels(model.path)[3]
+    engine, level = engines.parse(plan.engine), plan.levels(model.schedule)[3]
     x = torch.randn(batch, *model.shape, generator=generator(1))
     t = torch.full((batch,), level.t, dtype=torch.float32)
     cond = torch.arange(batch) % 10
@@ -147,7 +147,7 @@ def calls(batch: int) -> list[Facts]:
 
 
 def qualities() -> list[Facts]:
-    """FD and recall of every variant from the same noise, how far its pictures drift, what its
+    """FD and recall of every variant from the same noise, how far its pictures ODE error, what its
     weights take, its cost."""
     model, rows = hasten.load("builtin:mnist"), []
     real, whole, wanted = real_for(model), costs(model, BASE).full, pictures(BASE)
@@ -164,7 +164,7 @@ def qualities() -> list[Facts]:
                 "fd_interval": [found["fd"].low, found["fd"].high],
                 "recall": found["recall"].value,
                 "n": N,
-                "drift": rmse(pictures(plan, net), wanted),
+                "ode_error": rmse(pictures(plan, net), wanted),
                 "n_drift": DRIFTS,
                 "weights_mb": sampler.net.weights_mb,
                 "macs": costs(student, BASE).full / whole,
@@ -247,7 +247,7 @@ def drifts() -> list[Facts]:
             learn_quantize(model, BASE, file, bits=bits, rows=ranges, rounding=rounding)
             apart = rmse(pictures(plan_of({"quantize": file})), wanted)
             facts = {"bits": bits, "rounding": rounding, "rows": ranges, "n": DRIFTS}
-            rows.append({"kind": "drift", **facts, "rmse": apart})
+            rows.append({"kind": "ode_error", **facts, "rmse": apart})
             if bits in JUDGED:
                 quick = plan_of({"quantize": file, "engine": "openvino"})
                 found = judged(hasten.build(model, quick), N, real_for(model))
@@ -261,7 +261,7 @@ KINDS: dict[str, Callable[[], list[Facts]]] = {
     "quality": qualities,
     "width": widths,
     "plan": plans,
-    "drift": drifts,
+    "ode_error": drifts,
 }
 
 

@@ -43,13 +43,15 @@ def learned() -> str:
     cells = []
     for row in rows:
         best, mine = row["best of diffusers"], row["learned"]
-        gits = min((row["ipndm + gits"], row["ipndm + gits, clipped"]), key=lambda r: r["drift"])
+        gits = min(
+            (row["ipndm + gits"], row["ipndm + gits, clipped"]), key=lambda r: r["ode_error"]
+        )
         cells.append(
             (
                 str(row["evaluations"]),
-                f"{mine['drift']:.4f} ±{mine['half']:.4f}",
-                f"{best['drift']:.4f} ({best['config']})",
-                f"{gits['drift']:.4f}",
+                f"{mine['ODE error']:.4f} ±{mine['half']:.4f}",
+                f"{best['ODE error']:.4f} ({best['config']})",
+                f"{gits['ODE error']:.4f}",
                 f"{row['ratio']:.2f}",
                 f"{mine['fd']:.2f}",
                 f"{mine['recall']:.2f}",
@@ -57,7 +59,7 @@ def learned() -> str:
         )
     floor = next(row["floor"] for row in result["rows"] if "floor" in row)
     others = ("best of diffusers", "iPNDM + GITS", "ratio")
-    head = ("evaluations", "drift, learned", *others, "FD", "recall")
+    head = ("evaluations", "ODE error, learned", *others, "FD", "recall")
     note = (
         f"\nDrift at n = {rows[0]['n']}, FD at n = {rows[0]['pictures']}; the lowest FD any solver "
         f"reached on this network is {floor:.2f}. The ratio is to the better of the two others."
@@ -81,7 +83,7 @@ def early_stop() -> str:
                     f"{row['fd']:.2f}",
                     f"{apart['value']:.2f} ({apart['low']:.2f} to {apart['high']:.2f})",
                     f"{row['recall']:.2f}",
-                    f"{row['drift']:.3f}",
+                    f"{row['ODE error']:.3f}",
                     f"{row['start_share_of_the_budget']:.1%}",
                 )
             )
@@ -92,10 +94,10 @@ def early_stop() -> str:
         "FD",
         "minus noise (95%)",
         "recall",
-        "drift",
+        "ode_error",
         "cost of the start",
     )
-    note = f"\nFD and recall at n = {row['n']}, drift at n = {row['n_drift']}; paired by noise."
+    note = f"\nFD and recall at n = {row['n']}, ODE error at n = {row['n_drift']}; paired by noise."
     return markdown(head, cells) + note + where(result)
 
 
@@ -110,7 +112,7 @@ def reuse() -> str:
     kinds = ("fewer steps", "uniform, forecast", "learned", "learned, forecast")
     cells = []
     for row in result["rows"]:
-        if row["kind"] != "times fewer at the drift of":
+        if row["kind"] != "times fewer at the ODE error of":
             continue
         every = re.search(r"cache_interval=(\d+)", row["plan"])
         if every is None:
@@ -120,7 +122,7 @@ def reuse() -> str:
         found = [f"{row[kind]:.2f}" if row.get(kind) else "" for kind in kinds]
         cells.append((f"{walk[1]}, {walk[2]} steps, every {every[1]}", *found))
     n = result["rows"][0]["n"]
-    note = f"\nTimes fewer than DeepCache at the drift it has there; n = {n}; empty: off the curve."
+    note = f"\nTimes fewer than DeepCache at the ODE error it has there; n = {n}; empty: off the curve."
     return markdown(("", *kinds), cells) + note + where(result)
 
 
@@ -208,17 +210,17 @@ def smaller() -> str:
                 f"{many['median']:.1f} ({many['times_faster_than_eager']:.1f})",
                 f"{row['fd']:.2f} ({row['times_the_fd']:.2f})",
                 f"{row['recall']:.2f}",
-                f"{row['drift']:.4f}",
+                f"{row['ODE error']:.4f}",
                 f"{row['weights_mb']:.1f}",
                 f"{row['macs']:.0%}",
             )
         )
     head = ("", "ms, batch 1 (times faster)", "ms, batch 64 (times faster)")
-    head += ("FD (times float32's)", "recall", "drift", "weights, MB", "multiply-accumulates")
+    head += ("FD (times float32's)", "recall", "ode_error", "weights, MB", "multiply-accumulates")
     n = next(row["n"] for row in result["rows"] if row["kind"] == "call")
     note = (
         f"\nOne network call, each in a process of its own and timed in turn, n = {n}; FD and "
-        f"recall of {found[0]['n']} pictures from the same noise, drift (RMSE from the pictures of "
+        f"recall of {found[0]['n']} pictures from the same noise, ODE error (RMSE from the pictures of "
         f"eager float32) of {found[0]['n_drift']}. {result['what']}."
     )
     return markdown(head, cells) + note + where(result)
@@ -271,11 +273,11 @@ def pruned() -> str:
 
 
 def drifts() -> str:
-    """How far pictures drift from float32 over bits and rows of ranges."""
+    """How far pictures ODE error from float32 over bits and rows of ranges."""
     if not (FOLDER / "smaller.json").exists():
         return "Not measured yet: `python -m benchmarks.smaller`.\n"
     result = read("smaller")
-    rows = [row for row in result["rows"] if row["kind"] == "drift"]
+    rows = [row for row in result["rows"] if row["kind"] == "ode_error"]
     by = {(row["bits"], row["rounding"], row["rows"]): row for row in rows}
     kinds = list(itertools.product(("nearest", "gptq"), ("static", "steps")))
 
@@ -354,7 +356,7 @@ def tuner() -> str:
     inside = sum(row["inside"] for row in fresh)
     low, high = fresh[0]["ms_interval"]
     note = (
-        f"\nPlans whose drift is at most 0.05 (95%), all {sweep['plans']} of the space on one "
+        f"\nPlans whose ODE error is at most 0.05 (95%), all {sweep['plans']} of the space on one "
         "engine; timed in turn at batch 1. The plan of the first seed again in "
         f"{len(fresh)} fresh processes: {inside} inside the printed interval ({low:.1f} to "
         f"{high:.1f} ms). Killed {kills['kills']} times, "

@@ -11,11 +11,11 @@ import torch
 
 from benchmarks.results_io import write
 from hasten.core.codec import codecs
-from hasten.learning.ema import EMA
-from hasten.learning.loop import Training
-from hasten.learning.recipe import load_recipe
-from hasten.learning.train import prepared, rows_of
 from hasten.measuring.timer import once
+from hasten.training.ema import EMA
+from hasten.training.loop import Training
+from hasten.training.recipe import load_recipe
+from hasten.training.train import prepared, rows_of
 
 ROOT = Path(__file__).parents[1]
 BLOCK, BLOCKS = 8, 9

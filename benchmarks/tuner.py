@@ -1,9 +1,9 @@
 """Does the tuner earn its keep? ``python -m benchmarks.tuner [sweep|tune|fresh|kill|write]``
 
 Without a word all parts run in turn; each keeps its answers under runs/tuner, so that a long one
-can go on. The sweep asks the drift on 64 pictures of every plan in the tuner's space (one engine);
+can go on. The sweep asks the ODE error on 64 pictures of every plan in the tuner's space (one engine);
 the tuner is run with three seeds, on the same weights without the features that ship with them, so
-that drift decides in both.
+that ODE error decides in both.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ import torch
 import hasten
 from benchmarks.results_io import write
 from hasten.adapters.folder import save_folder
-from hasten.measuring.drift import reference_plan
-from hasten.tuning.child import Child
-from hasten.tuning.lab import Lab
-from hasten.tuning.search import drift_of
+from hasten.measuring.ode_error import reference_plan
+from hasten.tuning.journal import Trials
+from hasten.tuning.search import ode_error_of
 from hasten.tuning.space import Space
-from hasten.tuning.trials import Trials
+from hasten.tuning.trials import Lab
 from hasten.tuning.tune import tune
+from hasten.tuning.worker import Child
 
 FOLDER = Path("runs/tuner")
 ENGINE, BAR, SEEDS, KILLS, FRESH = "openvino", 0.05, (0, 1, 2), 20, 5
@@ -46,14 +46,14 @@ def model() -> hasten.Model:
 
 
 def sweep() -> list[dict[str, Any]]:
-    """Every plan of the space: drift on 64 pictures, and the seconds that took."""
+    """Every plan of the space: ODE error on 64 pictures, and the seconds that took."""
     lab = Lab(model=model())
     trials = Trials(FOLDER / "sweep.jsonl", {"model": lab.model.sha256})
     lines, _ = SPACE.lines(lab.model, 1.0)
     rows = []
     for plan in [plan for line in lines for plan in line.plans]:
         there = plan.model_copy(update={"engine": ENGINE})
-        question = {"ask": "drift", "plan": there.model_dump(), "n": 64, "against": AGAINST}
+        question = {"ask": "ode_error", "plan": there.model_dump(), "n": 64, "against": AGAINST}
 
         def timed(question: dict[str, Any] = question) -> dict[str, Any]:
             began = time.perf_counter()
@@ -80,9 +80,9 @@ def compared() -> list[dict[str, Any]]:
     """The tuner's plans and random search's beside the sweep's best, timed in turn."""
     rows = sweep()
     cost = sum(row["seconds"] for row in rows)
-    good = [row for row in rows if row["drift"]["high"] <= BAR]
+    good = [row for row in rows if row["ode_error"]["high"] <= BAR]
     least = min(row["evaluations"] for row in good)
-    best = min((row for row in good if row["evaluations"] == least), key=drift_of)
+    best = min((row for row in good if row["evaluations"] == least), key=ode_error_of)
     plans, out = [best["plan"]], []
     for seed in SEEDS:
         found = tuned(seed)
@@ -95,7 +95,7 @@ def compared() -> list[dict[str, Any]]:
             {
                 "seed": seed,
                 "plan": str(known),
-                "drift_in_the_sweep": None if again is None else again["drift"]["rmse"],
+                "drift_in_the_sweep": None if again is None else again["ode_error"]["rmse"],
                 "seconds": found["seconds"] - found["random_seconds"],
                 "share_of_sweep": (found["seconds"] - found["random_seconds"]) / cost,
                 "random_plan": None if luck is None else luck["text"],
@@ -127,9 +127,9 @@ def fresh() -> list[dict[str, Any]]:
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         again = json.loads(done.stdout)
         inside = low <= again["latency_ms"]["median"] <= high
-        drift = again["drift"]["rmse"]
-        inside = inside and best["drift"]["low"] <= drift <= best["drift"]["high"]
-        facts = {"ms": again["latency_ms"]["median"], "drift": drift, "inside": inside}
+        ode_error = again["ode_error"]["rmse"]
+        inside = inside and best["ode_error"]["low"] <= ode_error <= best["ode_error"]["high"]
+        facts = {"ms": again["latency_ms"]["median"], "ode_error": ode_error, "inside": inside}
         rows.append({**facts, "ms_interval": [low, high]})
     return rows
 

@@ -18,8 +18,9 @@ from PIL import Image
 import hasten
 from hasten.adapters.families import Network
 from hasten.adapters.folder import save_folder
-from hasten.core.level import Level, ddpm_path
+from hasten.core.level import Level
 from hasten.core.model import Model
+from hasten.core.noise_schedule import ddpm_schedule
 from hasten.core.prediction import prediction
 
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
@@ -54,10 +55,12 @@ def tiny_unet(channels: int = 1, size: int = 8, labels: int | None = None, **opt
 def tiny_model() -> Callable[..., Model]:
     """Makes a Model around a tiny UNet2DModel."""
 
-    def make(path: str = "ddpm", prediction: str = "epsilon", labels: int | None = None) -> Model:
+    def make(
+        schedule: str = "ddpm", prediction: str = "epsilon", labels: int | None = None
+    ) -> Model:
         return Model(
             net=Network(tiny_unet(labels=labels)).requires_grad_(False),
-            path=hasten.path(path),
+            schedule=hasten.schedule(schedule),
             prediction=hasten.prediction(prediction),
             shape=(1, 8, 8),
             labels=labels,
@@ -111,7 +114,7 @@ def tiny_attentive(seed: int = 0, widths: tuple[int, int] = (8, 8), head: int = 
 def teacher(tmp_path_factory) -> Model:
     """A tiny conditional DDPM in a folder of its own."""
     net = tiny_attentive().eval().requires_grad_(False)
-    kind = {"path": ddpm_path(), "prediction": prediction("epsilon"), "shape": (1, 8, 8)}
+    kind = {"schedule": ddpm_schedule(), "prediction": prediction("epsilon"), "shape": (1, 8, 8)}
     model = Model(net=net, labels=2, null_label=2, name="tiny", **kind)
     folder = tmp_path_factory.mktemp("models") / "teacher"
     save_folder(model, folder)

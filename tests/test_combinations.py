@@ -19,16 +19,16 @@ from hasten.core.artifact import digest
 from hasten.core.engine import engines
 from hasten.core.errors import UserError
 from hasten.core.executor import executors
+from hasten.core.feature_cache import reuses
 from hasten.core.grid import grids
 from hasten.core.learned_program import LearnedProgram
 from hasten.core.model import Model
-from hasten.core.reuse import reuses
 from hasten.core.solver import solvers
 from hasten.core.start import starts
-from hasten.learning.quantize import learn_quantize
-from hasten.learning.starts import learn_start
-from hasten.pictures import save_png
-from hasten.sampler import engines_here
+from hasten.learning.compression.quantize import learn_quantize
+from hasten.learning.starts.starts import learn_start
+from hasten.media.pictures import save_png
+from hasten.sampling import engines_here
 
 STEPS = 3
 OPTIONS: dict[str, list[str]] = {
@@ -40,7 +40,7 @@ OPTIONS: dict[str, list[str]] = {
     "parareal": ["parareal(blocks=2)"],
     "deep": ["deep(branch=1)", "deep(branch=0, mask=(1, 0, 0))"],
     "deadline": ["deadline(ms=100000)"],
-    "settle": ["settle(tolerance=0.05)"],
+    "early-exit": ["early-exit(tolerance=0.05)"],
 }  # the rest is named without options
 
 
@@ -72,7 +72,7 @@ def choices(model, folder) -> dict[str, list[Any]]:
         if not file.exists():
             save_png(torch.full((1, 8, 8), 0.1 * number), file, {})
     program = folder / "program.json"
-    table = Plan(solver="ddim", grid="uniform", steps=STEPS).trace(model.path)
+    table = Plan(solver="ddim", grid="uniform", steps=STEPS).trace(model.schedule)
     LearnedProgram(program=table, weights=digest(model), model=model.name).write(program)
     begin = {
         "noise": ["noise"],
@@ -129,7 +129,7 @@ def test_every_pair_of_parts_runs_or_is_refused(model, choices):
                 plan = made(values)
                 key = plan.network
                 if key not in nets:
-                    nets[key] = hasten.sampler.prepare(model, plan)
+                    nets[key] = hasten.sampling.prepare(model, plan)
                 sampler = build(model, plan, net=nets[key])
                 if draw.random() > 0.3 and first in ran[one] and second in ran[other]:
                     continue
@@ -201,7 +201,7 @@ def test_every_lever_meets_every_engine_and_executor(model, folder):
             way = {"engine": engine, "dtype": dtype, "executor": executor}
             plan = plain.model_copy(update={**fields, **way})
             if plan.network not in nets:
-                nets[plan.network] = hasten.sampler.prepare(model, plan)
+                nets[plan.network] = hasten.sampling.prepare(model, plan)
             sampler = build(model, plan, net=nets[plan.network])
             if engine == "compile":  # minutes of compilation; tests/test_engines.py does one
                 continue
@@ -234,7 +234,7 @@ def test_every_combination_of_kinds_is_decided_before_anything_runs(model, choic
         try:
             plan = made(dict(zip(kinds, values, strict=True)))
             if plan.network not in nets:
-                nets[plan.network] = hasten.sampler.prepare(model, plan)
+                nets[plan.network] = hasten.sampling.prepare(model, plan)
             build(model, plan, net=nets[plan.network])
             counts["built"] += 1
         except UserError as error:
@@ -243,7 +243,9 @@ def test_every_combination_of_kinds_is_decided_before_anything_runs(model, choic
     assert min(counts.values()) > 100, counts
 
 
-@pytest.mark.parametrize("executor", ["sequential", "picard", "anderson", "settle(tolerance=0.05)"])
+@pytest.mark.parametrize(
+    "executor", ["sequential", "picard", "anderson", "early-exit(tolerance=0.05)"]
+)
 @pytest.mark.parametrize("start", range(5))
 def test_a_picture_is_the_same_in_any_company(model, choices, start, executor):
     plan = Plan(

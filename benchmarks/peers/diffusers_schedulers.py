@@ -133,7 +133,7 @@ def network(model: Model, engine: str) -> Network:
     """The network for the FD's pictures, float32: eager torch, or faster in another engine."""
     if engine == "eager":
         return model.net
-    from hasten.sampler import prepare
+    from hasten.sampling import prepare
 
     return prepare(model, hasten.Plan(engine=engine))
 

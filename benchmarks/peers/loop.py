@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from hasten.core.noise_schedule import ddpm_schedule
 
 from benchmarks.peers.schedulers import NOISE, Config
-from hasten.core.level import ddpm_path
 from hasten.core.model import Model
 from hasten.core.seeds import generator
-from hasten.sampler import START, WALK
+from hasten.sampling import START, WALK
 
 Network = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -55,7 +55,7 @@ def sample(
         net: ``model``'s network, in any engine.
         generator: one a picture, for the noise on the way.
     """
-    assert model.path == ddpm_path(), f"{model.name!r} has other betas than {NOISE}"
+    assert model.schedule == ddpm_schedule(), f"{model.name!r} has other betas than {NOISE}"
     return loop(net, config.make(), steps, noise, labels, generator)
 
 

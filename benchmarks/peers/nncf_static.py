@@ -16,7 +16,7 @@ import torch
 
 import hasten
 from hasten.engines.openvino import OpenVinoNet
-from hasten.learning.quantize import SEED
+from hasten.learning.compression.quantize import SEED
 
 PICTURES = 64
 

@@ -9,44 +9,45 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from hasten.adapters.load import load
-    from hasten.adapters.pipeline_reuse import reuse_
+    from hasten.adapters.pipeline_cache import reuse_
     from hasten.adapters.scheduler import ProgramScheduler
     from hasten.core.errors import HastenError, NonFiniteError, TracingError, UserError
-    from hasten.core.level import Level, path
+    from hasten.core.level import Level
     from hasten.core.model import Model
+    from hasten.core.noise_schedule import schedule
     from hasten.core.plan import Plan
     from hasten.core.prediction import prediction
     from hasten.core.program import Program
     from hasten.core.report import Report
     from hasten.editing.invert import invert
     from hasten.exporting.export import export
-    from hasten.learning.freeze import freeze
+    from hasten.learning.programs.freeze import freeze
     from hasten.measuring.likelihood import likelihood
     from hasten.measuring.measure import measure
-    from hasten.sampler import Sampler, build, run, trace
+    from hasten.sampling import Sampler, build, run, trace
     from hasten.tuning.tune import tune
 
 _HOMES = {
     "load": "hasten.adapters.load",
     "ProgramScheduler": "hasten.adapters.scheduler",
-    "Sampler": "hasten.sampler",
-    "build": "hasten.sampler",
-    "reuse_": "hasten.adapters.pipeline_reuse",
-    "run": "hasten.sampler",
-    "trace": "hasten.sampler",
+    "Sampler": "hasten.sampling",
+    "build": "hasten.sampling",
+    "reuse_": "hasten.adapters.pipeline_cache",
+    "run": "hasten.sampling",
+    "trace": "hasten.sampling",
     "HastenError": "hasten.core.errors",
     "NonFiniteError": "hasten.core.errors",
     "TracingError": "hasten.core.errors",
     "UserError": "hasten.core.errors",
     "Level": "hasten.core.level",
-    "path": "hasten.core.level",
+    "schedule": "hasten.core.noise_schedule",
     "Model": "hasten.core.model",
     "Plan": "hasten.core.plan",
     "prediction": "hasten.core.prediction",
     "Program": "hasten.core.program",
     "Report": "hasten.core.report",
     "export": "hasten.exporting.export",
-    "freeze": "hasten.learning.freeze",
+    "freeze": "hasten.learning.programs.freeze",
     "invert": "hasten.editing.invert",
     "likelihood": "hasten.measuring.likelihood",
     "measure": "hasten.measuring.measure",
@@ -72,10 +73,10 @@ __all__ = [
     "likelihood",
     "load",
     "measure",
-    "path",
     "prediction",
     "reuse_",
     "run",
+    "schedule",
     "trace",
     "tune",
 ]

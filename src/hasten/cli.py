@@ -41,7 +41,7 @@ def info(model: str | None = None, *, prompts: Prompts = None, json_: Json = Fal
     """
     from hasten.measuring.conditions import conditions
     from hasten.measuring.memory import free_mb
-    from hasten.sampler import engines_here
+    from hasten.sampling import engines_here
 
     facts: dict[str, Any] = {"machine": {**conditions(), "free_mb": round(free_mb())}}
     facts["engines"] = engines_here()
@@ -86,8 +86,8 @@ def sample(
         json_: print one JSON object.
     """
     from hasten.core.errors import require_whole
-    from hasten.pictures import grid, save_gif, save_png
-    from hasten.sampler import build
+    from hasten.media.pictures import grid, save_gif, save_png
+    from hasten.sampling import build
 
     require_whole("n", n, 1, 100_000)
     require_whole("zoom", zoom, 1, 16)
@@ -133,13 +133,13 @@ def measure(
     device: str = "cpu",
     json_: Json = False,
 ) -> None:
-    """Measure what plans cost here, how far their pictures drift from the model's own converged
+    """Measure what plans cost here, how far their pictures ODE error from the model's own converged
     solution, and how far they are from real pictures (FD, KD, precision, recall).
 
     Args:
         model: builtin:NAME, a diffusers folder, or a hub id.
         plan: a plan file, or key=value,...; give it more than once to compare.
-        n: pictures for the drift; 0 leaves it out.
+        n: pictures for the ODE error; 0 leaves it out.
         pictures: pictures for FD, KD, precision and recall; 0 leaves them out.
         data: real pictures (a parquet file, a folder, a hub name), where none ship with the model.
         features: what FD compares in: random, or a vision model's folder or hub id.
@@ -152,8 +152,8 @@ def measure(
     """
     from hasten.core.errors import require_number, require_whole
     from hasten.core.plan import Plan
-    from hasten.measuring.drift import reference, reference_plan
     from hasten.measuring.measure import measure as run
+    from hasten.measuring.ode_error import reference, reference_plan
     from hasten.measuring.real import real_for
 
     require_whole("n", n, 0, 100_000)
@@ -215,7 +215,7 @@ def tune(
             how much recall below, the most faithful plan's. Without: how far a picture may be from
             the model's converged solution (RMSE, pixels in 0 to 1).
         data: real pictures (a parquet file, a folder, a hub name), where none ship with the model;
-            without any, drift alone decides.
+            without any, ODE error alone decides.
         features: what FD compares in: random, or a vision model's folder or hub id.
         guidance: the classifier-free guidance scale that all plans use.
         batch: how many pictures at a time the plan is for.
@@ -283,8 +283,8 @@ def train(
         track: none, tensorboard or trackio.
         quiet: no progress bar.
     """
-    from hasten.learning.recipe import load_recipe
-    from hasten.learning.train import train as run
+    from hasten.training.recipe import load_recipe
+    from hasten.training.train import train as run
 
     changes: dict[str, Any] = {"data__source": data, "test__source": test_data}
     changes |= {"pictures": pictures, "seed": seed, "track": track}
@@ -337,7 +337,7 @@ def _describe(model: Model) -> dict[str, Any]:
         "network": type(getattr(model.net, "module", model.net)).__name__,
         "parameters": sum(value.numel() for value in model.net.parameters()),
         "weights_mb": weights_mb(model.net),
-        "path": model.path.part_name,
+        "schedule": model.schedule.part_name,
         "prediction": predictions.text(model.prediction),
         "labels": model.labels,
         "guidance": model.null_label is not None,

@@ -62,9 +62,9 @@ def program(
         quiet: no progress bar.
     """
     from hasten.core.plan import Plan
-    from hasten.learning.fit import Pace
-    from hasten.learning.lesson import Teaching
-    from hasten.learning.program import learn_program
+    from hasten.learning.programs.fit import Pace
+    from hasten.learning.programs.program import learn_program
+    from hasten.learning.programs.reference_pairs import Teaching
 
     found = learn_program(
         named(model, prompts, device),
@@ -78,11 +78,11 @@ def program(
         minutes=minutes,
         quiet=quiet,
     )
-    drift = found.facts["drift"]
+    ode_error = found.facts["ode_error"]
     use = Plan(program=str(out), guidance=guidance, start=found.start)
     print(
-        f"wrote {out}: {found.program.evaluations} evaluations, drift {drift['before']:.4f} -> "
-        f'{drift["after"]:.4f} on {drift["n"]} pairs held back; use it with --plan "{use}"'
+        f"wrote {out}: {found.program.evaluations} evaluations, ODE error {ode_error['before']:.4f} -> "
+        f'{ode_error["after"]:.4f} on {ode_error["n"]} pairs held back; use it with --plan "{use}"'
     )
 
 
@@ -118,7 +118,7 @@ def grid(
     """
     from hasten.core.errors import require_choice
     from hasten.core.plan import Plan
-    from hasten.learning.grid import learn_grid
+    from hasten.learning.schedules.grid import learn_grid
 
     require_choice("method", method, ("gits", "dmn", "bezier"))
     given = Plan.read(plan) if plan is not None else Plan(solver="ipndm", grid="uniform")
@@ -166,8 +166,8 @@ def start(
         out: the file to write.
         device: cpu, cuda, cuda:1, mps.
     """
-    from hasten.learning.recipe import load_recipe
-    from hasten.learning.starts import learn_start
+    from hasten.learning.starts.starts import learn_start
+    from hasten.training.recipe import load_recipe
 
     loaded = named(model, prompts, device)
     options = {"rank": rank, "components": components, "minutes": minutes}
@@ -230,8 +230,8 @@ def student(
         device: cpu, cuda, cuda:1, mps; of the teacher's walks.
         quiet: no progress bar.
     """
-    from hasten.learning.recipe import StudentRecipe, load_recipe
-    from hasten.learning.student import learn_student
+    from hasten.learning.students.student import learn_student
+    from hasten.training.recipe import StudentRecipe, load_recipe
 
     given = {
         "objective": objective,
@@ -270,7 +270,7 @@ def reuse(
     device: str = "cpu",
     quiet: Quiet = False,
 ) -> None:
-    """Learn which evaluations of a plan shall reuse features: the mask of least drift under a
+    """Learn which evaluations of a plan shall reuse features: the mask of least ODE error under a
     budget of multiply-accumulates. Writes the plan with its mask.
 
     Args:
@@ -289,7 +289,7 @@ def reuse(
     import sys
 
     from hasten.core.plan import Plan
-    from hasten.learning.reuse import learn_reuse
+    from hasten.learning.compression.cache import learn_reuse
 
     cuts = [f"deep(branch={number}, forecast={k})" for number in branch or [] for k in (0, 1)]
     found = learn_reuse(
@@ -303,7 +303,7 @@ def reuse(
     )
     found.plan.write(out)
     print(
-        f"wrote {out}: {found.macs:.2f} of the multiply-accumulates, drift {found.drift:.4f} on "
+        f"wrote {out}: {found.macs:.2f} of the multiply-accumulates, ODE error {found.ode_error:.4f} on "
         f"{found.n} pictures; plan: {found.plan}"
     )
 
@@ -331,10 +331,10 @@ def freeze(
         device: cpu, cuda, cuda:1, mps.
     """
     from hasten.core.plan import Plan
-    from hasten.learning.freeze import freeze as run
+    from hasten.learning.programs.freeze import freeze as run
 
     loaded = named(model, prompts, device)
     frozen = run(loaded, Plan() if plan is None else Plan.read(plan), n=n, seed=seed)
     frozen.write(out)
-    evaluations = frozen.trace(loaded.path).evaluations
+    evaluations = frozen.trace(loaded.schedule).evaluations
     print(f"wrote {out}: {frozen.solver}, {evaluations} evaluations")

@@ -15,7 +15,7 @@ def quantize(
     *,
     plan: PlanText = None,
     bits: str = "w8a8",
-    drift: float | None = None,
+    ode_error: float | None = None,
     rows: str = "auto",
     n: int = 64,
     rounding: str = "gptq",
@@ -31,7 +31,7 @@ def quantize(
         plan: a plan file, or key=value,...: the one that is to run it.
         bits: of weights and activations: w8a8, w8a16 (for memory), w4a8; or a mix of two, the fewer
             first, as in w4a8,w8a8 or w8a8,float, chosen by how much each layer matters.
-        drift: of a mix: how far its pictures may be from those of the float network.
+        ode_error: of a mix: how far its pictures may be from those of the float network.
         rows: steps (ranges of each step's own), static (one for all), how many groups, or auto:
             static where eight bits gain little by more.
         n: calibration pictures.
@@ -41,12 +41,12 @@ def quantize(
         device: cpu, cuda, cuda:1, mps.
     """
     from hasten.core.plan import Plan
-    from hasten.learning.quantize import learn_quantize
+    from hasten.learning.compression.quantize import learn_quantize
 
     loaded = named(model, prompts, device)
     given = Plan(**loaded.plan) if plan is None else Plan.read(plan)
     groups = int(rows) if rows.isdigit() else rows
-    options = {"bits": bits, "drift": drift, "rows": groups, "n": n, "rounding": rounding}
+    options = {"bits": bits, "ode_error": ode_error, "rows": groups, "n": n, "rounding": rounding}
     held = learn_quantize(loaded, given, out, **options)
     use = given.model_copy(update={"quantize": str(out), "engine": "openvino"})
     for name, moved in sorted(held.sensitivities.items(), key=lambda pair: -pair[1]):
@@ -93,8 +93,8 @@ def prune(
         device: cpu, cuda, cuda:1, mps; of what is measured before the training.
         quiet: no progress bar.
     """
-    from hasten.learning.recipe import StudentRecipe, load_recipe
-    from hasten.learning.student import learn_student
+    from hasten.learning.students.student import learn_student
+    from hasten.training.recipe import StudentRecipe, load_recipe
 
     fresh = {"objective": "imitation", "prune": 0.4, "evaluations": 10, "data": "teacher"}
     mine = {"prune": share, "evaluations": evaluations, "data": data}
@@ -116,7 +116,7 @@ def narrow(
     *,
     small: str,
     plan: PlanText = None,
-    drift: float = 0.02,
+    ode_error: float = 0.02,
     n: int = 16,
     prompts: Prompts = None,
     out: Path = Path("narrow.json"),
@@ -129,23 +129,23 @@ def narrow(
         model: builtin:NAME, a diffusers folder, or a hub id.
         small: the folder of a student of it, such as `hasten learn prune` writes.
         plan: a plan file, or key=value,...; the model's own without it.
-        drift: how far (root mean square, pixels in 0 to 1) pictures may be from those of the whole
+        ode_error: how far (root mean square, pixels in 0 to 1) pictures may be from those of the whole
             network.
         n: pictures.
         out: the plan to write.
         device: cpu, cuda, cuda:1, mps.
     """
     from hasten.core.plan import Plan
-    from hasten.learning.narrow import learn_narrow
+    from hasten.learning.compression.small import learn_narrow
 
     loaded = named(model, prompts, device)
     given = Plan(**loaded.plan) if plan is None else Plan.read(plan)
-    found = learn_narrow(loaded, given, small, drift=drift, n=n)
+    found = learn_narrow(loaded, given, small, ode_error=ode_error, n=n)
     found.plan.write(out)
     for number, moved in enumerate(found.alone):
         where = "small" if (found.plan.small_at or ())[number] else "whole"
         print(f"{moved:.4f}  {where}  evaluation {number + 1}")
     print(
-        f"wrote {out}: drift {found.drift:.4f} (n = {found.n}), {found.macs:.0%} of the "
+        f"wrote {out}: ODE error {found.ode_error:.4f} (n = {found.n}), {found.macs:.0%} of the "
         "multiply-accumulates"
     )

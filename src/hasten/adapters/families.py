@@ -64,7 +64,7 @@ class Network(torch.nn.Module):
         return self._call(self.module, x, t, cond)
 
     def split(self, kind: str, **where: Any) -> torch.nn.Module:
-        """The network cut as reuse ``kind`` does it, see :mod:`hasten.core.reuse`."""
+        """The network cut as reuse ``kind`` does it, see :mod:`hasten.core.feature_cache`."""
         from hasten.adapters.split import split
 
         own = getattr(self.module, "split", None)

@@ -22,8 +22,8 @@ from hasten.core.artifact import FACTS
 from hasten.core.codec import codecs
 from hasten.core.errors import UserError, require
 from hasten.core.files import MANIFEST, cache_root, new_folder, sha256, verify
-from hasten.core.level import Discrete
 from hasten.core.model import Model
+from hasten.core.noise_schedule import Discrete
 from hasten.core.prediction import predictions
 
 INDEX = "model_index.json"
@@ -63,9 +63,9 @@ def save_folder(model: Model, target: Path, card: str = "") -> None:
 
 def facts(model: Model) -> dict[str, Any]:
     """What ``hasten.json`` holds: everything about a model that diffusers' files do not say."""
-    path = model.path.config()
+    schedule = model.schedule.config()
     return {
-        "path": path if path["name"] != "discrete" else "scheduler",
+        "schedule": schedule if schedule["name"] != "discrete" else "scheduler",
         "prediction": predictions.text(model.prediction),
         "codec": codecs.text(model.codec),
         "shape": list(model.shape),
@@ -83,9 +83,9 @@ def stock_scheduler(model: Model) -> Any:
     import diffusers
 
     stock: Any = diffusers
-    if isinstance(model.path, Discrete):
+    if isinstance(model.schedule, Discrete):
         kinds = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}
-        table = torch.tensor(model.path.alphas_cumprod, dtype=torch.float64)
+        table = torch.tensor(model.schedule.alphas_cumprod, dtype=torch.float64)
         betas = 1 - table / torch.cat([table.new_ones(1), table[:-1]])
         known = stock.DDPMScheduler(num_train_timesteps=len(table), clip_sample=False)
         same = torch.allclose(known.alphas_cumprod.double(), table, rtol=1e-4, atol=1e-7)
@@ -95,14 +95,14 @@ def stock_scheduler(model: Model) -> Any:
             prediction_type=kinds.get(model.prediction.part_name, "epsilon"),
             clip_sample=False,
         )
-    if model.path.part_name == "edm":
+    if model.schedule.part_name == "edm":
         return stock.EDMEulerScheduler(
-            sigma_min=model.path.low,
-            sigma_max=model.path.noisy,
+            sigma_min=model.schedule.low,
+            sigma_max=model.schedule.noisy,
             sigma_data=getattr(model.prediction, "sigma_data", 0.5),
         )
-    if model.path.part_name == "flow":
-        return stock.FlowMatchEulerDiscreteScheduler(shift=getattr(model.path, "shift", 1.0))
+    if model.schedule.part_name == "flow":
+        return stock.FlowMatchEulerDiscreteScheduler(shift=getattr(model.schedule, "shift", 1.0))
     return stock.DDPMScheduler(clip_sample=False)
 
 

@@ -27,9 +27,9 @@ from hasten.adapters.frozen import frozen
 from hasten.adapters.prompted import load_prompted
 from hasten.core.codec import Codec, Shape, codecs
 from hasten.core.errors import UserError, nearest, require, require_whole
-from hasten.core.level import Path
-from hasten.core.level import path as as_path
 from hasten.core.model import Model
+from hasten.core.noise_schedule import NoiseSchedule
+from hasten.core.noise_schedule import schedule as as_schedule
 from hasten.core.prediction import Prediction
 from hasten.core.prediction import prediction as as_prediction
 
@@ -37,13 +37,13 @@ ASSETS = FilePath(__file__).parent.parent / "assets"
 BUILTIN = "builtin:"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?")
 Part = TypeVar("Part")
-KNOWN = ("path", "prediction", "codec", "shape", "labels", "null_label", "learned_variance")
+KNOWN = ("schedule", "prediction", "codec", "shape", "labels", "null_label", "learned_variance")
 
 
 def load(
     source: Any,
     *,
-    path: str | dict[str, Any] | Path | None = None,
+    schedule: str | dict[str, Any] | NoiseSchedule | None = None,
     prediction: str | Prediction | None = None,
     codec: str | Codec | None = None,
     shape: Shape | None = None,
@@ -62,8 +62,8 @@ def load(
             ``torch.nn.Module`` called as ``net(x, t)`` or ``net(x, t, cond)``. A live network is
             not changed; it is shared as it is, or copied around the same weights where its mode,
             device or dtype has to differ.
-        path: how noise was added, where the files do not say (or say it wrong).
-        prediction: what the network answers; ``path`` and ``prediction`` are needed for a module.
+        schedule: how noise was added, where the files do not say (or say it wrong).
+        prediction: what the network answers; ``schedule`` and ``prediction`` are needed for a module.
         codec: how pictures become what the network sees; pixels in [-1, 1] by default.
         shape: (c, h, w) that the network sees; needed for a module that is not diffusers' own.
         labels: how many classes there are.
@@ -81,7 +81,7 @@ def load(
         return load_prompted(source, prompts, place, width)
     name, contents = _open(source, place, width)
     given = {
-        "path": path,
+        "schedule": schedule,
         "prediction": prediction,
         "codec": codec,
         "shape": shape,
@@ -194,17 +194,17 @@ def _model(name: str, contents: Contents, given: dict[str, Any]) -> Model:
     with refusing(f"{name}: its network's config cannot be used", "mend its values."):
         known = _from_module(net.module)
     known |= {**_from_files(name, contents, given), **given}
-    missing = [key for key in ("path", "prediction", "shape") if key not in known]
+    missing = [key for key in ("schedule", "prediction", "shape") if key not in known]
     require(
         not missing,
-        f"{name}: nothing says its {', '.join(missing)}; give load(..., path='vp-linear', "
+        f"{name}: nothing says its {', '.join(missing)}; give load(..., schedule='vp-linear', "
         "prediction='epsilon', shape=(3, 32, 32)) with what it was trained with.",
     )
     channels = known.pop("channels", None)
     with refusing(f"{name}: {FACTS} or an argument has a value that cannot be used", "mend it."):
         model = Model(
             net=net,
-            path=as_path(known["path"]),
+            schedule=as_schedule(known["schedule"]),
             prediction=_part(Prediction, as_prediction(known["prediction"])),
             shape=_shape(known["shape"]),
             codec=_part(Codec, codecs.parse(known.get("codec", "identity"))),
@@ -226,34 +226,43 @@ def _require_known(name: str, contents: Contents, given: dict[str, Any]) -> None
     """Say which file is missing, where one is."""
     facts, scheduler = contents.facts, contents.scheduler
     from_file = bool(contents.sha256)
-    lost = facts.get("path") == "scheduler" or not ("path" in facts and "prediction" in facts)
-    if from_file and scheduler is None and lost and not ("path" in given and "prediction" in given):
+    lost = facts.get("schedule") == "scheduler" or not (
+        "schedule" in facts and "prediction" in facts
+    )
+    if (
+        from_file
+        and scheduler is None
+        and lost
+        and not ("schedule" in given and "prediction" in given)
+    ):
         raise UserError(
             f"{name} has no scheduler/scheduler_config.json, which says how it was trained; "
-            "restore the file, or give path= and prediction=."
+            "restore the file, or give schedule= and prediction=."
         )
 
 
 def _from_files(name: str, contents: Contents, given: dict[str, Any]) -> dict[str, Any]:
     facts = {key: contents.facts[key] for key in KNOWN if contents.facts.get(key) is not None}
-    if facts.get("path") == "scheduler":
-        del facts["path"]
+    if facts.get("schedule") == "scheduler":
+        del facts["schedule"]
     scheduler = contents.scheduler
     have = {**facts, **given}
-    if scheduler is None or ("path" in have and "prediction" in have):
+    if scheduler is None or ("schedule" in have and "prediction" in have):
         return facts
     where = f"{name}: scheduler_config.json"
-    with refusing(f"{where} cannot be used", "mend it, or give path= and prediction=."):
+    with refusing(f"{where} cannot be used", "mend it, or give schedule= and prediction=."):
         said: dict[str, Any] = {}
-        if "path" not in have:
-            _require_path(scheduler, where)
-            said["path"] = as_path({key: scheduler[key] for key in scheduler if key != "name"})
+        if "schedule" not in have:
+            _require_schedule(scheduler, where)
+            said["schedule"] = as_schedule(
+                {key: scheduler[key] for key in scheduler if key != "name"}
+            )
         if "prediction" not in have:
             said["prediction"] = _scheduler_prediction(scheduler, where)
     return {**said, **facts}
 
 
-def _require_path(config: dict[str, Any], where: str) -> None:
+def _require_schedule(config: dict[str, Any], where: str) -> None:
     """Schedulers that say nothing about betas (consistency, score SDE, unCLIP) would be taken for
     DDPM's default."""
     kind = str(config.get("_class_name", ""))
@@ -262,11 +271,11 @@ def _require_path(config: dict[str, Any], where: str) -> None:
     require(
         flow or kind.startswith("EDM") or says,
         f"{where}: {kind or 'a scheduler without a name'} does not say how noise was added in a "
-        "way hasten knows; give path= and prediction=.",
+        "way hasten knows; give schedule= and prediction=.",
     )
     require(
         not config.get("snr_shift_scale") or float(config["snr_shift_scale"]) == 1.0,
-        f"{where}: snr_shift_scale is not supported; give path= with the shifted alphas_cumprod.",
+        f"{where}: snr_shift_scale is not supported; give schedule= with the shifted alphas_cumprod.",
     )
 
 

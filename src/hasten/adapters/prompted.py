@@ -21,8 +21,8 @@ from hasten.adapters.frozen import frozen
 from hasten.adapters.split import split
 from hasten.core.codec import Codec, Shape, codecs
 from hasten.core.errors import UserError, require
-from hasten.core.level import path
 from hasten.core.model import Model
+from hasten.core.noise_schedule import schedule
 from hasten.core.prediction import prediction
 
 KNOWN = "StableDiffusionPipeline"
@@ -145,7 +145,7 @@ def load_prompted(
     unet, scheduler = frozen(pipe.unet, device, dtype), pipe.scheduler
     with refusing(f"{type(scheduler).__name__} of the pipeline cannot be read", "mend its config."):
         settings = {**scheduler.config, "_class_name": type(scheduler).__name__}
-        known = path({key: value for key, value in settings.items() if key != "name"})
+        known = schedule({key: value for key, value in settings.items() if key != "name"})
         answers = prediction(settings.get("prediction_type", "epsilon"))
     config: Any = unet.config
     size = config.sample_size
@@ -153,7 +153,7 @@ def load_prompted(
     net = Network(Prompted(unet, words.to(device))).eval()
     return Model(
         net=net,
-        path=known,
+        schedule=known,
         prediction=answers,
         shape=(config.in_channels, height, width),
         codec=VaeCodec(source=name).of(frozen(pipe.vae, device)),

@@ -16,7 +16,7 @@ Latent = Any
 """A tensor (n, c, h, w), the symbolic latent of the tracer, or a register's name in a Program."""
 
 
-class Machine(Protocol):
+class Backend(Protocol):
     """Who answers: a network, a source of noise."""
 
     def denoise(self, x: Any, level: Level) -> Any: ...
@@ -27,7 +27,7 @@ class Machine(Protocol):
 
     def noise(self) -> Any: ...
 
-    def reusing(self) -> Machine:
+    def reusing(self) -> Backend:
         """The same machine, whose network answers with the features it kept (feature reuse)."""
         ...
 
@@ -45,7 +45,7 @@ class Ask:
     answers: ClassVar[tuple[str, ...]] = ("x",)
     calls: ClassVar[bool] = False
 
-    def answer(self, machine: Machine, *values: Any) -> tuple[Any, ...]:
+    def answer(self, backend: Backend, *values: Any) -> tuple[Any, ...]:
         raise NotImplementedError
 
     def reads(self) -> tuple[Any, ...]:
@@ -71,8 +71,8 @@ class Denoise(Ask):
     answers = ("d",)
     calls = True
 
-    def answer(self, machine: Machine, *values: Any) -> tuple[Any, ...]:
-        who = machine.reusing() if self.reuse else machine
+    def answer(self, backend: Backend, *values: Any) -> tuple[Any, ...]:
+        who = backend.reusing() if self.reuse else backend
         return (who.denoise(values[0], self.level),)
 
 
@@ -89,8 +89,8 @@ class DenoiseWithVariance(Ask):
     answers = ("d", "v")
     calls = True
 
-    def answer(self, machine: Machine, *values: Any) -> tuple[Any, ...]:
-        who = machine.reusing() if self.reuse else machine
+    def answer(self, backend: Backend, *values: Any) -> tuple[Any, ...]:
+        who = backend.reusing() if self.reuse else backend
         return who.denoise_with_variance(values[0], self.level)
 
 
@@ -101,8 +101,8 @@ class Noise(Ask):
     op = "noise"
     answers = ("z",)
 
-    def answer(self, machine: Machine, *values: Any) -> tuple[Any, ...]:
-        return (machine.noise(),)
+    def answer(self, backend: Backend, *values: Any) -> tuple[Any, ...]:
+        return (backend.noise(),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Clip(Ask):
     latents = ("x",)
     answers = ("c",)
 
-    def answer(self, machine: Machine, *values: Any) -> tuple[Any, ...]:
+    def answer(self, backend: Backend, *values: Any) -> tuple[Any, ...]:
         return (values[0].clamp(self.low, self.high),)
 
 
@@ -136,7 +136,7 @@ class Scatter(Ask):
     latents = ("noise", "variance")
     answers = ("s",)
 
-    def answer(self, machine: Machine, *values: Any) -> tuple[Any, ...]:
+    def answer(self, backend: Backend, *values: Any) -> tuple[Any, ...]:
         noise, variance = values
         middle, half = 0.5 * (self.low + self.high), 0.5 * (self.high - self.low)
         return (noise * (0.5 * (middle + half * variance)).exp(),)
@@ -153,7 +153,7 @@ class Combine(Ask):
     op = "combine"
     answers = ("x",)
 
-    def answer(self, machine: Machine, *values: Any) -> tuple[Any, ...]:
+    def answer(self, backend: Backend, *values: Any) -> tuple[Any, ...]:
         total = values[0] * self.coefficients[0]
         for coefficient, value in zip(self.coefficients[1:], values[1:], strict=True):
             total.add_(value, alpha=coefficient)
@@ -183,8 +183,8 @@ class Network(Ask):
     answers = ("f",)
     calls = True
 
-    def answer(self, machine: Machine, *values: Any) -> tuple[Any, ...]:
-        who = machine.reusing() if self.reuse else machine
+    def answer(self, backend: Backend, *values: Any) -> tuple[Any, ...]:
+        who = backend.reusing() if self.reuse else backend
         return (who.network(values[0], self.t, self.branch),)
 
 
@@ -203,8 +203,8 @@ class DenoiseAt(Ask):
     answers = ("d",)
     calls = True
 
-    def answer(self, machine: Any, *values: Any) -> tuple[Any, ...]:
-        return (machine.denoise_at(values[0], self.levels, self.rows),)
+    def answer(self, backend: Any, *values: Any) -> tuple[Any, ...]:
+        return (backend.denoise_at(values[0], self.levels, self.rows),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,8 +217,8 @@ class NoiseOf(Ask):
     op = "noise_of"
     answers = ("z",)
 
-    def answer(self, machine: Any, *values: Any) -> tuple[Any, ...]:
-        return (machine.noise_of(self.rows),)
+    def answer(self, backend: Any, *values: Any) -> tuple[Any, ...]:
+        return (backend.noise_of(self.rows),)
 
 
 ASKS: dict[str, type[Ask]] = {

@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 
 import torch
 
+from hasten.core.conditioning_cache import told
 from hasten.core.errors import require
 from hasten.core.model import Model
 from hasten.core.registry import Registry
-from hasten.core.told import told
 
 Call = Callable[..., Any]
 """x (n, c, h, w) float32, times (n,) float32, labels (n,) or None; the answer in float32.

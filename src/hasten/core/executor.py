@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol
 
-from hasten.core.ask import Machine
+from hasten.core.ask import Backend
 from hasten.core.level import Level
 from hasten.core.program import Program
 from hasten.core.registry import Registry
@@ -15,12 +15,12 @@ Watch = Callable[[int, Any], None]
 """Called after each network call with its number and the x0 it gave."""
 
 
-class Crowd(Machine, Protocol):
+class BatchedBackend(Backend, Protocol):
     """A Machine that can be asked several questions at once."""
 
     def denoise_many(self, xs: Sequence[Any], levels: Sequence[Level]) -> list[Any]: ...
 
-    def among(self, rows: Sequence[int]) -> Crowd: ...
+    def among(self, rows: Sequence[int]) -> BatchedBackend: ...
 
 
 class Executor(ABC):
@@ -45,7 +45,9 @@ class Executor(ABC):
         return None
 
     @abstractmethod
-    def run(self, program: Program, x: Any, machine: Crowd, watch: Watch | None = None) -> Any: ...
+    def run(
+        self, program: Program, x: Any, backend: BatchedBackend, watch: Watch | None = None
+    ) -> Any: ...
 
 
 executors: Registry[Executor] = Registry("executor", "hasten.executors")

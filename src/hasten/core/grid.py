@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from hasten.core.level import Level, Path
+from hasten.core.level import Level
+from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.registry import Registry
 
 
@@ -15,12 +16,14 @@ class Grid(ABC):
     part_name: ClassVar[str]
 
     @abstractmethod
-    def positions(self, path: Path, steps: int) -> list[float]:
+    def positions(self, schedule: NoiseSchedule, steps: int) -> list[float]:
         """The ``steps`` positions at which a solver starts a step."""
 
-    def levels(self, path: Path, steps: int) -> tuple[Level, ...]:
+    def levels(self, schedule: NoiseSchedule, steps: int) -> tuple[Level, ...]:
         """The levels at :meth:`positions`, and the clean one."""
-        return tuple(path.at(place) for place in (*self.positions(path, steps), path.clean))
+        return tuple(
+            schedule.at(place) for place in (*self.positions(schedule, steps), schedule.clean)
+        )
 
 
 grids: Registry[Grid] = Registry("grid", "hasten.grids")

@@ -10,7 +10,7 @@ import torch
 
 from hasten.core.codec import Codec, Identity, Shape
 from hasten.core.errors import require, require_whole
-from hasten.core.level import Path
+from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.prediction import Prediction
 
 
@@ -37,7 +37,7 @@ class Model:
     """
 
     net: torch.nn.Module
-    path: Path
+    schedule: NoiseSchedule
     prediction: Prediction
     shape: Shape
     codec: Codec = dataclasses.field(default_factory=Identity)

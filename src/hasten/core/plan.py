@@ -17,15 +17,16 @@ from hasten.core.artifact import student_plans
 from hasten.core.engine import engines
 from hasten.core.errors import UserError
 from hasten.core.executor import executors
+from hasten.core.feature_cache import Reuse, check_reuse, reuses
 from hasten.core.grid import grids
 from hasten.core.learned_program import FIELD, LearnedProgram, Replayed
-from hasten.core.level import Level, Path
+from hasten.core.level import Level
+from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.program import Program
 from hasten.core.registry import Registry
-from hasten.core.reuse import Reuse, check_reuse, reuses
+from hasten.core.settings import Settings
 from hasten.core.solver import Clipped, Solver, solvers, trace
 from hasten.core.start import starts
-from hasten.core.strict import Strict
 
 PARTS: dict[str, Registry[Any]] = {
     "solver": solvers,
@@ -38,7 +39,7 @@ PARTS: dict[str, Registry[Any]] = {
 RULED = ("solver", "grid", "steps", "clip")  # what a learned program decides
 
 
-class Plan(Strict):
+class Plan(Settings):
     """How to sample. Every field has a default; unknown or conflicting fields raise.
 
     Attributes:
@@ -195,18 +196,18 @@ class Plan(Strict):
         """Whether the plan draws noise on the way."""
         return self.crossing.draws_noise()
 
-    def levels(self, path: Path) -> tuple[Level, ...]:
+    def levels(self, schedule: NoiseSchedule) -> tuple[Level, ...]:
         """The levels the plan visits on ``path``."""
-        shorter = starts.parse(self.start).shortened(path)
+        shorter = starts.parse(self.start).shortened(schedule)
         if self.learned is not None:
             begin = self.learned.program.start
             _require_start(begin, shorter.at(shorter.noisy), self.learned.start, self.start)
-            return begin, path.at(path.clean)
+            return begin, schedule.at(schedule.clean)
         return grids.parse(self.grid).levels(shorter, self.steps)
 
-    def trace(self, path: Path) -> Program:
+    def trace(self, schedule: NoiseSchedule) -> Program:
         """The plan's Program on ``path``."""
-        program = trace(self.crossing, self.levels(path))
+        program = trace(self.crossing, self.levels(schedule))
         return program if self.reusing is None else self.reusing.marked(program)
 
     def model_copy(self, *, update: Any = None, deep: bool = False) -> Plan:

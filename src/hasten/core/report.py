@@ -26,7 +26,7 @@ class Timing:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Drift:
+class OdeError:
     """Distance of pictures in [0, 1] from the model's own converged solution from the same noise.
 
     ``rmse`` is the mean over pictures, ``low`` and ``high`` its 95% interval; ``features`` the same
@@ -60,7 +60,7 @@ class Report:
         evaluations: network calls a picture; rounds: sequential batches of calls; means over a few
             pictures where they depend on the data.
         latency_ms: one picture at a time; throughput: pictures a second in batches.
-        drift: None for a plan that draws noise on the way.
+        ode_error: None for a plan that draws noise on the way.
         peak_mb: the most memory the process (CPU) or the device held while sampling.
         conditions: device, dtype in use, threads, versions.
         fd, kd, precision, recall: the pictures against real ones; None where there are none.
@@ -74,7 +74,7 @@ class Report:
     rounds: float
     latency_ms: dict[str, float]
     throughput: dict[str, float]
-    drift: Drift | None
+    ode_error: OdeError | None
     peak_mb: float
     weights_mb: float
     conditions: dict[str, Any]

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from hasten.core.ask import Clip, Denoise, DenoiseAt, DenoiseWithVariance, Latent
 from hasten.core.errors import TracingError, require, require_number
-from hasten.core.level import Level, Path
+from hasten.core.level import Level
+from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.program import Program, Walk, symbol, trace_walk
 from hasten.core.registry import Registry
 
@@ -17,7 +18,7 @@ from hasten.core.registry import Registry
 class Solver(ABC):
     """Parts are frozen keyword-only dataclasses: the part is its own configuration.
 
-    ``stochastic``: draws noise on the way, so drift against one solution means nothing.
+    ``stochastic``: draws noise on the way, so ODE error against one solution means nothing.
     ``traceable``: linear in its latents, so it has a Program.
     """
 
@@ -33,7 +34,7 @@ class Solver(ABC):
         """Whether this configuration draws noise on the way."""
         return self.stochastic
 
-    def on(self, path: Path) -> Solver:
+    def on(self, schedule: NoiseSchedule) -> Solver:
         """The solver for walks on ``path``: itself, unless it asks at levels that no grid lists."""
         return self
 
@@ -58,8 +59,8 @@ class Clipped(Solver):
     def draws_noise(self) -> bool:
         return self.solver.draws_noise()
 
-    def on(self, path: Path) -> Solver:
-        return dataclasses.replace(self, solver=self.solver.on(path))
+    def on(self, schedule: NoiseSchedule) -> Solver:
+        return dataclasses.replace(self, solver=self.solver.on(schedule))
 
     def walk(self, x: Latent, levels: Sequence[Level]) -> Walk:
         walk = self.solver.walk(x, levels)

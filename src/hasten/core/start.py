@@ -7,7 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hasten.core.level import Array, Level, Path
+from hasten.core.level import Array, Level
+from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.registry import Registry
 
 if TYPE_CHECKING:
@@ -31,11 +32,11 @@ class Start(ABC):
     part_name: ClassVar[str]
     heavy: ClassVar[bool] = False
 
-    def top(self, path: Path) -> float:
+    def top(self, schedule: NoiseSchedule) -> float:
         """The position on ``path`` where the walk begins."""
-        return path.noisy
+        return schedule.noisy
 
-    def evaluations(self, path: Path) -> int | None:
+    def evaluations(self, schedule: NoiseSchedule) -> int | None:
         """Network calls that :meth:`prepare`'s Begin makes for a picture, None where they depend on
         the data."""
         return 0
@@ -64,17 +65,17 @@ class Start(ABC):
         and labels (n,) or None, for runtimes without hasten; None where it is no formula."""
         return None
 
-    def shortened(self, path: Path) -> Path:
+    def shortened(self, schedule: NoiseSchedule) -> NoiseSchedule:
         """``path`` from :meth:`top` down, for a grid to place levels on."""
-        top = self.top(path)
-        return path if top == path.noisy else Shortened(path, top)
+        top = self.top(schedule)
+        return schedule if top == schedule.noisy else Shortened(schedule, top)
 
 
 @dataclasses.dataclass(frozen=True)
-class Shortened(Path):
+class Shortened(NoiseSchedule):
     """``whole`` from position ``top`` down, for walks that do not begin at its noisy end."""
 
-    whole: Path
+    whole: NoiseSchedule
     top: float
 
     @property

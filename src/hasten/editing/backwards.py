@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hasten.core.executor import Crowd
+from hasten.core.executor import BatchedBackend
 from hasten.core.level import Level
 from hasten.core.program import Program
 from hasten.editing.mixing import Mixer
@@ -73,7 +73,7 @@ class Backwards:
         self.mixer = Mixer(depth=6)
         self.evaluations = 0
 
-    def sweep(self, machine: Crowd, tolerance: float) -> torch.Tensor:
+    def sweep(self, backend: BatchedBackend, tolerance: float) -> torch.Tensor:
         """Starts (n, c, h, w) by the rests as they are now known."""
         after, x0 = self.ends, self.ends
         for k in reversed(range(len(self.steps))):
@@ -85,12 +85,12 @@ class Backwards:
                 x = step.here.alpha * wanted
             else:
                 x = (wanted - step.gain * x0) / step.keep
-            after, x0 = self._level(step, x, wanted, machine, tolerance * step.there.alpha)
+            after, x0 = self._level(step, x, wanted, backend, tolerance * step.there.alpha)
         return after
 
-    def run(self, x: torch.Tensor, machine: Crowd) -> torch.Tensor:
+    def run(self, x: torch.Tensor, backend: BatchedBackend) -> torch.Tensor:
         """What the program makes of the starts ``x``; learns the rests from it."""
-        recorder: Any = _Recorder(machine)
+        recorder: Any = _Recorder(backend)
         out = Sequential().run(self.program, x, recorder)
         asked: Asked = recorder.asked
         self.asked = asked
@@ -113,12 +113,17 @@ class Backwards:
         self.mixer.keep_(rows)
 
     def _level(
-        self, step: Step, x: torch.Tensor, wanted: torch.Tensor, machine: Crowd, tolerance: float
+        self,
+        step: Step,
+        x: torch.Tensor,
+        wanted: torch.Tensor,
+        backend: BatchedBackend,
+        tolerance: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(x, its x0) with ``keep * x + gain * x0 = wanted`` up to ``tolerance`` (root mean
         square), or as near as INNER iterations come."""
         mixer, shape = Mixer(MEMORY), (-1, *[1] * (x.ndim - 1))
-        x0 = machine.denoise(x, step.here)
+        x0 = backend.denoise(x, step.here)
         self.evaluations += 1
         for _ in range(INNER):
             error = wanted - step.keep * x - step.gain * x0
@@ -127,7 +132,7 @@ class Backwards:
                 break
             moved = mixer.next(x, step.move * error)
             x = torch.where(far.view(shape), moved, x)
-            x0 = torch.where(far.view(shape), machine.denoise(x, step.here), x0)
+            x0 = torch.where(far.view(shape), backend.denoise(x, step.here), x0)
             self.evaluations += 1
         return x, x0
 
@@ -135,8 +140,8 @@ class Backwards:
 class _Recorder:
     """A Machine that keeps every question's latent and answer."""
 
-    def __init__(self, machine: Crowd) -> None:
-        self._machine = machine
+    def __init__(self, backend: BatchedBackend) -> None:
+        self._machine = backend
         self.asked: Asked = []
 
     def denoise(self, x: Any, level: Level) -> Any:

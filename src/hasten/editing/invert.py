@@ -13,7 +13,7 @@ from hasten.core.plan import Plan
 from hasten.core.program import Program
 from hasten.editing.backwards import Backwards, steps_of
 from hasten.executors.sequential import Answers
-from hasten.sampler import Sampler, build
+from hasten.sampling import Sampler, build
 
 INSIDE = 0.1  # how much nearer than the tolerance each level is solved, so that all keep to it
 NEAREST = 0.01  # the same after sweeps that did not, each of which halves it
@@ -109,9 +109,9 @@ def _solved(
     rows = torch.arange(len(wanted), device=wanted.device)
     for sweep in range(sweeps):
         inside = max(INSIDE * 0.5**sweep, NEAREST)
-        machine = whole.among(rows.tolist())
-        starts = solver.sweep(machine, inside * unit)
-        out = decode(solver.run(starts, machine))
+        backend = whole.among(rows.tolist())
+        starts = solver.sweep(backend, inside * unit)
+        out = decode(solver.run(starts, backend))
         away = (out - targets[rows]).square().flatten(1).mean(dim=1).sqrt()
         if not torch.isfinite(away).all():
             raise NonFiniteError(

@@ -2,9 +2,9 @@
 
 from hasten.executors.anderson import Anderson
 from hasten.executors.deadline import Deadline
+from hasten.executors.early_exit import EarlyExit
 from hasten.executors.parareal import Parareal
 from hasten.executors.picard import Picard
 from hasten.executors.sequential import Sequential
-from hasten.executors.settle import Settle
 
-__all__ = ["Anderson", "Deadline", "Parareal", "Picard", "Sequential", "Settle"]
+__all__ = ["Anderson", "Deadline", "EarlyExit", "Parareal", "Picard", "Sequential"]

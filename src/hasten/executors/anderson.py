@@ -9,8 +9,8 @@ import torch
 from hasten.core.errors import require_whole
 from hasten.core.executor import executors
 from hasten.core.program import Program
+from hasten.executors.jacobian_estimate import Secants
 from hasten.executors.rounds import Rounds
-from hasten.executors.secants import Secants
 from hasten.executors.surrogate import Surrogate
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hasten.core.errors import require_number
-from hasten.core.executor import Crowd, Executor, Watch, executors
+from hasten.core.executor import BatchedBackend, Executor, Watch, executors
 from hasten.core.program import Program
 from hasten.executors.stopping import answered
 
@@ -31,11 +31,13 @@ class Deadline(Executor):
     def __post_init__(self) -> None:
         require_number("executor option ms", self.ms, 0.0, 1e9)
 
-    def run(self, program: Program, x: Any, machine: Crowd, watch: Watch | None = None) -> Any:
+    def run(
+        self, program: Program, x: Any, backend: BatchedBackend, watch: Watch | None = None
+    ) -> Any:
         began, where = time.monotonic(), answered(program, self.part_name)
         last, values, calls = max(where), {"x": x}, 0
         for number, (row, dead) in enumerate(zip(program.rows, program.frees, strict=True)):
-            given = row.ask.answer(machine, *[values[name] for name in row.ask.reads()])
+            given = row.ask.answer(backend, *[values[name] for name in row.ask.reads()])
             values.update(zip(row.out, given, strict=True))
             for name in dead:
                 del values[name]

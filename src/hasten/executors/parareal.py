@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hasten.core.errors import require, require_number, require_whole
-from hasten.core.executor import Crowd, Executor, Watch, executors
+from hasten.core.executor import BatchedBackend, Executor, Watch, executors
 from hasten.core.program import Program
 from hasten.executors.rows import Crossing, Rows, follow, require_parallel, step
 
@@ -52,18 +52,20 @@ class Parareal(Executor):
             "evaluations; a block needs one or more.",
         )
 
-    def run(self, program: Program, x: Any, machine: Crowd, watch: Watch | None = None) -> Any:
+    def run(
+        self, program: Program, x: Any, backend: BatchedBackend, watch: Watch | None = None
+    ) -> Any:
         self.check(program)
-        return _Run(self, program, x, machine, watch).result()
+        return _Run(self, program, x, backend, watch).result()
 
 
 class _Run:
     """One run: the registers at each block's entrance, and what the block made of them."""
 
     def __init__(
-        self, part: Parareal, program: Program, x: Any, machine: Crowd, watch: Watch | None
+        self, part: Parareal, program: Program, x: Any, backend: BatchedBackend, watch: Watch | None
     ) -> None:
-        self._rows, self._machine, self._watch = Rows(program, machine), machine, watch
+        self._rows, self._machine, self._watch = Rows(program, backend), backend, watch
         self._part, self._program, self._round = part, program, 0
         firsts = [k * program.evaluations // part.blocks for k in range(part.blocks)]
         self._levels = [program.levels[call] for call in firsts]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hasten.core.errors import require_number, require_whole
-from hasten.core.executor import Crowd, Executor, Watch
+from hasten.core.executor import BatchedBackend, Executor, Watch
 from hasten.core.program import Program
 from hasten.executors.rows import require_parallel
 from hasten.executors.surrogate import Surrogate
@@ -59,9 +59,11 @@ class Rounds(Executor):
     def check(self, program: Program) -> None:
         require_parallel(self.part_name, program)
 
-    def run(self, program: Program, x: Any, machine: Crowd, watch: Watch | None = None) -> Any:
+    def run(
+        self, program: Program, x: Any, backend: BatchedBackend, watch: Watch | None = None
+    ) -> Any:
         self.check(program)
-        window, total = Window(program, x, machine), program.evaluations
+        window, total = Window(program, x, backend), program.evaluations
         model = self.surrogate(program, x)
         opening = -(-min(total, self.window) // OPENING)
         settled = torch.zeros(len(x), dtype=torch.long, device=x.device)  # calls, a picture
@@ -77,7 +79,7 @@ class Rounds(Executor):
                 us = us[slide:]
             if len(us):
                 levels = program.levels[window.first : window.first + len(us)]
-                answers = machine.denoise_many(list(us), levels)
+                answers = backend.denoise_many(list(us), levels)
                 model.learn_(self._mask(window, settled, len(us)), us, torch.stack(answers))
                 if watch is not None:
                     watch(number, answers[-1])

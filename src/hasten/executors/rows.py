@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any
 
-from hasten.core.ask import Denoise, Machine
+from hasten.core.ask import Backend, Denoise
 from hasten.core.errors import UserError
 from hasten.core.program import Program
 
@@ -23,8 +23,8 @@ class Rows:
         calls: the row of each network call.
     """
 
-    def __init__(self, program: Program, machine: Machine) -> None:
-        self.program, self._machine = program, machine
+    def __init__(self, program: Program, backend: Backend) -> None:
+        self.program, self._machine = program, backend
         self.calls = [index for index, row in enumerate(program.rows) if row.ask.calls]
         self._noise: dict[int, Any] = {}
 

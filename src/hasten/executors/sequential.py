@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from hasten.core.ask import Denoise, Machine
+from hasten.core.ask import Backend, Denoise
 from hasten.core.errors import NonFiniteError, UserError
-from hasten.core.executor import Crowd, Executor, Watch, executors
+from hasten.core.executor import BatchedBackend, Executor, Watch, executors
+from hasten.core.feature_cache import Features
 from hasten.core.level import Level
 from hasten.core.program import Program, Walk
-from hasten.core.reuse import Features
 
 ROWS = 1024  # pictures of one network call that answers several questions
 
@@ -26,13 +26,15 @@ class Sequential(Executor):
 
     in_order = True
 
-    def run(self, program: Program, x: Any, machine: Crowd, watch: Watch | None = None) -> Any:
+    def run(
+        self, program: Program, x: Any, backend: BatchedBackend, watch: Watch | None = None
+    ) -> Any:
         values = {"x": x}
         del x  # the table decides how long the start lives
         calls = 0
         for group in program.groups:
             row = program.rows[group[0]]
-            answers = self._answers(program, group, machine, values)
+            answers = self._answers(program, group, backend, values)
             names = [name for number in group for name in program.rows[number].out]
             values.update(zip(names, answers, strict=True))
             if watch is not None and row.ask.calls:
@@ -45,17 +47,21 @@ class Sequential(Executor):
         return values[program.output]
 
     def _answers(
-        self, program: Program, group: tuple[int, ...], machine: Crowd, values: dict[str, Any]
+        self,
+        program: Program,
+        group: tuple[int, ...],
+        backend: BatchedBackend,
+        values: dict[str, Any],
     ) -> Sequence[Any]:
         asks = [program.rows[number].ask for number in group]
         given = [[values[name] for name in ask.reads()] for ask in asks]
         if len(group) == 1:
-            return asks[0].answer(machine, *given[0])
+            return asks[0].answer(backend, *given[0])
         levels = [ask.level for ask in asks if isinstance(ask, Denoise)]
-        return machine.denoise_many([x for (x,) in given], levels)
+        return backend.denoise_many([x for (x,) in given], levels)
 
 
-def drive(walk: Walk, machine: Machine, watch: Watch | None = None) -> Any:
+def drive(walk: Walk, backend: Backend, watch: Watch | None = None) -> Any:
     """Run a walk itself, for solvers that have no Program (step sizes that depend on the data)."""
     answer, calls = None, 0
     while True:
@@ -63,7 +69,7 @@ def drive(walk: Walk, machine: Machine, watch: Watch | None = None) -> Any:
             ask = walk.send(answer)
         except StopIteration as stop:
             return stop.value
-        answers = ask.answer(machine, *ask.reads())
+        answers = ask.answer(backend, *ask.reads())
         if watch is not None and ask.calls:
             watch(calls, answers[0])
             calls += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from hasten.core.ask import Machine
+from hasten.core.ask import Backend
 from hasten.core.program import Program
 from hasten.executors.rows import Rows, follow
 
@@ -19,9 +19,9 @@ class Window:
     What lies behind the window is forgotten, its noise too, so memory grows with the window alone.
     """
 
-    def __init__(self, program: Program, x: Any, machine: Machine) -> None:
+    def __init__(self, program: Program, x: Any, backend: Backend) -> None:
         self.program, self.first = program, 0
-        self._rows, self._row, self._values = Rows(program, machine), 0, {"x": x}
+        self._rows, self._row, self._values = Rows(program, backend), 0, {"x": x}
 
     def sweep(self, end: int, supposed: Supposed) -> tuple[list[Any], list[Any]]:
         """The questions of the calls from ``first`` to ``end`` and the answers supposed to them,

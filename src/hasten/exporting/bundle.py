@@ -18,15 +18,15 @@ from typing import Any
 from hasten.core.artifact import digest, require_weights
 from hasten.core.ask import Denoise
 from hasten.core.codec import codecs
+from hasten.core.conditioning_cache import Known, at_times
 from hasten.core.errors import UserError, require
 from hasten.core.lower import lower
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.start import starts
-from hasten.core.told import Known, at_times
-from hasten.levers.by_torchao import PREFIX
 from hasten.levers.quantize import Quantization
-from hasten.sampler import Sampler, build, subject
+from hasten.levers.torchao import PREFIX
+from hasten.sampling import Sampler, build, subject
 
 FORMAT = "hasten-bundle-2"
 NET, START = "net", "start"  # the files of the network and of the start, without their endings
@@ -151,7 +151,7 @@ def _in_few_bits(model: Model, plan: Plan) -> tuple[Model, Plan]:
     )
     held, student = Quantization.read(name), subject(model, plan)
     require_weights("plan field 'quantize'", held.weights, student, plan.other_weights)
-    for level in plan.trace(student.path).levels:
+    for level in plan.trace(student.schedule).levels:
         held.require_calibrated(level.t)
     rest = {"quantize": None, "student": None, "merge": None}
     net = held.alone(student.net)

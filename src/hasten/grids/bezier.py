@@ -9,7 +9,8 @@ import numpy as np
 
 from hasten.core.errors import require, require_number
 from hasten.core.grid import Grid, grids
-from hasten.core.level import Array, Path
+from hasten.core.level import Array
+from hasten.core.noise_schedule import NoiseSchedule
 from hasten.grids.ratios import ends, positions
 
 
@@ -35,12 +36,12 @@ class Bezier(Grid):
         rising = list(self.points) == sorted(self.points)
         require(rising, f"grid option points is {self.points!r}; control points must rise.")
 
-    def positions(self, path: Path, steps: int) -> list[float]:
-        high, low = (math.log(ratio) for ratio in ends(path, None, None))
+    def positions(self, schedule: NoiseSchedule, steps: int) -> list[float]:
+        high, low = (math.log(ratio) for ratio in ends(schedule, None, None))
         weights = bernstein(max(steps, 2), len(self.points))[:steps]
         share = self.end * (weights @ np.array([0.0, *self.points, 1.0]))
         own = (True, self.end == 1.0 and steps > 1)
-        return positions("bezier", path, np.exp(high + share * (low - high)).tolist(), own)
+        return positions("bezier", schedule, np.exp(high + share * (low - high)).tolist(), own)
 
 
 def bernstein(steps: int, points: int) -> Array:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from hasten.core.errors import require
-from hasten.core.level import Discrete, Path
+from hasten.core.noise_schedule import Discrete, NoiseSchedule
 
 
-def checked(name: str, path: Path, positions: Sequence[float]) -> list[float]:
+def checked(name: str, schedule: NoiseSchedule, positions: Sequence[float]) -> list[float]:
     """``positions``, which must fall strictly and lie where the network was trained.
 
     Raises:
@@ -22,15 +22,15 @@ def checked(name: str, path: Path, positions: Sequence[float]) -> list[float]:
             f"grid {name!r} puts position {other:g} after {one:g}; positions must fall. "
             "Use fewer steps or another grid.",
         )
-    slack = 1e-9 * max(abs(path.noisy), 1e-3)
+    slack = 1e-9 * max(abs(schedule.noisy), 1e-3)
     require(
-        path.low - slack <= places[-1] and places[0] <= path.noisy + slack,
+        schedule.low - slack <= places[-1] and places[0] <= schedule.noisy + slack,
         f"grid {name!r} visits {places[0]:g} to {places[-1]:g}; this path's positions lie between "
-        f"{path.noisy:g} and {path.low:g}.",
+        f"{schedule.noisy:g} and {schedule.low:g}.",
     )
-    return [min(max(place, path.low), path.noisy) for place in places]
+    return [min(max(place, schedule.low), schedule.noisy) for place in places]
 
 
-def entries(path: Path) -> int:
+def entries(schedule: NoiseSchedule) -> int:
     """How many levels the path's table has; 0 where time is continuous."""
-    return len(path.alphas_cumprod) if isinstance(path, Discrete) else 0
+    return len(schedule.alphas_cumprod) if isinstance(schedule, Discrete) else 0

@@ -6,7 +6,8 @@ import dataclasses
 
 from hasten.core.errors import require, require_number
 from hasten.core.grid import Grid, grids
-from hasten.core.level import Level, Path
+from hasten.core.level import Level
+from hasten.core.noise_schedule import NoiseSchedule
 from hasten.grids.checks import checked
 
 
@@ -33,17 +34,17 @@ class Given(Grid):
         object.__setattr__(self, "at", tuple(float(place) for place in self.at))
         object.__setattr__(self, "told", tuple(float(time) for time in self.told))
 
-    def positions(self, path: Path, steps: int) -> list[float]:
+    def positions(self, schedule: NoiseSchedule, steps: int) -> list[float]:
         count = len(self.at)
         require(
             steps == count,
             f"grid 'given' lists {count} positions and steps is {steps}; set steps={count}, "
             "or list as many positions as steps.",
         )
-        return checked("given", path, self.at)
+        return checked("given", schedule, self.at)
 
-    def levels(self, path: Path, steps: int) -> tuple[Level, ...]:
-        levels = super().levels(path, steps)
+    def levels(self, schedule: NoiseSchedule, steps: int) -> tuple[Level, ...]:
+        levels = super().levels(schedule, steps)
         if not self.told:
             return levels
         told = [dataclasses.replace(one, t=t) for one, t in zip(levels, self.told, strict=False)]

@@ -8,7 +8,7 @@ import numpy as np
 
 from hasten.core.errors import require_number
 from hasten.core.grid import Grid, grids
-from hasten.core.level import Path
+from hasten.core.noise_schedule import NoiseSchedule
 from hasten.grids.ratios import ends, positions, require_ends
 
 
@@ -27,8 +27,8 @@ class Karras(Grid):
         require_number("grid option rho", self.rho, 0.1, 100.0)
         require_ends(self.low, self.high)
 
-    def positions(self, path: Path, steps: int) -> list[float]:
-        high, low = ends(path, self.low, self.high)
+    def positions(self, schedule: NoiseSchedule, steps: int) -> list[float]:
+        high, low = ends(schedule, self.low, self.high)
         roots = np.linspace(high ** (1 / self.rho), low ** (1 / self.rho), steps)
         own = (self.high is None, self.low is None)
-        return positions("karras", path, (roots**self.rho).tolist(), own)
+        return positions("karras", schedule, (roots**self.rho).tolist(), own)

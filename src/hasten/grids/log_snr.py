@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from hasten.core.grid import Grid, grids
-from hasten.core.level import Path
+from hasten.core.noise_schedule import NoiseSchedule
 from hasten.grids.ratios import ends, positions, require_ends
 
 
@@ -25,8 +25,8 @@ class LogSNR(Grid):
     def __post_init__(self) -> None:
         require_ends(self.low, self.high)
 
-    def positions(self, path: Path, steps: int) -> list[float]:
-        high, low = ends(path, self.low, self.high)
+    def positions(self, schedule: NoiseSchedule, steps: int) -> list[float]:
+        high, low = ends(schedule, self.low, self.high)
         logs = np.linspace(math.log(high), math.log(low), steps)
         own = (self.high is None, self.low is None)
-        return positions("log-snr", path, np.exp(logs).tolist(), own)
+        return positions("log-snr", schedule, np.exp(logs).tolist(), own)

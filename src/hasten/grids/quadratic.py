@@ -8,7 +8,7 @@ import numpy as np
 
 from hasten.core.errors import require_number
 from hasten.core.grid import Grid, grids
-from hasten.core.level import Path
+from hasten.core.noise_schedule import NoiseSchedule
 from hasten.grids.checks import checked, entries
 
 HARDLY_ANY_SIGNAL = 10.0
@@ -30,10 +30,10 @@ class Quadratic(Grid):
         if self.top is not None:
             require_number("grid option top", self.top, 0.01, 1.0)
 
-    def positions(self, path: Path, steps: int) -> list[float]:
+    def positions(self, schedule: NoiseSchedule, steps: int) -> list[float]:
         share = 0.8 if self.top is None else self.top
-        start = min(share * (entries(path) or path.noisy), path.noisy)
-        if self.top is None and path.at(start).ratio < HARDLY_ANY_SIGNAL:
-            start = path.noisy
-        places = path.low + (start - path.low) * np.linspace(1.0, 0.0, steps) ** 2
-        return checked("quadratic", path, places.tolist())
+        start = min(share * (entries(schedule) or schedule.noisy), schedule.noisy)
+        if self.top is None and schedule.at(start).ratio < HARDLY_ANY_SIGNAL:
+            start = schedule.noisy
+        places = schedule.low + (start - schedule.low) * np.linspace(1.0, 0.0, steps) ** 2
+        return checked("quadratic", schedule, places.tolist())

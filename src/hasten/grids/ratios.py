@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from hasten.core.errors import require, require_number
-from hasten.core.level import Path
+from hasten.core.noise_schedule import NoiseSchedule
 from hasten.grids.checks import checked
 
 NOISIEST = 80.0
@@ -21,18 +21,20 @@ def require_ends(low: float | None, high: float | None) -> None:
     require(ordered, f"grid option low is {low!r}; it must be below high, which is {high!r}.")
 
 
-def ends(path: Path, low: float | None, high: float | None) -> tuple[float, float]:
+def ends(schedule: NoiseSchedule, low: float | None, high: float | None) -> tuple[float, float]:
     """(high, low) ratios sigma / alpha, the path's own where none are given."""
-    noisiest = path.at(path.noisy).ratio
+    noisiest = schedule.at(schedule.noisy).ratio
     top = (noisiest if math.isfinite(noisiest) else NOISIEST) if high is None else high
-    return top, path.at(path.low).ratio if low is None else low
+    return top, schedule.at(schedule.low).ratio if low is None else low
 
 
-def positions(name: str, path: Path, ratios: list[float], own: tuple[bool, bool]) -> list[float]:
+def positions(
+    name: str, schedule: NoiseSchedule, ratios: list[float], own: tuple[bool, bool]
+) -> list[float]:
     """Positions of falling ``ratios``; a (high, low) end that is the path's ``own`` is exact."""
-    places = [path.position(-math.log(ratio)) for ratio in ratios]
+    places = [schedule.position(-math.log(ratio)) for ratio in ratios]
     if own[1]:
-        places[-1] = path.low
+        places[-1] = schedule.low
     if own[0]:
-        places[0] = path.noisy
-    return checked(name, path, places)
+        places[0] = schedule.noisy
+    return checked(name, schedule, places)

@@ -8,7 +8,8 @@ import numpy as np
 
 from hasten.core.errors import require, require_choice, require_whole
 from hasten.core.grid import Grid, grids
-from hasten.core.level import Array, Path
+from hasten.core.level import Array
+from hasten.core.noise_schedule import NoiseSchedule
 from hasten.grids.checks import checked, entries
 
 
@@ -34,25 +35,27 @@ class Uniform(Grid):
         leads = self.offset == 0 or self.spacing == "leading"
         require(leads, f"grid option offset is {self.offset}; it goes with spacing='leading' only.")
 
-    def positions(self, path: Path, steps: int) -> list[float]:
-        table = entries(path)
+    def positions(self, schedule: NoiseSchedule, steps: int) -> list[float]:
+        table = entries(schedule)
         require(
             self.offset == 0 or table > 0,
             f"grid option offset is {self.offset}; it counts levels, and this path has no table.",
         )
         whole = steps <= table
-        places = self._places(path, steps, -1.0 if table else 0.0, whole)
-        return checked("uniform", path, places.tolist())
+        places = self._places(schedule, steps, -1.0 if table else 0.0, whole)
+        return checked("uniform", schedule, places.tolist())
 
-    def _places(self, path: Path, steps: int, origin: float, whole: bool) -> Array:
-        length = path.noisy - origin
+    def _places(self, schedule: NoiseSchedule, steps: int, origin: float, whole: bool) -> Array:
+        length = schedule.noisy - origin
         if self.spacing == "leading":
-            stride = length // steps if whole else (path.noisy - path.low) / max(steps - 1, 1)
+            stride = (
+                length // steps if whole else (schedule.noisy - schedule.low) / max(steps - 1, 1)
+            )
             stride = min(stride, length / steps)
-            return path.low + self.offset + stride * np.arange(steps, dtype=np.float64)[::-1]
-        if self.spacing == "trailing" and origin + length / steps >= path.low:
+            return schedule.low + self.offset + stride * np.arange(steps, dtype=np.float64)[::-1]
+        if self.spacing == "trailing" and origin + length / steps >= schedule.low:
             # Rounded before the origin is added, as diffusers does: halves go to the even number.
             places = length - length * np.arange(steps, dtype=np.float64) / steps
             return (np.round(places) if whole else places) + origin
-        places = np.linspace(path.noisy, path.low, steps)
+        places = np.linspace(schedule.noisy, schedule.low, steps)
         return np.round(places) if whole else places

@@ -1,5 +1,5 @@
 """What makes a network cheaper."""
 
-from hasten.levers.reuse import Blocks, Deep, Encoder, FirstBlock
+from hasten.levers.feature_cache import Blocks, Deep, Encoder, FirstBlock
 
 __all__ = ["Blocks", "Deep", "Encoder", "FirstBlock"]

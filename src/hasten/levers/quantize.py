@@ -19,11 +19,11 @@ from safetensors.torch import save
 from torch import nn
 
 from hasten.core.artifact import located
+from hasten.core.conditioning_cache import Columns, Row, at_times, nearest
 from hasten.core.engine import Engine, Prepared
 from hasten.core.errors import UserError, require
 from hasten.core.files import write_bytes
 from hasten.core.model import Model
-from hasten.core.told import Columns, Row, at_times, nearest
 from hasten.levers.quantized_layer import Bits, QuantizedLayer, fitted, joined
 
 FORMAT = "hasten-quantization-2"

@@ -16,8 +16,8 @@ from hasten.core.errors import NonFiniteError, UserError, require, require_choic
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.seeds import generator
-from hasten.data import Pictures, evenly_spread, load_rows, picture_column
-from hasten.measuring.flow import Flow
+from hasten.data.rows import Pictures, evenly_spread, load_rows, picture_column
+from hasten.measuring.probability_flow import Flow
 
 STREAM = 11
 CHECKED = 8  # pictures whose integral is also taken with half the steps

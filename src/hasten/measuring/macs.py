@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.start import starts
-from hasten.sampler import Sampler, subject
+from hasten.sampling import Sampler, subject
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ def macs(sampler: Sampler) -> float | None:
     order in which questions are answered, or where the start calls the network as well."""
     plan, program = sampler.plan, sampler.program
     decides = plan.reusing is not None and not plan.reusing.static
-    before = starts.parse(plan.start).evaluations(sampler.model.path)
+    before = starts.parse(plan.start).evaluations(sampler.model.schedule)
     ordered = sampler.executor.in_order and not sampler.executor.adaptive
     if program is None or decides or before != 0 or not ordered:
         return None

@@ -10,19 +10,19 @@ from hasten.core.engine import Prepared
 from hasten.core.errors import require_whole
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.core.report import Drift, Report
+from hasten.core.report import OdeError, Report
 from hasten.core.start import starts
 from hasten.measuring.conditions import conditions
-from hasten.measuring.counted import counted
-from hasten.measuring.drift import Reference, reference, reference_plan
 from hasten.measuring.macs import macs
 from hasten.measuring.memory import forget_peak, peak_mb, require_memory
+from hasten.measuring.nfe import counted
+from hasten.measuring.ode_error import Reference, reference, reference_plan
 from hasten.measuring.quality import quality
 from hasten.measuring.real import Real, real_for
 from hasten.measuring.timer import timed
-from hasten.sampler import Sampler, build
+from hasten.sampling import Sampler, build
 
-QUALITY_SEED = 1  # other pictures than the drift's
+QUALITY_SEED = 1  # other pictures than the ODE error's
 
 
 def measure(
@@ -37,11 +37,11 @@ def measure(
     seconds: float = 5.0,
     net: Prepared | None = None,
 ) -> Report:
-    """What ``plan`` costs on this device, how far its pictures drift from the model's own converged
+    """What ``plan`` costs on this device, how far its pictures ODE error from the model's own converged
     solution, and how far they are from real ones.
 
     Args:
-        n: starts for the drift; 0 leaves it out.
+        n: starts for the ODE error; 0 leaves it out.
         against: a reference to share between plans; made here where it is None.
         pictures: how many for FD, KD, precision and recall; 0 leaves them out.
         real: real pictures to hold them against; by default what ships with the model, and without
@@ -84,7 +84,7 @@ def measure(
         peak_mb=peak_mb(model.device),
         weights_mb=sampler.net.weights_mb + starts.parse(plan.start).weights_mb(),
         macs=macs(sampler),
-        drift=_drift(model, plan, n, against, sampler.net),
+        ode_error=_drift(model, plan, n, against, sampler.net),
         **judged(sampler, pictures, real, batch),
         conditions=conditions(model.device, sampler.net.precision, sampler.net.versions),
     )
@@ -104,7 +104,7 @@ def judged(sampler: Sampler, n: int, real: Real | None = None, batch: int = 64) 
 
 def pictures_of(sampler: Sampler, n: int, batch: int = 64) -> torch.Tensor:
     """The ``n`` pictures that quality is judged by, labels in turn: the same noise for every plan,
-    and other noise than the drift's."""
+    and other noise than the ODE error's."""
     labels = sampler.model.labels
     cond = None if labels is None else [i % labels for i in range(n)]
     return sampler.sample(n, seed=QUALITY_SEED, cond=cond, batch=batch)
@@ -112,11 +112,11 @@ def pictures_of(sampler: Sampler, n: int, batch: int = 64) -> torch.Tensor:
 
 def _drift(
     model: Model, plan: Plan, n: int, against: Reference | None, net: Prepared
-) -> Drift | None:
+) -> OdeError | None:
     if plan.stochastic or (n == 0 and against is None):
         return None
     held = against or reference(model, n, plan=reference_plan(plan.guidance))
-    return held.drift(plan, net)
+    return held.ode_error(plan, net)
 
 
 def _label(model: Model) -> int | None:

@@ -10,7 +10,7 @@ from hasten.core.errors import NonFiniteError, require
 from hasten.core.report import Estimate
 from hasten.measuring.frechet import frechet_estimate
 from hasten.measuring.kernel import kernel_estimate
-from hasten.measuring.manifold import NEIGHBOURS, precision_recall
+from hasten.measuring.precision_recall import NEIGHBOURS, precision_recall
 from hasten.measuring.real import Real
 
 

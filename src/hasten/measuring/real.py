@@ -11,7 +11,7 @@ import torch
 from hasten.core.errors import require, require_whole
 from hasten.core.features import Features
 from hasten.core.model import Model
-from hasten.data import Pictures, evenly_spread, load_rows, picture_column
+from hasten.data.rows import Pictures, evenly_spread, load_rows, picture_column
 from hasten.measuring.features import FeatureNet, features_for
 from hasten.measuring.frechet import statistics
 

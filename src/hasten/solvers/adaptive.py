@@ -15,7 +15,7 @@ from hasten.core.errors import NonFiniteError, UserError, require_number
 from hasten.core.level import Level
 from hasten.core.linear import Linear
 from hasten.core.program import Walk
-from hasten.solvers.between import Between, Read
+from hasten.solvers.off_grid import Between, Read
 
 MOST_TRIES = 10_000
 SAFETY = 0.9

@@ -29,8 +29,8 @@ from hasten.core.errors import (
 from hasten.core.level import Level
 from hasten.core.program import Walk
 from hasten.core.solver import solvers
-from hasten.solvers.between import Between, Read
 from hasten.solvers.bridge import walk_of
+from hasten.solvers.off_grid import Between, Read
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
 FIXED = ("euler", "midpoint", "heun3", "rk4")

@@ -8,7 +8,8 @@ import math
 import torch
 
 from hasten.core.errors import require, require_number
-from hasten.core.level import Level, Path
+from hasten.core.level import Level
+from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.seeds import generator
 from hasten.core.start import Start
 
@@ -24,16 +25,16 @@ class Early(Start):
     def __post_init__(self) -> None:
         require_number("start option ratio", self.ratio, 1e-9, 1e9)
 
-    def top(self, path: Path) -> float:
-        high, low = path.at(path.noisy).ratio, path.at(path.low).ratio
+    def top(self, schedule: NoiseSchedule) -> float:
+        high, low = schedule.at(schedule.noisy).ratio, schedule.at(schedule.low).ratio
         if math.isclose(self.ratio, high, rel_tol=1e-9):
-            return path.noisy
+            return schedule.noisy
         require(
             low < self.ratio < high,
             f"start option ratio is {self.ratio:g}; the levels of this path have sigma / alpha "
             f"from {high:g} at the top to {low:g} at the end, give one between.",
         )
-        return path.position(-math.log(self.ratio))
+        return schedule.position(-math.log(self.ratio))
 
 
 def noised(x0: torch.Tensor, noise: torch.Tensor, level: Level) -> torch.Tensor:

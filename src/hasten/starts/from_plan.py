@@ -8,8 +8,8 @@ from typing import Any
 
 from hasten.core.errors import require
 from hasten.core.executor import executors
-from hasten.core.level import Path
 from hasten.core.model import Model
+from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.plan import Plan
 from hasten.core.start import Begin, Latents, starts
 from hasten.starts.early import Early, noised, second
@@ -41,11 +41,11 @@ class FromPlan(Early):
         )
         object.__setattr__(self, "plan", str(inner))  # one text for one choice
 
-    def evaluations(self, path: Path) -> int | None:
+    def evaluations(self, schedule: NoiseSchedule) -> int | None:
         inner = Plan.read(self.plan)
-        before = starts.parse(inner.start).evaluations(path)
+        before = starts.parse(inner.start).evaluations(schedule)
         known = inner.crossing.traceable and not executors.parse(inner.executor).adaptive
-        return before + inner.trace(path).evaluations if known and before is not None else None
+        return before + inner.trace(schedule).evaluations if known and before is not None else None
 
     def weights_mb(self) -> float:
         return starts.parse(Plan.read(self.plan).start).weights_mb()

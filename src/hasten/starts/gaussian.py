@@ -31,7 +31,7 @@ class Gaussian(FromFile, Early):
 
     def prepare(self, model: Model, other: Callable[[Any], Latents]) -> Begin:
         drawn = functools.cache(functools.partial(self.drawn, model))
-        drawn(model.path.at(self.top(model.path)))  # refuses now what does not fit
+        drawn(model.schedule.at(self.top(model.schedule)))  # refuses now what does not fit
 
         def begin(noise: Any, level: Any, cond: Any) -> Any:
             return drawn(level)(noise, torch.zeros(len(noise), device=noise.device), cond)
@@ -45,4 +45,6 @@ class Gaussian(FromFile, Early):
         count = len(normals.mean)
         require(count == (model.labels or 0) + 1, f"{FIELD} lacks a label; learn it again.")
         shares = torch.eye(count, device=model.device)
-        return Drawn(normals, shares, model.null_label, model.path.at(model.path.noisy), level)
+        return Drawn(
+            normals, shares, model.null_label, model.schedule.at(model.schedule.noisy), level
+        )

@@ -13,8 +13,9 @@ import torch
 
 from hasten.core.errors import require, require_whole
 from hasten.core.executor import executors
-from hasten.core.level import Level, Path
+from hasten.core.level import Level
 from hasten.core.model import Model
+from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.program import Program
 from hasten.core.solver import solvers, trace
 from hasten.core.start import Begin, Latents, starts
@@ -48,11 +49,11 @@ class Mixture(FromFile, Early):
     def prepare(self, model: Model, other: Callable[[Any], Latents]) -> Begin:
         normals = self._normals(model)
         shares = _shares(normals, model)
-        top, run = model.path.at(model.path.noisy), executors.parse("sequential").run
+        top, run = model.schedule.at(model.schedule.noisy), executors.parse("sequential").run
 
         @functools.cache
         def down_to(level: Level) -> Program:
-            return trace(solvers.parse("dpmpp(order=2)"), self._levels(model.path, level))
+            return trace(solvers.parse("dpmpp(order=2)"), self._levels(model.schedule, level))
 
         @functools.cache
         def drawn(level: Level) -> Drawn:
@@ -66,8 +67,8 @@ class Mixture(FromFile, Early):
             every = torch.full((len(noise),), len(shares) - 1, device=noise.device)
             chances = shares[rows_of(cond, model.null_label, every)].log()
             wanted = chances.isfinite().any(0).nonzero()[:, 0]
-            machine: Any = Believer(normals.some(wanted), chances[:, wanted])
-            x = run(down_to(level), noise.flatten(1) * top.spread, machine)
+            backend: Any = Believer(normals.some(wanted), chances[:, wanted])
+            x = run(down_to(level), noise.flatten(1) * top.spread, backend)
             return x.view(noise.shape)
 
         return begin
@@ -83,12 +84,12 @@ class Mixture(FromFile, Early):
         require(labels <= set(normals.label.tolist()), f"{FIELD} lacks a label; learn it again.")
         return normals
 
-    def _levels(self, path: Path, last: Level) -> list[Level]:
+    def _levels(self, schedule: NoiseSchedule, last: Level) -> list[Level]:
         """Evenly in log-SNR; a top without signal is kept, and counts as one at 80."""
-        high = min(path.at(path.noisy).ratio, max(NOISIEST, 2 * last.ratio))
+        high = min(schedule.at(schedule.noisy).ratio, max(NOISIEST, 2 * last.ratio))
         logs = np.linspace(math.log(high), math.log(last.ratio), self.steps + 1)[1:-1]
-        between = [path.at(path.position(-value)) for value in logs]
-        return [path.at(path.noisy), *between, last]
+        between = [schedule.at(schedule.position(-value)) for value in logs]
+        return [schedule.at(schedule.noisy), *between, last]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Believer:
 
 
 def _drawn(normals: Normals, model: Model, level: Level) -> Drawn:
-    top = model.path.at(model.path.noisy)
+    top = model.schedule.at(model.schedule.noisy)
     return Drawn(normals, _shares(normals, model), model.null_label, top, level)
 
 

@@ -12,13 +12,13 @@ from hasten.core.errors import UserError
 from hasten.core.files import write_text
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.measuring.drift import Reference
-from hasten.pictures import grid, png, save_png
-from hasten.sampler import build, prepare
-from hasten.tuning.finals import loss_of
-from hasten.tuning.lab import Lab
+from hasten.measuring.ode_error import Reference
+from hasten.media.pictures import grid, png, save_png
+from hasten.sampling import build, prepare
+from hasten.tuning.final_selection import loss_of
 from hasten.tuning.pareto import front
 from hasten.tuning.table import COLUMNS, QUALITY, cells
+from hasten.tuning.trials import Lab
 from hasten.tuning.tune import Tuning
 
 SHOWN = 20  # pictures of each plan on the page, at most
@@ -51,7 +51,7 @@ def write_report(found: Tuning, model: Model, out: str | Path) -> None:
         rows=_rows(found, sheets),
         columns=COLUMNS + (QUALITY if any(row["fd"] for row in found.front) else ()),
         reference=_embedded(sheets["reference"]),
-        screened=sorted(found.screened, key=lambda row: row["drift"]["rmse"]),
+        screened=sorted(found.screened, key=lambda row: row["ode_error"]["rmse"]),
         plotly=plotly.offline.get_plotlyjs(),
         figure=_figure(found),
         luck=_luck(found),
@@ -78,10 +78,10 @@ def _luck(found: Tuning) -> str:
     if luck["best"] is None:
         return f"Random search tried {spent} and found none below the bar."
     best, bar = luck["best"], found.max_loss
-    mine = [row["evaluations"] for row in found.screened if row["drift"]["rmse"] <= bar]
+    mine = [row["evaluations"] for row in found.screened if row["ode_error"]["rmse"] <= bar]
     ours = f"the search's takes {min(mine)}" if mine else "the search found none"
     return (
-        f"Random search tried {spent}; its cheapest program with a drift below {bar:g} takes "
+        f"Random search tried {spent}; its cheapest program with an ODE error below {bar:g} takes "
         f"{best['evaluations']} evaluations ({best['text']}), {ours}."
     )
 
@@ -127,7 +127,7 @@ def _figure(found: Tuning) -> dict[str, Any]:
     grey, line, star = "#9aa5b1", "#0b7285", {"color": "#e8590c", "size": 14, "symbol": "star"}
     rows = found.finalists
     judged = any(row["fd"] for row in rows)
-    loss = f"FD (n = {found.front[0]['fd']['n']})" if judged else "drift (RMSE)"
+    loss = f"FD (n = {found.front[0]['fd']['n']})" if judged else "ODE error (RMSE)"
     line_of = front(rows, lambda row: row["race_ms"]["median"], loss_of)
     bar = {"x0": 0, "x1": 1, "y0": found.max_loss, "y1": found.max_loss}
     dotted = {"dash": "dot", "color": star["color"], "width": 1}
@@ -178,8 +178,8 @@ def _points(
 def _hover(row: dict[str, Any]) -> str:
     lines = str(Plan(**row["plan"])).split(",")
     lines.append(f"{row['evaluations']} evaluations")
-    if row["drift"]:
-        lines.append(f"drift {row['drift']['rmse']:.4f} (n = {row['drift']['n']})")
+    if row["ode_error"]:
+        lines.append(f"ODE error {row['ODE error']['rmse']:.4f} (n = {row['ODE error']['n']})")
     if row["fd"]:
         lines.append(f"FD {row['fd']['value']:.2f} (n = {row['fd']['n']})")
     return "<br>".join(lines)

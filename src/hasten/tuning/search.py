@@ -1,6 +1,6 @@
 """Which programs (solver, grid, steps) are worth a closer look: the cheap questions.
 
-Every question is the drift on few pictures, asked of a float32 engine. All lines of plans climb
+Every question is the ODE error on few pictures, asked of a float32 engine. All lines of plans climb
 side by side, fewest steps first; a line far behind the best pauses until twice the steps. Then
 Optuna's TPE finds levels of their own for the best lines, with fewer and fewer steps. Random search
 is given as many seconds of questions as both took, and reported beside them.
@@ -24,8 +24,8 @@ from hasten.core.plan import Plan
 from hasten.core.program import Program
 from hasten.tuning.space import Line, Space, cannot
 
-FAR = 1.7  # how many times the best drift at its steps a line may be before it pauses
-ENOUGH = 0.4  # lines end once some drift is below this share of the bar
+FAR = 1.7  # how many times the best ODE error at its steps a line may be before it pauses
+ENOUGH = 0.4  # lines end once some ODE error is below this share of the bar
 TRIALS, STARTS = 60, 15  # of TPE for each, and how many of them at random
 HOPELESS = 2.0  # how far above the bar refining is not worth it
 STRETCH = 1.0  # a gap between levels is stretched by exp(-1) to exp(1)
@@ -63,11 +63,11 @@ class Search:
                 self.skipped += 1
                 continue
             self.rows.append(row)
-            drift = row["drift"]["rmse"]
-            best = min(best, drift)
-            if drift > FAR * best:
+            ode_error = row["ode_error"]["rmse"]
+            best = min(best, ode_error)
+            if ode_error > FAR * best:
                 wait[index] = 2 * steps
-            if drift < ENOUGH * self.bar:
+            if ode_error < ENOUGH * self.bar:
                 self.most = min(self.most, steps)
 
     def learned(self, plans: list[Plan]) -> None:
@@ -78,14 +78,14 @@ class Search:
         """Levels of their own for the best line, clipped and not, by Optuna's TPE: with fewer and
         fewer steps than the cheapest plan below the bar takes, then with as many."""
         rows = [row for row in self.rows if not row["plan"].get("program")]
-        good = [row["plan"]["steps"] for row in rows if drift_of(row) <= self.bar]
+        good = [row["plan"]["steps"] for row in rows if ode_error_of(row) <= self.bar]
         most = min(good, default=max(row["plan"]["steps"] for row in rows))
         for steps in (*range(most - 1, 1, -1), most):
             here = [row for row in rows if row["plan"]["steps"] == steps]
             lines: dict[Any, Row] = {}
-            for row in sorted(here, key=drift_of):
+            for row in sorted(here, key=ode_error_of):
                 lines.setdefault(row["plan"]["clip"], row)
-            if lines and drift_of(min(lines.values(), key=drift_of)) > HOPELESS * self.bar:
+            if lines and ode_error_of(min(lines.values(), key=ode_error_of)) > HOPELESS * self.bar:
                 continue
             for row in lines.values():
                 self._refine(Plan(**row["plan"]), end)
@@ -97,8 +97,8 @@ class Search:
         except ImportError as error:
             raise UserError('the tuner needs: pip install "hasten[tune]"') from error
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        path = self.model.path
-        places = [*grids.parse(plan.grid).positions(path, plan.steps), path.clean]
+        schedule = self.model.schedule
+        places = [*grids.parse(plan.grid).positions(schedule, plan.steps), schedule.clean]
         gaps = [before - after for before, after in itertools.pairwise(places)]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -120,7 +120,7 @@ class Search:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
                 continue
             self.rows.append(row)
-            study.tell(trial, drift_of(row))
+            study.tell(trial, ode_error_of(row))
 
     def random(self, end: float) -> Row:
         """The best plan that random search finds in as many seconds of questions as ``rows`` took
@@ -139,7 +139,7 @@ class Search:
                 continue
             spent += row["seconds"]
             found.append(row)
-        good = [row for row in found if row["drift"]["rmse"] <= self.bar]
+        good = [row for row in found if row["ode_error"]["rmse"] <= self.bar]
         best = min(good, key=lambda row: row["evaluations"], default=None)
         return {
             "plans": len(found),
@@ -151,7 +151,7 @@ class Search:
     def _asked(self, plan: Plan, by: str) -> Row | None:
         """The plan's row; two names for one table (orders above what few steps allow) are one
         question."""
-        table = plan.trace(self.model.path)
+        table = plan.trace(self.model.schedule)
         if table in self._tables:
             row = self._tables[table]
             cost = row["seconds"] if by == "random" else 0.0  # random search knows nothing yet
@@ -194,6 +194,6 @@ def evaluations_of(row: Row) -> float:
     return row["evaluations"]
 
 
-def drift_of(row: Row) -> float:
+def ode_error_of(row: Row) -> float:
     """A front's loss of a screened row; endless for a plan that draws noise."""
-    return math.inf if row["drift"] is None else row["drift"]["rmse"]
+    return math.inf if row["ode_error"] is None else row["ode_error"]["rmse"]

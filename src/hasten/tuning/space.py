@@ -192,8 +192,8 @@ class Refused:
 def cannot(model: Model, plan: Plan) -> str | None:
     """Why the model's path or prediction refuses the plan, if it does."""
     try:
-        model.prediction.at(plan.levels(model.path)[0])
-        plan.trace(model.path)
+        model.prediction.at(plan.levels(model.schedule)[0])
+        plan.trace(model.schedule)
     except UserError as error:
         return str(error)
     return None

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from hasten.core.plan import Plan
 
-COLUMNS = ("plan", "engine", "evals", "ms", "p90", "pics/s", "drift (95%)")
+COLUMNS = ("plan", "engine", "evals", "ms", "p90", "pics/s", "ODE error (95%)")
 QUALITY = ("FD (95%)", "recall")
 WORDS = ("plan", "engine")
 SHORT = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
@@ -23,7 +23,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
     plan = Plan(**row["plan"])
     others = {name: value for name, value in plan.chosen().items() if name not in NAMED}
     more = "".join(f" {name}={value}" for name, value in others.items())
-    drift, latency = row["drift"], row.get("race_ms", row["latency_ms"])
+    ode_error, latency = row["ode_error"], row.get("race_ms", row["latency_ms"])
     walk = plan.program or f"{plan.solver} {plan.grid} {plan.steps}"
     return (
         f"{walk}{more}",
@@ -32,7 +32,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         f"{latency['median']:.1f}",
         f"{latency['p90']:.1f}",
         f"{row['throughput']['pictures_per_s']:.1f}",
-        "draws noise" if drift is None else f"{drift['rmse']:.4f} ±{_half(drift):.4f}",
+        "draws noise" if ode_error is None else f"{ode_error['rmse']:.4f} ±{_half(ode_error):.4f}",
         _estimate(row["fd"]),
         _estimate(row["recall"]),
     )
@@ -65,5 +65,5 @@ def _estimate(found: dict[str, Any] | None) -> str:
     return f"{found['value']:.2f} ±{(found['high'] - found['low']) / 2:.2f}"
 
 
-def _half(drift: dict[str, Any]) -> float:
-    return drift["high"] - drift["rmse"]
+def _half(ode_error: dict[str, Any]) -> float:
+    return ode_error["high"] - ode_error["rmse"]

@@ -2,7 +2,7 @@
 
 Cheap questions first, each answered in a process of its own and written to a journal:
 1. what one network call costs in every engine and dtype, and whether its answer is right;
-2. the drift of programs (solver, grid, steps) on few pictures: :mod:`hasten.tuning.search`;
+2. the ODE error of programs (solver, grid, steps) on few pictures: :mod:`hasten.tuning.search`;
 3. a full report of what is on the front or near it, in the fastest engines;
 4. FD, KD, precision and recall, of few pictures first, where there are real ones;
 5. a race: the finalists timed in turn, and the winner again in fresh processes.
@@ -23,19 +23,19 @@ from hasten.core.errors import UserError, require_number, require_whole
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.measuring.conditions import conditions
-from hasten.measuring.drift import reference_plan
+from hasten.measuring.ode_error import reference_plan
 from hasten.measuring.real import FEWEST, real_for
-from hasten.sampler import subject
-from hasten.tuning.cheaper import try_cheaper
-from hasten.tuning.child import Child, Here
-from hasten.tuning.conditional import ask_parallel, try_reuse
-from hasten.tuning.finals import Finals, loss_of, recommend
-from hasten.tuning.lab import Lab
-from hasten.tuning.pace import Pace, paced
+from hasten.sampling import subject
+from hasten.tuning.budget import Pace, paced
+from hasten.tuning.final_selection import Finals, loss_of, recommend
+from hasten.tuning.journal import Trials
+from hasten.tuning.network_levers import try_cheaper
+from hasten.tuning.optional_phases import ask_parallel, try_reuse
 from hasten.tuning.pareto import front
 from hasten.tuning.search import Row, Search
 from hasten.tuning.space import Refused, Space, distilled, imitators, learned
-from hasten.tuning.trials import Trials
+from hasten.tuning.trials import Lab
+from hasten.tuning.worker import Child, Here
 
 COMPILE_S = 60.0  # what torch.compile takes for a batch size, about
 EXACT = 1e-3  # how far from eager float32 an engine may answer and still stand for it
@@ -55,7 +55,7 @@ class Tuning:
             and of the best.
         finalists: Reports of every plan that was looked at closely, the front among them.
         engines: what a network call costs in each engine and dtype.
-        screened: plan, evaluations and drift on few pictures of every program tried.
+        screened: plan, evaluations and ODE error on few pictures of every program tried.
         random: what random search found in the same time.
         refused: plans and engines that this model, device or installation cannot run, and why.
         skipped: what was left out because time ran out, and tricks that do not pay here.
@@ -121,9 +121,9 @@ def tune(
             are finished.
         max_loss: how much may be lost. With real pictures: by what share FD may be above, and by
             how much recall below, the most faithful plan's. Without: how far a picture may be from
-            the model's converged solution (drift: RMSE, pixels in 0 to 1).
+            the model's converged solution (ODE error: RMSE, pixels in 0 to 1).
         data: real pictures (a parquet file, a folder, a hub name); without them, and without
-            statistics that ship with the model, drift alone decides.
+            statistics that ship with the model, ODE error alone decides.
         features: what FD compares in: "random", or a vision model's folder or hub id; by default
             what ships with the model, else "random".
         guidance: the classifier-free guidance scale that all plans use.
@@ -243,7 +243,7 @@ def _tuned(
     if finals.real:
         finals.by_distance(search.rows, _unscreened(space, model, guidance))
     else:
-        finals.by_drift(search.rows)
+        finals.by_ode_error(search.rows)
     if not finals.rows:
         raise UserError(f"no plan could be measured: {run.refused[-1].why}")
     side = ask_parallel(run, guidance, batch)
@@ -297,7 +297,7 @@ def _searched(
 
     def few(plan: Plan, by: str) -> Row | None:
         there = plan.model_copy(update={"engine": against["plan"]["engine"]}).model_dump()
-        answer = run.ask("drift", str(plan), plan=there, n=pace.few, against=against)
+        answer = run.ask("ode_error", str(plan), plan=there, n=pace.few, against=against)
         if answer is None:
             return None
         return {"text": str(plan), "plan": plan.model_dump(), "by": by, **answer}
@@ -358,7 +358,7 @@ def _unseen(row: Row) -> float:
 
 
 def _unscreened(space: Space, model: Model, guidance: float) -> list[Row]:
-    """Programs whose drift says little of their pictures, because they draw noise, begin from
+    """Programs whose ODE error says little of their pictures, because they draw noise, begin from
     something cheap or run another network, as screened rows without a drift."""
     plans = space.drawing(model, guidance) + space.early_starts(model, guidance)
     plans += distilled(model, guidance) if space.students else []
@@ -366,8 +366,8 @@ def _unscreened(space: Space, model: Model, guidance: float) -> list[Row]:
         {
             "text": str(plan),
             "plan": plan.model_dump(),
-            "evaluations": plan.trace(subject(model, plan).path).evaluations,
-            "drift": None,
+            "evaluations": plan.trace(subject(model, plan).schedule).evaluations,
+            "ode_error": None,
         }
         for plan in plans
     ]

@@ -1,0 +1,113 @@
+"""A deterministic Program as one lower-triangular matrix.
+
+Whatever its solver, a program without noise asks the network about linear combinations of the start
+and the answers it has: question n is ``C[n, 0] x + sum_j C[n, 1 + j] d_j`` over earlier answers
+d_j, and the last row gives the result. So N evaluations have N levels and (N + 1)(N + 2) / 2
+numbers at most, which can be learned (2510.17699, eq. 10, written over answers alone).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import numpy as np
+
+from hasten.core.ask import Clip, Combine, Denoise
+from hasten.core.errors import UserError, require
+from hasten.core.level import Array, Level
+from hasten.core.program import Program, Walk, symbol, trace_walk
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CoefficientMatrix:
+    """Levels of the N questions, and ``matrix`` (N + 1, N + 1): a row a question and one for the
+    result, a column for the start and one an answer.
+
+    Attributes:
+        start: the level the start lies at.
+        clip: every answer is held in [-clip, clip] before it is used; None leaves it alone.
+    """
+
+    levels: tuple[Level, ...]
+    matrix: Array
+    start: Level
+    clip: float | None = None
+
+    @property
+    def depths(self) -> list[int]:
+        """For every question the round it can be asked in: one after all that it reads."""
+        out: list[int] = []
+        for row in self.matrix[:-1]:
+            read = [out[j] for j in range(len(out)) if row[1 + j] != 0]
+            out.append(1 + max(read, default=-1))
+        return out
+
+    def program(self) -> Program:
+        """The table: a Combine and a Denoise (and a Clip) an evaluation, those of one round
+        together."""
+        x = symbol()
+        return trace_walk(self._walk(x), x, self.start)
+
+    def _walk(self, x: object) -> Walk:
+        known = [x]
+        for _, group in itertools.groupby(enumerate(self.depths), key=lambda pair: pair[1]):
+            spots = [spot for spot, _ in group]
+            asked, answers = [], []
+            for spot in spots:  # all questions of a round before any answer
+                asked.append((yield from _sum(self.matrix[spot], known)))
+            for spot, question in zip(spots, asked, strict=True):
+                answers.append((yield Denoise(question, self.levels[spot])))
+            if self.clip is not None:
+                for place, answer in enumerate(answers):
+                    answers[place] = yield Clip(answer, -self.clip, self.clip)
+            known += answers
+        return (yield from _sum(self.matrix[-1], known))
+
+    @staticmethod
+    def of(program: Program) -> CoefficientMatrix:
+        """The matrix of ``program``.
+
+        Raises:
+            UserError: it draws noise, reads a learned variance, or clips anything but answers.
+        """
+        count = program.evaluations
+        values = {"x": _unit(0, count)}
+        levels: list[Level] = []
+        rows: list[Array] = []
+        clips: set[float | None] = set()
+        for row in program.rows:
+            ask = row.ask
+            given = [values[name] for name in ask.reads()]
+            if isinstance(ask, Combine):
+                value = sum(c * one for c, one in zip(ask.coefficients, given, strict=True))
+            elif isinstance(ask, Denoise):
+                levels.append(ask.level)
+                rows.append(given[0])
+                value = _unit(len(levels), count)
+                clips.add(None)
+            elif isinstance(ask, Clip) and _is_last_answer(given[0], len(levels), ask):
+                clips = clips - {None} | {ask.high}
+                value = given[0]
+            else:
+                raise UserError(f"a program with a row {ask.op!r} here is no matrix; use another.")
+            values[row.out[0]] = np.asarray(value)
+        require(len(clips) == 1, "a program that clips some answers only is no matrix.")
+        matrix = np.stack([*rows, values[program.output]])
+        return CoefficientMatrix(tuple(levels), matrix, program.start, clips.pop())
+
+
+def _unit(place: int, count: int) -> Array:
+    return np.eye(count + 1)[place]
+
+
+def _is_last_answer(value: Array, number: int, ask: Clip) -> bool:
+    return ask.low == -ask.high and bool((value == _unit(number, len(value) - 1)).all())
+
+
+def _sum(row: Array, known: list[object]) -> Walk:
+    kept = [(float(c), one) for c, one in zip(row, known, strict=False) if c != 0.0]
+    if len(kept) == 1 and kept[0][0] == 1.0:
+        return kept[0][1]
+    kept = kept or [(0.0, known[0])]
+    return (yield Combine(tuple(one for _, one in kept), tuple(c for c, _ in kept)))

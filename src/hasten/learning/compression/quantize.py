@@ -1,0 +1,351 @@
+"""Calibrate a quantization on the states of the plan that will run it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hasten.core.artifact import digest
+from hasten.core.engine import engines
+from hasten.core.errors import require, require_choice, require_number, require_whole
+from hasten.core.model import Model
+from hasten.core.plan import Plan
+from hasten.learning.compression.gptq import fits, products, rounded
+from hasten.levers.quantize import Calibrated, Quantization, layers
+from hasten.levers.quantized_layer import FLOAT, Bits, in_few_bits, stretched, weight_scale
+from hasten.sampling import build, subject
+
+SAMPLE = 4096  # numbers of a layer's input that are kept a picture batch
+SHRUNK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)  # ranges that are tried, of the whole
+POWER = 4.0  # of an error: the far ones count for more
+PAYS = 2.0  # how many times smaller, squared, rows a step have to make the rounding of inputs
+SEED = 5  # other noise than any measurement's
+
+
+@dataclasses.dataclass
+class _Seen:
+    """What a layer saw, call by call: samples of its input, of both halves where it is cut; and the
+    products of its inputs, summed over all calls, where its weights are rounded by them."""
+
+    values: list[list[torch.Tensor]] = dataclasses.field(default_factory=list)
+    cut: int | None = None
+    products: torch.Tensor | None = None
+
+    def pieces(self, calls: list[int]) -> list[torch.Tensor]:
+        """The samples of those calls, a tensor a half."""
+        chosen = [self.values[call] for call in calls]
+        return [torch.cat(piece) for piece in zip(*chosen, strict=True)]
+
+    def row(self, calls: list[int], bits: Bits) -> torch.Tensor:
+        """The range of those calls (pieces, 2) with which activations in ``bits`` are nearest."""
+        return torch.stack([_range(piece, bits) for piece in self.pieces(calls)])
+
+
+def learn_quantize(
+    model: Model,
+    plan: Plan,
+    out: str | Path | None = None,
+    *,
+    bits: str | Bits = "w8a8",
+    ode_error: float | None = None,
+    rows: int | str = "auto",
+    n: int = 64,
+    correct: bool = True,
+    rounding: str = "gptq",
+    only: set[str] | None = None,
+) -> Quantization:
+    """The quantization of ``model`` for ``plan``, calibrated on ``n`` pictures that the plan itself
+    makes, and written to the file ``out``.
+
+    Args:
+        bits: ``w8a8``, ``w8a16``, ``w4a8``; or two, the fewer first, as in ``w4a8,w8a8`` or
+            ``w8a8,float``: then the sensitivity of every layer is measured, and those that matter
+            least for their size get the fewer bits.
+        ode_error: how far (root mean square) the pictures of such a mix may be from those of the float
+            network; errors of layers are taken to add in squares.
+        rows: "steps" for ranges of each step's own, "static" for one row, or how many groups. With
+            several, what layers see is stretched and shrunk again in every call. "auto" is one row
+            where activations have eight bits or more and :meth:`Calibration.gained` is below 2.
+        correct: fold the mean error of each row into the network's answer.
+        rounding: "gptq" for weights that make up for each other's rounding, on all states of the
+            plan; "nearest" for the nearest integers, as a network wants that was trained in few
+            bits.
+        only: layers to quantize; all that can be, without it.
+
+    Raises:
+        UserError: a plan that runs in parallel or reuses features, an option out of range.
+    """
+    fewer, chosen = _bits(bits, ode_error)
+    require_whole("n", n, 1, 100_000)
+    if isinstance(rows, str):
+        require_choice("rows", rows, ("auto", "steps", "static"))
+    else:
+        require_whole("rows", rows, 1, 10_000)
+    require_choice("rounding", rounding, ("gptq", "nearest"))
+    require(
+        plan.quantize is None and plan.reuse is None and plan.executor == "sequential",
+        "a quantization is calibrated step by step; drop quantize, reuse and executor of the plan.",
+    )
+    plain = plan.model_copy(update={"engine": "eager", "dtype": "float32", "device": None})
+    run = Calibration(subject(model, plain), only, rounding == "gptq")
+    sampler = build(model, plain)
+    cond = None if model.labels is None else [i % model.labels for i in range(n)]
+    with run.watching():
+        sampler.sample(n, seed=SEED, cond=cond, batch=n)
+    if rows == "auto":
+        few = min((one for one in (fewer, chosen) if one), key=lambda one: one.activations)
+        pays = few.activations < 8 or (few.activations < FLOAT and run.gained(few) >= PAYS)
+        rows = "steps" if pays else "static"
+    held = run.quantization(plain, chosen or fewer or Bits(), rows)
+    held = run.in_bits(held, {} if chosen is None else dict.fromkeys(held.ranges, chosen))
+    if fewer is not None and ode_error is not None:
+        held = mixed(model, plain, run, held, fewer, ode_error)
+    if correct:
+        held = run.corrected(held)
+    if out is not None:
+        held.write(Path(out))
+    return held
+
+
+def _bits(given: str | Bits, ode_error: float | None) -> tuple[Bits | None, Bits | None]:
+    """The fewer bits of a mix, None where there is none, and the others, None for floats."""
+    texts = str(given).split(",")
+    require(len(texts) <= 2, f"bits is {given!r}; give one, or two as in w4a8,w8a8.")
+    require(
+        (len(texts) == 2) == (ode_error is not None),
+        f"bits is {given!r} and ODE error is {ode_error}; a mix of two (w4a8,w8a8) is chosen under a "
+        "ODE error, so give both or neither.",
+    )
+    if ode_error is not None:
+        require_number("ode_error", ode_error, 1e-9, 1e3)
+        first, last = (text.strip() for text in texts)
+        return Bits.parse(first), None if last == "float" else Bits.parse(last)
+    return None, Bits.parse(texts[0])
+
+
+def mixed(
+    model: Model,
+    plan: Plan,
+    run: Calibration,
+    held: Quantization,
+    fewer: Bits,
+    ode_error: float,
+    n: int = 16,
+) -> Quantization:
+    """``held`` with as many weights in the bits ``fewer`` as an ODE error of ``ode_error`` leaves room for,
+    by the sensitivities of the layers, each measured on ``n`` pictures."""
+    net = subject(model, plan).net
+    wanted = _pictures(model, plan, None, n)
+
+    def apart(bits: dict[str, Bits]) -> float:
+        now = run.in_bits(held, bits)
+        return float((_pictures(model, plan, now, n) - wanted).square().mean().sqrt())
+
+    alone = {name: apart({name: fewer}) for name in held.ranges}
+    sizes = {name: net.get_submodule(name).weight.numel() for name in alone}  # type: ignore[union-attr]
+    square, bits = apart(held.bits) ** 2, dict(held.bits)
+    for name in sorted(alone, key=lambda name: alone[name] ** 2 / sizes[name]):
+        square += alone[name] ** 2
+        if square > ode_error**2:
+            break
+        bits[name] = fewer
+    require(
+        bool(bits),
+        f"ODE error is {ode_error:g}, and no layer can be in {fewer} within it; the least moves the "
+        f"pictures by {min(alone.values()):.2g}.",
+    )
+    return dataclasses.replace(run.in_bits(held, bits), sensitivities=alone)
+
+
+def _pictures(model: Model, plan: Plan, held: Quantization | None, n: int) -> torch.Tensor:
+    """``n`` pictures of ``plan`` as the network's space has them, in the bits of ``held``."""
+    prepared = None
+    if held is not None:
+        prepared = Calibrated(held, subject(model, plan), engines.parse("eager"), "float32")
+    cond = None if model.labels is None else [i % model.labels for i in range(n)]
+    return build(model, plan, net=prepared).sample(n, seed=SEED + 1, cond=cond, batch=n, raw=True)
+
+
+class Calibration:
+    """Runs of a float network that remember what its layers saw and what it answered."""
+
+    def __init__(self, model: Model, only: set[str] | None, gptq: bool) -> None:
+        self.model, self.gptq = model, gptq
+        named = layers(model.net)
+        self.layers = [(k, v) for k, v in named if only is None or k in only]
+        self.seen = {name: _Seen() for name, _ in self.layers}
+        self._whole: dict[tuple[str, int], torch.Tensor] = {}
+        self.calls: list[tuple[torch.Tensor, torch.Tensor, Any, torch.Tensor]] = []
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Hooks on the network and its layers, and on the concatenations before them."""
+        joined: dict[int, tuple[torch.Tensor, int]] = {}
+        real = torch.cat
+
+        def cat(tensors: Any, dim: int = 0, **options: Any) -> torch.Tensor:
+            out = real(tensors, dim=dim, **options)
+            if dim == 1 and len(tensors) == 2 and out.ndim == 4:
+                joined[id(out)] = (out, tensors[0].shape[1])
+            return out
+
+        def keep(name: str, layer: nn.Module) -> Any:
+            by_products = self.gptq and fits(layer)
+
+            def hook(_: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+                x, seen = given[0], self.seen[name]
+                known = joined.get(id(x))
+                if known is not None and seen.cut is None and not seen.values:
+                    seen.cut = known[1]
+                pieces = [x] if seen.cut is None else [x[:, : seen.cut], x[:, seen.cut :]]
+                seen.values.append([_sampled(piece) for piece in pieces])
+                if by_products:
+                    here = products(layer, x)
+                    seen.products = here if seen.products is None else seen.products + here
+
+            return hook
+
+        def answered(_: nn.Module, given: tuple[Any, ...], answer: torch.Tensor) -> None:
+            x, t, *rest = given
+            cond = rest[0] if rest else None
+            self.calls.append((x.clone(), t.clone(), cond, answer.clone()))
+            joined.clear()
+
+        hooks = [layer.register_forward_pre_hook(keep(name, layer)) for name, layer in self.layers]
+        hooks.append(self.model.net.register_forward_hook(answered))
+        torch.cat = cat  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            torch.cat = real  # type: ignore[assignment]
+            for hook in hooks:
+                hook.remove()
+
+    def quantization(self, plan: Plan, bits: Bits, rows: int | str) -> Quantization:
+        """The ranges of what was seen, row by row, with which activations in ``bits`` are nearest;
+        no layer is in few bits yet."""
+        times = tuple(float(t[0]) for _, t, _, _ in self.calls)
+        groups = _groups(list(self.seen.values()), len(times), rows)
+        calls = [[i for i, own in enumerate(groups) if own == n] for n in range(max(groups) + 1)]
+
+        ranges = {
+            name: torch.stack([one.row(mine, bits) for mine in calls])
+            for name, one in self.seen.items()
+        }
+        wide = {name: v[..., 1].amax(0) - v[..., 0].amin(0) for name, v in ranges.items()}
+        cuts = {name: one.cut for name, one in self.seen.items() if one.cut is not None}
+        channels = self.calls[0][3].shape[1]
+        return Quantization(
+            weights=digest(self.model),
+            plan=str(plan),
+            bits={},
+            times=times,
+            groups=tuple(groups),
+            ranges=ranges,
+            cuts=cuts,
+            gains={name: float(wide[name][0] / wide[name][1].clamp(min=1e-12)) for name in cuts},
+            whole={},
+            scale=torch.ones(len(calls), channels),
+            shift=torch.zeros(len(calls), channels),
+        )
+
+    def gained(self, bits: Bits) -> float:
+        """How many times smaller the squared error of rounding the layers' inputs to ``bits`` is
+        with a row of ranges for every step than with one for all; each layer's in units of the
+        variance of its input at the step."""
+        calls = range(len(self.calls))
+
+        def error(one: _Seen, call: int, row: torch.Tensor) -> float:
+            total = 0.0
+            for x, (low, high) in zip(one.pieces([call]), row.tolist(), strict=True):
+                total += _rounding(x, low, high, bits, 2.0) / max(float(x.var()), 1e-30)
+            return total
+
+        one_row = own = 0.0
+        for one in self.seen.values():
+            static = one.row(list(calls), bits)
+            one_row += sum(error(one, call, static) for call in calls)
+            own += sum(error(one, call, one.row([call], bits)) for call in calls)
+        return one_row / max(own, 1e-30)
+
+    def in_bits(self, held: Quantization, bits: dict[str, Bits]) -> Quantization:
+        """``held`` with the layers named in ``bits`` in those."""
+        known: dict[str, Any] = dict(self.layers)
+        for name, its in bits.items():
+            seen = self.seen[name].products
+            if seen is not None and (name, its.weights) not in self._whole:
+                weight, cut = known[name].weight.detach().float(), held.cuts.get(name)
+                if cut is not None:
+                    stretch = stretched(known[name], cut, held.gains[name])
+                    weight, line = weight / stretch, stretch.expand_as(weight[:1]).flatten()
+                    seen = seen * line[:, None] * line
+                scale, most = weight_scale(weight, its.weights)
+                self._whole[name, its.weights] = rounded(weight, scale, most, seen)
+        whole = {
+            name: self._whole[name, its.weights]
+            for name, its in bits.items()
+            if (name, its.weights) in self._whole
+        }
+        return dataclasses.replace(held, bits=bits, whole=whole)
+
+    @torch.inference_mode()
+    def corrected(self, held: Quantization) -> Quantization:
+        """``held`` with the least-squares scale and shift that bring each row's answers back to
+        those of the float network, channel by channel."""
+        scale, shift = held.scale.clone(), held.shift.clone()
+        net = held.network(self.model.net)
+        for row in range(held.rows):
+            calls = [call for call, own in zip(self.calls, held.groups, strict=True) if own == row]
+            mine = torch.cat([net(x, t, cond) for x, t, cond, _ in calls]).double()
+            wanted = torch.cat([answer for *_, answer in calls]).double()
+            over = (0, 2, 3)
+            a, b = mine.mean(over, keepdim=True), wanted.mean(over, keepdim=True)
+            spread = ((mine - a) ** 2).mean(over).clamp(min=1e-12)
+            slope = ((mine - a) * (wanted - b)).mean(over) / spread
+            scale[row] = slope.float()
+            shift[row] = (b.flatten() - slope * a.flatten()).float()
+        return dataclasses.replace(held, scale=scale, shift=shift)
+
+
+def _sampled(x: torch.Tensor) -> torch.Tensor:
+    """At most SAMPLE of the numbers of x, evenly spread, with its least and its largest."""
+    flat = x.detach().flatten()
+    step = max(1, len(flat) // SAMPLE)
+    return torch.cat([flat[::step], flat.amin()[None], flat.amax()[None]]).float().cpu()
+
+
+def _range(x: torch.Tensor, bits: Bits) -> torch.Tensor:
+    """Low and high with which the sample ``x``, rounded to the activations' bits, is nearest to
+    itself; what lies beyond is cut off."""
+    low, high = float(x.amin()), float(x.amax())
+    share = min(SHRUNK, key=lambda share: _rounding(x, share * low, share * high, bits, POWER))
+    return torch.tensor([share * low, share * high])
+
+
+def _rounding(x: torch.Tensor, low: float, high: float, bits: Bits, power: float) -> float:
+    """The mean ``power`` of the error of rounding ``x``."""
+    return float((in_few_bits(x, low, high, bits) - x).abs().pow(power).mean())
+
+
+def _groups(seen: list[_Seen], count: int, rows: int | str) -> list[int]:
+    """Which row each call belongs to: its own, all in one, or runs of calls whose ranges are alike,
+    cut where neighbours differ most."""
+    if rows == "static":
+        return [0] * count
+    if rows == "steps" or int(rows) >= count:
+        return list(range(count))
+    wide = [[max(float(x.amax() - x.amin()) for x in call) for call in one.values] for one in seen]
+    logs = torch.tensor(wide).T.clamp(min=1e-6).log()
+    gaps = (logs[1:] - logs[:-1]).norm(dim=1)
+    cuts = set((gaps.topk(int(rows) - 1).indices + 1).tolist())
+    row, out = 0, []
+    for call in range(count):
+        row += call in cuts
+        out.append(row)
+    return out

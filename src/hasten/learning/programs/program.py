@@ -1,0 +1,115 @@
+"""Learn a Program for a model: few evaluations that land where many would.
+
+Levels, times told to the network and all coefficients are learned by back-propagation through the
+program (generalized solvers, 2510.17699); several evaluations side by side in a round make it wider
+(parallel gradients, 2507.14797).
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import torch
+
+from hasten.core.artifact import digest
+from hasten.core.errors import require, require_whole
+from hasten.core.learned_program import LearnedProgram
+from hasten.core.model import Model
+from hasten.core.plan import Plan
+from hasten.core.solver import solvers
+from hasten.core.start import starts
+from hasten.learning.programs.fit import Fit, Pace
+from hasten.learning.programs.reference_pairs import Lesson, Teaching
+from hasten.learning.programs.solver_coefficients import Theory
+from hasten.learning.programs.student_program import StudentProgram
+from hasten.sampling import build
+
+SPREAD = 0.6  # how far into its step the chains of a wide program reach at first
+
+
+def learn_program(
+    model: Model,
+    rounds: int,
+    out: str | Path,
+    *,
+    width: int = 1,
+    base: Plan | None = None,
+    start: str = "noise",
+    teaching: Teaching | None = None,
+    pace: Pace | None = None,
+    minutes: float | None = None,
+    quiet: bool = True,
+) -> LearnedProgram:
+    """Learn a program of ``rounds`` sequential evaluations and write it to the file ``out``; a
+    second call with the same ``out`` goes on where the first was ended.
+
+    Args:
+        rounds: 1 to 20.
+        width: evaluations side by side in each round, 1 to 4.
+        base: the solver, grid and clip that it begins as; by default the named ones that are best
+            on a few pairs.
+        start: where its walk begins; the plan that names the file has to name it too.
+        minutes: the budget of the fitting, beside what the pairs take.
+
+    Raises:
+        UserError: a setting out of range, or ``out`` holds a run of other settings.
+        NonFiniteError: the loss is not finite; the last checkpoint stays.
+    """
+    require_whole("evaluations", rounds, 1, 20)
+    require_whole("width", width, 1, 4)
+    out, teaching, pace = Path(out), teaching or Teaching(), pace or Pace()
+    run = out.with_name(out.name + ".run")
+    lesson = Lesson.of(model, teaching, run)
+    begun = lesson.best_base(rounds, start=start) if base is None else _fitting(base, teaching)
+    changes = {"steps": rounds, "engine": "eager"}
+    begun = begun.model_copy(update=changes if start == "noise" else {**changes, "start": start})
+    sampler = build(model, begun)
+    fit = Fit(
+        lesson=lesson,
+        student=_beginning(lesson, begun, width),
+        begun=sampler,
+        pace=pace,
+        run=run,
+        subject={"rounds": rounds, "width": width},
+        quiet=quiet,
+    )
+    student, facts = fit.fit_(minutes)
+    found = LearnedProgram(
+        program=student.table().coefficient_matrix(begun.clip).program(),
+        weights=digest(model),
+        model=model.name,
+        start=begun.start,
+        facts={**facts, "rounds": rounds, "width": width, "base": str(begun)},
+    )
+    found.write(out)
+    return found
+
+
+def _fitting(base: Plan, teaching: Teaching) -> Plan:
+    """``base``, which must say nothing that learning would ignore."""
+    unused = set(base.chosen()) - {"solver", "grid", "steps", "clip", "start", "guidance"}
+    require(
+        not unused,
+        f"plan sets {', '.join(sorted(unused))}, but a program is learned from solver, grid, clip "
+        "and start alone; drop the rest.",
+    )
+    require(
+        base.guidance in (1.0, teaching.guidance),
+        f"plan sets guidance {base.guidance:g}, but the pairs are made with "
+        f"{teaching.guidance:g}; set --guidance.",
+    )
+    return base
+
+
+def _beginning(lesson: Lesson, base: Plan, width: int) -> StudentProgram:
+    """The base as a student, its chains a little apart."""
+    schedule = starts.parse(base.start).shortened(lesson.model.schedule)
+    theory = Theory(solver=solvers.parse(base.solver), schedule=schedule)
+    top, low = theory.ends
+    own = [max(level.half_log_snr, top) for level in base.levels(lesson.model.schedule)[:-1]]
+    gaps = [b - a for a, b in itertools.pairwise([*own, max(low, own[-1] + 0.5)])]
+    shares = [SPREAD * k / width for k in range(width)]
+    places = [[p + share * gap for share in shares] for p, gap in zip(own, gaps, strict=True)]
+    free = base.start == "noise"
+    return StudentProgram(theory, torch.tensor(places, dtype=torch.float64), free)

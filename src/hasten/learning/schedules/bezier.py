@@ -1,0 +1,103 @@
+"""Learn one curve of levels that serves every number of steps (BezierFlow).
+
+The control points of a Bezier curve in half log-SNR are fitted by back-propagation through the
+programs of several numbers of steps in turn; coefficients stay the solver's own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from hasten.core.errors import require, require_whole
+from hasten.core.grid import grids
+from hasten.core.model import Model
+from hasten.core.plan import Plan
+from hasten.core.solver import solvers
+from hasten.grids.bezier import Bezier, bernstein
+from hasten.learning.programs.fit import Fit, Pace
+from hasten.learning.programs.reference_pairs import BASES, Lesson, Teaching
+from hasten.learning.programs.solver_coefficients import Table, Theory
+from hasten.sampling import build
+
+POINTS = 8
+FIRST_END = 0.98  # of the way to the cleanest level, where the curve ends at first
+
+
+class Curve(torch.nn.Module):
+    """Control points as the running sum of a softmax, and where the curve ends."""
+
+    def __init__(self, theory: Theory, steps: tuple[int, ...]) -> None:
+        super().__init__()
+        self.theory, self.steps = theory, steps
+        self.logits = torch.nn.Parameter(torch.zeros(POINTS + 1, dtype=torch.float64))
+        last = torch.logit(torch.tensor(FIRST_END, dtype=torch.float64))
+        self.last = torch.nn.Parameter(last)
+
+    @property
+    def kinds(self) -> int:
+        """A table for every number of steps."""
+        return len(self.steps)
+
+    def points(self) -> torch.Tensor:
+        """The inner control points, rising."""
+        return torch.cumsum(torch.softmax(self.logits, 0), 0)[:-1]
+
+    def end(self) -> torch.Tensor:
+        """The share of the way to the cleanest level at which the curve ends."""
+        return 0.05 + 0.95 * torch.sigmoid(self.last)
+
+    def table(self, kind: int = 0) -> Table:
+        """The solver's table on the curve's levels, differentiable."""
+        steps = self.steps[kind]
+        top, low = self.theory.ends
+        ends = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+        every = torch.cat([ends[0], self.points(), ends[1]])
+        share = self.end() * (torch.from_numpy(bernstein(steps, POINTS)) @ every)
+        places = (top + share * (low - top)).unsqueeze(1)
+        return self.theory.table(places, torch.zeros_like(places))
+
+
+def learn_bezier(
+    model: Model,
+    steps: tuple[int, ...],
+    run: str | Path,
+    *,
+    solver: str | None = None,
+    clip: float | None = None,
+    teaching: Teaching | None = None,
+    pace: Pace | None = None,
+    minutes: float | None = None,
+    quiet: bool = True,
+) -> Plan:
+    """A plan for the most of ``steps`` whose grid serves all of them (and others).
+
+    Args:
+        steps: the numbers of steps that are fitted in turn, 2 to 20.
+        run: a folder for pairs and checkpoints; a second call with it goes on.
+        solver, clip: by default those of least ODE error on a few pairs.
+
+    Raises:
+        UserError: a setting out of range, or ``run`` holds a run of other settings.
+    """
+    require(len(steps) > 0, "steps is empty; give numbers of steps from 2 to 20.")
+    for count in steps:
+        require_whole("steps", count, 2, 20)
+    run, teaching, pace = Path(run), teaching or Teaching(), pace or Pace()
+    lesson = Lesson.of(model, teaching, run)
+    solvers_tried = BASES if solver is None else (solver,)
+    base = lesson.best_base(max(steps), solvers_tried, clip=clip)
+    fit = Fit(
+        lesson=lesson,
+        student=Curve(Theory(solver=solvers.parse(base.solver), schedule=model.schedule), steps),
+        begun=build(model, base),
+        pace=pace,
+        run=run,
+        subject={"bezier": list(steps)},
+        quiet=quiet,
+    )
+    found, _ = fit.fit_(minutes)
+    points = tuple(round(point, 6) for point in found.points().tolist())
+    grid = grids.text(Bezier(points=points, end=round(found.end().item(), 6)))
+    return base.model_copy(update={"grid": grid, "steps": max(steps)})

@@ -1,0 +1,83 @@
+"""What a recipe of a student must not ask, told before anything is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from hasten.core.errors import require
+from hasten.core.model import Model
+from hasten.core.plan import Plan
+from hasten.core.start import starts
+from hasten.learning.students.base import Distillation
+from hasten.learning.students.rows import TEACHER
+from hasten.sampling import build, subject
+from hasten.training.recipe import StudentRecipe
+
+NOISE = "noise"  # the start at the noisy end
+
+
+def require_usable(model: Model, recipe: StudentRecipe, objective: Distillation) -> None:
+    """Refuse what would be ignored, and what would only be missed when the training is over.
+
+    Raises:
+        UserError: naming the field of the recipe and what to do.
+    """
+    name = objective.part_name
+    require(
+        recipe.compare == "pixels" or objective.compares,
+        f"compare is {recipe.compare!r}, but the loss of objective {name!r} is no distance of "
+        "pictures; drop compare.",
+    )
+    require(
+        recipe.data is None or objective.needs == "data",
+        f"data is given, but objective {name!r} trains on the teacher's own walks; drop data.",
+    )
+    require(
+        recipe.begin is None or not objective.fresh,
+        f"begin is {recipe.begin!r}, but objective {name!r} begins with new weights; drop begin.",
+    )
+    require(
+        recipe.begin is None or recipe.lora == 0,
+        "begin and lora do not go together; drop one.",
+    )
+    require(
+        recipe.bits is None or recipe.lora == 0,
+        "bits and lora do not go together; drop one.",
+    )
+    clash = "lora" if recipe.lora else "begin" if recipe.begin else None
+    require(
+        recipe.prune == 0 or clash is None,
+        f"prune and {clash} do not go together: prune first, with objective 'imitation', and begin "
+        "the next run with what that gave.",
+    )
+    require(
+        recipe.prune == 0 or not objective.fresh,
+        f"prune is {recipe.prune:g}, but objective {name!r} begins with new weights; drop prune.",
+    )
+    require(
+        recipe.guidance == 1.0 or model.null_label is not None,
+        f"guidance is {recipe.guidance:g}, but model {model.name!r} was not trained with dropped "
+        "labels; set guidance to 1.",
+    )
+    require(
+        recipe.guidance == 1.0 or objective.asks() or recipe.data == TEACHER,
+        f"guidance is {recipe.guidance:g}, but objective {name!r} learns from its data and never "
+        "asks the teacher; give --data teacher, or set guidance to 1.",
+    )
+    require(
+        recipe.start == NOISE or objective.early,
+        f"start is {recipe.start!r}, but objective {name!r} learns the whole way; drop start.",
+    )
+    courses = objective.courses(model.schedule, recipe.evaluations)
+    require(
+        recipe.start == NOISE or len(courses) == 1,
+        f"start is {recipe.start!r}, but one student of several walks has them begin at several "
+        "levels; drop start, or the option fewest.",
+    )
+    schedule = starts.parse(recipe.start).shortened(model.schedule)
+    kind = objective.student(dataclasses.replace(model, schedule=schedule))
+    for stage in objective.stages(recipe.evaluations):
+        objective.plans(kind, stage.evaluations)
+    build(model, Plan(start=recipe.start))
+    if recipe.begin is not None:
+        subject(model, Plan(student=recipe.begin))

@@ -1,0 +1,74 @@
+"""What a student is trained on: real pictures, or walks of its teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hasten.core.errors import UserError, require
+from hasten.core.model import Model
+from hasten.core.start import starts
+from hasten.data.rows import Pictures, load_rows, picture_column
+from hasten.learning.students.base import Distillation
+from hasten.learning.students.trajectories import walks
+from hasten.training.objective import Encoded, Rows
+from hasten.training.recipe import StudentRecipe
+
+TEACHER = "teacher"  # in place of data: the teacher's own samples
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictured:
+    """The pictures at the ends of walks."""
+
+    rows: Rows
+
+    @property
+    def labels(self) -> torch.Tensor | None:
+        return self.rows.labels
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def at(self, index: Any, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
+        return self.rows.at(index, key, device)[:, -1]
+
+
+def student_rows(
+    model: Model, recipe: StudentRecipe, objective: Distillation, run: Path, quiet: bool
+) -> Rows:
+    schedules = objective.needs == "paths"
+    schedule = starts.parse(recipe.start).shortened(model.schedule)
+    if schedules or recipe.data == TEACHER:
+        ends = [(schedule.at(schedule.noisy), schedule.at(schedule.clean))]
+        held = walks(
+            model,
+            objective.courses(schedule, recipe.evaluations) if schedules else ends,
+            run,
+            count=recipe.walks,
+            steps=recipe.walk_steps,
+            guidance=recipe.guidance,
+            start=recipe.start,
+            engine=recipe.engine,
+            quiet=quiet,
+        )
+        return held if schedules else Pictured(held)
+    if recipe.data is None:
+        raise UserError(
+            f"objective {objective.part_name!r} trains on real pictures; give --data (a parquet "
+            "file, a folder, a hub name, or 'teacher' for its own samples), or use 'direct', "
+            "'trajectory', 'reflow' or 'matching'."
+        )
+    rows = load_rows(recipe.data)
+    label = None if model.labels is None else recipe.label
+    pictures = Pictures(rows, model.picture_shape, picture_column(rows), label)
+    if pictures.labels is not None and model.labels is not None:
+        low, high = int(pictures.labels.min()), int(pictures.labels.max())
+        require(
+            low >= 0 and high < model.labels,
+            f"data has labels from {low} to {high}, and model {model.name!r} knows {model.labels}.",
+        )
+    return Encoded(pictures=pictures, codec=model.codec, flip=recipe.flip)

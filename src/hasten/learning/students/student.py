@@ -1,0 +1,292 @@
+"""learn_student(model, recipe) -> a diffusers folder: few-step students, whatever the objective."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from hasten.adapters.families import FAMILIES, family, new_network
+from hasten.adapters.folder import save_folder
+from hasten.adapters.lora import add_lora_, save_lora
+from hasten.core.artifact import digest
+from hasten.core.errors import require, require_number
+from hasten.core.files import write_text
+from hasten.core.model import Model
+from hasten.core.plan import Plan
+from hasten.core.start import Shortened, Start, starts
+from hasten.learning.compression.pruning import pruned
+from hasten.learning.compression.quantization_aware import round_layers_, unrounded
+from hasten.learning.students.base import Classroom, Distillation, Stage, alone, objectives
+from hasten.learning.students.batched_denoiser import Teacher
+from hasten.learning.students.card import student_card
+from hasten.learning.students.checks import NOISE, require_usable
+from hasten.learning.students.compare import Seen, seen_as
+from hasten.learning.students.conversion import Conversion
+from hasten.learning.students.rows import Pictured, student_rows
+from hasten.learning.students.trajectories import Walks
+from hasten.learning.students.validation import Judge
+from hasten.levers.quantized_layer import Bits
+from hasten.measuring.memory import free_mb, training_mb
+from hasten.measuring.real import real_for
+from hasten.sampling import subject
+from hasten.training.checkpoint import newest
+from hasten.training.loop import Training
+from hasten.training.objective import LabelsDropped, Objective, Rows
+from hasten.training.recipe import StudentRecipe
+
+LABEL_DROPOUT = 0.1
+CONVERT = "convert"  # the name of the stage that teaches another prediction
+MOST_PARTS = 64
+
+
+def learn_student(
+    model: Model,
+    recipe: StudentRecipe,
+    out: str | Path,
+    *,
+    minutes: float | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Train a student of ``model`` (or go on with the run beside ``out``) and write it to the
+    folder ``out``: a diffusers folder with a card and its plans.
+
+    ``out.run`` gets a folder a stage, with checkpoints, previews and the students kept on the way,
+    and ``curve.json``.
+
+    Raises:
+        UserError: a teacher, data or a number of evaluations that the objective cannot take; a run
+            of another recipe.
+        NonFiniteError: the loss is not finite; the last good checkpoint stays.
+    """
+    if minutes is not None:
+        require_number("minutes", minutes, 0.01, 1e6)
+    objective, out = objectives.parse(recipe.objective), Path(out)
+    objective.check(model, recipe.evaluations)
+    require_usable(model, recipe, objective)
+    recipe = recipe.model_copy(update={"teacher": digest(model)})
+    run = out.with_name(out.name + ".run")
+    rows = student_rows(model, recipe, objective, run, quiet)
+    school = _School(
+        recipe=recipe,
+        objective=objective,
+        teacher=Teacher(model=_on(model, PartialState().device), scale=recipe.guidance),
+        rows=rows,
+        run=run,
+        minutes=minutes,
+        quiet=quiet,
+        seen=seen_as(model, recipe.compare),
+    )
+    student = school.taught()
+    if PartialState().is_main_process:
+        school.write(student, recipe.evaluations, out)
+        school.judge.film(run / "learning.gif")
+    PartialState().wait_for_everyone()
+    return out
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _School:
+    """The stages of one student, each begun with the averaged weights of the last."""
+
+    recipe: StudentRecipe
+    objective: Distillation
+    teacher: Teacher
+    rows: Rows
+    run: Path
+    minutes: float | None
+    quiet: bool
+    seen: Seen
+
+    @functools.cached_property
+    def start(self) -> Start:
+        return starts.parse(self.recipe.start)
+
+    def _below(self, model: Model) -> Model:
+        """``model`` on the part of its path that lies below the start."""
+        return dataclasses.replace(model, schedule=self.start.shortened(model.schedule))
+
+    def _planned(self, plans: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The plans of an objective, which knows nothing of the start."""
+        mine = {} if self.recipe.start == NOISE else {"start": self.recipe.start}
+        return [{**fields, **mine} for fields in plans]
+
+    @functools.cached_property
+    def judge(self) -> Judge:
+        real = real_for(self.teacher.model) if self.recipe.judged else None
+        return Judge(run=self.run, real=real, n=self.recipe.judged, patience=self.recipe.patience)
+
+    def taught(self) -> Model:
+        """The student after all stages."""
+        student = self._begun()
+        stages = list(self.objective.stages(self.recipe.evaluations))
+        total = sum(stage.share for stage in stages)
+        left = 1.0
+        if self._converts(student):
+            left -= self.recipe.convert
+            first = Stage(name=CONVERT, evaluations=stages[0].evaluations)
+            self._stage_(student, first, self.recipe.convert)
+        for stage in stages:
+            self._stage_(student, stage, left * stage.share / total)
+            if stage.keep and PartialState().is_main_process:
+                self.write(student, stage.evaluations, self.run / "students" / stage.name)
+        return student
+
+    def _begun(self) -> Model:
+        """The student before it has learned anything, ready to be trained."""
+        kind = self.objective.student(self._below(self.teacher.model))
+        if self.recipe.prune:
+            rows = Pictured(self.rows) if self.objective.needs == "paths" else self.rows
+            kind = pruned(kind, self.recipe.prune, rows)
+        if isinstance(kind.schedule, Shortened):
+            kind = dataclasses.replace(kind, schedule=kind.schedule.whole)
+        net = self._fresh(kind) if self.objective.fresh else copy.deepcopy(kind.net)
+        if self.recipe.begin is not None:
+            before = self._before(kind)
+            kind, net = dataclasses.replace(kind, prediction=before.prediction), before.net
+        net = net.float().train().requires_grad_(True)
+        if self.recipe.lora:
+            add_lora_(net, self.recipe.lora)
+        if self.recipe.bits:
+            round_layers_(net, Bits.parse(self.recipe.bits))
+        facts = {"name": self.recipe.name, "teacher": self.recipe.teacher, "sha256": ""}
+        return dataclasses.replace(kind, net=net, folder=None, **facts)
+
+    def _before(self, kind: Model) -> Model:
+        """The student whose weights the run begins with."""
+        before = subject(self.teacher.model, Plan(student=self.recipe.begin))
+        free = kind.prediction == self.teacher.model.prediction
+        require(
+            before.schedule == kind.schedule and (free or before.prediction == kind.prediction),
+            f"begin is {self.recipe.begin!r}, which answers {before.prediction.part_name!r} on "
+            f"path {before.schedule.part_name!r}; students of objective {self.objective.part_name!r} "
+            f"answer {kind.prediction.part_name!r} on {kind.schedule.part_name!r}. Drop begin.",
+        )
+        return dataclasses.replace(before, net=copy.deepcopy(before.net))
+
+    def _fresh(self, kind: Model) -> torch.nn.Module:
+        """A network like that of ``kind`` with the weights that the seed gives."""
+        module: Any = getattr(kind.net, "module", kind.net)
+        require(
+            family(module) is not None,
+            f"objective {self.objective.part_name!r} begins with new weights, and hasten makes new "
+            f"networks of {', '.join(FAMILIES)}; this is a {type(module).__name__}.",
+        )
+        config = {key: value for key, value in module.config.items() if key[0] != "_"}
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.recipe.seed)
+            return new_network({"class": type(module).__name__, **config}).to(kind.device)
+
+    def _converts(self, student: Model) -> bool:
+        if self.objective.fresh or self.recipe.begin is not None or self.recipe.convert == 0:
+            return False
+        mine, theirs = student, self.teacher.model
+        same = mine.prediction == theirs.prediction and mine.schedule == theirs.schedule
+        return not same
+
+    def _stage_(self, student: Model, stage: Stage, share: float) -> None:
+        """Train ``student`` in place."""
+        module, loss, rows, plan = self._lesson(student, stage)
+        pictures = max(1, round(share * self.recipe.pictures))
+
+        def preview(net: torch.nn.Module, seen: int) -> dict[str, float] | None:
+            now = dataclasses.replace(student, net=alone(net))
+            return self.judge.look(now, plan, stage.name, seen)
+
+        training = Training(
+            recipe=self.recipe.model_copy(update={"pictures": pictures}),
+            objective=loss,
+            net=module,
+            rows=rows,
+            run=self.run / stage.name,
+            preview=preview,
+            minutes=None if self.minutes is None else share * self.minutes,
+            quiet=self.quiet,
+            parts=self._parts(student),
+        )
+        average = training.fit_()
+        average.put_(module)
+        best = self.judge.best(stage.name)
+        if best is not None:
+            alone(module).load_state_dict(best)
+
+    def _lesson(
+        self, student: Model, stage: Stage
+    ) -> tuple[torch.nn.Module, Objective, Rows, Plan]:
+        """What is trained in ``stage``, by what, on what, and the plan it is looked at with."""
+        schedules = self.objective.needs == "paths"
+        here = self._below(student)
+        if stage.name == CONVERT:
+            asked = self.teacher if self.teacher.model.schedule == student.schedule else None
+            loss = self._with_null(Conversion(student=here, teacher=asked), student)
+            rows = Pictured(self.rows) if schedules else self.rows
+            return student.net, loss, rows, Plan(start=self.recipe.start)
+        before = dataclasses.replace(here, net=_frozen(student.net))
+        room = Classroom(teacher=self.teacher, student=here, before=before, seen=self.seen)
+        loss = self.objective.objective(room, stage)
+        plan = Plan(**self._planned(self.objective.plans(here, stage.evaluations))[0])
+        if not schedules:
+            loss = self._with_null(loss, student)
+        return self.objective.module(room), loss, self.rows, plan
+
+    def _with_null(self, loss: Objective, student: Model) -> Objective:
+        """Walks of the teacher have the null label among theirs; pictures are given it at times."""
+        if student.null_label is None or isinstance(self.rows, (Walks, Pictured)):
+            return loss
+        return LabelsDropped(objective=loss, null_label=student.null_label, share=LABEL_DROPOUT)
+
+    def _parts(self, student: Model) -> int:
+        """In how many parts a step's pictures will fit into memory."""
+        batch = self.recipe.optimizer.batch // PartialState().num_processes
+        parts, free = 1, free_mb(student.device)
+        need = training_mb(student, batch)
+        while need is not None and need > free and 2 * parts <= min(batch, MOST_PARTS):
+            parts *= 2
+            need = training_mb(student, -(-batch // parts))
+        if parts > 1 and not self.quiet:
+            print(
+                f"{free:.0f} MB are free; a step's {batch} pictures are taken in {parts} parts of "
+                f"about {need or 0:.0f} MB.",
+                file=sys.stderr,
+            )
+        return parts
+
+    def write(self, student: Model, evaluations: int, out: Path) -> None:
+        """The student as a folder, with the plans that give the best pictures, and their FD (of a
+        student trained in few bits, in those bits)."""
+        net = _frozen(student.net)
+        ready = dataclasses.replace(student, net=net)
+        choices = self.objective.choices(self._below(ready), evaluations)
+        choices = [self._planned(one) for one in choices]
+        plans = self.judge.chosen(ready, choices)
+        found = self.judge.verdict(ready, plans)
+        ready = dataclasses.replace(ready, net=unrounded(net), plans=tuple(plans))
+        if self.objective.imitates:
+            ready = dataclasses.replace(ready, imitates=True)
+        save = save_lora if self.recipe.lora else save_folder
+        card = student_card(self.recipe, self.teacher.model, plans, found, self._seen())
+        save(ready, out, card)
+        facts = {"plans": plans, "quality": found}
+        write_text(self.run / f"verdict-{out.name}.json", json.dumps(facts, indent=1) + "\n")
+
+    def _seen(self) -> int:
+        """Pictures that the run has seen, in all of its stages."""
+        last = [newest(folder) for folder in self.run.iterdir() if folder.is_dir()]
+        steps = sum(int(folder.name.removeprefix("step-")) for folder in last if folder)
+        return steps * self.recipe.optimizer.batch
+
+
+def _frozen(net: torch.nn.Module) -> torch.nn.Module:
+    return copy.deepcopy(net).eval().requires_grad_(False)
+
+
+def _on(model: Model, device: Any) -> Model:
+    same = model.device.type == device.type
+    return model if same else dataclasses.replace(model, net=_frozen(model.net).to(device))

@@ -1,0 +1,112 @@
+"""Drift: how far a plan's pictures are from the model's own converged solution.
+
+Same start noise, no data needed. Every deterministic solver approximates one probability-flow ODE
+(Song et al. 2011.13456, eq. 13), so its solution with many evaluations is what all of them aim at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import torch
+
+from hasten.core.engine import Prepared
+from hasten.core.errors import NonFiniteError, UserError, require_whole
+from hasten.core.model import Model
+from hasten.core.plan import Plan
+from hasten.core.report import OdeError
+from hasten.core.seeds import generator
+from hasten.measuring.features import FeatureNet
+from hasten.sampling import build
+
+REFERENCE = Plan(solver="dpmpp(order=3)", grid="log-snr", steps=150)
+NOISE_STREAM = 7
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reference:
+    """The converged pictures of ``n`` starts, to hold plans against.
+
+    ``pictures`` (n, c, h, w) in [0, 1] and ``noise`` (n, *model.shape); ``plan`` made them.
+    """
+
+    model: Model
+    plan: Plan
+    noise: torch.Tensor
+    cond: Any
+    pictures: torch.Tensor
+    features: FeatureNet | None = None
+
+    def first(self, n: int) -> Reference:
+        """The first ``n`` starts only, for cheap questions."""
+        cond = self.cond if self.cond is None else self.cond[:n]
+        small = {"noise": self.noise[:n], "pictures": self.pictures[:n], "cond": cond}
+        return dataclasses.replace(self, **small)
+
+    def ode_error(
+        self, plan: Plan, net: Prepared | None = None, batch: int = 64
+    ) -> OdeError | None:
+        """The ODE error of ``plan``, run by ``net`` where it is prepared already, ``batch`` pictures at
+        a time; None for a plan that draws noise on the way."""
+        if plan.stochastic:
+            return None
+        sampler = build(self.model, plan, net=net)
+        pictures = sampler.sample(noise=self.noise, cond=self.cond, batch=batch)
+        apart = (pictures - self.pictures).square().mean(dim=(1, 2, 3)).sqrt().double()
+        n, middle = len(apart), float(apart.mean())
+        half = 1.96 * float(apart.std()) / math.sqrt(n) if n > 1 else math.inf
+        distance = None
+        if self.features is not None:
+            distance = self.features.distance(pictures, self.pictures)
+        return OdeError(
+            rmse=middle,
+            low=max(0.0, middle - half),
+            high=middle + half,
+            n=n,
+            reference=str(self.plan),
+            features=distance,
+        )
+
+
+def reference_plan(guidance: float = 1.0, engine: str = "eager") -> Plan:
+    """The plan that counts as converged."""
+    return REFERENCE.model_copy(update={"guidance": guidance, "engine": engine})
+
+
+def reference(
+    model: Model,
+    n: int = 64,
+    *,
+    plan: Plan = REFERENCE,
+    seed: int = 0,
+    net: Prepared | None = None,
+    batch: int = 64,
+) -> Reference:
+    """The converged solution of ``n`` starts of ``model``; labels in turn where it has labels.
+
+    Args:
+        plan: the plan that counts as converged, see :func:`reference_plan`.
+        net: its prepared network, to share it.
+        batch: pictures at a time.
+
+    Raises:
+        UserError: the model's ODE cannot be solved from pure noise (an epsilon network whose path
+            ends without signal).
+    """
+    require_whole("n", n, 1, 100_000)
+    shape = model.shape
+    rows = [torch.randn(shape, generator=generator(seed, i, NOISE_STREAM)) for i in range(n)]
+    noise = torch.stack(rows)
+    cond = None if model.labels is None else [i % model.labels for i in range(n)]
+    try:
+        pictures = build(model, plan, net=net).sample(noise=noise, cond=cond, batch=batch)
+    except NonFiniteError:
+        raise
+    except UserError as error:
+        raise UserError(f"the reference solution cannot be made: {error}") from error
+    features = FeatureNet.for_model(model)
+    return Reference(
+        model=model, plan=plan, noise=noise, cond=cond, pictures=pictures, features=features
+    )

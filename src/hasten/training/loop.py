@@ -1,0 +1,340 @@
+"""The training loop that every objective uses.
+
+A step is a pure function of (weights, optimizer, step number): which pictures it sees and what it
+draws follow from the recipe's seed and the step, so a run that was killed and resumed ends with the
+weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils.memory import should_reduce_batch_size
+from tqdm import tqdm
+
+from hasten.core.errors import NonFiniteError, UserError, require
+from hasten.core.seeds import generator
+from hasten.training import checkpoint
+from hasten.training.ema import EMA, trained
+from hasten.training.objective import Batch, Objective, Rows
+from hasten.training.order import order
+from hasten.training.recipe import Optimizer, Run
+
+DROPOUT, DRAWS = 0, 1  # streams of random numbers within one step
+SETTLE = 10  # steps before the rate is measured
+
+Preview = Callable[[torch.nn.Module, int], dict[str, float] | None]
+
+
+class Enough(Exception):
+    """Raised by a preview that has seen enough: the run ends with the weights it has."""
+
+
+@dataclasses.dataclass
+class Training:
+    """One run of ``recipe`` with ``objective``, in folder ``run``.
+
+    Attributes:
+        net: the network to train, ``net(x, t, cond)``; trained in place.
+        rows: what it is trained on.
+        preview: called with the averaged network and the pictures seen so far, every so often; what
+            it returns stands in the progress bar, and it may raise :class:`Enough`.
+        minutes: the budget; the length of the run is set from the rate of its first steps.
+        parts: how many parts a step's pictures are taken in, one after another.
+
+    A step that does not fit into memory is taken again in twice as many parts.
+    """
+
+    recipe: Run
+    objective: Objective
+    net: torch.nn.Module
+    rows: Rows
+    run: Path
+    preview: Preview | None = None
+    minutes: float | None = None
+    quiet: bool = False
+    parts: int = 1
+    _shown: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def fit_(self) -> EMA:
+        """Train (or go on with) the run to its end; returns the averaged weights.
+
+        Raises:
+            UserError: the folder holds a run of another recipe.
+            NonFiniteError: the loss is not finite; the last good checkpoint stays.
+        """
+        tracker = None if self.recipe.track == "none" else self.recipe.track
+        partly = getattr(self.net, "partly", False)
+        try:
+            accelerator = Accelerator(
+                mixed_precision=self.recipe.precision,
+                log_with=tracker,
+                project_dir=str(self.run),
+                kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=partly)],
+            )
+        except ValueError as error:
+            raise UserError(
+                f"recipe field 'precision' is {self.recipe.precision!r}, which accelerate refuses "
+                f"({error}); a process that has trained in another precision keeps that one, so "
+                "train in a new process."
+            ) from error
+        if tracker:
+            accelerator.init_trackers(f"hasten-{self.recipe.name}")
+        batch, processes = self.recipe.optimizer.batch, accelerator.num_processes
+        require(
+            batch % processes == 0,
+            f"recipe field 'optimizer.batch' is {batch}, no multiple of {processes} processes.",
+        )
+        ema = EMA(self.net, self.recipe.ema)
+        optimizer = _adam(self.net, self.recipe.optimizer)
+        step, steps = self._resume_(ema, optimizer)
+        if self.recipe.channels_last:
+            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net, optimizer = accelerator.prepare(self.net, optimizer)
+        ema.average = [value.to(accelerator.device) for value in ema.average]
+        stepper = torch.compile(net) if self.recipe.compile else net
+        self._loop_(accelerator, stepper, optimizer, ema, step, steps)
+        if tracker:
+            accelerator.end_training()
+        return ema
+
+    def _loop_(
+        self, accelerator: Accelerator, net: Any, optimizer: Any, ema: EMA, step: int, steps: int
+    ) -> None:
+        recipe, batch = self.recipe, self.recipe.optimizer.batch
+        bar = tqdm(
+            total=steps * batch,
+            initial=step * batch,
+            unit="pic",
+            unit_scale=True,
+            desc=recipe.name,
+            disable=self.quiet or not accelerator.is_main_process,
+            file=sys.stderr,
+            mininterval=1.0,
+        )
+        began = settled = time.monotonic()
+        measure = self.minutes is not None and step == 0
+        recent = None
+        while step < steps:
+            _set_rate_(optimizer, recipe.optimizer, step, steps)
+            loss = self._step_(accelerator, net, optimizer, step, steps)
+            ema.update_(self.net, step)
+            recent = loss if recent is None else torch.lerp(recent, loss, 0.02)
+            step += 1
+            bar.update(batch)
+            if step % 20 == 0 or step == steps:
+                self._log(accelerator, bar, recent, step)
+            if measure and step == SETTLE:
+                settled = time.monotonic()  # compiling and caching are over
+            if measure and step == 4 * SETTLE:
+                now = time.monotonic()
+                each = (now - settled) / (3 * SETTLE)
+                steps = self._budget(accelerator, step, now - began, each, steps)
+                bar.total = steps * batch
+            if _due(step, batch, recipe.checkpoint_every) or step == steps:
+                self._save(accelerator, optimizer, ema, step, steps)
+            due = recipe.preview_every and _due(step, batch, recipe.preview_every)
+            if self.preview and (due or step == steps) and self._enough(accelerator, ema, step):
+                self._save(accelerator, optimizer, ema, step, step)
+                break
+        bar.close()
+
+    def _step_(
+        self, accelerator: Accelerator, net: Any, optimizer: Any, step: int, steps: int
+    ) -> torch.Tensor:
+        recipe, rank = self.recipe, accelerator.process_index
+        index = order(recipe.seed, step, recipe.optimizer.batch, len(self.rows))
+        index = index[rank :: accelerator.num_processes]
+        while True:
+            try:
+                loss = self._gradients_(accelerator, net, index, step, step / steps)
+                break
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error) or self.parts >= len(index):
+                    raise
+            optimizer.zero_grad(set_to_none=True)
+            self.parts *= 2
+            tqdm.write(
+                f"step {step} does not fit into memory; taken in {self.parts} parts from here on",
+                file=sys.stderr,
+            )
+        accelerator.clip_grad_norm_(net.parameters(), recipe.optimizer.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss
+
+    def _gradients_(
+        self, accelerator: Accelerator, net: Any, index: Any, step: int, progress: float
+    ) -> torch.Tensor:
+        """Add up the gradients of the step's pictures, part by part; returns the loss."""
+        device, total = accelerator.device, torch.zeros((), device=accelerator.device)
+        for number in range(self.parts):
+            mine = index[number :: self.parts]
+            key = (self.recipe.seed, step, accelerator.process_index, *([number] * (number > 0)))
+            labels = self.rows.labels
+            batch = Batch(
+                rows=self.rows.at(mine, key, device),
+                labels=None if labels is None else labels[torch.from_numpy(mine)].to(device),
+                generator=generator(*key, DRAWS, device=device),
+                step=step,
+                progress=progress,
+            )
+            more = number + 1 < self.parts
+            with (
+                _dropout_seeded(generator(*key, DROPOUT).initial_seed(), device),
+                accelerator.no_sync(net) if more else contextlib.nullcontext(),
+            ):
+                with accelerator.autocast():
+                    loss = self.objective.loss(net, batch) * (len(mine) / len(index))
+                accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def _log(self, accelerator: Accelerator, bar: Any, loss: torch.Tensor, step: int) -> None:
+        value = float(loss)
+        if not math.isfinite(value):
+            raise self._not_finite(f"the loss is {value}", step)
+        shown = {name: f"{number:.3g}" for name, number in self._shown.items()}
+        bar.set_postfix(loss=f"{value:.4f}", **shown, refresh=False)
+        if self.recipe.track != "none":
+            accelerator.log({"loss": value, "pictures": step * self.recipe.optimizer.batch}, step)
+
+    def _not_finite(self, what: str, step: int) -> NonFiniteError:
+        return NonFiniteError(
+            f"{what} near step {step} of {self.recipe.name!r}; the last good checkpoint stays. "
+            "Lower optimizer.rate, or use precision: no."
+        )
+
+    def _budget(
+        self, accelerator: Accelerator, step: int, spent: float, each: float, steps: int
+    ) -> int:
+        """The run's length in steps: what fits into ``minutes``, at most the recipe's; the same on
+        every process."""
+        assert self.minutes is not None
+        mine = min(steps, max(step, step + int((self.minutes * 60 - spent) / each)))
+        every: Any = accelerator.gather(torch.tensor([mine], device=accelerator.device))
+        return int(every.min())
+
+    def _save(
+        self, accelerator: Accelerator, optimizer: Any, ema: EMA, step: int, steps: int
+    ) -> None:
+        accelerator.wait_for_everyone()
+        if not accelerator.is_main_process:
+            return
+        sums = torch.stack([value.float().sum() for value in trained(self.net).values()])
+        if not bool(torch.isfinite(sums).all()):
+            raise self._not_finite("a weight is not finite", step)
+        tensors = {
+            "weights": self._kept(),
+            "average": ema.tensors(),
+            "optimizer": checkpoint.optimizer_tensors(optimizer),
+        }
+        recipe = self.recipe.model_dump(mode="json")
+        facts = {"step": step, "steps": steps, "parts": self.parts, "recipe": recipe}
+        checkpoint.save(self.run, step, tensors, facts)
+
+    def _kept(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint holds of the network: all but the parameters that never change."""
+        still = {name for name, value in self.net.named_parameters() if not value.requires_grad}
+        return {name: v for name, v in self.net.state_dict().items() if name not in still}
+
+    def _resume_(self, ema: EMA, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
+        found = checkpoint.newest(self.run)
+        if found is None:
+            return 0, self.recipe.steps
+        tensors, facts = checkpoint.load(found)
+        mine = self.recipe.model_dump(mode="json")
+        theirs = {**_defaults(self.recipe), **facts["recipe"]}  # which may lack a younger field
+        differ = [name for name in mine if mine[name] != theirs.get(name) and name not in _FREE]
+        if differ:
+            each = "; ".join(
+                f"{name}: {mine[name]!r}, there {theirs.get(name)!r}" for name in differ
+            )
+            raise UserError(
+                f"{self.run} holds a run of another recipe ({', '.join(differ)} differ: {each}); "
+                "name another folder with --out, or go on with the recipe it was begun with."
+            )
+        self.parts = int(facts.get("parts", 1))
+        missing, extra = self.net.load_state_dict(tensors["weights"], strict=False)
+        require(
+            not extra and not set(missing) & set(self._kept()),
+            f"{found} does not fit the network; name another folder with --out.",
+        )
+        ema.load_(tensors["average"])
+        checkpoint.restore_optimizer(optimizer, tensors["optimizer"])
+        return int(facts["step"]), int(facts["steps"])
+
+    def _enough(self, accelerator: Accelerator, ema: EMA, step: int) -> bool:
+        """Show the preview; whether it has seen enough, on every process."""
+        enough = torch.zeros(1, device=accelerator.device)
+        if accelerator.is_main_process:
+            try:
+                self._show(ema, step * self.recipe.optimizer.batch)
+            except Enough:
+                enough += 1
+        every: Any = accelerator.gather(enough)
+        return bool(every.any())
+
+    @torch.no_grad()
+    def _show(self, ema: EMA, seen: int) -> None:
+        assert self.preview is not None
+        module = self.net
+        held = list(trained(module).values())
+        kept = [value.detach().clone() for value in held]
+        ema.put_(module)
+        module.eval()
+        try:
+            self._shown = self.preview(module, seen) or {}
+        finally:
+            torch._foreach_copy_(held, kept)
+            module.train()
+
+
+def _defaults(recipe: Run) -> dict[str, Any]:
+    """The fields of a recipe that have a default."""
+    fields = type(recipe).model_fields.items()
+    return {name: field.default for name, field in fields if not field.is_required()}
+
+
+_FREE = {"checkpoint_every", "preview_every", "track"}  # may change when a run goes on
+
+
+@contextlib.contextmanager
+def _dropout_seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Dropout draws from the global generators: seed them, and give the CPU's back as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+        yield
+
+
+def _due(step: int, batch: int, every: int) -> bool:
+    return step * batch // every > (step - 1) * batch // every
+
+
+def _adam(net: torch.nn.Module, options: Optimizer) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        list(trained(net).values()),
+        lr=options.rate,
+        betas=options.betas,
+        weight_decay=options.weight_decay,
+        foreach=True,
+    )
+
+
+def _set_rate_(optimizer: Any, options: Optimizer, step: int, steps: int) -> None:
+    warm = min(1.0, (step + 1) * options.batch / max(options.warmup, 1))
+    left = 1 - step / steps
+    shape = {"none": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}
+    for group in optimizer.param_groups:
+        group["lr"] = options.rate * warm * shape[options.decay]

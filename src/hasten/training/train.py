@@ -1,0 +1,185 @@
+"""train(recipe) -> a diffusers folder: the ``hasten train`` verb."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from hasten.adapters.families import new_network
+from hasten.adapters.folder import save_folder
+from hasten.core.codec import codecs
+from hasten.core.errors import UserError, require, require_number
+from hasten.core.learned_schedule import LearnedSchedule
+from hasten.core.model import Model
+from hasten.core.plan import Plan
+from hasten.core.prediction import prediction
+from hasten.data.rows import Pictures, load_rows
+from hasten.learning.schedules.learned_schedule import (
+    LearnedSchedulePrediction,
+    MonotoneShape,
+    WithShape,
+)
+from hasten.media.pictures import grid, save_png
+from hasten.sampling import build
+from hasten.training.classifier import train_classifier
+from hasten.training.loop import Training
+from hasten.training.noise_prediction import NoisePrediction
+from hasten.training.objective import Encoded, Objective
+from hasten.training.recipe import ClassifierRecipe, Data, Recipe, StudentRecipe, VaeRecipe
+
+PREVIEW = Plan(solver="dpmpp(order=2)", grid="log-snr", steps=12)
+
+
+def train(
+    recipe: Recipe | ClassifierRecipe,
+    out: str | Path,
+    *,
+    minutes: float | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Train ``recipe`` (or go on with the run in ``out``); returns the folder of the result.
+
+    ``out`` gets ``checkpoints/``, ``previews/`` and ``model/``, a diffusers folder with a card; a
+    classifier is ``features/``, to lie in the folder of the model it measures.
+
+    Raises:
+        UserError: data that cannot be read, or a run of another recipe in ``out``.
+    """
+    out = Path(out)
+    if minutes is not None:
+        require_number("minutes", minutes, 0.01, 1e6)
+    if isinstance(recipe, ClassifierRecipe):
+        require(minutes is None, "minutes: a classifier's length is its recipe's epochs; drop it.")
+        target = out / "features"
+        train_classifier(_pictures(recipe.data), _pictures(recipe.test), target, recipe, quiet)
+        return target
+    require(
+        not isinstance(recipe, VaeRecipe),
+        f"recipe {recipe.name!r} is of a start: hasten learn start MODEL --kind vae --recipe FILE.",
+    )
+    require(
+        not isinstance(recipe, StudentRecipe),
+        f"recipe {recipe.name!r} is of a student: hasten learn student MODEL --recipe FILE.",
+    )
+    net, objective = prepared(recipe)
+    pictures = _pictures(recipe.data)
+    _check_labels(recipe, pictures)
+
+    def preview(module: torch.nn.Module, seen: int) -> None:
+        model = as_model(recipe, module)
+        n = 16 if recipe.labels is None else 2 * min(recipe.labels, 10)
+        cond = None if recipe.labels is None else [i % recipe.labels for i in range(n)]
+        sheet = grid(build(model, PREVIEW).sample(n, cond=cond), columns=n // 2)
+        save_png(sheet, out / "previews" / f"{seen:010d}.png", {"pictures": seen}, zoom=2)
+
+    training = Training(
+        recipe=recipe,
+        objective=objective,
+        net=net,
+        rows=rows_of(recipe, pictures),
+        run=out / "checkpoints",
+        preview=preview if recipe.preview_every else None,
+        minutes=minutes,
+        quiet=quiet,
+    )
+    average = training.fit_()
+    average.put_(net)
+    if PartialState().is_main_process:
+        save_folder(as_model(recipe, net.eval()), out / "model", card(recipe))
+    PartialState().wait_for_everyone()
+    return out / "model"
+
+
+def _pictures(data: Data) -> Pictures:
+    return Pictures(load_rows(data.source, data.split), data.shape, data.image, data.label)
+
+
+def rows_of(recipe: Recipe, pictures: Pictures) -> Encoded:
+    """The pictures as ``recipe`` trains on them."""
+    return Encoded(pictures=pictures, codec=codecs.parse(recipe.codec), flip=recipe.data.flip)
+
+
+def prepared(recipe: Recipe) -> tuple[torch.nn.Module, Objective]:
+    """The module to train and what to minimise."""
+    net: torch.nn.Module = initial_network(recipe)
+    kept = {"null_label": recipe.null_label, "label_dropout": recipe.label_dropout}
+    kind, schedule = prediction(recipe.prediction), recipe.noise_schedule
+    if isinstance(schedule, LearnedSchedule):
+        shape = MonotoneShape(schedule.ends)
+        return WithShape(net, shape), LearnedSchedulePrediction(
+            prediction=kind, shape=shape, **kept
+        )
+    return net, NoisePrediction(schedule=schedule, prediction=kind, times=recipe.times, **kept)
+
+
+def initial_network(recipe: Recipe) -> Any:
+    """The recipe's network with the weights its seed gives."""
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(recipe.seed)
+        return new_network(recipe.network)
+
+
+def as_model(recipe: Recipe, net: torch.nn.Module) -> Model:
+    """The Model that a recipe's network is."""
+    codec, schedule = codecs.parse(recipe.codec), recipe.noise_schedule
+    if isinstance(net, WithShape):
+        net, schedule = net.net, net.shape.schedule()
+    return Model(
+        net=net,
+        schedule=schedule,
+        prediction=prediction(recipe.prediction),
+        shape=codec.encoded_shape(recipe.data.shape),
+        codec=codec,
+        labels=recipe.labels,
+        null_label=recipe.null_label,
+        name=recipe.name,
+    )
+
+
+def _check_labels(recipe: Recipe, pictures: Pictures) -> None:
+    if pictures.labels is None or recipe.labels is None:
+        return
+    low, high = int(pictures.labels.min()), int(pictures.labels.max())
+    if low < 0 or high >= recipe.labels:
+        raise UserError(
+            f"recipe field 'labels' is {recipe.labels}, but the data's labels run from {low} to "
+            f"{high}; set labels to {high + 1} or more."
+        )
+
+
+def card(recipe: Recipe) -> str:
+    """The model card: what it is, how it was made, how to use it."""
+    data, options = recipe.data, recipe.optimizer
+    source = Path(data.source).name
+    labels = f"{recipe.labels} classes" if recipe.labels else "no labels"
+    dropped = f", dropped for {recipe.label_dropout:.0%} of pictures" if recipe.null_label else ""
+    return f"""---
+library_name: diffusers
+license: apache-2.0
+tags: [hasten, diffusion, {"class-conditional" if recipe.labels else "unconditional"}]
+---
+# {recipe.name}
+
+A diffusion model trained with `hasten train`. It predicts {recipe.prediction} on the path
+`{recipe.schedule if isinstance(recipe.schedule, str) else recipe.schedule["name"]}`; pictures are
+{data.shape[1]}x{data.shape[2]} with {data.shape[0]} channel(s), {labels}{dropped}; \
+codec `{recipe.codec}`.
+
+- data: `{source}` ({data.split})
+- pictures seen: {recipe.pictures:,}, batch {options.batch}, rate {options.rate:g}, \
+decay {options.decay}, EMA {recipe.ema}
+- precision: {recipe.precision}; seed {recipe.seed}
+
+```python
+import hasten
+
+model = hasten.load("this/folder")
+pictures = hasten.build(model).sample(16)
+```
+
+`hasten.json` holds what diffusers' own files do not say. Measured quality and speed: `hasten tune`
+on the device where it is to run.
+"""

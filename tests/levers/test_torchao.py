@@ -1,0 +1,75 @@
+"""Linear layers in few bits by torchao."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+from test_reuse import dit_model
+
+import hasten
+from hasten import Plan, UserError
+from hasten.levers.quantize import layers
+
+BASE = Plan(solver="ddim", grid="uniform", steps=4)
+INSTALLED = importlib.util.find_spec("torchao") is not None
+needed = pytest.mark.skipif(not INSTALLED, reason="torchao is not installed")
+
+
+def pictures(model: hasten.Model, **changes) -> torch.Tensor:
+    plan = BASE.model_copy(update=changes)
+    noise = torch.randn(2, *model.shape, generator=torch.Generator().manual_seed(0))
+    return hasten.build(model, plan).sample(noise=noise, cond=[0, 1], raw=True)
+
+
+@needed
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["int8", "int8-weights"])
+def test_pictures_move_a_little_and_the_model_not_at_all(kind, dtype):
+    model = dit_model(2)
+    before = {name: value.clone() for name, value in model.net.state_dict().items()}
+    plain, small = (pictures(model, quantize=q, dtype=dtype) for q in (None, f"torchao:{kind}"))
+    apart = float((plain - small).square().mean().sqrt() / plain.std())
+    assert 0 < apart < 0.2
+    assert all(torch.equal(value, before[name]) for name, value in model.net.state_dict().items())
+
+
+@needed
+def test_weights_take_a_quarter_where_they_are_in_eight_bits():
+    model = dit_model(2)
+    whole, small = (
+        hasten.sampling.prepare(model, BASE.model_copy(update={"quantize": q}))
+        for q in (None, "torchao:int8-weights")
+    )
+    linear = [part for _, part in layers(model.net) if isinstance(part, torch.nn.Linear)]
+    saved = 3 * sum(part.weight.numel() for part in linear) / 1e6
+    scales = 5 * sum(part.out_features for part in linear) / 1e6
+    assert small.weights_mb == pytest.approx(whole.weights_mb - saved + scales, abs=2e-3)
+    assert f"{len(linear)} layers in int8-weights" in small.precision
+
+
+@needed
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"quantize": "torchao:int3"}, "int3"),
+        ({"quantize": "torchao:fp8"}, "torchao:int8"),
+        ({"quantize": "torchao:int8", "engine": "openvino"}, "engine=compile"),
+    ],
+)
+def test_what_cannot_run_is_refused(changes, words):
+    with pytest.raises(UserError, match=words):
+        hasten.sampling.prepare(dit_model(1), BASE.model_copy(update=changes))
+
+
+def test_a_network_of_convolutions_and_a_missing_package_are_refused(tiny_model, monkeypatch):
+    plan = BASE.model_copy(update={"quantize": "torchao:int8"})
+    model = tiny_model(labels=2)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install torchao"):
+        hasten.sampling.prepare(model, plan)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    if not any(isinstance(part, torch.nn.Linear) for _, part in layers(model.net)):
+        with pytest.raises(UserError, match="no linear layers"):
+            hasten.sampling.prepare(model, plan)

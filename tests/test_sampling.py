@@ -1,0 +1,281 @@
+"""build and Sampler: seeds, conditions, guidance, what is refused."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+
+import pytest
+import torch
+
+import hasten
+from hasten import Plan, build
+from hasten.core.ask import Denoise
+from hasten.core.errors import NonFiniteError, UserError
+from hasten.core.solver import Solver, solvers
+from hasten.executors.sequential import Answers
+from hasten.sampling import Draws
+
+PLANS = [
+    Plan(solver="dpmpp(order=2)", steps=4),
+    Plan(solver="ddpm", grid="uniform", steps=5),
+    Plan(solver="dpmpp-sde", steps=4, guidance=2.0),
+    Plan(solver="restart", steps=6, clip=1.0),
+]
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_a_picture_depends_on_its_seed_and_number_alone(tiny_model, plan):
+    sampler = build(tiny_model(labels=3), plan)
+    cond = [0, 1, 2, 0, 1, 2, 0]
+    whole = sampler.sample(7, seed=5, cond=cond)
+    assert torch.equal(whole, sampler.sample(7, seed=5, cond=cond))
+    for batch in (1, 2, 4):
+        # Other batch sizes run other kernels: float32 sums in another order.
+        assert (sampler.sample(7, seed=5, cond=cond, batch=batch) - whole).abs().max() < 1e-4
+    assert (sampler.sample(2, seed=5, first=4, cond=[1, 2]) - whole[4:6]).abs().max() < 1e-4
+    assert (sampler.sample(7, seed=6, cond=cond) - whole).abs().max() > 1e-3
+
+
+def test_threads_do_not_change_a_picture(tiny_model):
+    sampler = build(tiny_model(), PLANS[0])
+    two = sampler.sample(3)
+    torch.set_num_threads(1)
+    try:
+        assert (sampler.sample(3) - two).abs().max() < 1e-4
+    finally:
+        torch.set_num_threads(2)
+
+
+def test_the_callers_noise_starts_the_walk_and_raw_is_not_decoded(tiny_model):
+    sampler = build(tiny_model(), PLANS[0])
+    noise = torch.randn(3, 1, 8, 8)
+    raw = sampler.sample(noise=noise, raw=True)
+    assert raw.abs().max() > 1
+    pictures = sampler.sample(noise=noise)
+    assert torch.equal(pictures, (raw * 0.5 + 0.5).clamp(0, 1))
+    assert pictures.dtype == torch.float32
+
+
+def test_a_sampler_is_what_its_program_says(tiny_model):
+    model = tiny_model()
+    sampler = build(model, PLANS[0])
+    noise = torch.randn(2, 1, 8, 8)
+
+    def denoiser(x, level):
+        answer = model.net(x, torch.full((len(x),), level.t))
+        return (x - level.sigma * answer) / level.alpha
+
+    with torch.no_grad():
+        ours = hasten.run(sampler.program, denoiser, noise)
+    theirs = sampler.sample(noise=noise, raw=True)
+    # An untrained network lets x grow to hundreds: float32 holds seven digits of it.
+    assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
+    assert hasten.trace(PLANS[0], model.schedule) == sampler.program
+
+
+def test_guidance_one_is_the_condition_and_zero_is_none(tiny_model):
+    model = tiny_model(labels=3)
+    noise = torch.randn(2, 1, 8, 8)
+
+    def made(guidance, cond):
+        return build(model, Plan(steps=3, guidance=guidance)).sample(noise=noise, cond=cond)
+
+    assert (made(0.0, 1) - made(1.0, None)).abs().max() < 1e-4
+    assert (made(1.00001, 1) - made(1.0, 1)).abs().max() < 1e-3
+    assert (made(3.0, 1) - made(1.0, 1)).abs().max() > 1e-3
+
+
+def test_building_leaves_the_model_alone(tiny_model):
+    model = tiny_model()
+    before = copy.deepcopy(model.net.state_dict())
+    sampler = build(model, Plan(steps=2, dtype="bfloat16"))
+    assert sampler.net.precision == "bfloat16"
+    assert sampler.sample(2).dtype == torch.float32
+    assert model.dtype == torch.float32
+    assert all(torch.equal(value, before[name]) for name, value in model.net.state_dict().items())
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite_is_found_before_anything_is_made(tiny_model, bad):
+    model = tiny_model()
+    next(iter(model.net.parameters())).data[0] = bad
+    with pytest.raises(NonFiniteError, match=r"answer 1 of 4 \(t = 999\)"):
+        build(model, PLANS[0]).sample(2)
+
+
+def test_the_step_that_went_wrong_is_named(tiny_model):
+    model = tiny_model()
+
+    class Late(torch.nn.Module):
+        calls = 0
+
+        def forward(self, x, t, cond=None):
+            self.calls += 1
+            return model.net(x, t, cond) * (float("nan") if self.calls == 3 else 1.0)
+
+    with pytest.raises(NonFiniteError, match="answer 3 of 4"):
+        build(dataclasses.replace(model, net=Late()), PLANS[0]).sample(1)
+
+
+def test_watch_sees_every_evaluation(tiny_model):
+    seen = []
+    build(tiny_model(), PLANS[0]).sample(2, watch=lambda call, x0: seen.append((call, x0.shape)))
+    assert seen == [(call, (2, 1, 8, 8)) for call in range(4)]
+
+
+def test_the_loop_never_waits_for_the_device(tiny_model):
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    waits: list[str] = []
+
+    class Waits(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            # Reading a number out of a tensor is what makes the host wait for a device.
+            if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default):
+                waits.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    for plan in PLANS:
+        sampler = build(tiny_model(labels=3), plan)
+        model, draws = sampler.model, Draws(0, range(2), sampler.model)
+        backend = Answers(sampler.denoiser, lambda draws=draws: draws(1), torch.tensor([1, 2]))
+        with torch.inference_mode(), Waits():
+            x = sampler.begin(torch.randn(2, *model.shape), sampler.levels[0], None)
+            sampler.executor.run(sampler.program, x, backend)
+        assert waits == []
+        with Waits():
+            float(x.sum())
+        assert waits, "the test would not see a wait"
+        waits.clear()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Halting(Solver):
+    """Stops once x0 hardly changes: its length depends on the data, so it has no Program."""
+
+    traceable = False
+
+    def walk(self, x, levels):
+        before = None
+        for here, there in itertools.pairwise(levels):
+            x0 = yield Denoise(x, here)
+            if before is not None and float((x0 - before).abs().max()) < 1e9:
+                return x0
+            before = x0
+            x = there.alpha * x0 + there.sigma / here.sigma * (x - here.alpha * x0)
+        return x
+
+
+def test_a_walk_that_cannot_be_traced_is_walked(tiny_model):
+    if "halting" not in solvers:
+        solvers.add("halting")(Halting)
+    try:
+        sampler = build(tiny_model(), Plan(solver="halting", steps=6))
+        assert sampler.program is None
+        assert sampler.evaluations is None
+        seen = []
+        pictures = sampler.sample(2, watch=lambda call, x0: seen.append(call))
+        assert pictures.shape == (2, 1, 8, 8)
+        assert seen == [0, 1]
+    finally:
+        del solvers._known["halting"]  # other tests go through the whole registry
+
+
+def test_pil_gives_images(tiny_model):
+    images = build(tiny_model(), PLANS[0]).pil(2)
+    assert [(image.size, image.mode) for image in images] == [((8, 8), "L")] * 2
+
+
+BAD = [
+    ({"n": 0}, "n is 0"),
+    ({"n": -3}, "n is -3"),
+    ({"n": 1.5}, "n is 1.5"),
+    ({"n": 2, "seed": -1}, "seed is -1"),
+    ({"n": 2, "seed": 2**64}, "seed"),
+    ({"n": 2, "batch": 0}, "batch is 0"),
+    ({"n": 2, "cond": 3}, "cond is 3"),
+    ({"n": 2, "cond": -1}, "cond is -1"),
+    ({"n": 2, "cond": [0]}, "1 labels for 2 pictures"),
+    ({"n": 2, "cond": "a b"}, "cond"),
+    ({"n": 2, "noise": torch.zeros(2, 1, 9, 9)}, r"noise has the shape \(2, 1, 9, 9\)"),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), BAD)
+def test_bad_arguments_are_refused_in_one_line(tiny_model, options, words):
+    with pytest.raises(UserError, match=words) as caught:
+        build(tiny_model(labels=3), PLANS[0]).sample(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_need_a_model_that_has_them(tiny_model):
+    with pytest.raises(UserError, match="no labels"):
+        build(tiny_model(), PLANS[0]).sample(1, cond=1)
+    with pytest.raises(UserError, match="dropped labels"):
+        build(tiny_model(), Plan(guidance=2.0))
+
+
+def test_a_start_without_signal_needs_another_prediction(tiny_model):
+    model = tiny_model(schedule="flow")
+    with pytest.raises(UserError, match="alpha = 0"):
+        build(model, Plan(grid="uniform"))
+    flow = tiny_model(schedule="flow", prediction="flow")
+    assert build(flow, Plan(grid="uniform")).sample(1).isfinite().all()
+
+
+FIELDS = [
+    ({"solver": "dimm"}, "ddim"),
+    ({"solver": "ddim(eta=2)"}, "eta is 2"),
+    ({"solver": "ddim(eta=)"}, "cannot be read"),
+    ({"solver": "ddim(0.5)"}, "cannot be read"),
+    ({"solver": "dpmpp(order=9)"}, "order is 9"),
+    ({"grid": "karas"}, "karras"),
+    ({"steps": 0}, "steps"),
+    ({"steps": -1}, "steps"),
+    ({"steps": 10**9}, "steps"),
+    ({"steps": "ten"}, "steps"),
+    ({"steps": 2.5}, "steps"),
+    ({"guidance": float("nan")}, "guidance"),
+    ({"guidance": -1}, "guidance"),
+    ({"clip": 0}, "clip"),
+    ({"dtype": "float8"}, "dtype"),
+    ({"executor": "magic"}, "executor"),
+    ({"start": "nois"}, "noise"),
+    ({"stps": 3}, "steps"),
+]
+
+
+@pytest.mark.parametrize(("fields", "words"), FIELDS)
+def test_a_wrong_plan_is_refused_in_one_line(fields, words):
+    with pytest.raises(UserError, match=words) as caught:
+        Plan(**fields)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_plan_survives_json_yaml_and_text(tmp_path):
+    plan = Plan(solver="ddim(eta=0.5)", grid="given(at=(900, 5.5))", steps=2, guidance=1.5, clip=1)
+    plan.write(tmp_path / "plan.json")
+    assert Plan.read(tmp_path / "plan.json") == plan
+    assert Plan.read(str(plan)) == plan
+    (tmp_path / "plan.yaml").write_text("solver: ddim( eta = 0.5 )\nsteps: 2\n")
+    assert Plan.read(tmp_path / "plan.yaml").solver == "ddim(eta=0.5)"
+    assert Plan(solver="dpmpp()").key == Plan().key != plan.key
+
+
+@pytest.mark.parametrize("text", ["steps=3,steps=4", "steps", "a=1", "=3", "nowhere.json", ""])
+def test_text_that_is_no_plan_is_refused(text):
+    with pytest.raises(UserError):
+        Plan.read(text)
+
+
+def test_a_copy_of_a_plan_forgets_what_the_old_fields_meant():
+    plan = Plan(solver="ddim", steps=4)
+    assert plan.crossing is not None
+    assert plan.reusing is None
+    other = plan.model_copy(update={"clip": 0.5, "reuse": "deep"})
+    assert other.reusing is not None
+    assert other.crossing == Plan(solver="ddim", clip=0.5).crossing
+    with pytest.raises(UserError, match="steps"):
+        plan.model_copy(update={"steps": 0})
