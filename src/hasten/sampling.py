@@ -14,37 +14,38 @@ import torch
 from hasten.adapters.load import load
 from hasten.adapters.lora import WEIGHTS as LORA
 from hasten.adapters.lora import with_lora
+from hasten.core import resolved
 from hasten.core.artifact import BUILTIN, FACTS, located_folder, require_weights
-from hasten.core.codec import codecs
-from hasten.core.denoiser import Guided, Translated
-from hasten.core.engine import Engine, Prepared, beside, engines
-from hasten.core.errors import UserError, require, require_whole
+from hasten.core.call import Answer, Call, Denoiser
+from hasten.core.condition import Condition
+from hasten.core.denoiser import FunctionDenoiser
+from hasten.core.engine import Prepared, beside, engines
+from hasten.core.errors import require, require_whole
 from hasten.core.executor import Executor, Watch, executors
-from hasten.core.feature_cache import Split, check_guidance
 from hasten.core.level import Level
+from hasten.core.lever import Trait
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule, schedule
-from hasten.core.plan import Plan
+from hasten.core.plan import Plan, as_plan
 from hasten.core.program import Program
+from hasten.core.resolved import Resolved
 from hasten.core.seeds import generator
+from hasten.core.session import Session, drive
 from hasten.core.solver import Solver
-from hasten.core.start import Begin, Latents, Start, starts
-from hasten.executors.distributed import answers_for
-from hasten.executors.sequential import drive
-from hasten.levers.merge import merged
-from hasten.levers.quantize import Calibrated, Quantization
-from hasten.levers.small import narrowed
-from hasten.levers.torchao import PREFIX, by_torchao
+from hasten.core.start import Begin, Latents
+from hasten.executors.distributed import shared_out
 
 START, WALK = 0, 1  # the two streams of random numbers of a picture
+PlanLike = Plan | str | Folder | dict[str, Any]
 
 
-def trace(plan: Plan, on: str | dict[str, Any] | NoiseSchedule) -> Program:
-    """The Program of a plan on a path (a Path, or anything :func:`hasten.path` takes).
+def trace(plan: PlanLike, on: str | dict[str, Any] | NoiseSchedule) -> Program:
+    """The Program of a plan on a noise schedule (or anything :func:`hasten.schedule` takes).
 
     Raises:
         UserError: the plan begins below the top, from what no Program holds.
     """
+    plan = as_plan(plan)
     require(
         plan.start == "noise",
         f"start is {plan.start!r}, but a Program begins at its first level, from what it is given; "
@@ -53,111 +54,69 @@ def trace(plan: Plan, on: str | dict[str, Any] | NoiseSchedule) -> Program:
     return plan.trace(schedule(on))
 
 
-def subject(model: Model, plan: Plan) -> Model:
-    """The model whose network ``plan`` runs: ``model``, or the student that it names; it merges
-    tokens where the plan says so.
+def resolve(plan: PlanLike, model: Model) -> Resolved:
+    """``plan`` on ``model``: parts, levels and program, known and checked.
 
     Raises:
-        UserError: a student of other weights, or of other pictures or labels.
+        UserError: the plan asks for what the model does not have, or its parts do not fit.
     """
-    chosen = model if plan.student is None else _student_of(model, plan, plan.student)
-    if plan.merge is None:
-        return chosen
-    return dataclasses.replace(chosen, net=merged(chosen, plan.merge))
+    return resolved.resolve(as_plan(plan), model, load_beside)
 
 
-def _student_of(model: Model, plan: Plan, name: str) -> Model:
-    source = located_folder("plan field 'student'", name)
-    if (source / LORA).is_file():
-        student = _low_rank(model, source)
-    else:
-        stamp = (source / FACTS).stat().st_mtime_ns
-        student = _student(name, str(source.resolve()), str(model.device), stamp)
-    require_weights("plan field 'student'", student.teacher, model, plan.other_weights)
-    mine, theirs = ((one.shape, codecs.text(one.codec), one.labels) for one in (model, student))
-    require(
-        mine == theirs,
-        f"plan field 'student' is {name!r}, whose shape, codec and labels are {theirs}, "
-        f"and those of model {model.name!r} are {mine}.",
-    )
-    return student
+def subject(model: Model, plan: Plan) -> Model:
+    """The model whose network ``plan`` runs: ``model``, or a student of it."""
+    for lever in plan.parts.levers:
+        model = lever.model(model, plan.other_weights, load_beside)
+    return model
+
+
+def load_beside(name: str, model: Model) -> Model:
+    """The model in the folder ``name`` (or ``builtin:NAME``), on the device of ``model``; low-rank
+    weights are applied to the network of ``model``.
+
+    Raises:
+        UserError: there is no such folder, or it cannot be read.
+    """
+    folder = located_folder("lever option folder", name)
+    if (folder / LORA).is_file():
+        return _low_rank(model, folder)
+    stamp = (folder / FACTS).stat().st_mtime_ns
+    return _loaded(name, str(folder.resolve()), str(model.device), stamp)
 
 
 @functools.lru_cache(maxsize=4)
-def _student(name: str, place: str, device: str, stamp: int) -> Model:
+def _loaded(name: str, place: str, device: str, stamp: int) -> Model:
     return load(name if name.startswith(BUILTIN) else place, device=device)
 
 
 def _low_rank(model: Model, folder: Folder) -> Model:
     """``model`` with the low-rank weights in ``folder``, kept as long as the model is."""
-    kept = _LOW_RANK.setdefault(model.net, {})
+    known = _LOW_RANK.setdefault(model.net, {})
     key = str(folder.resolve()), (folder / LORA).stat().st_mtime_ns
-    if key not in kept:
-        kept.clear()
-        kept[key] = with_lora(model, folder)
-    return kept[key]
+    if key not in known:
+        known.clear()
+        known[key] = with_lora(model, folder)
+    return known[key]
 
 
-_LOW_RANK: weakref.WeakKeyDictionary[torch.nn.Module, dict[Any, Model]] = (
+_LOW_RANK: weakref.WeakKeyDictionary[torch.nn.Module, dict[tuple[str, int], Model]] = (
     weakref.WeakKeyDictionary()
 )
 
 
-def prepare(model: Model, plan: Plan) -> Prepared:
-    """``model``'s network in the plan's engine and dtype, for :func:`build`; plans with the same
-    :attr:`Plan.network` can share it, and what it compiled.
+def prepare(model: Model, plan: PlanLike) -> Prepared:
+    """``model``'s network in the plan's engine and dtype with its levers, for :func:`build`; plans
+    whose :func:`network_key` is the same can share it, and what it compiled.
 
     Raises:
         UserError: the engine is not installed, or cannot run this network in this dtype here.
     """
-    teacher, engine = model, engines.parse(plan.engine)
-    model = subject(model, plan)
-    engine.check(model, plan.dtype)
-    if plan.small is not None:
-        return _narrowed(teacher, model, plan, engine)
-    if plan.quantize is not None and plan.quantize.startswith(PREFIX):
-        return by_torchao(model, plan.quantize, engine, plan.dtype)
-    if plan.quantize is not None:
-        return _quantized(model, plan, engine)
-    if plan.reusing is None:
-        return engine.prepare(model, plan.dtype)
-    net = plan.reusing.split(model.net)
-    return Split(engine.prepare(dataclasses.replace(model, net=net), plan.dtype), plan.reusing)
+    return resolve(plan, model).prepare()
 
 
-def _narrowed(teacher: Model, model: Model, plan: Plan, engine: Engine) -> Prepared:
-    """The network of ``model``, and the smaller one where the plan says so."""
-    small = subject(
-        teacher, plan.model_copy(update={"student": plan.small, "small": None, "small_at": None})
-    )
-    alike = (model.schedule, model.prediction) == (small.schedule, small.prediction)
-    require(
-        alike and model.learned_variance == small.learned_variance,
-        f"plan field 'small' is {plan.small!r}, which answers {small.prediction.part_name!r} on "
-        f"path {small.schedule.part_name!r}, and the other network "
-        f"{model.prediction.part_name!r} on {model.schedule.part_name!r}; they have to be the same.",
-    )
-    require(
-        plan.crossing.traceable,
-        f"small_at is a column of a Program, but solver {plan.solver!r} has none; drop small.",
-    )
-    times = [level.t for level in plan.trace(model.schedule).levels]
-    whole, less = (engine.prepare(one, plan.dtype) for one in (model, small))
-    return narrowed(whole, less, times, plan.small_at or ())
-
-
-def _quantized(model: Model, plan: Plan, engine: Engine) -> Prepared:
-    """The network in few bits."""
-    assert plan.quantize is not None
-    held = Quantization.read(plan.quantize)
-    require_weights("plan field 'quantize'", held.weights, model, plan.other_weights)
-    able = ("float32", "bfloat16") if plan.engine == "openvino" else ("float32",)
-    require(
-        plan.dtype in able,
-        f"dtype is {plan.dtype!r}, and beside what quantize puts into few bits engine "
-        f"{plan.engine!r} computes in {' or '.join(able)}; set dtype=float32.",
-    )
-    return Calibrated(held, model, engine, plan.dtype)
+def network_key(model: Model, plan: PlanLike) -> tuple[str, ...]:
+    """What the prepared network of ``plan`` depends on."""
+    return resolve(plan, model).key
 
 
 def engines_here() -> dict[str, str]:
@@ -165,106 +124,123 @@ def engines_here() -> dict[str, str]:
     return {name: engines[name]().here() for name in engines}
 
 
-def build(model: Model, plan: Plan | None = None, *, net: Prepared | None = None) -> Sampler:
+def build(model: Model, plan: PlanLike | None = None, *, net: Prepared | None = None) -> Sampler:
     """A Sampler that runs ``plan`` on ``model``; neither is changed.
 
     Args:
+        plan: a Plan, its text, a file or a dict of fields; by default the model's own.
         net: what :func:`prepare` made of the model for a plan with the same network, to share it.
 
     Raises:
         UserError: the plan asks for what the model does not have.
     """
-    plan = plan or Plan(**model.plan)
+    plan = as_plan(model.plan if plan is None else plan)
     kind = model.device.type
     require(
         plan.device in (None, kind),
         f"the plan is for device {plan.device!r}, but model {model.name!r} is on {kind!r}; load it "
         f"with device={plan.device!r}, or tune again here.",
     )
-    net = net or prepare(model, plan)
-    model, teacher = subject(model, plan), model
-    if plan.reusing is not None:
-        cut = net.cut if isinstance(net, Split) else "no reuse"
+    run = resolve(plan, model)
+    cuts = [getattr(lever, "cut", None) for lever in run.levers]
+    for cut in filter(None, cuts if net is not None else []):
         require(
-            cut == plan.reusing.cut,
-            f"net was prepared for {cut}, but the plan's reuse is {plan.reuse!r}; prepare another.",
+            getattr(net, "cut", None) == cut,
+            f"net was prepared for {getattr(net, 'cut', 'no feature cache')}, but the plan's is "
+            f"{cut}; prepare another.",
         )
-    denoiser: Any = Translated(model, net)
-    if plan.guidance != 1.0:
-        if model.labels is None or model.null_label is None:
-            raise UserError(
-                f"guidance is {plan.guidance:g}, but model {model.name!r} was not trained with "
-                "dropped labels; set guidance to 1."
-            )
-        scale = plan.guidance if plan.guidance_interval is None else plan.guidance_at
-        denoiser = Guided(denoiser, scale, model.null_label)
-    if plan.learned is not None:
-        plan.learned.check(model, plan.other_weights)
-    start = _start(plan, teacher)
-    program = plan.trace(model.schedule) if plan.crossing.traceable else None
-    require(
-        program is not None or plan.executor == "sequential",
-        f"executor {plan.executor!r} runs a Program, and solver {plan.solver!r} has none; use "
-        "executor='sequential', or another solver.",
-    )
-    executor = executors.parse(plan.executor)
-    if program is not None:
-        executor.check(program)
-        if any(program.reuses):
-            check_guidance(program, plan.guidance_at)
-    levels = plan.levels(model.schedule)
-    model.prediction.at(levels[0])  # refuses a start the network cannot answer at
+    net = net or run.prepare()
+    _require_start_weights(run)
     return Sampler(
-        model=model,
-        plan=plan,
+        resolved=run,
         net=net,
-        levels=levels,
-        solver=plan.crossing.on(model.schedule),
-        program=program,
-        denoiser=denoiser,
-        executor=executor,
-        begin=start.prepare(model, functools.partial(_latents, model, net)),
+        denoiser=run.denoiser(net),
+        begin=run.start.prepare(run.asked, functools.partial(_latents, run.asked, net)),
     )
 
 
-def _start(plan: Plan, model: Model) -> Start:
-    """The plan's start, which has to fit the weights of ``model``; a student takes over what was
-    learned for its teacher."""
-    start = starts.parse(plan.start)
-    learned_for = start.learned_for()
-    if learned_for not in (None, model.teacher):
-        require_weights(f"start {start.part_name!r}", learned_for, model, plan.other_weights)
-    return start
+def _require_start_weights(run: Resolved) -> None:
+    """A learned start has to fit the weights of the model; a student takes over what was learned
+    for its teacher."""
+    learned_for = run.start.learned_for()
+    if learned_for not in (None, run.asked.teacher):
+        require_weights(
+            f"start {run.start.part_name!r}", learned_for, run.asked, run.plan.other_weights
+        )
 
 
 def _latents(model: Model, net: Prepared, plan: Plan) -> Latents:
     """Another ``plan`` of the same model, run by the same prepared network."""
     require(not plan.stochastic, f"plan {plan} draws noise on the way; a start cannot be one.")
     sampler = build(model, plan, net=net)
-    return lambda noise, cond: sampler._crossed(noise, cond, lambda: noise, None)
+    return lambda noise, condition: sampler.latents(noise, condition, lambda *_: noise)
+
+
+@dataclasses.dataclass
+class Usage:
+    """What the last call of :meth:`Sampler.sample` took.
+
+    Attributes:
+        evaluations: network evaluations a picture, the mean over pictures, those of the start
+            aside; guidance doubles the cost of each, not their number.
+        rounds: batches of evaluations one after another, the mean over batches of pictures.
+        pictures: how many were made.
+    """
+
+    evaluations: float = 0.0
+    rounds: float = 0.0
+    pictures: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """Makes pictures: a model, a plan, and the Program (None where the solver has none)."""
+    """Makes pictures: a plan resolved on a model, its prepared network, and its start.
 
-    model: Model
-    plan: Plan
+    Attributes:
+        denoiser: answers evaluations; begin: makes the first latents.
+        usage: what the last call of :meth:`sample` took.
+    """
+
+    resolved: Resolved
     net: Prepared
-    levels: tuple[Level, ...]
-    solver: Solver
-    program: Program | None
-    denoiser: Any
-    executor: Executor
+    denoiser: Denoiser
     begin: Begin
+    usage: Usage = dataclasses.field(default_factory=Usage, compare=False)
+
+    @property
+    def plan(self) -> Plan:
+        return self.resolved.plan
+
+    @property
+    def model(self) -> Model:
+        """The model whose network runs."""
+        return self.resolved.model
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        return self.resolved.levels
+
+    @property
+    def program(self) -> Program | None:
+        """None where the solver has none."""
+        return self.resolved.program
+
+    @property
+    def executor(self) -> Executor:
+        return self.resolved.executor
+
+    @functools.cached_property
+    def solver(self) -> Solver:
+        """The solver for runs on the model's schedule."""
+        return self.resolved.solver.on(self.model.schedule)
 
     @property
     def evaluations(self) -> int | None:
-        """Network calls a picture, those of the start included; None where they depend on the data
-        or the clock."""
+        """Network evaluations a picture, those of the start included; None where they depend on the
+        data or the clock."""
         if self.program is None or self.executor.adaptive:
             return None
-        before = starts.parse(self.plan.start).evaluations(self.model.schedule)
+        before = self.resolved.start.evaluations(self.model.schedule)
         return None if before is None else before + self.program.evaluations
 
     @torch.inference_mode()
@@ -288,7 +264,7 @@ class Sampler:
             n: how many; by default as many as ``noise`` has, else 1.
             seed: any whole number from 0 to 2**63 - 1.
             first: the number of the first picture.
-            cond: a label, a list of n labels, or None.
+            cond: a label, a list of n labels, a Condition, or None.
             noise: the caller's standard normal start (n, *model.shape) in place of the seed's.
             raw: x0 as the network's space has it, neither decoded nor clipped.
             batch: pictures at a time.
@@ -308,18 +284,21 @@ class Sampler:
         if noise is not None:
             got, want = tuple(noise.shape), shape
             require(got == want, f"noise has the shape {got}; this model and n take {want}.")
-        labels = self.model.conditions(n, cond)
+        condition = self.model.condition(n, cond)
+        counted = Counted(self.denoiser)
         out = []
         for begin in range(0, n, batch):
-            part = slice(begin, min(begin + batch, n))
-            draw = Draws(seed, range(first + part.start, first + part.stop), self.model)
-            mine = draw(START) if noise is None else noise[part].to(self.model.device).float()
-            cond_part = None if labels is None else labels[part].to(self.model.device)
+            places = range(begin, min(begin + batch, n))
+            draw = Draws(seed, [first + place for place in places], self.model)
+            mine = draw(START) if noise is None else noise[places].to(self.model.device).float()
+            part = condition.rows(places).to(self.model.device)
             fresh = functools.partial(draw, WALK)
-            latents = self._crossed(mine, cond_part, fresh, watch)
+            latents = self.latents(mine, part, fresh, watch, counted)
             if not raw:
                 latents = self.model.codec.decode(latents)
             out.append(latents.cpu())
+        self.usage.evaluations, self.usage.rounds = counted.rows / n, counted.calls / len(out)
+        self.usage.pictures = n
         return torch.cat(out)
 
     def pil(self, n: int | None = None, **options: Any) -> list[Any]:
@@ -328,27 +307,58 @@ class Sampler:
 
         return [to_pil(picture) for picture in self.sample(n, **options)]
 
-    def _crossed(
+    def latents(
         self,
         noise: torch.Tensor,
-        cond: torch.Tensor | None,
+        condition: Condition,
         fresh: Callable[..., torch.Tensor],
-        watch: Watch | None,
+        watch: Watch | None = None,
+        denoiser: Denoiser | None = None,
     ) -> torch.Tensor:
-        keep = None
-        if self.plan.reusing is not None and isinstance(self.net, Split):
-            keep = functools.partial(self.plan.reusing.open, self.net, self.program)
-        backend = answers_for(self.executor)(self.denoiser, fresh, cond, keep=keep)
-        engine = engines.parse(self.plan.engine)
-        with beside(None if starts.parse(self.plan.start).heavy else engine):
-            x = self.begin(noise, self.levels[0], cond)
+        """x0 (n, ...) in the network's space.
+
+        Args:
+            noise: standard normal (n, *model.shape), on the model's device.
+            condition: of n samples, on the model's device.
+            fresh: the noise that is drawn on the way, see :class:`hasten.core.session.Session`.
+            denoiser: answers evaluations in the place of the sampler's own.
+        """
+        engine, start = self.resolved.engine, self.resolved.start
+        with beside(None if start.heavy else engine):
+            x = self.begin(noise, self.levels[0], condition)
+        session = self.session(condition, fresh, denoiser)
         with beside(engine):
             if self.program is None:
-                x = drive(self.solver.walk(x, self.levels), backend, watch)
+                x = drive(self.solver.walk(x, self.levels), session, watch)
             else:
-                x = self.executor.run(self.program, x, backend, watch)
-        backend.check()
+                x = self.executor.run(self.program, {"x": x}, session, watch)
+        session.check()
         return x
+
+    def session(
+        self,
+        condition: Condition,
+        fresh: Callable[..., torch.Tensor],
+        denoiser: Denoiser | None = None,
+    ) -> Session:
+        """A new run of samples with ``condition``."""
+        answers = shared_out(denoiser or self.denoiser, self.executor)
+        in_order = any(Trait.ORDER in lever.traits for lever in self.resolved.levers)
+        return Session(answers, fresh, condition, in_order)
+
+
+@dataclasses.dataclass
+class Counted:
+    """A denoiser that counts its ``calls``, and the ``rows`` (latents) in them."""
+
+    denoiser: Denoiser
+    calls: int = 0
+    rows: int = 0
+
+    def __call__(self, calls: Sequence[Call]) -> list[Answer]:
+        self.calls += 1
+        self.rows += sum(len(call) for call in calls)
+        return self.denoiser(calls)
 
 
 class Draws:
@@ -378,24 +388,31 @@ def run(
     *,
     executor: str | Executor = "sequential",
     seed: int = 0,
+    **inputs: torch.Tensor,
 ) -> torch.Tensor:
     """Run ``program`` with a callable ``denoiser(x, level) -> x0`` from standard normal ``noise``.
 
-    Returns the last latent; noise drawn on the way depends on (seed, place in the batch).
+    Args:
+        inputs: the program's other inputs (n, ...), such as ``mask``.
+
+    Returns:
+        The last latents; noise drawn on the way depends on (seed, place in the batch).
     """
     require(
-        not any(program.reuses),
-        "this program reuses features, but a denoiser of one's own keeps none; build a Sampler "
-        "from a plan with reuse, or drop it.",
+        program.plain,
+        "this program has variants of a network (cached features, say), and a denoiser of your own "
+        "has one; build a Sampler from the plan, or drop the lever.",
     )
+    lacking = sorted(set(program.inputs) - {"x", *inputs})
+    require(not lacking, f"this program has the inputs {list(program.inputs)}; give {lacking}.")
     generators = [generator(seed, picture, WALK) for picture in range(len(noise))]
 
-    def fresh() -> torch.Tensor:
+    def fresh(*_: Any) -> torch.Tensor:
         rows = [torch.randn(noise.shape[1:], generator=one) for one in generators]
         return torch.stack(rows).to(noise)
 
     part = executors.parse(executor)
-    backend = answers_for(part)(denoiser, fresh)
-    x = part.run(program, noise * program.start.spread, backend)
-    backend.check()
+    session = Session(shared_out(FunctionDenoiser(denoiser), part), fresh)
+    x = part.run(program, {"x": noise * program.start.spread, **inputs}, session)
+    session.check()
     return x

@@ -22,10 +22,10 @@ import hasten
 from hasten.core.errors import NonFiniteError, UserError
 from hasten.core.seeds import generator
 from hasten.data.rows import Pictures, load_rows
-from hasten.training import checkpoint
 from hasten.learning.schedules.learned_schedule import MonotoneShape
 from hasten.measuring.features import FeatureNet
 from hasten.measuring.frechet import frechet, statistics
+from hasten.training import checkpoint
 from hasten.training.loop import Training
 from hasten.training.objective import Batch
 from hasten.training.order import order

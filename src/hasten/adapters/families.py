@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hasten.core.condition import Condition
 from hasten.core.errors import require_choice
 
 Call = Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
@@ -50,7 +51,7 @@ def family(module: torch.nn.Module) -> Family | None:
 
 
 class Network(torch.nn.Module):
-    """A network of any family as ``net(x, t, cond)``."""
+    """A network of any family as ``net(x, t, condition)``."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()
@@ -59,16 +60,38 @@ class Network(torch.nn.Module):
         self._call = known.call if known else _plain
 
     def forward(
-        self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None = None
+        self, x: torch.Tensor, t: torch.Tensor, condition: Condition | torch.Tensor | None = None
     ) -> torch.Tensor:
-        return self._call(self.module, x, t, cond)
+        return self._call(self.module, x, t, labels_in(condition))
 
     def split(self, kind: str, **where: Any) -> torch.nn.Module:
         """The network cut as reuse ``kind`` does it, see :mod:`hasten.core.feature_cache`."""
         from hasten.adapters.split import split
 
         own = getattr(self.module, "split", None)
-        return split(self.module, kind, **where) if own is None else own(kind, **where)
+        return SplitNetwork(split(self.module, kind, **where) if own is None else own(kind, **where))
+
+
+class SplitNetwork(torch.nn.Module):
+    """A split network of any family: called with what was kept, it answers in part."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        condition: Condition | torch.Tensor | None = None,
+        *kept: torch.Tensor,
+    ) -> Any:
+        return self.module(x, t, labels_in(condition), *kept)
+
+
+def labels_in(condition: Condition | torch.Tensor | None) -> torch.Tensor | None:
+    """The class labels (n,) of a condition."""
+    return condition.labels if isinstance(condition, Condition) else condition
 
 
 def new_network(config: dict[str, Any]) -> Network:

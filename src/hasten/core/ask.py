@@ -1,40 +1,28 @@
-"""What a walk asks for while it crosses the levels, and how each question is answered.
+"""What a solver asks for while it crosses the levels.
 
 A walk yields an Ask and is sent the answer; a Program is the list of the same Asks with register
-names where the walk had latents. An Ask names its latents in ``latents``; ``answer`` gets their
-tensors, and a Machine that knows the network and the noise.
+names where the walk had latents. An Ask names its latents in ``latents``. Some follow from their
+latents alone (``compute``); a network call or fresh noise comes from whoever drives the run.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
+from hasten.core.call import FULL
+from hasten.core.condition import COND
 from hasten.core.level import Level
 
 Latent = Any
-"""A tensor (n, c, h, w), the symbolic latent of the tracer, or a register's name in a Program."""
+"""A tensor (n, ...), the symbolic latent of the tracer, or a register's name in a Program."""
 
-
-class Backend(Protocol):
-    """Who answers: a network, a source of noise."""
-
-    def denoise(self, x: Any, level: Level) -> Any: ...
-
-    def denoise_with_variance(self, x: Any, level: Level) -> tuple[Any, Any]: ...
-
-    def network(self, x: Any, t: float, branch: str) -> Any: ...
-
-    def noise(self) -> Any: ...
-
-    def reusing(self) -> Backend:
-        """The same machine, whose network answers with the features it kept (feature reuse)."""
-        ...
+MAIN = "main"  # the condition that an evaluation asks about unless it names another
 
 
 @dataclasses.dataclass(frozen=True)
 class Ask:
-    """One question.
+    """One request.
 
     ``latents``: its fields that hold latents; ``answers``: a letter for each answer, to name
     its registers; ``calls``: whether the network has to be called for it.
@@ -45,35 +33,37 @@ class Ask:
     answers: ClassVar[tuple[str, ...]] = ("x",)
     calls: ClassVar[bool] = False
 
-    def answer(self, backend: Backend, *values: Any) -> tuple[Any, ...]:
-        raise NotImplementedError
+    def compute(self, *values: Any) -> tuple[Any, ...] | None:
+        """The answers, from tensors in the place of its latents; None where they do not follow from
+        those alone."""
+        return None
 
     def reads(self) -> tuple[Any, ...]:
         """Its latents, in order."""
         return tuple(getattr(self, name) for name in self.latents)
 
     def with_latents(self, values: tuple[Any, ...]) -> Ask:
-        """The same question about other latents."""
+        """The same request about other latents."""
         return dataclasses.replace(self, **dict(zip(self.latents, values, strict=True)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Denoise(Ask):
-    """The clean picture x0 that the network believes is behind ``x`` at ``level``; with ``reuse``
-    the network is run in part and takes the rest from its last full evaluation."""
+    """The clean picture x0 that the network believes is behind ``x`` at ``level``.
+
+    ``variant`` is the variant of the network that answers (``full``, or what a lever marked, such
+    as ``cached``); ``condition`` names the condition that is asked about, where there are several.
+    """
 
     x: Latent
     level: Level
-    reuse: bool = False
+    variant: str = FULL
+    condition: str = MAIN
 
     op = "denoise"
     latents = ("x",)
     answers = ("d",)
     calls = True
-
-    def answer(self, backend: Backend, *values: Any) -> tuple[Any, ...]:
-        who = backend.reusing() if self.reuse else backend
-        return (who.denoise(values[0], self.level),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,16 +72,13 @@ class DenoiseWithVariance(Ask):
 
     x: Latent
     level: Level
-    reuse: bool = False
+    variant: str = FULL
+    condition: str = MAIN
 
     op = "denoise_with_variance"
     latents = ("x",)
     answers = ("d", "v")
     calls = True
-
-    def answer(self, backend: Backend, *values: Any) -> tuple[Any, ...]:
-        who = backend.reusing() if self.reuse else backend
-        return who.denoise_with_variance(values[0], self.level)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,13 +88,10 @@ class Noise(Ask):
     op = "noise"
     answers = ("z",)
 
-    def answer(self, backend: Backend, *values: Any) -> tuple[Any, ...]:
-        return (backend.noise(),)
-
 
 @dataclasses.dataclass(frozen=True)
 class Clip(Ask):
-    """``x`` held between ``low`` and ``high``: not linear, so a question of its own."""
+    """``x`` held between ``low`` and ``high``: not linear, so an operation of its own."""
 
     x: Latent
     low: float
@@ -117,8 +101,26 @@ class Clip(Ask):
     latents = ("x",)
     answers = ("c",)
 
-    def answer(self, backend: Backend, *values: Any) -> tuple[Any, ...]:
+    def compute(self, *values: Any) -> tuple[Any, ...]:
         return (values[0].clamp(self.low, self.high),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Blend(Ask):
+    """``mask * x + (1 - mask) * y`` with a mask in [0, 1] that is an input of the program: where an
+    edit may change the picture (RePaint 2201.09865, eq. 8c)."""
+
+    x: Latent
+    y: Latent
+    mask: Latent
+
+    op = "blend"
+    latents = ("x", "y", "mask")
+    answers = ("b",)
+
+    def compute(self, *values: Any) -> tuple[Any, ...]:
+        x, y, mask = values
+        return (y + mask * (x - y),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +138,7 @@ class Scatter(Ask):
     latents = ("noise", "variance")
     answers = ("s",)
 
-    def answer(self, backend: Backend, *values: Any) -> tuple[Any, ...]:
+    def compute(self, *values: Any) -> tuple[Any, ...]:
         noise, variance = values
         middle, half = 0.5 * (self.low + self.high), 0.5 * (self.high - self.low)
         return (noise * (0.5 * (middle + half * variance)).exp(),)
@@ -153,7 +155,7 @@ class Combine(Ask):
     op = "combine"
     answers = ("x",)
 
-    def answer(self, backend: Backend, *values: Any) -> tuple[Any, ...]:
+    def compute(self, *values: Any) -> tuple[Any, ...]:
         total = values[0] * self.coefficients[0]
         for coefficient, value in zip(self.coefficients[1:], values[1:], strict=True):
             total.add_(value, alpha=coefficient)
@@ -175,24 +177,21 @@ class Network(Ask):
 
     x: Latent
     t: float
-    branch: str = "cond"
-    reuse: bool = False
+    branch: str = COND
+    variant: str = FULL
+    condition: str = MAIN
 
     op = "network"
     latents = ("x",)
     answers = ("f",)
     calls = True
 
-    def answer(self, backend: Backend, *values: Any) -> tuple[Any, ...]:
-        who = backend.reusing() if self.reuse else backend
-        return (who.network(values[0], self.t, self.branch),)
-
 
 @dataclasses.dataclass(frozen=True)
 class DenoiseAt(Ask):
-    """x0 of some pictures of the batch, each at its own level: ``x`` (k, c, h, w) holds the latents
-    of the pictures ``rows`` (k) at ``levels`` (k). For walks that size their steps by the data: no
-    Program holds it, and only a machine of the walk itself has ``denoise_at`` and ``noise_of``."""
+    """x0 of some pictures of the batch, each at its own level: ``x`` (k, ...) holds the latents of
+    the pictures ``rows`` (k) at ``levels`` (k). For walks that size their steps by the data; no
+    Program holds it."""
 
     x: Latent
     levels: tuple[Level, ...]
@@ -203,24 +202,19 @@ class DenoiseAt(Ask):
     answers = ("d",)
     calls = True
 
-    def answer(self, backend: Any, *values: Any) -> tuple[Any, ...]:
-        return (backend.denoise_at(values[0], self.levels, self.rows),)
-
 
 @dataclasses.dataclass(frozen=True)
 class NoiseOf(Ask):
-    """Fresh standard normal noise (k, c, h, w) for the pictures ``rows`` (k) alone: each picture's
-    own next draw, whatever the others have drawn. No Program holds it."""
+    """Fresh standard normal noise (k, ...) for the pictures ``rows`` (k) alone: each picture's own
+    next draw, whatever the others have drawn. No Program holds it."""
 
     rows: tuple[int, ...]
 
     op = "noise_of"
     answers = ("z",)
 
-    def answer(self, backend: Any, *values: Any) -> tuple[Any, ...]:
-        return (backend.noise_of(self.rows),)
-
 
 ASKS: dict[str, type[Ask]] = {
-    kind.op: kind for kind in (Denoise, DenoiseWithVariance, Noise, Clip, Scatter, Combine, Network)
+    kind.op: kind
+    for kind in (Denoise, DenoiseWithVariance, Noise, Clip, Blend, Scatter, Combine, Network)
 }

@@ -13,10 +13,11 @@ import itertools
 
 import numpy as np
 
-from hasten.core.ask import Clip, Combine, Denoise
+from hasten.core.ask import MAIN, Clip, Combine, Denoise
 from hasten.core.errors import UserError, require
 from hasten.core.level import Array, Level
 from hasten.core.program import Program, Walk, symbol, trace_walk
+from hasten.core.stepping import Answers, Pending, follow, on_symbols, stepping
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,8 +47,7 @@ class CoefficientMatrix:
     def program(self) -> Program:
         """The table: a Combine and a Denoise (and a Clip) an evaluation, those of one round
         together."""
-        x = symbol()
-        return trace_walk(self._walk(x), x, self.start)
+        return trace_walk(self._walk(symbol()), self.start)
 
     def _walk(self, x: object) -> Walk:
         known = [x]
@@ -72,28 +72,29 @@ class CoefficientMatrix:
             UserError: it draws noise, reads a learned variance, or clips anything but answers.
         """
         count = program.evaluations
-        values = {"x": _unit(0, count)}
         levels: list[Level] = []
-        rows: list[Array] = []
+        questions: list[Array] = []
         clips: set[float | None] = set()
-        for row in program.rows:
-            ask = row.ask
-            given = [values[name] for name in ask.reads()]
-            if isinstance(ask, Combine):
-                value = sum(c * one for c, one in zip(ask.coefficients, given, strict=True))
-            elif isinstance(ask, Denoise):
+
+        def answer(pending: tuple[Pending, ...]) -> list[Answers]:
+            (row,) = pending
+            ask, (value, *_) = row.ask, (*row.values, None)
+            if isinstance(ask, Denoise) and ask.condition == MAIN:
                 levels.append(ask.level)
-                rows.append(given[0])
-                value = _unit(len(levels), count)
+                questions.append(value)
                 clips.add(None)
-            elif isinstance(ask, Clip) and _is_last_answer(given[0], len(levels), ask):
-                clips = clips - {None} | {ask.high}
-                value = given[0]
-            else:
-                raise UserError(f"a program with a row {ask.op!r} here is no matrix; use another.")
-            values[row.out[0]] = np.asarray(value)
+                return [(_unit(len(levels), count),)]
+            if isinstance(ask, Clip) and _is_last_answer(value, len(levels), ask):
+                clips.discard(None)
+                clips.add(ask.high)
+                return [(value,)]
+            raise UserError(f"a program with a row {ask.op!r} here is no matrix; use another.")
+
+        registers = {"x": _unit(0, count)}
+        steps = stepping(program, registers, compute=on_symbols, together=False)
+        output = follow(steps, answer)
         require(len(clips) == 1, "a program that clips some answers only is no matrix.")
-        matrix = np.stack([*rows, values[program.output]])
+        matrix = np.stack([*questions, output])
         return CoefficientMatrix(tuple(levels), matrix, program.start, clips.pop())
 
 

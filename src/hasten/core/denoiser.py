@@ -1,131 +1,175 @@
-"""What the network believes: ``denoiser(x, level, cond) -> x0``, and wrappers of that."""
+"""What the network believes: denoisers that answer Calls with x0, and wrappers of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from hasten.core.engine import Call
+from hasten.core.call import Answer, Call, Denoiser, State, answered
+from hasten.core.condition import COND, NULL
+from hasten.core.engine import Prepared
 from hasten.core.errors import UserError
 from hasten.core.level import Level
 from hasten.core.model import Model
+from hasten.core.prediction import Translation
+
+ROWS = 1024  # of one network call that answers several Calls
+
+Weights = Callable[[Level], Mapping[str, float]]
+"""``weights(level)``: the weight of each branch of the condition in the guided x0."""
 
 
-class Denoiser(Protocol):
-    """x (n, c, h, w) at ``level``, labels (n,) or None; returns x0 (n, c, h, w), float32."""
+class NetworkDenoiser:
+    """x0 by a prepared network of ``model``: the network's output, translated by the model's
+    prediction. ``opening`` is the state with which a run begins, where the network keeps one."""
 
-    def __call__(self, x: torch.Tensor, level: Level, cond: Any = None) -> torch.Tensor: ...
+    def __init__(self, model: Model, net: Prepared, opening: State | None = None) -> None:
+        self.model, self.net, self.opening = model, net, opening
 
+    def __call__(self, calls: Sequence[Call]) -> list[Answer]:
+        return answered(calls, self._answer, ROWS)
 
-class Translated:
-    """The answer of ``net``, a prepared network of ``model``, as x0 by the model's prediction.
-
-    Every question takes a ``net`` to ask in its place: a run that reuses features has its own.
-    """
-
-    def __init__(self, model: Model, net: Call) -> None:
-        self.model, self.net = model, net
-
-    def raw(
-        self, x: torch.Tensor, t: float, cond: Any = None, net: Call | None = None
-    ) -> torch.Tensor:
-        """The network's own answer in float32 (2c channels where it learned a variance)."""
-        times = torch.full((len(x),), t, dtype=torch.float32, device=x.device)
-        return (net or self.net)(x, times, cond)
-
-    def with_variance(
-        self, x: torch.Tensor, level: Level, cond: Any = None, net: Call | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """x0, and the variance in [-1, 1] that the network learned."""
-        if not self.model.learned_variance:
-            raise UserError(
-                f"model {self.model.name!r} did not learn a variance; use ddpm(variance='small')."
-            )
-        x0, variance = self._x0(x, level, cond, net)
-        assert variance is not None
-        return x0, variance
-
-    def __call__(
-        self, x: torch.Tensor, level: Level, cond: Any = None, net: Call | None = None
-    ) -> torch.Tensor:
-        return self._x0(x, level, cond, net)[0]
-
-    def many(self, x: torch.Tensor, levels: Sequence[Level], cond: Any = None) -> torch.Tensor:
-        """x0 of several latents in one network call: ``x`` (k n, c, h, w) holds n pictures at each
-        of the k ``levels`` in turn, and ``cond`` is (k n,) or None."""
-        here = [self.model.prediction.at(level) for level in levels]
-        n = len(x) // len(levels)
-
-        def column(values: Sequence[float]) -> torch.Tensor:
-            each = torch.tensor(values, dtype=torch.float32).repeat_interleave(n)
-            return each.to(x.device, non_blocking=True).view(-1, *[1] * (x.ndim - 1))
-
-        scale = column([one.scale for one in here])
-        answer = self.net(x * scale, column([level.t for level in levels]).flatten(), cond)
+    def _answer(self, call: Call) -> Answer:
+        if self.opening is not None and call.state is None:
+            call = dataclasses.replace(call, states={call.branch: self.opening})
+        times = call.times
+        if call.raw:
+            output, state = self.net.run(call, call.x, times)
+            return Answer(x0=output, states=_states(call, state))
+        here = self._translation(call)
+        seen = (
+            call.x if isinstance(here.scale, float) and here.scale == 1.0 else call.x * here.scale
+        )
+        output, state = self.net.run(call, seen, times)
+        variance = None
         if self.model.learned_variance:
-            answer = answer.chunk(2, dim=1)[0]
-        return x * column([one.skip for one in here]) + answer * column([one.out for one in here])
+            output, variance = output.chunk(2, dim=1)
+        return Answer(x0=_x0(call.x, output, here), variance=variance, states=_states(call, state))
 
-    def _x0(
-        self, x: torch.Tensor, level: Level, cond: Any, net: Call | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        here, variance = self.model.prediction.at(level), None
-        answer = self.raw(x if here.scale == 1.0 else x * here.scale, level.t, cond, net)
-        if self.model.learned_variance:
-            answer, variance = answer.chunk(2, dim=1)
-        if here.skip == 0:
-            return answer * here.out, variance
-        return (x * here.skip).add_(answer, alpha=here.out), variance
+    def _translation(self, call: Call) -> Translation:
+        """Of all rows, as numbers where they are at one level, else as columns (n, 1, ...)."""
+        level, at = call.level, self.model.prediction.at
+        if level is not None:
+            return at(level)
+        known = {level: at(level) for level in dict.fromkeys(call.levels)}
+        rows = [known[level] for level in call.levels]
+
+        def column(values: list[float]) -> torch.Tensor:
+            wide = torch.tensor(values, dtype=torch.float32)
+            return wide.to(call.x.device, non_blocking=True).view(-1, *[1] * (call.x.ndim - 1))
+
+        scale = column([row.scale for row in rows])
+        skip, out = column([row.skip for row in rows]), column([row.out for row in rows])
+        return Translation(scale, skip, out)  # pyright: ignore[reportArgumentType]
+
+
+def _x0(x: torch.Tensor, output: torch.Tensor, here: Translation) -> torch.Tensor:
+    if isinstance(here.skip, torch.Tensor):
+        return x * here.skip + output * here.out
+    if here.skip == 0:
+        return output * here.out
+    return (x * here.skip).add_(output, alpha=here.out)
+
+
+def _states(call: Call, state: State | None) -> dict[str, State]:
+    return {} if state is None else {call.branch: state}
 
 
 class Guided:
-    """Classifier-free guidance (Ho & Salimans 2207.12598): null + scale * (cond - null), one call
-    of twice the batch.
+    """Guidance: a weighted sum of what the branches of the condition answer, by default the one of
+    classifier-free guidance, null + scale * (cond - null) (Ho & Salimans 2207.12598).
 
-    ``scale`` is a number, or a function of the level; where it is 1 the null branch is skipped
-    (guidance on an interval of levels, 2404.07724).
+    Branches whose weight at a level is 0 are not asked there (guidance on an interval of levels,
+    2404.07724). All branches of all calls share network calls.
     """
 
-    def __init__(
-        self, denoiser: Translated, scale: float | Callable[[Level], float], null_label: int
-    ) -> None:
-        self.denoiser, self.scale, self.null_label = denoiser, scale, null_label
+    def __init__(self, denoiser: Denoiser, weights: Weights) -> None:
+        self.denoiser, self.weights = denoiser, weights
 
-    def at(self, level: Level) -> float:
-        """The scale at ``level``."""
-        return self.scale(level) if callable(self.scale) else self.scale
+    def __call__(self, calls: Sequence[Call]) -> list[Answer]:
+        parts = [self._branches(call) for call in calls]
+        answers = iter(self.denoiser([part.call for some in parts for part in some]))
+        return [
+            _combined(call, some, [next(answers) for _ in some])
+            for call, some in zip(calls, parts, strict=True)
+        ]
 
-    def raw(
-        self, x: torch.Tensor, t: float, cond: Any = None, net: Call | None = None
-    ) -> torch.Tensor:
-        return self.denoiser.raw(x, t, cond, net)
+    def _branches(self, call: Call) -> list[_Branch]:
+        if call.raw:
+            return [_Branch(call.of_branch(call.branch), None, 1.0)]
+        weights = {level: self.weights(level) for level in dict.fromkeys(call.levels)}
+        out = []
+        for name in dict.fromkeys(name for each in weights.values() for name in each):
+            column = [weights[level].get(name, 0.0) for level in call.levels]
+            rows = [row for row, weight in enumerate(column) if weight != 0.0]
+            if not rows:
+                continue
+            alone = call.of_branch(name)
+            whole = len(rows) == len(call)
+            values = [column[row] for row in rows]
+            same = values.count(values[0]) == len(values)
+            wide = (-1, *[1] * (call.x.ndim - 1))
+            weight = values[0] if same else torch.tensor(values).to(call.x).view(wide)
+            out.append(
+                _Branch(alone if whole else alone.rows(rows), None if whole else rows, weight)
+            )
+        return out
 
-    def __call__(
-        self, x: torch.Tensor, level: Level, cond: Any = None, net: Call | None = None
-    ) -> torch.Tensor:
-        scale = self.at(level)
-        if scale == 1.0:
-            return self.denoiser(x, level, cond, net)
-        labels = torch.cat([cond, torch.full_like(cond, self.null_label)])
-        wanted, null = self.denoiser(torch.cat([x, x]), level, labels, net).chunk(2)
-        return torch.lerp(null, wanted, scale)
 
-    def many(self, x: torch.Tensor, levels: Sequence[Level], cond: Any = None) -> torch.Tensor:
-        """:meth:`Translated.many`, guided."""
-        scales = [self.at(level) for level in levels]
-        n, inside = len(x) // len(levels), [i for i, scale in enumerate(scales) if scale != 1.0]
-        latents, labels = list(x.split(n)), list(cond.split(n))
-        latents += [latents[i] for i in inside]
-        labels += [torch.full_like(labels[i], self.null_label) for i in inside]
-        at = [*levels, *(levels[i] for i in inside)]
-        found = list(self.denoiser.many(torch.cat(latents), at, torch.cat(labels)).split(n))
-        for i, null in zip(inside, found[len(levels) :], strict=True):
-            found[i] = torch.lerp(null, found[i], scales[i])
-        return torch.cat(found[: len(levels)])
+@dataclasses.dataclass(frozen=True)
+class _Branch:
+    """A branch's call, the rows of the whole call that it is about (None for all), its weight."""
 
-    def with_variance(
-        self, x: torch.Tensor, level: Level, cond: Any = None, net: Call | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    call: Call
+    rows: list[int] | None
+    weight: float | torch.Tensor
+
+
+def _combined(call: Call, parts: Sequence[_Branch], answers: Sequence[Answer]) -> Answer:
+    states = {name: state for answer in answers for name, state in answer.states.items()}
+    if len(parts) == 1 and parts[0].rows is None and parts[0].weight == 1.0:
+        return dataclasses.replace(answers[0], states=states)
+    if any(answer.variance is not None for answer in answers):
         raise UserError("guidance and a learned variance exclude each other; set guidance to 1.")
+    names = [part.call.branch for part in parts]
+    if names == [COND, NULL] and parts[1].rows is None:
+        # Written so, weights that cancel do not cost precision.
+        x0 = torch.lerp(answers[1].x0, answers[0].x0, parts[0].weight)
+        return Answer(x0=x0, states=states)
+    total = torch.zeros_like(call.x)
+    for part, answer in zip(parts, answers, strict=True):
+        if part.rows is None:
+            total += answer.x0 * part.weight
+        else:
+            total[part.rows] += answer.x0 * part.weight
+    return Answer(x0=total, states=states)
+
+
+def classifier_free(scale: float | Callable[[Level], float]) -> Weights:
+    """The weights of classifier-free guidance with ``scale``, a number or a function of the level:
+    ``scale`` for the branch ``cond`` and 1 - scale for ``null``."""
+
+    def weights(level: Level) -> Mapping[str, float]:
+        here = scale(level) if callable(scale) else scale
+        return {COND: here} if here == 1.0 else {COND: here, NULL: 1.0 - here}
+
+    return weights
+
+
+class FunctionDenoiser:
+    """A Denoiser from a function ``(x, level) -> x0``, which is called once a call."""
+
+    def __init__(self, function: Callable[[torch.Tensor, Level], torch.Tensor]) -> None:
+        self.function = function
+
+    def __call__(self, calls: Sequence[Call]) -> list[Answer]:
+        return [Answer(x0=self._x0(call)) for call in calls]
+
+    def _x0(self, call: Call) -> torch.Tensor:
+        level = call.level
+        if level is not None:
+            return self.function(call.x, level)
+        rows = zip(call.x.split(1), call.levels, strict=True)
+        return torch.cat([self.function(x, level) for x, level in rows])

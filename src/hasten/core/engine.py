@@ -15,17 +15,16 @@ from typing import Any, ClassVar
 
 import torch
 
+from hasten.core.call import FULL, Call
+from hasten.core.condition import Condition, Structure, as_condition
 from hasten.core.conditioning_cache import told
-from hasten.core.errors import require
+from hasten.core.errors import UserError, require
 from hasten.core.model import Model
 from hasten.core.registry import Registry
 
-Call = Callable[..., Any]
-"""x (n, c, h, w) float32, times (n,) float32, labels (n,) or None; the answer in float32.
-
-A network that keeps features answers with a tuple, the answer first, and takes what was kept as
-further arguments; an engine passes both through.
-"""
+Runner = Callable[..., Any]
+"""x (n, ...) float32, times (n,) float32, the tensors of a condition one after another, and what a
+network kept of its features where it keeps any; the answer in float32."""
 
 
 class Prepared(ABC):
@@ -43,8 +42,32 @@ class Prepared(ABC):
 
     @abstractmethod
     def __call__(
-        self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, *kept: torch.Tensor
-    ) -> Any: ...
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        condition: Condition | torch.Tensor | None = None,
+        *kept: torch.Tensor,
+    ) -> Any:
+        """The answer to x (n, ...) at the times t (n,) in float32; class labels (n,) stand for the
+        condition that they are.
+
+        A network that keeps features answers with a tuple, the answer first, and takes what was
+        kept as further arguments.
+        """
+
+    def run(self, call: Call, x: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        """The answer to ``call``, whose latents are ``x`` as the network sees them, at the times t
+        (n,), and the state of the run after it.
+
+        Raises:
+            UserError: it has no such variant.
+        """
+        if call.variant != FULL:
+            raise UserError(
+                f"this program asks for the variant {call.variant!r} of the network, which this "
+                "one does not have; build a sampler from the plan that the program was traced from."
+            )
+        return self(x, t, call.condition), call.state
 
 
 class Engine(ABC):
@@ -53,6 +76,8 @@ class Engine(ABC):
     Attributes:
         dtypes: what it can compute in; devices: where, by kind.
         modules: what it imports; extra: the extra of hasten that installs them.
+        beside_integers: what it computes in beside layers in integers.
+        static: it runs a graph that is known beforehand, so nothing in it may depend on the data.
         own_threads: it computes in threads of its own. Torch's, which spin for milliseconds when
             they are done, would take their cores, so :func:`beside` it torch has one.
     """
@@ -62,6 +87,8 @@ class Engine(ABC):
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda", "mps", "xpu")
     modules: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = ""
+    beside_integers: ClassVar[tuple[str, ...]] = ("float32",)
+    static: ClassVar[bool] = True
     own_threads: ClassVar[bool] = False
 
     @abstractmethod
@@ -99,16 +126,32 @@ class Engine(ABC):
         return f"needs: {lacking}" if lacking else f"{', '.join(self.dtypes)}"
 
 
+class Flat(torch.nn.Module):
+    """A network as a function of tensors alone: ``(x, t, *condition, *kept)``."""
+
+    def __init__(self, network: Any, structure: Structure, count: int) -> None:
+        super().__init__()
+        self.network, self.structure, self.count = network, structure, count
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, *tensors: torch.Tensor) -> Any:
+        mine, kept = tensors[: self.count], tensors[self.count :]
+        if not self.structure.parts and not kept:
+            return self.network(x, t)
+        return self.network(x, t, self.structure.build(mine, len(x)), *kept)
+
+
 class Static(Prepared):
     """A network compiled apart for every batch size it meets, because runtimes are up to twice as
     fast on fixed shapes. A batch that fills at least half of a compiled size is padded up to it, so
     the number of sizes stays below log2 of the largest.
 
     ``ahead``: what depends on time and label alone is computed before the runtime is called.
+    ``network``: what is compiled, ``(x, t, condition, *kept)``.
     ``threads``: as many as torch had when it was made, for the runtime.
     """
 
     ahead: ClassVar[bool] = False
+    network: Any
 
     def __init__(self, model: Model) -> None:
         self.threads = torch.get_num_threads()
@@ -117,32 +160,41 @@ class Static(Prepared):
         if found is not None:
             net, self._shifts = found
             model = dataclasses.replace(model, net=net)
-        self.model = model
-        self._sizes: dict[int, Call] = {}
-        self._reusing: dict[int, Call] = {}
+        self.model, self.network = model, model.net
+        self._compiled: dict[tuple[Any, ...], dict[int, Runner]] = {}
 
     @abstractmethod
-    def compile(self, x: torch.Tensor, t: torch.Tensor, cond: Any, *kept: torch.Tensor) -> Call:
-        """The network for inputs of exactly these shapes."""
+    def compile(self, flat: Flat, inputs: list[torch.Tensor]) -> Runner:
+        """``flat`` for inputs of exactly these shapes."""
 
     def __call__(
-        self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, *kept: torch.Tensor
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        condition: Condition | torch.Tensor | None = None,
+        *kept: torch.Tensor,
     ) -> Any:
+        n, condition = len(x), as_condition(condition, len(x))
         if self._shifts is not None:
-            t, cond = self._shifts(t, cond), None
-        n, sizes = len(x), self._reusing if kept else self._sizes
+            t, condition = self._shifts(t, condition.labels), Condition.none(n)
+        # Which graph it is follows from what the condition is made of, not from its size.
+        structure, tensors = condition.flat(x, t)
+        sizes = self._compiled.setdefault((structure.key, len(kept)), {})
         size = min((size for size in sizes if n <= size <= 2 * n), default=n)
-        given = [x, t, cond, *kept]
         if size > n:
-            given = [None if one is None else _padded(one, size) for one in given]
+            places = [*range(n), *[n - 1] * (size - n)]
+            x, t, *kept_rows = (_padded(value, size) for value in (x, t, *kept))
+            structure, tensors = condition.rows(places).flat(x, t)
+            kept = tuple(kept_rows)
+        inputs = [x, t, *tensors, *kept]
         if size not in sizes:
             with torch.inference_mode(False), torch.no_grad():
-                own: list[Any] = [None if one is None else one.clone() for one in given]
-                sizes[size] = self.compile(*own)
-        answer = sizes[size](*given)
+                flat = Flat(self.network, structure, len(tensors))
+                sizes[size] = self.compile(flat, [value.clone() for value in inputs])
+        answer = sizes[size](*inputs)
         if size == n:
             return answer
-        return tuple(one[:n] for one in answer) if isinstance(answer, tuple) else answer[:n]
+        return tuple(value[:n] for value in answer) if isinstance(answer, tuple) else answer[:n]
 
 
 @contextlib.contextmanager

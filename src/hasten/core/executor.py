@@ -1,34 +1,30 @@
-"""An Executor decides in what order a Program's questions are answered."""
+"""An Executor decides in what order a Program's evaluations happen."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable
+from typing import ClassVar
 
-from hasten.core.ask import Backend
-from hasten.core.level import Level
+import torch
+
 from hasten.core.program import Program
 from hasten.core.registry import Registry
+from hasten.core.session import Session
 
-Watch = Callable[[int, Any], None]
+Watch = Callable[[int, torch.Tensor], None]
 """Called after each network call with its number and the x0 it gave."""
 
-
-class BatchedBackend(Backend, Protocol):
-    """A Machine that can be asked several questions at once."""
-
-    def denoise_many(self, xs: Sequence[Any], levels: Sequence[Level]) -> list[Any]: ...
-
-    def among(self, rows: Sequence[int]) -> BatchedBackend: ...
+Registers = dict[str, torch.Tensor]
+"""The latents of a run by name, each (n, ...)."""
 
 
 class Executor(ABC):
-    """``run(program, x, machine)``: the latent in the program's output register.
+    """Drives a Program.
 
-    ``adaptive``: how many evaluations a picture gets depends on the data or the clock.
-    ``in_order``: asks every question once, after those before it, about the whole batch.
-    ``wide``: asks many questions at once, so several processes can share them.
+    ``adaptive``: how many evaluations a sample gets depends on the data or the clock.
+    ``in_order``: asks for every evaluation once, after those before it, of the whole batch.
+    ``wide``: asks for many evaluations at once, so several processes can share them.
     """
 
     part_name: ClassVar[str]
@@ -46,8 +42,18 @@ class Executor(ABC):
 
     @abstractmethod
     def run(
-        self, program: Program, x: Any, backend: BatchedBackend, watch: Watch | None = None
-    ) -> Any: ...
+        self,
+        program: Program,
+        registers: Registers,
+        session: Session,
+        watch: Watch | None = None,
+    ) -> torch.Tensor:
+        """The latents (n, ...) in the program's output register.
+
+        Args:
+            registers: the program's inputs by name; used up.
+            session: answers evaluations, and draws noise.
+        """
 
 
 executors: Registry[Executor] = Registry("executor", "hasten.executors")

@@ -1,64 +1,61 @@
-"""Feature reuse: an evaluation runs a part of the network, and takes the rest from an earlier one.
+"""The feature cache: an evaluation runs a part of the network and takes the rest from an earlier one.
 
-A split network is called in two ways, ``(x, t, cond) -> (answer, *kept)`` in full and ``(x, t,
-cond, *kept) -> answer`` in part, so each is one static graph. Which evaluation does which is the
-column ``reuse`` of a Program. What is kept lives in the run that keeps it, and nowhere else.
+A split network is called in two ways, ``(x, t, condition) -> (answer, *features)`` in full and
+``(x, t, condition, *features) -> answer`` with what was kept, so each is one static graph. Which
+evaluation does which is the variant of a Program's rows. What is kept is the State of a run.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from hasten.core.engine import Engine, Prepared
+from hasten.core.call import FULL, Call, State
+from hasten.core.condition import Condition
+from hasten.core.engine import Prepared
 from hasten.core.errors import UserError, require, require_whole
-from hasten.core.executor import Executor
-from hasten.core.level import Level
-from hasten.core.program import Program
-from hasten.core.registry import Registry
-from hasten.core.solver import Solver
+from hasten.core.lever import Lever, Stage, Trait
+from hasten.core.model import Model
+from hasten.core.program import CACHED, Program
+
+if TYPE_CHECKING:
+    from hasten.core.resolved import Resolved
+
+Features = tuple[torch.Tensor, ...]
+"""What a split network keeps: tensors (n, ...)."""
 
 
-class Reuse(ABC):
-    """What is reused, and when.
+class FeatureCache(Lever):
+    """Which features are kept, and when they are used again.
 
     Attributes:
-        networks: the classes it can split, in words.
-        engines: the engines that can run it; empty for all.
-        forecast: 1 extrapolates what was kept along t (first order), 0 takes it as it is.
-        static: which evaluations reuse is known beforehand, so there are two graphs.
+        networks: the kinds of network it can split, in words.
+        forecast: 1 extrapolates the features along t (first order), 0 takes them as they are.
     """
 
-    part_name: ClassVar[str]
-    static: ClassVar[bool] = True
+    stage = Stage.VARIANTS
+    traits = frozenset({Trait.SPLITS, Trait.ORDER, Trait.PROGRAM, Trait.MARKS, Trait.BITS})
+    exports = False
     networks: ClassVar[str]
-    engines: ClassVar[tuple[str, ...]] = ()
     forecast: int = 0
 
     @abstractmethod
     def where(self) -> dict[str, Any]:
         """The options that say where the network is split."""
 
-    @abstractmethod
-    def marked(self, program: Program) -> Program:
-        """``program`` with the evaluations marked that reuse.
-
-        Raises:
-            UserError: the mask does not have one entry for each evaluation.
-        """
-
     @property
     def cut(self) -> str:
-        """Stands for the split: parts with the same cut can share a prepared network."""
+        """Stands for the split: levers with the same cut can share a prepared network."""
         return f"{self.part_name} {self.where()}"
 
-    def open(self, split: Split, program: Program | None = None) -> Features:
-        """What one run of ``program`` keeps, empty; None for a run of a part of it."""
-        return Features(split, self.forecast)
+    @property
+    def scheduled(self) -> bool:
+        """Whether the evaluations that use cached features are known beforehand."""
+        return Trait.DYNAMIC not in self.traits
 
     def split(self, net: torch.nn.Module) -> torch.nn.Module:
         """``net`` as a module that can be called in both ways; shares its weights.
@@ -69,21 +66,34 @@ class Reuse(ABC):
         make = getattr(net, "split", None)
         if make is None:
             raise UserError(
-                f"reuse {self.part_name!r} cannot split a {type(net).__name__}; it splits "
+                f"lever {self.part_name!r} cannot split a {type(net).__name__}; it splits "
                 f"{self.networks}, and networks with a method split(kind, **where)."
             )
         return make(self.part_name, **self.where())
 
+    def transform(self, model: Model, resolved: Resolved) -> Model:
+        return dataclasses.replace(model, net=self.split(model.net))
+
+    def wrap(self, net: Prepared, model: Model, resolved: Resolved) -> Prepared:
+        return Split(net, self.cut)
+
+    def open(self, resolved: Resolved) -> State | None:
+        return Kept(forecast=self.forecast)
+
+    def key(self, resolved: Resolved) -> tuple[str, ...]:
+        return (self.cut,)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Scheduled(Reuse):
-    """Reuse on a schedule that is known beforehand.
+class Scheduled(FeatureCache):
+    """A cache on a schedule that is known beforehand.
 
     Attributes:
-        every: each ``every``-th evaluation is full; 1 reuses nothing.
-        mask: in place of ``every``, for each evaluation 1 where it is full and 0 where it reuses.
-        forecast: 1 extrapolates the kept features along t from the last two full evaluations
-            (Taylor of order 1, 2503.06923), once there are two.
+        every: each ``every``-th evaluation is full; 1 uses no cached features.
+        mask: in place of ``every``, for each evaluation 1 where it is full and 0 where it takes
+            cached features.
+        forecast: 1 extrapolates the features along t from the last two full evaluations (Taylor of
+            order 1, 2503.06923), once there are two.
     """
 
     every: int = 2
@@ -91,154 +101,146 @@ class Scheduled(Reuse):
     forecast: int = 0
 
     def __post_init__(self) -> None:
-        require_whole("reuse option every", self.every, 1, 10_000)
-        require_whole("reuse option forecast", self.forecast, 0, 1)
+        require_whole("lever option every", self.every, 1, 10_000)
+        require_whole("lever option forecast", self.forecast, 0, 1)
         if self.mask is None:
             return
         mask = list(self.mask) if isinstance(self.mask, (tuple, list)) else []
-        good = len(mask) > 0 and all(isinstance(one, int) and one in (0, 1) for one in mask)
-        require(good, f"reuse option mask is {self.mask!r}; it takes ones (full) and zeros, (1,0).")
-        early = "reuse option mask begins with 0, but nothing is kept yet; begin with 1."
+        good = len(mask) > 0 and all(isinstance(entry, int) and entry in (0, 1) for entry in mask)
+        require(good, f"lever option mask is {self.mask!r}; it takes ones (full) and zeros, (1,0).")
+        early = "lever option mask begins with 0, but nothing is cached yet; begin with 1."
         require(mask[0] == 1, early)
-        require(self.every == 2, "reuse takes every or mask, not both; drop one.")
+        require(self.every == 2, "a feature cache takes every or mask, not both; drop one.")
         object.__setattr__(self, "mask", tuple(map(int, mask)))
 
-    def marked(self, program: Program) -> Program:
-        asks = program.evaluations
-        mask = self.mask or tuple(int(k % self.every == 0) for k in range(asks))
+    def mark(self, program: Program) -> Program:
+        count = program.evaluations
+        mask = self.mask or tuple(int(k % self.every == 0) for k in range(count))
         require(
-            len(mask) == asks,
-            f"reuse option mask has {len(mask)} entries, but the plan makes {asks} evaluations; "
+            len(mask) == count,
+            f"lever option mask has {len(mask)} entries, but the plan makes {count} evaluations; "
             "give one for each.",
         )
-        return with_reuse(program, [not full for full in mask])
+        return program.with_variants([FULL if full else CACHED for full in mask])
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Kept:
+    """What a run keeps: the features of the last full evaluations, at their times (n,), the oldest
+    first. Row i belongs to sample i, so a sample never sees another."""
+
+    forecast: int = 0
+    history: tuple[tuple[torch.Tensor, Features], ...] = ()
+
+    @property
+    def features(self) -> Features:
+        """What the last full evaluation kept."""
+        return self.history[-1][1]
+
+    def __len__(self) -> int:
+        return len(self.history[-1][0]) if self.history else 0
+
+    def after(self, t: torch.Tensor, features: Features) -> Kept:
+        """The state after a full evaluation at the times t (n,)."""
+        before = self.history[-1:] if self.forecast else ()
+        return dataclasses.replace(self, history=(*before, (t, features)))
+
+    def at(self, t: torch.Tensor) -> Features:
+        """The features for an evaluation at the times t (n,).
+
+        Raises:
+            UserError: nothing was kept yet for this branch of the condition.
+        """
+        require(
+            bool(self.history),
+            "an evaluation takes cached features before any were kept; let the mask be full where "
+            "the run or its guidance begins.",
+        )
+        last, features = self.history[-1]
+        early, older = self.history[0]
+        if len(self.history) < 2:
+            return features
+        gap = last - early
+        share = torch.where(gap == 0, 0.0, (t - last) / torch.where(gap == 0, 1.0, gap))
+        return tuple(_ahead(a, b, share) for a, b in zip(older, features, strict=True))
+
+    @property
+    def signature(self) -> tuple[Any, ...]:
+        shapes = [tuple(feature.shape[1:]) for _, kept in self.history for feature in kept]
+        return type(self), self.forecast, len(self.history), tuple(shapes)
+
+    def rows(self, index: torch.Tensor) -> Kept:
+        history = tuple(
+            (t[index.to(t.device)], tuple(one[index.to(one.device)] for one in features))
+            for t, features in self.history
+        )
+        return dataclasses.replace(self, history=history)
+
+    def cat(self, others: Sequence[Kept]) -> Kept:
+        columns = zip(self.history, *(other.history for other in others), strict=True)
+        history = tuple(
+            (
+                torch.cat([t for t, _ in column]),
+                tuple(map(torch.cat, zip(*(kept for _, kept in column), strict=True))),
+            )
+            for column in columns
+        )
+        return dataclasses.replace(self, history=history)
 
 
 class Split(Prepared):
     """A split network that an engine has prepared; called like a network, it answers in full."""
 
-    def __init__(self, net: Prepared, reuse: Reuse) -> None:
-        self.net, self.cut = net, reuse.cut
+    def __init__(self, net: Prepared, cut: str) -> None:
+        self.net, self.cut = net, cut
         self.precision, self.versions = net.precision, net.versions
         self.weights_mb = net.weights_mb
 
-    def full(
-        self, x: torch.Tensor, t: torch.Tensor, cond: Any, *kept: torch.Tensor
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-        """The answer, and what is to be kept; ``kept`` is for networks that decide themselves."""
-        answer, *new = self.net(x, t, cond, *kept)
-        return answer, tuple(new)
-
-    def part(
-        self, x: torch.Tensor, t: torch.Tensor, cond: Any, *kept: torch.Tensor
-    ) -> torch.Tensor:
-        """The answer with the features that were kept; time and label are the current ones."""
-        return self.net(x, t, cond, *kept)
-
     def __call__(
-        self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, *kept: torch.Tensor
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        condition: Condition | torch.Tensor | None = None,
+        *kept: torch.Tensor,
+    ) -> Any:
+        return self.net(x, t, condition)[0]
+
+    def full(
+        self, x: torch.Tensor, t: torch.Tensor, condition: Any, *kept: torch.Tensor
+    ) -> tuple[torch.Tensor, Features]:
+        """The answer, and its features; ``kept`` is for networks that decide themselves."""
+        answer, *features = self.net(x, t, condition, *kept)
+        return answer, tuple(features)
+
+    def cached(
+        self, x: torch.Tensor, t: torch.Tensor, condition: Any, *kept: torch.Tensor
     ) -> torch.Tensor:
-        return self.full(x, t, cond)[0]
+        """The answer with cached features; time and condition are the current ones."""
+        return self.net(x, t, condition, *kept)
 
+    def run(self, call: Call, x: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        kept: Any = Kept() if call.state is None else call.state
+        if call.variant == CACHED:
+            return self.reuse(kept, call, x, t)
+        if call.variant != FULL:
+            return super().run(call, x, t)
+        return self.refresh(kept, call, x, t)
 
-class Features:
-    """What one run keeps. Row i belongs to picture i, so a picture never sees another; the null
-    branch of guidance has the rows behind those of the wanted one."""
+    def refresh(
+        self, kept: Kept, call: Call, x: torch.Tensor, t: torch.Tensor
+    ) -> tuple[torch.Tensor, Kept]:
+        """A full evaluation."""
+        answer, features = self.full(x, t, call.condition)
+        return answer, kept.after(t, features)
 
-    def __init__(self, split: Split, forecast: int = 0) -> None:
-        self._split, self._forecast = split, forecast
-        self._held: list[tuple[torch.Tensor, tuple[torch.Tensor, ...]]] = []
-
-    @property
-    def kept(self) -> tuple[torch.Tensor, ...]:
-        """What the last full evaluation kept."""
-        return self._held[-1][1]
-
-    def full(self, x: torch.Tensor, t: torch.Tensor, cond: Any = None) -> torch.Tensor:
-        """A full evaluation, whose features are kept."""
-        answer, kept = self._split.full(x, t, cond)
-        before = self._held[-1:] if self._forecast else []
-        self._held = [*before, (t, kept)]
-        return answer
-
-    def part(self, x: torch.Tensor, t: torch.Tensor, cond: Any = None) -> torch.Tensor:
-        """An evaluation that reuses what was kept."""
-        if not self._held:
-            raise UserError("an evaluation reuses features before any are kept; make it full.")
-        return self._split.part(x, t, cond, *self.at(t))
-
-    def at(self, t: torch.Tensor) -> list[torch.Tensor]:
-        """The features to reuse at ``t`` (n,), for the first n rows."""
-        n, (last, kept) = len(t), self._held[-1]
-        if len(last) < n:
-            raise UserError(
-                "guidance begins at an evaluation that reuses the features of one without "
-                "guidance; let the mask be full where guidance begins."
-            )
-        early, older = self._held[0]
-        if len(self._held) < 2 or len(early) < n:
-            return [one[:n] for one in kept]
-        gap = last[:n] - early[:n]
-        share = torch.where(gap == 0, 0.0, (t - last[:n]) / torch.where(gap == 0, 1.0, gap))
-        return [_ahead(a[:n], b[:n], share) for a, b in zip(older, kept, strict=True)]
+    def reuse(
+        self, kept: Kept, call: Call, x: torch.Tensor, t: torch.Tensor
+    ) -> tuple[torch.Tensor, Kept]:
+        """An evaluation with cached features."""
+        return self.cached(x, t, call.condition, *kept.at(t)), kept
 
 
 def _ahead(a: torch.Tensor, b: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
     """``b + share * (b - a)``, row by row."""
     by = share.view(-1, *[1] * (b.ndim - 1)).to(b.dtype)
     return torch.addcmul(b, b - a, by)
-
-
-def with_reuse(program: Program, column: list[bool]) -> Program:
-    """``program`` with the column ``reuse``, one entry for each evaluation."""
-    entries, rows = iter(column), []
-    for row in program.rows:
-        if row.ask.calls:
-            row = dataclasses.replace(row, ask=_marked(row.ask, next(entries)))
-        rows.append(row)
-    return dataclasses.replace(program, rows=tuple(rows))
-
-
-def _marked(ask: Any, reuse: bool) -> Any:
-    known = {field.name for field in dataclasses.fields(ask)}
-    if "reuse" not in known:
-        raise UserError(f"reuse cannot mark the question {ask.op!r} of this program; drop reuse.")
-    return dataclasses.replace(ask, reuse=reuse)
-
-
-def check_reuse(reuse: Reuse, executor: Executor, solver: Solver, engine: Engine) -> None:
-    """Refuse what cannot stand beside ``reuse`` in a plan, with the reason."""
-    if not executor.in_order:
-        raise UserError(
-            f"reuse asks one question at a time, but executor {executor.part_name!r} asks several "
-            "at once or of a part of the batch. Use 'sequential', or drop reuse."
-        )
-    require(
-        solver.traceable,
-        f"reuse is a column of a Program, but solver {solver.part_name!r} has none: its steps "
-        "depend on the data. Use another solver, or drop reuse.",
-    )
-    runs = reuse.engines or (engine.part_name,)
-    require(
-        engine.part_name in runs,
-        f"reuse {reuse.part_name!r} decides by what it sees, which is no static graph, so engine "
-        f"{engine.part_name!r} cannot run it. Use engine={runs[0]}, or a reuse with a mask.",
-    )
-
-
-def check_guidance(program: Program, scale: Callable[[Level], float]) -> None:
-    """Refuse a program in which guidance begins at an evaluation that reuses features: those of the
-    null branch were never computed."""
-    guided = False
-    levels = zip(program.levels, program.reuses, strict=True)
-    for number, (level, reuses) in enumerate(levels):
-        now = scale(level) != 1.0
-        if reuses and now and not guided:
-            raise UserError(
-                f"guidance begins at evaluation {number + 1}, which reuses the features of one "
-                "without guidance; let reuse's mask have a 1 there."
-            )
-        guided = guided if reuses else now
-
-
-reuses: Registry[Reuse] = Registry("reuse", "hasten.levers")

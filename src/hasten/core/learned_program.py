@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from hasten.core.artifact import located, require_weights
-from hasten.core.ask import Latent
+from hasten.core.ask import Ask, Latent
 from hasten.core.errors import UserError, require
 from hasten.core.files import read_json, write_text
 from hasten.core.model import Model
 from hasten.core.program import Program, Walk
 from hasten.core.solver import Solver
+from hasten.core.stepping import asking, nothing
 
 FORMAT = "hasten-learned-program-1"
 FIELD = "plan field 'program'"
@@ -75,15 +76,13 @@ class Replayed(Solver):
 
     program: Program
 
+    part_name = "learned program"
+
     def draws_noise(self) -> bool:
         return self.program.draws > 0
 
     def walk(self, x: Latent, levels: Any) -> Walk:
-        values: dict[str, Any] = {"x": x}
-        for row, dead in zip(self.program.rows, self.program.frees, strict=True):
-            given = tuple(values[name] for name in row.ask.reads())
-            answers = yield row.ask.with_latents(given)
-            values.update(zip(row.out, answers if len(row.out) > 1 else (answers,), strict=True))
-            for name in dead:
-                del values[name]
-        return values[self.program.output]
+        def answer(ask: Ask, values: tuple[Any, ...]) -> Walk:
+            return (yield ask.with_latents(values))
+
+        return asking(self.program, answer, {"x": x}, compute=nothing)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from hasten.core.codec import Codec, Identity, Shape
+from hasten.core.condition import Condition
 from hasten.core.errors import require, require_whole
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.prediction import Prediction
@@ -16,13 +17,13 @@ from hasten.core.prediction import Prediction
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
-    """``net(x, t, cond)`` and what its answer means.
+    """``net(x, t, condition)`` and what its answer means.
 
     Attributes:
-        net: module that maps x (n, c, h, w), times t (n,), labels (n,) or None to its prediction.
+        net: module that maps x (n, ...), times t (n,) and a Condition to its prediction.
         path: how noise is added over time.
         prediction: what the network answers.
-        shape: (c, h, w) in the network's space.
+        shape: of one sample in the network's space, of any rank: (c, h, w), (c, frames, h, w).
         codec: pictures in [0, 1] to the network's space and back.
         labels: how many classes there are, None for a model without labels.
         null_label: the label that stands for "no label", None where there is none.
@@ -69,19 +70,35 @@ class Model:
     def picture_shape(self) -> Shape:
         return self.codec.decoded_shape(self.shape)
 
-    def conditions(self, n: int, cond: Any) -> torch.Tensor | None:
-        """Labels (n,) from one label, a list of n, or None.
+    @property
+    def guidable(self) -> bool:
+        """Whether its conditions have a branch for "no condition"."""
+        return self.labels is not None and self.null_label is not None
+
+    def condition(self, n: int, given: Any = None) -> Condition:
+        """The condition of ``n`` samples, on the CPU, from a Condition, one label, a list of n
+        labels, or None.
 
         None means "no label" where the model knows that, and every class in turn where it does not.
+
+        Raises:
+            UserError: labels that the model does not have, or not as many as samples.
         """
+        if isinstance(given, Condition):
+            require(len(given) == n, f"cond is of {len(given)} samples for {n} pictures.")
+            return given
         if self.labels is None:
-            require(cond is None, f"cond is {cond!r}, but model {self.name!r} has no labels.")
-            return None
-        if cond is None:
+            require(given is None, f"cond is {given!r}, but model {self.name!r} has no labels.")
+            return Condition.none(n)
+        return Condition.labels_of(self._labels(n, given), self.null_label)
+
+    def _labels(self, n: int, given: Any) -> torch.Tensor:
+        assert self.labels is not None
+        if given is None:
             every = torch.arange(n) % self.labels
             return every if self.null_label is None else torch.full((n,), self.null_label)
-        given = cond.tolist() if isinstance(cond, torch.Tensor) else cond
-        labels = [given] * n if isinstance(given, int) else list(given)
+        listed = given.tolist() if hasattr(given, "tolist") else given
+        labels = [listed] * n if isinstance(listed, int) else list(listed)
         require(len(labels) == n, f"cond has {len(labels)} labels for {n} pictures; give 1 or {n}.")
         for label in labels:
             require_whole("cond", label, 0, self.labels - 1)

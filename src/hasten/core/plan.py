@@ -13,134 +13,109 @@ from typing import Annotated, Any, Literal
 import pydantic
 import yaml
 
-from hasten.core.artifact import student_plans
-from hasten.core.engine import engines
 from hasten.core.errors import UserError
-from hasten.core.executor import executors
-from hasten.core.feature_cache import Reuse, check_reuse, reuses
-from hasten.core.grid import grids
-from hasten.core.learned_program import FIELD, LearnedProgram, Replayed
+from hasten.core.files import write_text
 from hasten.core.level import Level
+from hasten.core.lever import Lever, check_traits, levers
 from hasten.core.noise_schedule import NoiseSchedule
+from hasten.core.parts import DECIDED, DEFAULTS, REGISTRIES, Parts, parsed_levers
+from hasten.core.plan_upgrade import VERSION, upgraded
 from hasten.core.program import Program
-from hasten.core.registry import Registry
 from hasten.core.settings import Settings
-from hasten.core.solver import Clipped, Solver, solvers, trace
-from hasten.core.start import starts
 
-PARTS: dict[str, Registry[Any]] = {
-    "solver": solvers,
-    "grid": grids,
-    "executor": executors,
-    "start": starts,
-    "engine": engines,
-    "reuse": reuses,
-}
-RULED = ("solver", "grid", "steps", "clip")  # what a learned program decides
+
+START = ("start", DEFAULTS["start"])
 
 
 class Plan(Settings):
     """How to sample. Every field has a default; unknown or conflicting fields raise.
 
+    Validating a plan reads no file: what a learned program or a student decides is None here, and
+    known once :attr:`parts` are asked for.
+
     Attributes:
         solver, grid, executor, start, engine: parts, ``name`` or ``name(option=value, ...)``.
         steps: intervals between levels, 1 to 10000.
-        program: a file that ``hasten learn program`` wrote; it rules solver, grid, steps and clip.
-        student: a folder that ``hasten learn student`` wrote, whose network stands in for the
-            model's; it brings solver, grid, steps and clip where none of them is given.
-        quantize: a file that ``hasten learn quantize`` wrote for this plan: the network in few
-            bits, with ranges that follow the step; or torchao:int8, torchao:int8-weights or
-            torchao:fp8, which put the linear layers of any plan into few bits.
-        small, small_at: another, smaller student (such as one that ``hasten learn prune`` wrote),
-            and for each evaluation 1 where it runs and 0 where the network does.
+        clip: x0 is held in [-clip, clip] after every evaluation; None leaves it alone.
+        program: a file that ``hasten learn program`` wrote; it decides solver, grid, steps and
+            clip, which must not be given then.
+        levers: parts that make evaluations cheaper, ``name(option=value, ...)`` each: students,
+            feature caches, fewer bits and so on.
         guidance: classifier-free guidance scale; 1 is none.
         guidance_interval: guidance only where low < sigma / alpha <= high (2404.07724); the null
             branch is skipped elsewhere. None is everywhere.
-        reuse: which features of the network are reused, and when; None for none.
-        merge: share of the tokens that are merged before the self-attention of a transformer's
-            widest blocks, at most 0.75; None for none.
-        clip: x0 is held in [-clip, clip] after every evaluation; None leaves it alone.
         dtype: what the network computes in; the state is always float32.
-        engine: what runs the network.
         other_weights: whether what was learned for other weights may be used all the same.
         device: the kind of device the plan was measured on, where it holds there alone; None for
             any.
     """
 
-    solver: str = "dpmpp(order=2)"
-    grid: str = "log-snr"
-    steps: Annotated[int, pydantic.Field(ge=1, le=10_000, strict=True)] = 10
+    solver: str | None = None
+    grid: str | None = None
+    steps: Annotated[int, pydantic.Field(ge=1, le=10_000, strict=True)] | None = None
     program: str | None = None
-    student: str | None = None
-    quantize: str | None = None
-    small: str | None = None
-    small_at: tuple[int, ...] | None = None
+    levers: tuple[str, ...] = ()
     executor: str = "sequential"
-    start: str = "noise"
+    start: str | None = None
     guidance: Annotated[float, pydantic.Field(ge=0, le=100, allow_inf_nan=False)] = 1.0
     guidance_interval: tuple[float, float] | None = None
-    reuse: str | None = None
-    merge: Annotated[float, pydantic.Field(gt=0, le=0.75, allow_inf_nan=False)] | None = None
     clip: Annotated[float, pydantic.Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     engine: str = "eager"
     other_weights: bool = False
     device: Literal["cpu", "cuda", "mps", "xpu"] | None = None
 
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _as_the_student(cls, given: Any) -> Any:
-        student = given.get("student") if isinstance(given, dict) else None
-        if isinstance(student, str) and not {*RULED, "program"} & set(given):
-            return {**student_plans(student)[0], **given}
-        return given
-
-    @pydantic.field_validator(*PARTS)
+    @pydantic.field_validator(*REGISTRIES)
     @classmethod
     def _canonical(cls, text: str | None, info: pydantic.ValidationInfo) -> str | None:
-        return None if text is None else PARTS[str(info.field_name)].canonical(text)
+        return None if text is None else REGISTRIES[str(info.field_name)].canonical(text)
+
+    @pydantic.field_validator("levers", mode="before")
+    @classmethod
+    def _canonical_levers(cls, given: Any) -> Any:
+        parts = parsed_levers(tuple(_listed(given)))
+        return tuple(levers.text(part) for part in parts)
 
     @pydantic.field_validator("guidance_interval", mode="before")
     @classmethod
     def _two_ratios(cls, given: Any) -> Any:
         return _read_interval(given)
 
-    @pydantic.field_validator("small_at", mode="before")
+    @pydantic.model_validator(mode="before")
     @classmethod
-    def _ones_and_zeros(cls, given: Any) -> Any:
-        if isinstance(given, str):
-            given = re.findall(r"[^\s,()\[\]]+", given)
-        if given is not None:
-            known = {0: 0, 1: 1, "0": 0, "1": 1}
-            if not isinstance(given, (list, tuple)) or not {*given} <= set(known) or not given:
-                raise ValueError(f"{given!r} is no column; it takes ones and zeros, as in (0,1,1)")
-            given = tuple(known[one] for one in given)
-        return given
+    def _defaults(cls, given: Any) -> Any:
+        """Fills in solver, grid, steps and start, unless a program or a lever decides them."""
+        if not isinstance(given, dict):
+            return given
+        if given.get("program") is not None:
+            return {**given, "start": given.get("start") or DEFAULTS["start"]}
+        named = any(given.get(name) is not None for name in DECIDED)
+        if not named and any(
+            part.decides for part in parsed_levers(tuple(_listed(given.get("levers"))))
+        ):
+            return given
+        return {**given, **{k: v for k, v in DEFAULTS.items() if given.get(k) is None}}
 
     @pydantic.model_validator(mode="after")
-    def _small_fits(self) -> Plan:
-        if (self.small is None) != (self.small_at is None):
-            raise ValueError("small and small_at go together: give both or neither")
-        clash = next((name for name in ("reuse", "quantize") if getattr(self, name)), None)
-        if self.small is not None and clash is not None:
-            raise ValueError(f"small runs two whole networks, and {clash} changes one; drop one")
-        return self
-
-    @pydantic.model_validator(mode="after")
-    def _reuse_fits(self) -> Plan:
+    def _fields_fit(self) -> Plan:
         if self.guidance_interval is not None and self.guidance == 1.0:
             raise ValueError("guidance_interval narrows guidance, which is 1; set it, or drop both")
-        if self.reusing is not None and self.quantize is not None:
-            raise ValueError("quantize knows whole networks, and reuse splits them; drop one")
-        if self.reusing is not None:
-            solver, engine = solvers.parse(self.solver), engines.parse(self.engine)
-            check_reuse(self.reusing, executors.parse(self.executor), solver, engine)
+        if self.program is not None:
+            for name in DECIDED:
+                if getattr(self, name) is not None:
+                    raise ValueError(f"program {self.program!r} decides {name}; drop {name}")
+        executor, engine = (REGISTRIES[n].parse(getattr(self, n)) for n in ("executor", "engine"))
+        check_traits(parsed_levers(self.levers), executor, engine)
         return self
 
     @functools.cached_property
-    def reusing(self) -> Reuse | None:
-        """The part that ``reuse`` names."""
-        return None if self.reuse is None else reuses.parse(self.reuse)
+    def parts(self) -> Parts:
+        """What the plan's text names, parsed once; reads the files of what decides for others.
+
+        Raises:
+            UserError: a file that cannot be read, parts that exclude each other.
+        """
+        return Parts.of(self.model_dump())
 
     def guidance_at(self, level: Level) -> float:
         """The guidance scale at ``level``: 1 outside the interval."""
@@ -148,82 +123,60 @@ class Plan(Settings):
         return self.guidance if low < level.ratio <= high else 1.0
 
     @property
-    def network(self) -> tuple[str, ...]:
-        """What a prepared network depends on: plans with the same can share it."""
-        cut = () if self.reusing is None else (self.reusing.cut,)
-        if self.small is not None:  # its times are those of the plan
-            cut = (self.small, *(str(getattr(self, name)) for name in (*RULED, "program", "start")))
-            cut = (*cut, str(self.small_at))
-        cut = cut if self.merge is None else (*cut, f"merge {self.merge}")
-        return self.engine, self.dtype, self.student or "", self.quantize or "", *cut
-
-    @pydantic.model_validator(mode="after")
-    def _program_rules(self) -> Plan:
-        if self.program is not None:
-            standard = type(self)()
-            for name in RULED:
-                if getattr(self, name) != getattr(standard, name):
-                    raise ValueError(f"program {self.program!r} rules {name}; drop {name}")
-        return self
-
-    @functools.cached_property
-    def learned(self) -> LearnedProgram | None:
-        """What the file named by ``program`` holds."""
-        return None if self.program is None else LearnedProgram.read(self.program)
-
-    @property
-    def smaller(self) -> Plan:
-        """The plan with its small network alone."""
-        changes = {"student": self.small, "small": None, "small_at": None}
-        return self.model_copy(update=changes)
-
-    @property
     def key(self) -> str:
         """Twelve hex digits that stand for the plan."""
         body = json.dumps(self.model_dump(), sort_keys=True)
         return hashlib.sha256(body.encode()).hexdigest()[:12]
 
-    @functools.cached_property
-    def crossing(self) -> Solver:
-        """The solver, clipped where the plan says so."""
-        if self.learned is not None:
-            return Replayed(program=self.learned.program)
-        solver = solvers.parse(self.solver)
-        return solver if self.clip is None else Clipped(solver=solver, bound=self.clip)
-
     @property
     def stochastic(self) -> bool:
         """Whether the plan draws noise on the way."""
-        return self.crossing.draws_noise()
+        return self.parts.stochastic
 
     def levels(self, schedule: NoiseSchedule) -> tuple[Level, ...]:
-        """The levels the plan visits on ``path``."""
-        shorter = starts.parse(self.start).shortened(schedule)
-        if self.learned is not None:
-            begin = self.learned.program.start
-            _require_start(begin, shorter.at(shorter.noisy), self.learned.start, self.start)
-            return begin, schedule.at(schedule.clean)
-        return grids.parse(self.grid).levels(shorter, self.steps)
+        """The levels the plan visits on ``schedule``."""
+        return self.parts.levels(schedule)
 
     def trace(self, schedule: NoiseSchedule) -> Program:
-        """The plan's Program on ``path``."""
-        program = trace(self.crossing, self.levels(schedule))
-        return program if self.reusing is None else self.reusing.marked(program)
+        """The plan's Program on ``schedule``."""
+        return self.parts.trace(schedule)
 
     def model_copy(self, *, update: Any = None, deep: bool = False) -> Plan:
         """The plan with other fields, checked as a new one is; nothing that was derived from the
         old fields is kept."""
         return type(self)(**{**self.model_dump(), **(update or {})})
 
+    def with_lever(self, lever: Lever | str) -> Plan:
+        """The plan with one more lever."""
+        text = lever if isinstance(lever, str) else levers.text(lever)
+        return self.model_copy(update={"levers": (*self.levers, text)})
+
+    def without(self, *names: str) -> Plan:
+        """The plan without the levers of these names."""
+        rest = [text for text in self.levers if text.partition("(")[0] not in names]
+        return self.model_copy(update={"levers": tuple(rest)})
+
+    def lever(self, name: str) -> Lever | None:
+        """The plan's lever of this name, None where it has none."""
+        return next((part for part in parsed_levers(self.levers) if part.part_name == name), None)
+
     def chosen(self) -> dict[str, Any]:
-        """Solver, grid and steps, and every other field that is not as it is by default."""
-        standard = type(self)().model_dump()
-        always = ("solver", "grid", "steps") if self.program is None else ()
-        fields = self.model_dump().items()
-        return {name: value for name, value in fields if name in always or value != standard[name]}
+        """Solver, grid and steps where the plan gives them, and every other field that is not as it
+        is by default."""
+        fields = type(self).model_fields
+        return {
+            name: list(value) if name == "levers" else value
+            for name, value in self.model_dump().items()
+            if value is not None and value != fields[name].default and (name, value) != START
+        }
 
     def __str__(self) -> str:
-        return ",".join(f"{name}={value}" for name, value in self.chosen().items())
+        return ",".join(f"{name}={_text(value)}" for name, value in self.chosen().items())
+
+    @staticmethod
+    def of(fields: dict[str, Any]) -> Plan:
+        """The plan of fields as a file has them, of this version or an older one."""
+        return Plan(**upgraded({str(key): value for key, value in fields.items()}))
 
     @staticmethod
     def read(text: str | File) -> Plan:
@@ -234,7 +187,7 @@ class Plan(Settings):
         """
         given = str(text)
         if re.match(r"\s*\w+\s*=", given):
-            return Plan(**_pairs(given))
+            return Plan.of(_pairs(given))
         try:
             body = yaml.safe_load(File(given).read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:
@@ -244,27 +197,38 @@ class Plan(Settings):
             ) from error
         if not isinstance(body, dict):
             raise UserError(f"plan file {given!r} holds no fields; see `hasten tune`.")
-        return Plan(**{str(key): value for key, value in body.items()})
+        return Plan.of(body)
 
-    def write(self, file: File) -> None:
+    def write(self, file: File | str) -> None:
         """Write the plan as JSON."""
-        from hasten.core.files import write_text
+        body = {"version": VERSION, **self.model_dump()}
+        write_text(File(file), json.dumps(body, indent=1) + "\n")
 
-        write_text(file, json.dumps(self.model_dump(), indent=1) + "\n")
+
+def as_plan(given: Plan | str | File | dict[str, Any] | None) -> Plan:
+    """A Plan from one, from the text ``key=value,...``, from a file, from a dict of fields; the
+    default plan from None."""
+    if isinstance(given, Plan):
+        return given
+    if given is None or isinstance(given, dict):
+        return Plan.of(given or {})
+    return Plan.read(given)
 
 
-def _require_start(begin: Level, first: Level, learned: str, start: str) -> None:
-    kinds = [text.partition("(")[0] for text in (learned, start)]
-    if kinds[0] != kinds[1]:
-        raise UserError(
-            f"{FIELD} was learned for start {learned!r}, but start is {start!r}; set start to it."
-        )
-    same = math.isclose(begin.ratio, first.ratio, rel_tol=1e-4)
-    if not (same or (start == "noise" and begin.ratio < first.ratio)):
-        raise UserError(
-            f"{FIELD} begins at sigma / alpha = {begin.ratio:g}, but the walk at {first.ratio:g}; "
-            "use the model's path and the start it was learned with."
-        )
+def _listed(given: Any) -> list[Any]:
+    """Levers from a list, or from a text such as ``[deep(every=2), merge(share=0.5)]``."""
+    if given is None:
+        return []
+    if isinstance(given, str):
+        text = given.strip()
+        if text.startswith("[") and text.endswith("]"):
+            text = text[1:-1]
+        return [piece.strip() for piece in _pieces(text) if piece.strip()]
+    return list(given) if isinstance(given, (list, tuple)) else [given]
+
+
+def _text(value: Any) -> str:
+    return f"[{', '.join(value)}]" if isinstance(value, list) else str(value)
 
 
 def _read_interval(given: Any) -> Any:

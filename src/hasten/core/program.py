@@ -1,8 +1,9 @@
 """A Program: a walk traced into a short table of numbers.
 
-Each row is one Ask with register names for latents. ``x`` is the start; a row gives its answers new
-names; ``output`` names the last x. The table says all there is to say about sampling, so a runtime
-is a loop over rows (:mod:`hasten.executors.sequential`), in any language.
+Each row is one Ask with register names for latents. ``x`` is the start, beside other inputs where
+there are any (a source picture, a mask); a row gives its answers new names; ``output`` names the
+last x. The table says all there is to say about sampling, so a runtime is a loop over rows
+(:mod:`hasten.core.stepping`), in any language.
 """
 
 from __future__ import annotations
@@ -11,17 +12,19 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
-from hasten.core.ask import ASKS, Ask, Combine, Denoise, DenoiseWithVariance
+from hasten.core.ask import ASKS, MAIN, Ask, Combine, Denoise, DenoiseWithVariance
+from hasten.core.call import FULL
 from hasten.core.errors import UserError, nearest, require
 from hasten.core.level import Level
 from hasten.core.linear import Linear
 
 Walk = Generator[Ask, Any, Any]
 FORMAT = "hasten-program-1"
-SPARSE = ("reuse",)  # columns that are written down only where they are set
+SPARSE = {"variant": FULL, "condition": MAIN}  # columns that are written only where they differ
+CACHED = "cached"  # the variant that takes the features of the last full evaluation
 START = "x"
 
 
@@ -35,11 +38,13 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Rows in order, the register that holds the result, and the level the start lies at."""
+    """Rows in order, the register that holds the result, the level the start lies at, and the
+    registers that are given: the start ``x`` first."""
 
     rows: tuple[Row, ...]
     output: str
     start: Level
+    inputs: tuple[str, ...] = (START,)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -50,9 +55,33 @@ class Program:
         return sum(row.ask.calls for row in self.rows)
 
     @functools.cached_property
-    def reuses(self) -> tuple[bool, ...]:
-        """For each evaluation whether it reuses the features of the last one that did not."""
-        return tuple(getattr(row.ask, "reuse", False) for row in self.rows if row.ask.calls)
+    def variants(self) -> tuple[str, ...]:
+        """For each evaluation the variant of the network that answers it."""
+        return tuple(getattr(row.ask, "variant", FULL) for row in self.rows if row.ask.calls)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the full network answers every evaluation."""
+        return all(variant == FULL for variant in self.variants)
+
+    def with_variants(self, column: Sequence[str]) -> Program:
+        """The program with another column ``variant``, one entry for each evaluation.
+
+        Raises:
+            UserError: the column is of another length, or its first entry needs what a full
+                evaluation keeps.
+        """
+        require(
+            len(column) == self.evaluations,
+            f"a column of variants has {len(column)} entries, but the program makes "
+            f"{self.evaluations} evaluations; give one for each.",
+        )
+        entries, rows = iter(column), []
+        for row in self.rows:
+            if row.ask.calls:
+                row = Row(row.out, dataclasses.replace(row.ask, variant=next(entries)))  # type: ignore[call-arg]
+            rows.append(row)
+        return dataclasses.replace(self, rows=tuple(rows))
 
     @functools.cached_property
     def draws(self) -> int:
@@ -63,10 +92,12 @@ class Program:
     def groups(self) -> tuple[tuple[int, ...], ...]:
         """Row numbers in order, evaluations that follow each other without reading each other put
         together: they can be asked side by side."""
+        if not self.plain:  # a cached evaluation follows from the one before it
+            return tuple((number,) for number in range(len(self.rows)))
         out: list[list[int]] = []
         for number, row in enumerate(self.rows):
             last = out[-1] if out else []
-            beside = bool(last) and isinstance(row.ask, Denoise) and not row.ask.reuse
+            beside = bool(last) and isinstance(row.ask, Denoise)
             for other in last:
                 read = set(self.rows[other].out) & set(row.ask.reads())
                 beside = beside and isinstance(self.rows[other].ask, Denoise) and not read
@@ -93,7 +124,7 @@ class Program:
     @functools.cached_property
     def frees(self) -> tuple[tuple[str, ...], ...]:
         """For every row the registers that no later row reads: liveness, so memory is constant."""
-        last: dict[str, int] = {START: -1}
+        last: dict[str, int] = dict.fromkeys(self.inputs, -1)
         for index, row in enumerate(self.rows):
             last.update(dict.fromkeys((*row.ask.reads(), *row.out), index))
         last.pop(self.output)
@@ -106,7 +137,7 @@ class Program:
     @functools.cached_property
     def peak(self) -> int:
         """The most registers alive at once, the one being written included."""
-        alive, most = 1, 1
+        alive = most = len(self.inputs)
         for row, dead in zip(self.rows, self.frees, strict=True):
             alive += len(row.out)
             most = max(most, alive)
@@ -116,7 +147,9 @@ class Program:
     def to_json(self) -> str:
         """JSON text; floats are written so that :meth:`from_json` gives the same bits."""
         rows = [_row_out(row) for row in self.rows]
-        body = {"start": dataclasses.asdict(self.start), "output": self.output}
+        body: dict[str, Any] = {"start": dataclasses.asdict(self.start), "output": self.output}
+        if self.inputs != (START,):
+            body["inputs"] = list(self.inputs)
         head = json.dumps({"format": FORMAT, **body})[:-1]
         lines = ",\n ".join(json.dumps(row) for row in rows)
         return f'{head}, "rows": [\n {lines}\n]}}\n'
@@ -137,7 +170,8 @@ class Program:
         require(known, f"program has no format {FORMAT!r}; make it again with hasten.trace.")
         try:
             rows = tuple(_row_in(row) for row in given["rows"])
-            return Program(rows, given["output"], Level(**given["start"]))
+            inputs = tuple(given.get("inputs", (START,)))
+            return Program(rows, given["output"], Level(**given["start"]), inputs)
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"program has a field missing or of the wrong kind: {error}") from error
 
@@ -145,26 +179,32 @@ class Program:
         return "\n".join([*(_line(row) for row in self.rows), f"out = {self.output}"])
 
 
-def trace_walk(walk: Walk, start: Linear, level: Level) -> Program:
+def trace_walk(walk: Walk, level: Level, inputs: Sequence[str] = (START,)) -> Program:
     """Run a walk on symbolic latents and write down what it asks.
+
+    Args:
+        walk: on the symbols of its inputs, see :func:`symbol`.
+        level: where the start lies.
+        inputs: their names, the start first.
 
     Raises:
         TracingError: the walk does something to a latent that is not linear.
     """
-    tape = _Tape()
+    tape = _Tape(inputs)
     answers: Any = None
     while True:
         try:
             ask = walk.send(answers)
         except StopIteration as stop:
             output = tape.register(stop.value)  # may add the last row
-            return Program(tuple(tape.rows), output, level)
+            return Program(tuple(tape.rows), output, level, tuple(inputs))
         answers = tape.record(ask)
 
 
 class _Tape:
-    def __init__(self) -> None:
+    def __init__(self, inputs: Sequence[str]) -> None:
         self.rows: list[Row] = []
+        self._names = set(inputs)
         self._used: dict[str, int] = {START: 1}
 
     def record(self, ask: Ask) -> Any:
@@ -187,20 +227,26 @@ class _Tape:
         out = []
         for letter in ask.answers:
             number = self._used.get(letter, 0)
+            while f"{letter}{number}" in self._names:  # an input may be called so
+                number += 1
             self._used[letter] = number + 1
             out.append(f"{letter}{number}")
         self.rows.append(Row(tuple(out), ask))
         return tuple(out)
 
 
-def symbol() -> Linear:
-    """The symbolic start of a walk."""
-    return Linear({START: 1.0})
+def symbol(name: str = START) -> Linear:
+    """An input of a walk that is traced: by default its start."""
+    return Linear({name: 1.0})
 
 
 def _check(program: Program) -> None:
     require(len(program.rows) > 0, "program has no rows.")
-    known = {START}
+    known = set(program.inputs)
+    require(
+        program.inputs[:1] == (START,) and len(known) == len(program.inputs),
+        f"program inputs are {list(program.inputs)}; they begin with {START!r} and differ.",
+    )
     for number, row in enumerate(program.rows):
         for register in row.ask.reads():
             if register not in known:
@@ -222,8 +268,9 @@ def _check(program: Program) -> None:
                 )
     begins = next((row.ask for row in program.rows if row.ask.calls), None)
     require(
-        not getattr(begins, "reuse", False),
-        "program reuses features in its first evaluation, before any are kept; make that one full.",
+        getattr(begins, "variant", FULL) != CACHED,
+        "program takes cached features in its first evaluation, before there are any; make that "
+        "one full.",
     )
     require(program.output in known, f"program output {program.output!r} is written by no row.")
 
@@ -251,7 +298,7 @@ def _row_out(row: Row) -> dict[str, Any]:
 
 def _columns(ask: Ask) -> list[str]:
     names = [field.name for field in dataclasses.fields(ask)]
-    return [name for name in names if name not in SPARSE or getattr(ask, name)]
+    return [name for name in names if getattr(ask, name) != SPARSE.get(name)]
 
 
 def _row_in(given: dict[str, Any]) -> Row:
@@ -259,6 +306,8 @@ def _row_in(given: dict[str, Any]) -> Row:
     out, op = tuple(body.pop("out")), body.pop("op")
     if op not in ASKS:
         raise UserError(f"program has the unknown op {op!r}. {nearest(str(op), ASKS)}")
+    if body.pop("reuse", False):  # programs written before there were variants
+        body["variant"] = CACHED
     if "level" in body:
         body["level"] = Level(**{key: float(value) for key, value in body["level"].items()})
     for name, value in body.items():

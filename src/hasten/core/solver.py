@@ -49,6 +49,10 @@ class Clipped(Solver):
     solver: Solver
     bound: float = 1.0
 
+    @property
+    def part_name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.solver.part_name
+
     def __post_init__(self) -> None:
         require_number("clip", self.bound, 1e-6, 1e6)
 
@@ -91,4 +95,4 @@ def trace(solver: Solver, levels: Sequence[Level]) -> Program:
             "has a Program."
         )
     start = symbol()
-    return trace_walk(solver.walk(start, levels), start, levels[0])
+    return trace_walk(solver.walk(start, levels), levels[0])

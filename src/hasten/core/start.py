@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from hasten.core.condition import Condition
 from hasten.core.level import Array, Level
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.registry import Registry
@@ -14,11 +15,11 @@ from hasten.core.registry import Registry
 if TYPE_CHECKING:
     from hasten.core.model import Model
 
-Begin = Callable[[Any, Level, Any], Any]
-"""Standard normal noise (n, c, h, w), the first level, labels (n,) or None; the x to walk from."""
+Begin = Callable[[Any, Level, Condition], Any]
+"""Standard normal noise (n, ...), the first level, the condition; the x that the run begins with."""
 
-Latents = Callable[[Any, Any], Any]
-"""Standard normal noise (n, c, h, w) at the path's noisy end, labels (n,) or None; the x0 of it."""
+Latents = Callable[[Any, Condition], Any]
+"""Standard normal noise (n, ...) at the schedule's noisy end, the condition; the x0 of it."""
 
 
 class Start(ABC):

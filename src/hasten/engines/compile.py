@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hasten.core.engine import Call, Engine, Static, engines
+from hasten.core.engine import Engine, Flat, Runner, Static, engines
 from hasten.core.errors import UserError, require
 from hasten.core.model import Model
 from hasten.engines.eager import Cast
@@ -23,21 +23,19 @@ class Compiled(Static):
 
     def __init__(self, model: Model, dtype: torch.dtype) -> None:
         super().__init__(model)
-        self.cast = Cast(model, dtype)
-        self.precision, self.weights_mb = self.cast.precision, self.cast.weights_mb
+        self.network = cast = Cast(model, dtype)
+        self.precision, self.weights_mb = cast.precision, cast.weights_mb
         self.versions = {}
 
-    def compile(self, x: torch.Tensor, t: torch.Tensor, cond: Any, *kept: torch.Tensor) -> Call:
-        cast = self.cast
-
-        def call(x: torch.Tensor, t: torch.Tensor, cond: Any, *kept: torch.Tensor) -> Any:
-            return cast(x, t, cond, *kept)
+    def compile(self, flat: Flat, inputs: list[torch.Tensor]) -> Runner:
+        def call(*tensors: torch.Tensor) -> Any:
+            return flat(*tensors)
 
         compiled = torch.compile(_fresh(call), dynamic=False, fullgraph=True)
         try:
             with warnings.catch_warnings():  # on what the compiler thinks of other people's code
                 warnings.simplefilter("ignore")
-                compiled(x, t, cond, *kept)
+                compiled(*inputs)
         except Exception as error:
             what = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}"
             raise UserError(
@@ -60,7 +58,7 @@ class Compile(Engine):
         return Compiled(model, getattr(torch, dtype))
 
 
-def _fresh(call: Call) -> Call:
+def _fresh(call: Runner) -> Runner:
     """``call`` with a code object of its own: torch counts recompilations by code object, and what
     was compiled for one batch size shall not count against another."""
     assert isinstance(call, types.FunctionType)

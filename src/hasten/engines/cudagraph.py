@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from hasten.core.engine import Call, Engine, Static, engines
+from hasten.core.engine import Engine, Flat, Runner, Static, engines
 from hasten.core.errors import UserError
 from hasten.core.model import Model
 from hasten.engines.eager import Cast
@@ -21,22 +21,21 @@ class Recorded(Static):
 
     def __init__(self, model: Model, dtype: torch.dtype) -> None:
         super().__init__(model)
-        self.cast = Cast(model, dtype)
-        self.precision, self.weights_mb = self.cast.precision, self.cast.weights_mb
+        self.network = cast = Cast(model, dtype)
+        self.precision, self.weights_mb = cast.precision, cast.weights_mb
         self.versions = {"cuda": str(torch.version.cuda)}
 
-    def compile(self, x: torch.Tensor, t: torch.Tensor, cond: Any, *kept: torch.Tensor) -> Call:
-        inputs = [x, t, cond, *kept]
+    def compile(self, flat: Flat, inputs: list[torch.Tensor]) -> Runner:
         graph = torch.cuda.CUDAGraph()
         try:
             beside = torch.cuda.Stream()
             beside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(beside):
                 for _ in range(WARM):
-                    self.cast(*inputs)
+                    flat(*inputs)
             torch.cuda.current_stream().wait_stream(beside)
             with torch.cuda.graph(graph):
-                answer = self.cast(*inputs)
+                answer = flat(*inputs)
         except RuntimeError as error:
             what = str(error).strip().splitlines()[0][:160]
             raise UserError(
@@ -44,13 +43,12 @@ class Recorded(Static):
                 "or compile."
             ) from error
 
-        def call(*given: Any) -> Any:
-            for mine, theirs in zip(inputs, given, strict=True):
-                if mine is not None:
-                    mine.copy_(theirs)
+        def call(*tensors: torch.Tensor) -> Any:
+            for recorded, value in zip(inputs, tensors, strict=True):
+                recorded.copy_(value)
             graph.replay()
             if isinstance(answer, tuple):
-                return tuple(one.clone() for one in answer)
+                return tuple(value.clone() for value in answer)
             return answer.clone()
 
         return call

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hasten.core.condition import Condition
 from hasten.core.engine import Engine, Prepared, engines
 from hasten.core.model import Model
 
@@ -28,9 +29,14 @@ class Cast(Prepared):
         self.weights_mb = round(sum(one.numel() * one.element_size() for one in held) / 1e6, 3)
 
     def __call__(
-        self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, *kept: torch.Tensor
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        condition: Condition | torch.Tensor | None = None,
+        *kept: torch.Tensor,
     ) -> Any:
-        answer = self.net(x if x.dtype == self.dtype else x.to(self.dtype), t, cond, *kept)
+        seen = x if x.dtype == self.dtype else x.to(self.dtype)
+        answer = self.net(seen, t, condition, *kept)
         if isinstance(answer, tuple):
             return (answer[0].float(), *answer[1:])
         return answer if answer.dtype == torch.float32 else answer.float()
@@ -40,6 +46,8 @@ class Cast(Prepared):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Eager(Engine):
     """One operator after another."""
+
+    static = False
 
     def prepare(self, model: Model, dtype: str) -> Cast:
         return Cast(model, getattr(torch, dtype))

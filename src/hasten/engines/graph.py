@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from hasten.core.engine import Flat
 from hasten.core.errors import UserError
 from hasten.core.model import Model
 
@@ -32,12 +33,12 @@ class Exports:
         self._folder = tempfile.TemporaryDirectory(prefix="hasten-onnx-")
         self._files: dict[str, Path] = {}
 
-    def file(self, model: Model, inputs: list[Any]) -> Path:
-        shapes = [() if one is None else one.shape for one in inputs]
-        key = "-".join("x".join(map(str, shape)) for shape in shapes)
+    def file(self, model: Model, flat: Flat, inputs: list[torch.Tensor]) -> Path:
+        shapes = "-".join("x".join(map(str, value.shape)) for value in inputs)
+        key = f"{shapes}-{abs(hash(flat.structure.key)):x}"
         if key not in self._files:
             file = Path(self._folder.name) / key / "net.onnx"
-            _export(model, inputs, file)
+            _export(model, flat, inputs, file)
             self._files[key] = file
         return self._files[key]
 
@@ -45,25 +46,23 @@ class Exports:
 _exported: weakref.WeakKeyDictionary[torch.nn.Module, Exports] = weakref.WeakKeyDictionary()
 
 
-def onnx_file(
-    model: Model, x: torch.Tensor, t: torch.Tensor, cond: Any, *kept: torch.Tensor
-) -> Path:
-    """The network of ``model`` as an ONNX file (weights beside it) for inputs of these shapes; the
-    graph's inputs are those that are not None, in this order.
+def onnx_file(model: Model, flat: Flat, inputs: list[torch.Tensor]) -> Path:
+    """The network of ``model``, made a function of tensors by ``flat``, as an ONNX file (weights
+    beside it) for ``inputs`` of these shapes: x, times, the condition's tensors, and what was kept.
 
     Raises:
         UserError: torch.export cannot follow the network, or an operator has no ONNX form.
     """
-    inputs = [x, t] if cond is None and not kept else [x, t, cond, *kept]
-    return _exported.setdefault(model.net, Exports()).file(model, inputs)
+    return _exported.setdefault(model.net, Exports()).file(model, flat, inputs)
 
 
-def _export(model: Model, inputs: list[Any], file: Path) -> None:
+def _export(model: Model, flat: Flat, inputs: list[torch.Tensor], file: Path) -> None:
     net = model.net if model.dtype == torch.float32 else copy.deepcopy(model.net).float()
+    flat = Flat(net, flat.structure, flat.count)
     try:
         file.parent.mkdir(exist_ok=True)
         with _quiet():
-            program = torch.export.export(net, tuple(inputs))
+            program = torch.export.export(flat, tuple(inputs))
             done = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False)
             assert done is not None
             done.save(str(file), external_data=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from hasten.core.engine import Call, Engine, Static, engines
+from hasten.core.engine import Engine, Flat, Runner, Static, engines
 from hasten.core.errors import UserError, require
 from hasten.core.model import Model
 from hasten.engines.graph import onnx_file
@@ -28,8 +28,8 @@ class OnnxNet(Static):
         held = model.net.parameters()
         self.weights_mb = round(sum(one.numel() for one in held) * 4 / 1e6, 3)
 
-    def compile(self, x: torch.Tensor, t: torch.Tensor, cond: Any, *kept: torch.Tensor) -> Call:
-        file = onnx_file(self.model, x, t, cond, *kept)
+    def compile(self, flat: Flat, inputs: list[torch.Tensor]) -> Runner:
+        file = onnx_file(self.model, flat, inputs)
         options = self._runtime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 3
@@ -44,8 +44,8 @@ class OnnxNet(Static):
         require(kinds == {"tensor(float)"}, f"ONNX Runtime answers in {kinds}, not float32.")
         names = [one.name for one in session.get_inputs()]
 
-        def call(*inputs: torch.Tensor | None) -> Any:
-            given = [one.numpy() for one in inputs if one is not None]
+        def call(*tensors: torch.Tensor) -> Any:
+            given = [value.numpy() for value in tensors]
             answers = session.run(None, dict(zip(names, given, strict=True)))
             out = [torch.from_numpy(answer) for answer in answers]
             return tuple(out) if len(out) > 1 else out[0]

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from hasten.core.engine import Call, Engine, Static, engines
+from hasten.core.engine import Engine, Flat, Runner, Static, engines
 from hasten.core.errors import UserError
 from hasten.core.model import Model
 from hasten.engines.graph import onnx_file
@@ -33,11 +33,12 @@ class OpenVinoNet(Static):
         self.versions = {"openvino": version.split("-")[0]}
         if dtype == "float32" and getattr(self.model.net, "integers", ()):
             self.model = dataclasses.replace(self.model, net=by_channel(self.model.net))
+            self.network = self.model.net
         held = model.net.parameters()
         self.weights_mb = round(sum(one.numel() for one in held) * 4 / 1e6, 3)
 
-    def compile(self, x: torch.Tensor, t: torch.Tensor, cond: Any, *kept: torch.Tensor) -> Call:
-        file = onnx_file(self.model, x, t, cond, *kept)
+    def compile(self, flat: Flat, inputs: list[torch.Tensor]) -> Runner:
+        file = onnx_file(self.model, flat, inputs)
         options = {
             "INFERENCE_PRECISION_HINT": HINTS[self.precision],
             "INFERENCE_NUM_THREADS": self.threads,
@@ -57,8 +58,8 @@ class OpenVinoNet(Static):
 
         count = len(compiled.outputs)
 
-        def call(*inputs: torch.Tensor | None) -> Any:
-            given = [one.numpy() for one in inputs if one is not None]
+        def call(*tensors: torch.Tensor) -> Any:
+            given = [value.numpy() for value in tensors]
             answers = request.infer(given, share_inputs=True)
             out = tuple(torch.from_numpy(answers[i].copy()) for i in range(count))
             return out if count > 1 else out[0]
@@ -86,6 +87,7 @@ class OpenVino(Engine):
     devices = ("cpu",)
     modules = ("openvino", "onnxscript")
     extra = "openvino"
+    beside_integers = ("float32", "bfloat16")
     own_threads = True
 
     def prepare(self, model: Model, dtype: str) -> OpenVinoNet:

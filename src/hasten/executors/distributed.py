@@ -1,4 +1,4 @@
-"""The questions of a round, shared out over processes (torch.distributed; gloo or nccl)."""
+"""The calls of a round, shared out over processes (torch.distributed; gloo or nccl)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import distributed
 
+from hasten.core.call import Answer, Call, Denoiser
 from hasten.core.errors import HastenError, UserError
 from hasten.core.executor import Executor
-from hasten.core.level import Level
-from hasten.executors.sequential import Answers
 
 PATIENCE = timedelta(seconds=20)  # that a process may be behind the others in one round
 
@@ -24,23 +23,25 @@ class RankError(HastenError):
     """Another process of the group died, or fell behind."""
 
 
-class Spread(Answers):
-    """Answers of which each process finds its share; all of them are gathered by every process.
+class Distributed:
+    """A denoiser of whose calls each process answers its share; all answers are gathered by every
+    process.
 
-    Every process runs the same plan with the same seed, asks the same questions, and ends with the
+    Every process runs the same plan with the same seed, makes the same calls, and ends with the
     same picture. Before answers are gathered each process reports to the first one, so one that has
     died ends the others instead of leaving them to wait.
     """
 
-    def denoise_many(self, xs: Sequence[Any], levels: Sequence[Level]) -> list[Any]:
-        size, rank, watched = _group(xs[0].device.type)
-        share = -(-len(xs) // size)
-        # All shares are of one size, as gathering needs; the last ones repeat the last question.
-        mine = [min(place, len(xs) - 1) for place in range(rank * share, (rank + 1) * share)]
-        found = super().denoise_many(
-            [xs[place] for place in mine], [levels[place] for place in mine]
-        )
-        ours = torch.stack(found)
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser = denoiser
+
+    def __call__(self, calls: Sequence[Call]) -> list[Answer]:
+        size, rank, watched = _group(calls[0].x.device.type)
+        share = -(-len(calls) // size)
+        # All shares are of one size, as gathering needs; the last ones repeat the last call.
+        mine = [min(place, len(calls) - 1) for place in range(rank * share, (rank + 1) * share)]
+        answers = self.denoiser([calls[place] for place in mine])
+        ours = torch.stack([answer.x0 for answer in answers])
         every = [torch.empty_like(ours) for _ in range(size)]
         try:
             distributed.monitored_barrier(watched, PATIENCE)
@@ -50,20 +51,20 @@ class Spread(Answers):
                 f"process {rank} of {size} waited for another that died or is more than "
                 f"{PATIENCE.seconds} s behind; start all of them again ({_first(error)})."
             ) from error
-        return list(torch.cat(every)[: len(xs)].unbind())
+        return [Answer(x0=x0) for x0 in torch.cat(every)[: len(calls)].unbind()]
 
 
-def answers_for(executor: Executor) -> type[Answers]:
-    """Who answers the questions of ``executor``: this process, or a group of them.
+def shared_out(denoiser: Denoiser, executor: Executor) -> Denoiser:
+    """``denoiser``, shared out over a group of processes where there is one to share.
 
-    It is a group where the executor asks many questions at once, and torch.distributed is running
-    or the environment (WORLD_SIZE, as torchrun sets it) says that there are several processes.
+    It is shared where the executor makes many calls at once, and torch.distributed is running or
+    the environment (WORLD_SIZE, as torchrun sets it) says that there are several processes.
     """
     if not executor.wide:
-        return Answers
+        return denoiser
     running = distributed.is_available() and distributed.is_initialized()
     size = distributed.get_world_size() if running else _asked("WORLD_SIZE", 1)
-    return Spread if size > 1 else Answers
+    return Distributed(denoiser) if size > 1 else denoiser
 
 
 def _asked(name: str, default: int) -> int:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import torch
 
 from hasten.core.errors import require_number, require_whole
-from hasten.core.executor import BatchedBackend, Executor, Watch, executors
+from hasten.core.executor import Executor, Registers, Watch, executors
 from hasten.core.program import Program
-from hasten.executors.stopping import answered
+from hasten.core.session import Session
+from hasten.core.stepping import stepping, sums
+from hasten.executors.stopping import known_x0
 
 
 @executors.add("early-exit")
@@ -37,32 +38,40 @@ class EarlyExit(Executor):
         require_number("executor option below", self.below, 1e-9, 1e9)
 
     def run(
-        self, program: Program, x: Any, backend: BatchedBackend, watch: Watch | None = None
-    ) -> Any:
-        where = answered(program, self.part_name)
-        values, latest, calls = {"x": x}, torch.zeros_like(x), 0
-        whole, alive = backend, torch.arange(len(x), device=x.device)
-        for number, (row, dead) in enumerate(zip(program.rows, program.frees, strict=True)):
-            given = row.ask.answer(backend, *[values[name] for name in row.ask.reads()])
-            values.update(zip(row.out, given, strict=True))
-            for name in dead:
-                del values[name]
-            if number not in where:
-                continue
-            stay = self._moved(given[0], latest[alive])
-            latest[alive] = given[0]
-            if watch is not None:
-                watch(calls, latest.clone())
-            calls += 1
-            if calls < self.least or where[number].ratio > self.below or len(stay) == len(alive):
-                continue
-            if len(stay) == 0:
+        self,
+        program: Program,
+        registers: Registers,
+        session: Session,
+        watch: Watch | None = None,
+    ) -> torch.Tensor:
+        where = known_x0(program, self.part_name)
+        latest, whole, calls = torch.zeros_like(registers["x"]), session, 0
+        alive = torch.arange(len(latest), device=latest.device)
+        steps = stepping(program, registers, compute=sums, together=False)
+        (pending,) = next(steps)
+        while True:
+            answers = session.answer((pending,))
+            if pending.number in where:
+                x0 = answers[0][0]
+                stay = self._moved(x0, latest[alive])
+                latest[alive] = x0
+                if watch is not None:
+                    watch(calls, latest.clone())
+                calls += 1
+                may_end = calls >= self.least and where[pending.number].ratio <= self.below
+                if may_end and len(stay) == 0:
+                    return latest
+                if may_end and len(stay) < len(alive):
+                    alive = alive[stay]
+                    answers = [tuple(value[stay] for value in values) for values in answers]
+                    for name, value in registers.items():
+                        registers[name] = value[stay]
+                    session = whole.rows(alive.tolist())
+            try:
+                (pending,) = steps.send(answers)
+            except StopIteration as stop:
+                latest[alive] = stop.value
                 return latest
-            alive = alive[stay]
-            values = {name: value[stay] for name, value in values.items()}
-            backend = whole.among(alive.tolist())
-        latest[alive] = values[program.output]
-        return latest
 
     def _moved(self, x0: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         """The places of the pictures that have not settled; NaN never has."""

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 
 from hasten.core.errors import require, require_number, require_whole
-from hasten.core.executor import BatchedBackend, Executor, Watch, executors
+from hasten.core.executor import Executor, Registers, Watch, executors
 from hasten.core.program import Program
+from hasten.core.session import Session
 from hasten.executors.rows import Crossing, Rows, follow, require_parallel, step
-
-Registers = dict[str, Any]
 
 
 @executors.add("parareal")
@@ -53,19 +52,28 @@ class Parareal(Executor):
         )
 
     def run(
-        self, program: Program, x: Any, backend: BatchedBackend, watch: Watch | None = None
-    ) -> Any:
+        self,
+        program: Program,
+        registers: Registers,
+        session: Session,
+        watch: Watch | None = None,
+    ) -> torch.Tensor:
         self.check(program)
-        return _Run(self, program, x, backend, watch).result()
+        return _Run(self, program, registers, session, watch).result()
 
 
 class _Run:
     """One run: the registers at each block's entrance, and what the block made of them."""
 
     def __init__(
-        self, part: Parareal, program: Program, x: Any, backend: BatchedBackend, watch: Watch | None
+        self,
+        part: Parareal,
+        program: Program,
+        registers: Registers,
+        session: Session,
+        watch: Watch | None,
     ) -> None:
-        self._rows, self._machine, self._watch = Rows(program, backend), backend, watch
+        self._rows, self._session, self._watch = Rows(program, session), session, watch
         self._part, self._program, self._round = part, program, 0
         firsts = [k * program.evaluations // part.blocks for k in range(part.blocks)]
         self._levels = [program.levels[call] for call in firsts]
@@ -77,7 +85,7 @@ class _Run:
         self._calls = [
             program.levels[a:b] for a, b in zip(firsts, [*firsts[1:], None], strict=True)
         ]
-        self._states: list[Registers] = [{"x": x}]
+        self._states: list[Registers] = [registers]
         self._first: list[Any] = []  # x0 that the first call of each block answered
         self._coarse: list[Registers] = []  # each block's end, crossed coarsely
 
@@ -145,7 +153,7 @@ class _Run:
         return ends
 
     def _ask(self, us: list[Any], levels: list[Any]) -> list[Any]:
-        found = self._machine.denoise_many(us, levels)
+        found = self._session.denoise_many(us, levels)
         if self._watch is not None:
             self._watch(self._round, found[-1])
         self._round += 1

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from typing import Any
 
 import torch
 
 from hasten.core.errors import require_number, require_whole
-from hasten.core.executor import BatchedBackend, Executor, Watch
+from hasten.core.executor import Executor, Registers, Watch
 from hasten.core.program import Program
+from hasten.core.session import Session
 from hasten.executors.rows import require_parallel
 from hasten.executors.surrogate import Surrogate
 from hasten.executors.window import Window
@@ -60,10 +60,15 @@ class Rounds(Executor):
         require_parallel(self.part_name, program)
 
     def run(
-        self, program: Program, x: Any, backend: BatchedBackend, watch: Watch | None = None
-    ) -> Any:
+        self,
+        program: Program,
+        registers: Registers,
+        session: Session,
+        watch: Watch | None = None,
+    ) -> torch.Tensor:
         self.check(program)
-        window, total = Window(program, x, backend), program.evaluations
+        x = registers["x"]
+        window, total = Window(program, registers, session), program.evaluations
         model = self.surrogate(program, x)
         opening = -(-min(total, self.window) // OPENING)
         settled = torch.zeros(len(x), dtype=torch.long, device=x.device)  # calls, a picture
@@ -79,7 +84,7 @@ class Rounds(Executor):
                 us = us[slide:]
             if len(us):
                 levels = program.levels[window.first : window.first + len(us)]
-                answers = backend.denoise_many(list(us), levels)
+                answers = session.denoise_many(list(us), levels)
                 model.learn_(self._mask(window, settled, len(us)), us, torch.stack(answers))
                 if watch is not None:
                     watch(number, answers[-1])

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any
 
-from hasten.core.ask import Backend, Denoise
+from hasten.core.ask import Denoise
+from hasten.core.call import FULL
 from hasten.core.errors import UserError
 from hasten.core.program import Program
+from hasten.core.session import Session
+from hasten.core.stepping import stepping
 
 Crossing = Generator[Any, Any, None]
-"""Yields the question of each network call in turn, and is sent its answer."""
+"""Yields the latent of each evaluation in turn, and is sent its x0."""
 
 
 class Rows:
@@ -20,40 +23,41 @@ class Rows:
     :meth:`forget_`; who crosses the rows in order sees the noise that the sequential executor sees.
 
     Attributes:
-        calls: the row of each network call.
+        calls: the row of each evaluation.
     """
 
-    def __init__(self, program: Program, backend: Backend) -> None:
-        self.program, self._machine = program, backend
+    def __init__(self, program: Program, session: Session) -> None:
+        self.program, self._session = program, session
         self.calls = [index for index, row in enumerate(program.rows) if row.ask.calls]
         self._noise: dict[int, Any] = {}
 
-    def cross(self, rows: range, values: dict[str, Any]) -> Crossing:
-        """Run ``rows`` on the registers ``values``, which are changed."""
-        for index in rows:
-            row = self.program.rows[index]
-            given = [values[name] for name in row.ask.reads()]
-            answers: tuple[Any, ...]
-            if row.ask.calls:
-                answers = ((yield given[0]),)
-            elif row.ask.op == "noise":
-                if index not in self._noise:
-                    self._noise[index] = self._machine.noise()
-                answers = (self._noise[index],)
-            else:
-                answers = row.ask.answer(self._machine, *given)
-            values.update(zip(row.out, answers, strict=True))
-            for name in self.program.frees[index]:
-                del values[name]
+    def cross(self, rows: range, registers: dict[str, Any]) -> Crossing:
+        """Cross ``rows`` on ``registers``, which are changed."""
+        steps = stepping(self.program, registers, rows=rows)
+        try:
+            (pending,) = next(steps)
+            while True:
+                if pending.ask.calls:
+                    answers = ((yield pending.values[0]),)
+                else:
+                    answers = self._drawn(pending.number)
+                (pending,) = steps.send([answers])
+        except StopIteration:
+            return
 
     def forget_(self, rows: range) -> None:
         """Drop the noise of ``rows``, which nothing will cross again."""
         for index in rows:
             self._noise.pop(index, None)
 
+    def _drawn(self, number: int) -> tuple[Any, ...]:
+        if number not in self._noise:
+            self._noise[number] = self._session.noise(self.program.rows[number].ask)
+        return self._noise[number]
+
 
 def step(crossing: Crossing, answer: Any = None) -> Any:
-    """The next question of ``crossing`` after ``answer`` to the last, None where there is none."""
+    """The next latent of ``crossing`` after ``answer`` to the last, None where there is none."""
     try:
         return crossing.send(answer)
     except StopIteration:
@@ -61,17 +65,18 @@ def step(crossing: Crossing, answer: Any = None) -> Any:
 
 
 def follow(crossing: Crossing, answer: Callable[[Any], Any]) -> None:
-    """Cross to the end, where ``answer`` answers each question."""
-    question = step(crossing)
-    while question is not None:
-        question = step(crossing, answer(question))
+    """Cross to the end, where ``answer`` answers each evaluation."""
+    x = step(crossing)
+    while x is not None:
+        x = step(crossing, answer(x))
 
 
 def require_parallel(name: str, program: Program) -> None:
-    """Refuse a program with questions that cannot be asked side by side."""
+    """Refuse a program with evaluations that cannot be asked for side by side."""
     for row in program.rows:
-        if row.ask.calls and (not isinstance(row.ask, Denoise) or row.ask.reuse):
-            what = "reuses features" if getattr(row.ask, "reuse", False) else f"asks {row.ask.op!r}"
+        if row.ask.calls and (not isinstance(row.ask, Denoise) or row.ask.variant != FULL):
+            variant = getattr(row.ask, "variant", FULL)
+            what = f"asks for {row.ask.op!r}" if variant == FULL else f"has variant {variant!r}"
             raise UserError(
                 f"executor {name!r} asks for x0 alone, many at once, but this program {what}; use "
                 "executor='sequential', or a plan without it."

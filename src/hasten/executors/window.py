@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from hasten.core.ask import Backend
 from hasten.core.program import Program
+from hasten.core.session import Session
 from hasten.executors.rows import Rows, follow
 
 Supposed = Callable[[int, Any], Any]
@@ -19,9 +19,9 @@ class Window:
     What lies behind the window is forgotten, its noise too, so memory grows with the window alone.
     """
 
-    def __init__(self, program: Program, x: Any, backend: Backend) -> None:
+    def __init__(self, program: Program, registers: dict[str, Any], session: Session) -> None:
         self.program, self.first = program, 0
-        self._rows, self._row, self._values = Rows(program, backend), 0, {"x": x}
+        self._rows, self._row, self._registers = Rows(program, session), 0, registers
 
     def sweep(self, end: int, supposed: Supposed) -> tuple[list[Any], list[Any]]:
         """The questions of the calls from ``first`` to ``end`` and the answers supposed to them,
@@ -35,7 +35,7 @@ class Window:
             return answers[-1]
 
         stop = self._rows.calls[end - 1] + 1
-        follow(self._rows.cross(range(self._row, stop), dict(self._values)), note)
+        follow(self._rows.cross(range(self._row, stop), dict(self._registers)), note)
         return questions, answers
 
     def advance_(self, answers: Sequence[Any]) -> None:
@@ -44,11 +44,11 @@ class Window:
         within = self.first < self.program.evaluations
         stop = self._rows.calls[self.first] if within else len(self.program.rows)
         given = iter(answers)
-        follow(self._rows.cross(range(self._row, stop), self._values), lambda _: next(given))
+        follow(self._rows.cross(range(self._row, stop), self._registers), lambda _: next(given))
         self._rows.forget_(range(self._row, stop))
         self._row = stop
 
     @property
     def output(self) -> Any:
         """The result, once every call has been left behind."""
-        return self._values[self.program.output]
+        return self._registers[self.program.output]

@@ -1,5 +1,21 @@
-"""What makes a network cheaper."""
+"""What makes an evaluation cheaper: one file a lever; importing it is what registers it."""
 
-from hasten.levers.feature_cache import Blocks, Deep, Encoder, FirstBlock
+from hasten.levers.feature_cache import Attention, Blocks, Deep, Encoder, FirstBlock
+from hasten.levers.merge import Merge
+from hasten.levers.quantize import Quantize
+from hasten.levers.small import Small
+from hasten.levers.student import Student
+from hasten.levers.torchao import TorchAO
 
-__all__ = ["Blocks", "Deep", "Encoder", "FirstBlock"]
+__all__ = [
+    "Attention",
+    "Blocks",
+    "Deep",
+    "Encoder",
+    "FirstBlock",
+    "Merge",
+    "Quantize",
+    "Small",
+    "Student",
+    "TorchAO",
+]

@@ -1,22 +1,31 @@
-"""Which features of a network are reused: each part names a cut that a network is split at."""
+"""Which features of a network are cached: each part names a cut that a network is split at."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hasten.core.call import Call, State
+from hasten.core.condition import Condition
+from hasten.core.engine import Prepared
 from hasten.core.errors import require, require_number, require_whole
-from hasten.core.feature_cache import Features, Reuse, Scheduled, Split, reuses
-from hasten.core.program import Program
+from hasten.core.feature_cache import FeatureCache, Kept, Scheduled, Split
+from hasten.core.lever import Trait, levers
+from hasten.core.model import Model
+from hasten.core.program import CACHED
 
-UNETS = "UNet2DModel and UNet2DConditionModel"
-DITS = "DiTTransformer2DModel"
+if TYPE_CHECKING:
+    from hasten.core.resolved import Resolved
+
+UNETS = "U-Nets"
+TRANSFORMERS = "transformers (DiT)"
 
 
-@reuses.add("deep")
+@levers.add("deep")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Deep(Scheduled):
     """The deep features of a U-Net (DeepCache, 2312.00858, section 3.2): what enters the decoder
@@ -28,17 +37,17 @@ class Deep(Scheduled):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_whole("reuse option branch", self.branch, 0, 10_000)
+        require_whole("lever option branch", self.branch, 0, 10_000)
 
     def where(self) -> dict[str, Any]:
         return {"branch": self.branch}
 
 
-@reuses.add("encoder")
+@levers.add("encoder")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Encoder(Scheduled):
     """All features of a U-Net's encoder (Faster Diffusion, 2312.09608, section 3.2): an evaluation
-    that reuses runs the decoder alone, at the current time, and does not look at x.
+    with cached features runs the decoder alone, at the current time, and does not look at x.
 
     Attributes:
         batched: the decoder runs once for all evaluations up to the next full one, in a batch as
@@ -52,19 +61,28 @@ class Encoder(Scheduled):
         super().__post_init__()
         require(
             isinstance(self.batched, bool),
-            f"reuse option batched is {self.batched!r}; it takes True or False.",
+            f"lever option batched is {self.batched!r}; it takes True or False.",
         )
 
-    def open(self, split: Split, program: Program | None = None) -> Features:
-        if program is None or not self.batched:
-            return super().open(split)
-        return Ahead(split, program, self.forecast)
+    def wrap(self, net: Prepared, model: Model, resolved: Resolved) -> Prepared:
+        return BatchedDecoder(net, self.cut) if self.batched else super().wrap(net, model, resolved)
+
+    def open(self, resolved: Resolved) -> State | None:
+        program = resolved.program
+        if not self.batched or program is None:
+            return super().open(resolved)
+        times = tuple(level.t for level in program.levels)
+        cached = tuple(variant == CACHED for variant in program.variants)
+        return KeptAhead(forecast=self.forecast, times=times, cached=cached)
 
     def where(self) -> dict[str, Any]:
         return {}
 
+    def key(self, resolved: Resolved) -> tuple[str, ...]:
+        return (self.cut, "batched") if self.batched else (self.cut,)
 
-@reuses.add("blocks")
+
+@levers.add("blocks")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Blocks(Scheduled):
     """What blocks ``first`` to ``last`` of a transformer (counted from 0) added to the tokens; -1
@@ -74,18 +92,18 @@ class Blocks(Scheduled):
 
     first: int = 1
     last: int = -2
-    networks = DITS
+    networks = TRANSFORMERS
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_whole("reuse option first", self.first, 0, 10_000)
-        require_whole("reuse option last", self.last, -10_000, 10_000)
+        require_whole("lever option first", self.first, 0, 10_000)
+        require_whole("lever option last", self.last, -10_000, 10_000)
 
     def where(self) -> dict[str, Any]:
         return {"first": self.first, "last": self.last}
 
 
-@reuses.add("attention")
+@levers.add("attention")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Attention(Scheduled):
     """What the attention of every block of a transformer gave, before its gate (as pyramid
@@ -93,73 +111,101 @@ class Attention(Scheduled):
     current.
     """
 
-    networks = DITS
+    networks = TRANSFORMERS
 
     def where(self) -> dict[str, Any]:
         return {}
 
 
-@reuses.add("first-block")
+@levers.add("first-block")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FirstBlock(Reuse):
+class FirstBlock(FeatureCache):
     """The residual of all blocks after the first, for each picture whose first block added nearly
     what it added at the picture's last full evaluation: mean absolute change over mean absolute
     value below ``threshold``. Each picture decides for itself, never for its batch.
     """
 
     threshold: float = 0.1
-    networks = DITS
-    static = False
-    engines = ("eager",)  # which blocks run depends on the data
+    networks = TRANSFORMERS
+    traits = FeatureCache.traits | {Trait.DYNAMIC}  # which blocks run depends on the data
 
     def __post_init__(self) -> None:
-        require_number("reuse option threshold", self.threshold, 0.0, 100.0)
+        require_number("lever option threshold", self.threshold, 0.0, 100.0)
 
     def where(self) -> dict[str, Any]:
         return {"threshold": float(self.threshold)}
 
-    def marked(self, program: Program) -> Program:
-        return program
-
-    def open(self, split: Split, program: Program | None = None) -> Features:
-        return Deciding(split)
+    def wrap(self, net: Prepared, model: Model, resolved: Resolved) -> Prepared:
+        return DecidingSplit(net, self.cut)
 
 
-class Ahead(Features):
-    """Features of a network whose part does not look at x, so that its answers at all evaluations
-    of ``program`` up to the next full one can be had at once."""
+class DecidingSplit(Split):
+    """A network that decides itself: every evaluation is given what was kept."""
 
-    def __init__(self, split: Split, program: Program, forecast: int = 0) -> None:
-        super().__init__(split, forecast)
-        self._times = [level.t for level in program.levels]
-        self._reuses, self._asked = program.reuses, 0
-        self._answers: list[torch.Tensor] = []
-
-    def full(self, x: torch.Tensor, t: torch.Tensor, cond: Any = None) -> torch.Tensor:
-        self._asked, self._answers = self._asked + 1, []
-        return super().full(x, t, cond)
-
-    def part(self, x: torch.Tensor, t: torch.Tensor, cond: Any = None) -> torch.Tensor:
-        if not self._answers:
-            coming = zip(self._times[self._asked :], self._reuses[self._asked :], strict=True)
-            block = [time for time, _ in itertools.takewhile(lambda one: one[1], coming)]
-            times = [torch.full_like(t, time) for time in block]
-            kept = [torch.cat(parts) for parts in zip(*map(self.at, times), strict=True)]
-            labels = None if cond is None else torch.cat([cond] * len(block))
-            xs = torch.cat([x] * len(block))
-            answer = self._split.part(xs, torch.cat(times), labels, *kept)
-            self._answers = list(answer.split(len(x)))
-        self._asked += 1
-        return self._answers.pop(0)[: len(x)]
+    def refresh(
+        self, kept: Kept, call: Call, x: torch.Tensor, t: torch.Tensor
+    ) -> tuple[torch.Tensor, Kept]:
+        features = kept.features if kept.history else ()
+        answer, new = self.full(x, t, call.condition, *features)
+        return answer, kept.after(t, new)
 
 
-class Deciding(Features):
-    """Features of a network that decides itself: every evaluation is given what was kept."""
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class KeptAhead(Kept):
+    """Features of a network whose decoder does not look at x, so that its answers at all
+    evaluations up to the next full one can be had at once.
 
-    def full(self, x: torch.Tensor, t: torch.Tensor, cond: Any = None) -> torch.Tensor:
-        kept: tuple[torch.Tensor, ...] = ()
-        if self._held and len(self._held[-1][0]) >= len(x):
-            kept = tuple(one[: len(x)] for one in self._held[-1][1])
-        answer, new = self._split.full(x, t, cond, *kept)
-        self._held = [(t, new)]
-        return answer
+    Attributes:
+        times: those of the program's evaluations; cached: which of them take cached features.
+        answers: what is known of coming evaluations, by their numbers.
+    """
+
+    times: tuple[float, ...]
+    cached: tuple[bool, ...]
+    answers: Mapping[int, torch.Tensor] = dataclasses.field(default_factory=dict)
+
+    def after(self, t: torch.Tensor, features: tuple[torch.Tensor, ...]) -> KeptAhead:
+        kept: Any = super().after(t, features)
+        return dataclasses.replace(kept, answers={})
+
+    def coming(self, evaluation: int) -> list[int]:
+        """The evaluations from this one up to the next full one."""
+        numbers = range(evaluation, len(self.cached))
+        return list(itertools.takewhile(lambda number: self.cached[number], numbers))
+
+    @property
+    def signature(self) -> tuple[Any, ...]:
+        return (*super().signature, self.times, tuple(self.answers))
+
+    def rows(self, index: torch.Tensor) -> KeptAhead:
+        kept: Any = super().rows(index)
+        picked = {k: answer[index.to(answer.device)] for k, answer in self.answers.items()}
+        return dataclasses.replace(kept, answers=picked)
+
+    def cat(self, others: Sequence[Any]) -> KeptAhead:
+        kept: Any = super().cat(others)
+        every = [self.answers, *(other.answers for other in others)]
+        joined = {k: torch.cat([answers[k] for answers in every]) for k in self.answers}
+        return dataclasses.replace(kept, answers=joined)
+
+
+class BatchedDecoder(Split):
+    """Runs the decoder once for all evaluations up to the next full one."""
+
+    def reuse(
+        self, kept: Kept, call: Call, x: torch.Tensor, t: torch.Tensor
+    ) -> tuple[torch.Tensor, Kept]:
+        number = call.evaluation
+        if not isinstance(kept, KeptAhead) or number is None:
+            return super().reuse(kept, call, x, t)
+        answers = dict(kept.answers)
+        if number not in answers:
+            coming = kept.coming(number)
+            times = [torch.full_like(t, kept.times[k]) for k in coming]
+            features = [torch.cat(parts) for parts in zip(*map(kept.at, times), strict=True)]
+            conditions = Condition.cat([call.condition] * len(times))
+            xs = torch.cat([x] * len(times))
+            many = self.cached(xs, torch.cat(times), conditions, *features).split(len(x))
+            answers = dict(zip(coming, many, strict=True))
+        answer = answers.pop(number)
+        return answer, dataclasses.replace(kept, answers=answers)

@@ -5,19 +5,45 @@ that one. Weights stay as they are."""
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import math
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hasten.core.errors import require
+from hasten.core.errors import require, require_number
+from hasten.core.lever import Lever, Trait, levers
 from hasten.core.model import Model
+
+if TYPE_CHECKING:
+    from hasten.core.resolved import Resolved
 
 STRIDE = 2  # of the tokens that others are merged into, along rows and columns
 Fold = Callable[[torch.Tensor], torch.Tensor]
+TRIED = 0.5  # the share that the tuner tries
+
+
+@levers.add("merge")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Merge(Lever):
+    """Merges a ``share`` of the tokens, at most 0.75, in the transformer blocks that have the most
+    of them."""
+
+    share: float = TRIED
+
+    traits = frozenset({Trait.BITS})
+
+    def __post_init__(self) -> None:
+        require_number("lever option share", self.share, 1e-6, 0.75)
+
+    def transform(self, model: Model, resolved: Resolved) -> Model:
+        return dataclasses.replace(model, net=merged(model, self.share))
+
+    def candidates(self, model: Model) -> list[Lever]:
+        return [Merge()]
 
 
 def merged(model: Model, share: float) -> torch.nn.Module:
@@ -126,22 +152,22 @@ def _widest(net: torch.nn.Module, model: Model) -> list[Any]:
         for part in net.modules()
         if hasattr(part, "set_processor") and hasattr(part, "residual_connection")
     ]
-    cond = model.conditions(1, None)
+    condition = model.condition(1)
     like = {"device": model.device, "dtype": model.dtype}
     try:
         with torch.no_grad():
             net(
                 torch.zeros(1, *model.shape, **like),
                 torch.ones(1, device=model.device),
-                None if cond is None else cond.to(model.device),
+                condition.to(model.device),
             )
     finally:
         for hook in hooks:
             hook.remove()
     require(
         bool(seen),
-        f"plan field 'merge' joins the tokens of transformer blocks, and model {model.name!r} has "
-        "none whose self-attention stands alone; drop merge.",
+        f"lever 'merge' merges the tokens of transformer blocks, and model {model.name!r} has none "
+        "whose self-attention stands alone; drop merge.",
     )
     most = max(seen.values())
     return [part for part, tokens in seen.items() if tokens == most]

@@ -9,26 +9,32 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from hasten.core.artifact import located
+from hasten.core.artifact import located, require_weights
+from hasten.core.condition import Condition
 from hasten.core.conditioning_cache import Columns, Row, at_times, nearest
-from hasten.core.engine import Engine, Prepared
+from hasten.core.engine import Prepared
 from hasten.core.errors import UserError, require
 from hasten.core.files import write_bytes
+from hasten.core.lever import Lever, Stage, Trait, levers
 from hasten.core.model import Model
 from hasten.levers.quantized_layer import Bits, QuantizedLayer, fitted, joined
 
+if TYPE_CHECKING:
+    from hasten.core.resolved import Resolved
+
 FORMAT = "hasten-quantization-2"
 RANGE, WHOLE = "range.", "whole."  # how the keys of tensors begin
-FIELD = "plan field 'quantize'"
+FIELD = "lever 'quantize', option file"
 NEAR = 0.5  # how far a time may be from one that was calibrated, in the network's unit
 KEPT = ("conv_in", "conv_out", "time_emb", "time_embedding", "class_embedding", "pos_embed")
 KEPT += ("time_emb_proj", "norm1", "proj_out_1", "proj_out_2", "emb")
@@ -173,10 +179,8 @@ class Corrected(nn.Module):
         self.register_buffer("scale", scale.view(1, -1, 1, 1).clone())
         self.register_buffer("shift", shift.view(1, -1, 1, 1).clone())
 
-    def forward(
-        self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        return self.net(x, t, cond) * self.scale + self.shift
+    def forward(self, x: torch.Tensor, t: torch.Tensor, condition: Any = None) -> torch.Tensor:
+        return self.net(x, t, condition) * self.scale + self.shift
 
 
 class TimeTable(nn.Module):
@@ -202,36 +206,69 @@ class ByRow(nn.Module):
         super().__init__()
         self.net, self.row, self.by_time = net, row, by_time
 
-    def forward(
-        self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, t: torch.Tensor, condition: Any = None) -> torch.Tensor:
         self.row.now = self.by_time(t)
-        answer = self.net(x, t, cond)
+        answer = self.net(x, t, condition)
         channels = answer.shape[1]
         scale, shift = self.row.now[:, -2 * channels :, None, None].split(channels, dim=1)
         return answer * scale + shift
 
 
-class Calibrated(Prepared):
-    """A prepared network in few bits, which refuses times that were not calibrated."""
+@levers.add("quantize")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quantize(Lever):
+    """The network in integers, as the ``file`` says that `hasten learn quantize` wrote for the
+    plan."""
 
-    def __init__(self, held: Quantization, model: Model, engine: Engine, dtype: str) -> None:
-        net = held.alone(model.net)
-        self._held = held
-        self._net = engine.prepare(dataclasses.replace(model, net=net), dtype)
-        self.versions = self._net.versions
-        tensors = (*net.parameters(), *net.buffers())
-        size = sum(one.numel() * one.element_size() for one in tensors)
-        kinds = sorted({str(bits) for bits in held.bits.values()})
-        self.precision = f"{self._net.precision}, {'/'.join(kinds)}"
+    file: str
+
+    stage = Stage.NUMBERS
+    traits = frozenset({Trait.WHOLE, Trait.BITS})
+
+    @functools.cached_property
+    def quantization(self) -> Quantization:
+        """What the file holds."""
+        return Quantization.read(self.file)
+
+    def check(self, resolved: Resolved) -> None:
+        plan, engine = resolved.plan, resolved.engine
+        weights = self.quantization.weights
+        require_weights(FIELD, weights, resolved.model, plan.other_weights)
+        require(
+            plan.dtype in engine.beside_integers,
+            f"dtype is {plan.dtype!r}, and beside integers engine {engine.part_name!r} computes in "
+            f"{' or '.join(engine.beside_integers)}; set dtype=float32.",
+        )
+
+    def transform(self, model: Model, resolved: Resolved) -> Model:
+        return dataclasses.replace(model, net=self.quantization.alone(model.net))
+
+    def wrap(self, net: Prepared, model: Model, resolved: Resolved) -> Prepared:
+        return Calibrated(self.quantization, net, model.net)
+
+
+class Calibrated(Prepared):
+    """A prepared network in integers, which refuses times that were not calibrated."""
+
+    def __init__(self, quantization: Quantization, net: Prepared, module: nn.Module) -> None:
+        self._quantization, self._net = quantization, net
+        self.versions = net.versions
+        tensors = (*module.parameters(), *module.buffers())
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        kinds = sorted({str(bits) for bits in quantization.bits.values()})
+        self.precision = f"{net.precision}, {'/'.join(kinds)}"
         self.weights_mb = round(size / 1e6, 3)
 
     def __call__(
-        self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, *kept: torch.Tensor
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        condition: Condition | torch.Tensor | None = None,
+        *kept: torch.Tensor,
     ) -> Any:
         for time in set(t.tolist()):
-            self._held.require_calibrated(time)
-        return self._net(x, t, cond, *kept)
+            self._quantization.require_calibrated(time)
+        return self._net(x, t, condition, *kept)
 
 
 def layers(net: nn.Module) -> list[tuple[str, nn.Module]]:

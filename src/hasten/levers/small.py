@@ -3,70 +3,101 @@ by a column of the Program (as OMS-DPM chooses among models of several sizes, 23
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hasten.core.call import FULL, Call
+from hasten.core.condition import Condition
 from hasten.core.engine import Prepared
 from hasten.core.errors import require
+from hasten.core.lever import Lever, Stage, Trait, levers
+from hasten.core.model import Model
+from hasten.core.program import Program
+from hasten.levers.student import student_of
 
-NEAR = 1e-3  # how far a time may be from one of the plan's, in the network's unit
+if TYPE_CHECKING:
+    from hasten.core.resolved import Resolved
+
+SMALL = "small"  # the variant that the smaller network answers
 
 
-class Narrowed(Prepared):
-    """``nets[row(t)]`` answers at time t; a batch at several times is answered in parts."""
+@levers.add("small")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Small(Lever):
+    """The network of ``folder``, a student such as `hasten learn prune` writes, at the evaluations
+    whose entry of ``at`` is 1; the model's at the others."""
 
-    def __init__(self, nets: Sequence[Prepared], row: Callable[[float], int]) -> None:
-        self.nets, self._row = list(nets), row
-        self.precision, self.versions = nets[0].precision, nets[0].versions
-        self.weights_mb = round(sum(net.weights_mb for net in nets), 3)
+    folder: str
+    at: tuple[int, ...]
+
+    stage = Stage.VARIANTS
+    traits = frozenset({Trait.ADDS, Trait.MARKS, Trait.PROGRAM, Trait.BITS})
+    exports = False
+
+    def __post_init__(self) -> None:
+        column = list(self.at) if isinstance(self.at, (tuple, list)) else []
+        require(
+            bool(column) and all(entry in (0, 1) for entry in column),
+            f"lever option at is {self.at!r}; it takes ones (small) and zeros, as in (0, 1, 1).",
+        )
+        object.__setattr__(self, "at", tuple(map(int, column)))
+
+    def mark(self, program: Program) -> Program:
+        require(
+            len(self.at) == program.evaluations,
+            f"lever option at has {len(self.at)} entries, but the plan makes "
+            f"{program.evaluations} evaluations; give one for each.",
+        )
+        return program.with_variants([SMALL if entry else FULL for entry in self.at])
+
+    def smaller(self, resolved: Resolved) -> Model:
+        """The second model.
+
+        Raises:
+            UserError: its answers mean something else than those of the first.
+        """
+        small = student_of(
+            resolved.asked, self.folder, resolved.plan.other_weights, resolved.load, "small"
+        )
+        model = resolved.model
+        require(
+            (model.schedule, model.prediction, model.learned_variance)
+            == (small.schedule, small.prediction, small.learned_variance),
+            f"lever 'small' has the folder {self.folder!r}, which predicts "
+            f"{small.prediction.part_name!r} on schedule {small.schedule.part_name!r}, and the "
+            f"other network {model.prediction.part_name!r} on {model.schedule.part_name!r}; they "
+            "have to be the same.",
+        )
+        return small
+
+    def wrap(self, net: Prepared, model: Model, resolved: Resolved) -> Prepared:
+        small = resolved.engine.prepare(self.smaller(resolved), resolved.plan.dtype)
+        return TwoNetworks(net, small)
+
+    def key(self, resolved: Resolved) -> tuple[str, ...]:
+        return (SMALL, self.folder)
+
+
+class TwoNetworks(Prepared):
+    """A network, and a smaller one that answers the variant ``small``."""
+
+    def __init__(self, whole: Prepared, small: Prepared) -> None:
+        self.whole, self.small = whole, small
+        self.precision, self.versions = whole.precision, whole.versions
+        self.weights_mb = round(whole.weights_mb + small.weights_mb, 3)
 
     def __call__(
-        self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, *kept: torch.Tensor
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        condition: Condition | torch.Tensor | None = None,
+        *kept: torch.Tensor,
     ) -> Any:
-        rows = torch.tensor([self._row(time) for time in t.tolist()])
-        if bool((rows == rows[0]).all()):
-            return self.nets[int(rows[0])](x, t, cond)
-        out = torch.empty_like(x)
-        for row in rows.unique().tolist():
-            mine = (rows == row).nonzero().flatten().to(x.device)
-            label = None if cond is None else cond[mine]
-            out[mine] = self.nets[row](x[mine], t[mine], label)
-        return out
+        return self.whole(x, t, condition, *kept)
 
-
-def narrowed(
-    whole: Prepared, small: Prepared, times: Sequence[float], at: Sequence[int]
-) -> Narrowed:
-    """``small`` at the times whose entry of ``at`` is 1, ``whole`` at the others.
-
-    Args:
-        times: (evaluations,) told to the network in the order of the plan.
-
-    Raises:
-        UserError: ``at`` has not one entry for each, or asks for both at one time.
-    """
-    require(
-        len(at) == len(times),
-        f"plan field 'small_at' has {len(at)} entries, but the plan makes {len(times)} "
-        "evaluations; give one for each.",
-    )
-    column = dict(zip(times, at, strict=True))
-    clash = [time for time, one in zip(times, at, strict=True) if column[time] != one]
-    require(
-        not clash,
-        f"plan field 'small_at' asks for both networks at time {clash[:1]}; two evaluations at one "
-        "time take one.",
-    )
-
-    def row(time: float) -> int:
-        nearest = min(column, key=lambda one: abs(one - time))
-        require(
-            abs(nearest - time) <= NEAR * max(1.0, abs(time)),
-            f"this network was prepared for the times of another plan, and is asked at {time:g}; "
-            "prepare it for this plan.",
-        )
-        return column[nearest]
-
-    return Narrowed([whole, small], row)
+    def run(self, call: Call, x: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        if call.variant == SMALL:
+            return self.small(x, t, call.condition), call.state
+        return self.whole.run(call, x, t)

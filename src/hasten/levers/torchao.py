@@ -6,17 +6,20 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib.util
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hasten.core.engine import Engine, Prepared
+from hasten.core.engine import Prepared
 from hasten.core.errors import require, require_choice
+from hasten.core.lever import Lever, Stage, Trait, levers
 from hasten.core.model import Model
 from hasten.levers.quantize import layers
 
-PREFIX = "torchao:"
-CONFIGS = {
+if TYPE_CHECKING:
+    from hasten.core.resolved import Resolved
+
+KINDS = {
     "int8": "Int8DynamicActivationInt8WeightConfig",
     "int8-weights": "Int8WeightOnlyConfig",  # for memory
     "fp8": "Float8DynamicActivationFloat8WeightConfig",
@@ -25,45 +28,65 @@ ENGINES = ("eager", "compile")
 FP8_FROM = (8, 9)  # the compute capability from which a GPU multiplies in eight-bit floats
 
 
-def by_torchao(model: Model, name: str, engine: Engine, dtype: str) -> Prepared:
-    """``model``'s network in ``dtype`` with its linear layers as ``name`` (``torchao:int8``,
-    ``torchao:int8-weights``, ``torchao:fp8``) says, but for those that a quantization keeps.
+@levers.add("torchao")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TorchAO(Lever):
+    """The linear layers in eight bits by torchao: ``int8``, ``int8-weights`` or ``fp8``."""
 
-    Raises:
-        UserError: torchao is missing, the engine is another runtime, the network has no linear
-            layer of the kind, or the device has no such arithmetic.
-    """
-    kind, field = name.removeprefix(PREFIX), "plan field 'quantize'"
-    require_choice(f"{field} after {PREFIX}", kind, CONFIGS)
-    require(
-        importlib.util.find_spec("torchao") is not None,
-        f"{field} is {name!r}, which needs: pip install torchao",
-    )
-    require(
-        engine.part_name in ENGINES,
-        f"{field} is {name!r}, which engine {engine.part_name!r} does not run; set engine=compile, "
-        "or use a file of `hasten learn quantize`.",
-    )
-    cuda = model.device.type == "cuda" and torch.cuda.get_device_capability(model.device)
-    require(
-        kind != "fp8" or (cuda and cuda >= FP8_FROM),
-        f"{field} is {name!r}, and {model.device} does not multiply in eight-bit floats; use "
-        f"{PREFIX}int8.",
-    )
-    chosen = {name for name, part in layers(model.net) if isinstance(part, torch.nn.Linear)}
-    require(
-        bool(chosen),
-        f"{field} is {name!r}, and this network has no linear layers beside those that are kept; "
-        "use a file of `hasten learn quantize`.",
-    )
-    import torchao.quantization as torchao  # pyright: ignore[reportMissingImports]
+    kind: str = "int8"
 
-    net = copy.deepcopy(model.net).to(getattr(torch, dtype))
-    torchao.quantize_(net, getattr(torchao, CONFIGS[kind])(), lambda _, path: path in chosen)
-    ready = engine.prepare(dataclasses.replace(model, net=net), dtype)
-    ready.precision = f"{ready.precision}, {len(chosen)} layers in {kind}"
-    ready.weights_mb = round(sum(map(_bytes, (*net.parameters(), *net.buffers()))) / 1e6, 3)
-    return ready
+    stage = Stage.NUMBERS
+    traits = frozenset({Trait.WHOLE, Trait.BITS})
+    exports = False
+
+    def __post_init__(self) -> None:
+        require_choice("lever option kind", self.kind, KINDS)
+
+    def check(self, resolved: Resolved) -> None:
+        model, engine = resolved.model, resolved.engine
+        require(
+            importlib.util.find_spec("torchao") is not None,
+            f"lever {self.part_name!r} needs: pip install torchao",
+        )
+        require(
+            engine.part_name in ENGINES,
+            f"lever {self.part_name!r} is not run by engine {engine.part_name!r}; set "
+            "engine=compile, or use a file of `hasten learn quantize`.",
+        )
+        cuda = model.device.type == "cuda" and torch.cuda.get_device_capability(model.device)
+        require(
+            self.kind != "fp8" or (cuda and cuda >= FP8_FROM),
+            f"lever {self.part_name!r} has kind 'fp8', and {model.device} does not multiply in "
+            "eight-bit floats; use int8.",
+        )
+        require(
+            bool(_linear(model)),
+            f"lever {self.part_name!r} quantizes linear layers, and this network has none beside "
+            "those that are kept; use a file of `hasten learn quantize`.",
+        )
+
+    def transform(self, model: Model, resolved: Resolved) -> Model:
+        import torchao.quantization as torchao  # pyright: ignore[reportMissingImports]
+
+        chosen = _linear(model)
+        net = copy.deepcopy(model.net).to(getattr(torch, resolved.plan.dtype))
+        torchao.quantize_(net, getattr(torchao, KINDS[self.kind])(), lambda _, name: name in chosen)
+        return dataclasses.replace(model, net=net)
+
+    def wrap(self, net: Prepared, model: Model, resolved: Resolved) -> Prepared:
+        count = len(_linear(resolved.model))
+        net.precision = f"{net.precision}, {count} layers in {self.kind}"
+        tensors = (*model.net.parameters(), *model.net.buffers())
+        net.weights_mb = round(sum(map(_bytes, tensors)) / 1e6, 3)
+        return net
+
+    def candidates(self, model: Model) -> list[Lever]:
+        return [TorchAO()]
+
+
+def _linear(model: Model) -> set[str]:
+    """The names of the linear layers that may be quantized."""
+    return {name for name, part in layers(model.net) if isinstance(part, torch.nn.Linear)}
 
 
 def _bytes(value: Any) -> int:

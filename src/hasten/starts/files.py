@@ -62,7 +62,7 @@ class Facts:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LearnedSchedule:
+class StartFile:
     """A file as it was read: float32 tensors on the CPU, and its size in megabytes."""
 
     facts: Facts
@@ -77,7 +77,7 @@ def write(file: Path, facts: Facts, tensors: Tensors) -> None:
     write_bytes(file, save(plain, body))
 
 
-def read(name: str, kind: str, names: Sequence[str] = ()) -> LearnedSchedule:
+def read(name: str, kind: str, names: Sequence[str] = ()) -> StartFile:
     """The start of ``kind`` in the file that :func:`hasten.core.artifact.located` finds.
 
     Raises:
@@ -97,7 +97,7 @@ def read(name: str, kind: str, names: Sequence[str] = ()) -> LearnedSchedule:
 
 
 @functools.lru_cache(maxsize=8)
-def _read(file: Path, _: int) -> LearnedSchedule:
+def _read(file: Path, _: int) -> StartFile:
     try:
         with safe_open(str(file), "pt") as held:
             facts = json.loads((held.metadata() or {}).get("hasten", "{}"))
@@ -108,7 +108,7 @@ def _read(file: Path, _: int) -> LearnedSchedule:
         raise UserError(
             f"{FIELD} {str(file)!r} was not written by `hasten learn start`; give one that was."
         ) from error
-    return LearnedSchedule(facts=known, tensors=tensors, megabytes=file.stat().st_size / 1e6)
+    return StartFile(facts=known, tensors=tensors, megabytes=file.stat().st_size / 1e6)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,6 +125,6 @@ class FromFile:
     def learned_for(self) -> str | None:
         return self.learned().facts.sha256
 
-    def learned(self) -> LearnedSchedule:
+    def learned(self) -> StartFile:
         """The file, read once."""
         return read(self.file, self.part_name, self.names)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from hasten.core.errors import require
-from hasten.core.executor import executors
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.plan import Plan
@@ -42,14 +41,14 @@ class FromPlan(Early):
         object.__setattr__(self, "plan", str(inner))  # one text for one choice
 
     def evaluations(self, schedule: NoiseSchedule) -> int | None:
-        inner = Plan.read(self.plan)
-        before = starts.parse(inner.start).evaluations(schedule)
-        known = inner.crossing.traceable and not executors.parse(inner.executor).adaptive
-        return before + inner.trace(schedule).evaluations if known and before is not None else None
+        parts = Plan.read(self.plan).parts
+        before = parts.start.evaluations(schedule)
+        known = parts.solver.traceable and not parts.executor.adaptive
+        return before + parts.trace(schedule).evaluations if known and before is not None else None
 
     def weights_mb(self) -> float:
-        return starts.parse(Plan.read(self.plan).start).weights_mb()
+        return Plan.read(self.plan).parts.start.weights_mb()
 
     def prepare(self, model: Model, other: Callable[[Any], Latents]) -> Begin:
         made = other(Plan.read(self.plan))
-        return lambda noise, level, cond: noised(made(noise, cond), second(noise), level)
+        return lambda noise, level, condition: noised(made(noise, condition), second(noise), level)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from hasten.core.condition import Condition
 from hasten.core.errors import require
 from hasten.core.level import Level
 from hasten.core.model import Model
@@ -33,8 +34,10 @@ class Gaussian(FromFile, Early):
         drawn = functools.cache(functools.partial(self.drawn, model))
         drawn(model.schedule.at(self.top(model.schedule)))  # refuses now what does not fit
 
-        def begin(noise: Any, level: Any, cond: Any) -> Any:
-            return drawn(level)(noise, torch.zeros(len(noise), device=noise.device), cond)
+        def begin(noise: Any, level: Level, condition: Condition) -> Any:
+            return drawn(level)(
+                noise, torch.zeros(len(noise), device=noise.device), condition.labels
+            )
 
         return begin
 

@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 
 from hasten.core.codec import Shape
+from hasten.core.condition import Condition
 from hasten.core.errors import UserError, nearest, require
+from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.core.start import Begin, Latents, starts
 from hasten.starts.early import Early, noised, second, streams
@@ -58,8 +60,10 @@ class Generator(Early):
     def prepare(self, model: Model, other: Callable[[Any], Latents]) -> Begin:
         make = _maker(self.source, model)
 
-        def begin(noise: Any, level: Any, cond: Any) -> Any:
-            pictures = _checked(self.source, make(noise, cond), noise, model.picture_shape)
+        def begin(noise: Any, level: Level, condition: Condition) -> Any:
+            pictures = _checked(
+                self.source, make(noise, condition.labels), noise, model.picture_shape
+            )
             return noised(model.codec.encode(pictures), noise, level)
 
         return begin

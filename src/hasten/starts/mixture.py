@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from hasten.core.condition import Condition
+from hasten.core.denoiser import FunctionDenoiser
 from hasten.core.errors import require, require_whole
 from hasten.core.executor import executors
 from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.program import Program
+from hasten.core.session import Session
 from hasten.core.solver import solvers, trace
 from hasten.core.start import Begin, Latents, starts
 from hasten.starts.early import Early, streams
@@ -59,16 +62,18 @@ class Mixture(FromFile, Early):
         def drawn(level: Level) -> Drawn:
             return _drawn(normals, model, level)
 
-        def begin(noise: Any, level: Any, cond: Any) -> Any:
+        def begin(noise: Any, level: Level, condition: Condition) -> Any:
             if level == top:
                 return noise * top.spread
             if self.steps == 0:
-                return drawn(level)(noise, _uniform(noise), cond)
+                return drawn(level)(noise, _uniform(noise), condition.labels)
             every = torch.full((len(noise),), len(shares) - 1, device=noise.device)
-            chances = shares[rows_of(cond, model.null_label, every)].log()
+            chances = shares[rows_of(condition.labels, model.null_label, every)].log()
             wanted = chances.isfinite().any(0).nonzero()[:, 0]
-            backend: Any = Believer(normals.some(wanted), chances[:, wanted])
-            x = run(down_to(level), noise.flatten(1) * top.spread, backend)
+            some, chosen = normals.some(wanted), chances[:, wanted]
+            exact = FunctionDenoiser(lambda x, level: some.denoise(x, level, chosen))
+            session = Session(exact, lambda *_: noise)
+            x = run(down_to(level), {"x": noise.flatten(1) * top.spread}, session)
             return x.view(noise.shape)
 
         return begin
@@ -90,17 +95,6 @@ class Mixture(FromFile, Early):
         logs = np.linspace(math.log(high), math.log(last.ratio), self.steps + 1)[1:-1]
         between = [schedule.at(schedule.position(-value)) for value in logs]
         return [schedule.at(schedule.noisy), *between, last]
-
-
-@dataclasses.dataclass(frozen=True)
-class Believer:
-    """A Machine whose network is the mixture."""
-
-    normals: Normals
-    chances: torch.Tensor
-
-    def denoise(self, x: torch.Tensor, level: Level) -> torch.Tensor:
-        return self.normals.denoise(x, level, self.chances)
 
 
 def _drawn(normals: Normals, model: Model, level: Level) -> Drawn:

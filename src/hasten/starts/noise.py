@@ -16,4 +16,4 @@ class PureNoise(Start):
     """Normal noise with the standard deviation that x has at the first level."""
 
     def prepare(self, model: Model, other: Callable[[Any], Latents]) -> Begin:
-        return lambda noise, level, cond: noise * level.spread
+        return lambda noise, level, condition: noise * level.spread

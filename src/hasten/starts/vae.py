@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
+from hasten.core.condition import Condition
 from hasten.core.errors import UserError
+from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.core.start import Begin, Latents, starts
 from hasten.starts.decoder import Decoder
@@ -35,8 +37,8 @@ class VAE(FromFile, Early):
         draw = Codes.of(held.tensors, model)
         net, rest = decoder_of(held.tensors, model), held.tensors["rest"].to(model.device)
 
-        def begin(noise: Any, level: Any, cond: Any) -> Any:
-            codes, labels = draw(noise, cond)
+        def begin(noise: Any, level: Level, condition: Condition) -> Any:
+            codes, labels = draw(noise, condition.labels)
             spread = (level.alpha**2 * rest + level.sigma**2).sqrt()
             return level.alpha * net(codes, labels) + spread * noise
 

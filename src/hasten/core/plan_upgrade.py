@@ -1,0 +1,55 @@
+"""Plan files that were written before there were levers, as plans of today."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hasten.core.errors import UserError
+
+VERSION = 2
+EXECUTORS = {"settle": "early-exit"}  # renamed
+
+
+def upgraded(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a plan of any version, as this version has them.
+
+    Raises:
+        UserError: the plan is of a later version.
+    """
+    fields = dict(fields)
+    version = fields.pop("version", 1)
+    if version == VERSION:
+        return fields
+    if not isinstance(version, int) or version > VERSION:
+        raise UserError(
+            f"plan is of version {version!r}, and this hasten reads up to {VERSION}; install a "
+            "newer one, or tune again."
+        )
+    levers = fields.pop("levers", None)
+    made: list[str] = []
+    student, quantize = fields.pop("student", None), fields.pop("quantize", None)
+    reuse, merge = fields.pop("reuse", None), fields.pop("merge", None)
+    small, column = fields.pop("small", None), fields.pop("small_at", None)
+    if student is not None:
+        made.append(f"student(folder={student!r})")
+    if merge is not None:
+        made.append(f"merge(share={merge!r})")
+    if quantize is not None:
+        kind = str(quantize).removeprefix("torchao:")
+        of_torchao = str(quantize).startswith("torchao:")
+        made.append(f"torchao(kind={kind!r})" if of_torchao else f"quantize(file={quantize!r})")
+    if reuse is not None:
+        made.append(str(reuse))
+    if small is not None or column is not None:
+        digits = [int(digit) for digit in str(column) if digit in "01"]
+        made.append(f"small(folder={small!r}, at={tuple(digits)!r})")
+    name, bracket, rest = str(fields.get("executor", "")).partition("(")
+    if name in EXECUTORS:
+        fields["executor"] = EXECUTORS[name] + bracket + rest
+    if made and levers:
+        raise UserError("plan names levers in two ways; write all of them in the field 'levers'.")
+    if fields.get("program") is not None:
+        # Older files wrote down the defaults of what the program decides.
+        standard = {"solver": "dpmpp(order=2)", "grid": "log-snr", "steps": 10, "clip": None}
+        fields = {k: v for k, v in fields.items() if standard.get(k, ...) != v}
+    return {**fields, "levers": levers if levers else made}

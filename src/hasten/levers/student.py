@@ -1,0 +1,54 @@
+"""A student in the place of the model: a few-step network, a pruned one, or low-rank weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from hasten.core.artifact import located_folder, require_weights, student_plans
+from hasten.core.codec import codecs
+from hasten.core.errors import require
+from hasten.core.lever import Lever, LoadModel, Stage, Trait, levers
+from hasten.core.model import Model
+
+
+@levers.add("student")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Student(Lever):
+    """The network of a ``folder`` (or ``builtin:NAME``) that `hasten learn student` or `hasten learn
+    prune` wrote for the model; it brings solver, grid, steps and clip where a plan gives none of
+    them."""
+
+    folder: str
+
+    stage = Stage.MODEL
+    traits = frozenset({Trait.REPLACES, Trait.BITS})
+    decides = True
+
+    def fields(self) -> Mapping[str, Any]:
+        return student_plans(self.folder)[0]
+
+    def model(self, model: Model, other_weights: bool, load: LoadModel) -> Model:
+        return student_of(model, self.folder, other_weights, load, "student")
+
+
+def student_of(
+    model: Model, folder: str, other_weights: bool, load: LoadModel, lever: str
+) -> Model:
+    """The student of ``model`` in ``folder``.
+
+    Raises:
+        UserError: a student of other weights, or of other pictures or labels.
+    """
+    field = f"lever {lever!r}, option folder"
+    located_folder(field, folder)
+    student = load(folder, model)
+    require_weights(field, student.teacher, model, other_weights)
+    mine, theirs = ((one.shape, codecs.text(one.codec), one.labels) for one in (model, student))
+    require(
+        mine == theirs,
+        f"{field} is {folder!r}, whose shape, codec and labels are {theirs}, "
+        f"and those of model {model.name!r} are {mine}.",
+    )
+    return student
