@@ -69,7 +69,9 @@ class Network(torch.nn.Module):
         from hasten.adapters.split import split
 
         own = getattr(self.module, "split", None)
-        return SplitNetwork(split(self.module, kind, **where) if own is None else own(kind, **where))
+        return SplitNetwork(
+            split(self.module, kind, **where) if own is None else own(kind, **where)
+        )
 
 
 class SplitNetwork(torch.nn.Module):

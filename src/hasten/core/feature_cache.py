@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -82,6 +82,12 @@ class FeatureCache(Lever):
 
     def key(self, resolved: Resolved) -> tuple[str, ...]:
         return (self.cut,)
+
+    def variant_macs(
+        self, resolved: Resolved, network_macs: Callable[[Model], tuple[int, int]]
+    ) -> Mapping[str, int]:
+        full, cached = network_macs(self.transform(resolved.model, resolved))
+        return {FULL: full, CACHED: cached}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -47,6 +47,7 @@ class Trait(enum.Enum):
     ORDER = "keeps something from one evaluation to the next"
     PROGRAM = "is a column of a program"
     DYNAMIC = "decides by the data what is computed"
+    INTEGERS = "computes in integers"
     BITS = "changes the bits of the answers"
 
 
@@ -100,6 +101,9 @@ class Lever(ABC):
     def check(self, resolved: Resolved) -> None:  # noqa: B027
         """Refuse a plan or model that it cannot be applied to, beyond what its traits say."""
 
+    def check_times(self, times: Sequence[float]) -> None:  # noqa: B027
+        """Refuse a plan whose evaluations are at ``times`` that it was not made for."""
+
     def transform(self, model: Model, resolved: Resolved) -> Model:
         """``model`` with a cheaper network; the network it had stays as it is."""
         return model
@@ -117,9 +121,15 @@ class Lever(ABC):
         """What the prepared network depends on: plans of equal keys can share it."""
         return (levers.text(self),)
 
-    def weights(self, model: Model) -> int:
-        """Multiply-accumulates aside, how many networks are held: 1, or 2 with a second one."""
-        return 2 if Trait.ADDS in self.traits else 1
+    def variant_macs(
+        self, resolved: Resolved, network_macs: Callable[[Model], tuple[int, int]]
+    ) -> Mapping[str, int]:
+        """Multiply-accumulates of one row for each variant that it changes or adds.
+
+        Args:
+            network_macs: those of a model's network, in full and with what it keeps.
+        """
+        return {}
 
     def candidates(self, model: Model) -> Sequence[Lever]:
         """Configurations of this lever that the tuner may try on ``model`` unasked."""

@@ -18,11 +18,10 @@ from hasten.core.files import write_text
 from hasten.core.level import Level
 from hasten.core.lever import Lever, check_traits, levers
 from hasten.core.noise_schedule import NoiseSchedule
-from hasten.core.parts import DECIDED, DEFAULTS, REGISTRIES, Parts, parsed_levers
+from hasten.core.parts import DECIDED, DEFAULTS, REGISTRIES, Parts, decided_by, parsed_levers
 from hasten.core.plan_upgrade import VERSION, upgraded
 from hasten.core.program import Program
 from hasten.core.settings import Settings
-
 
 START = ("start", DEFAULTS["start"])
 
@@ -155,6 +154,15 @@ class Plan(Settings):
         """The plan without the levers of these names."""
         rest = [text for text in self.levers if text.partition("(")[0] not in names]
         return self.model_copy(update={"levers": tuple(rest)})
+
+    def decided(self) -> Plan:
+        """The plan with what its levers decide written out; reads their files."""
+        if self.solver is not None or self.program is not None:
+            return self
+        decided = decided_by(parsed_levers(self.levers))
+        fields = {name: decided[name] for name in (*DECIDED, "start")}
+        mine = {name: getattr(self, name) for name in fields if getattr(self, name) is not None}
+        return self.model_copy(update={**fields, **mine})
 
     def lever(self, name: str) -> Lever | None:
         """The plan's lever of this name, None where it has none."""

@@ -90,6 +90,12 @@ class Session:
         )
         return other
 
+    def answered_by(self, denoiser: Denoiser) -> Session:
+        """The same run from here on, its evaluations answered by another denoiser."""
+        other = copy.copy(self)
+        other.denoiser = denoiser
+        return other
+
     def call(self, ask: Ask, values: tuple[Any, ...]) -> Call:
         """The Call that ``ask`` is, with its latents' tensors."""
         (x,) = values

@@ -6,13 +6,13 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 
-from hasten.core.executor import BatchedBackend
+from hasten.core.call import Answer, Call, Denoiser
 from hasten.core.level import Level
 from hasten.core.program import Program
+from hasten.core.session import Session
 from hasten.editing.mixing import Mixer
 from hasten.executors.sequential import Sequential
 
@@ -73,7 +73,7 @@ class Backwards:
         self.mixer = Mixer(depth=6)
         self.evaluations = 0
 
-    def sweep(self, backend: BatchedBackend, tolerance: float) -> torch.Tensor:
+    def sweep(self, session: Session, tolerance: float) -> torch.Tensor:
         """Starts (n, c, h, w) by the rests as they are now known."""
         after, x0 = self.ends, self.ends
         for k in reversed(range(len(self.steps))):
@@ -85,14 +85,14 @@ class Backwards:
                 x = step.here.alpha * wanted
             else:
                 x = (wanted - step.gain * x0) / step.keep
-            after, x0 = self._level(step, x, wanted, backend, tolerance * step.there.alpha)
+            after, x0 = self._level(step, x, wanted, session, tolerance * step.there.alpha)
         return after
 
-    def run(self, x: torch.Tensor, backend: BatchedBackend) -> torch.Tensor:
+    def run(self, x: torch.Tensor, session: Session) -> torch.Tensor:
         """What the program makes of the starts ``x``; learns the rests from it."""
-        recorder: Any = _Recorder(backend)
-        out = Sequential().run(self.program, x, recorder)
-        asked: Asked = recorder.asked
+        recorder = Recorder(session.denoiser)
+        out = Sequential().run(self.program, {"x": x}, session.answered_by(recorder))
+        asked = recorder.asked
         self.asked = asked
         self.evaluations += len(asked)
         after = [*(question for question, _ in asked[1:]), out]
@@ -117,13 +117,13 @@ class Backwards:
         step: Step,
         x: torch.Tensor,
         wanted: torch.Tensor,
-        backend: BatchedBackend,
+        session: Session,
         tolerance: float,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(x, its x0) with ``keep * x + gain * x0 = wanted`` up to ``tolerance`` (root mean
         square), or as near as INNER iterations come."""
         mixer, shape = Mixer(MEMORY), (-1, *[1] * (x.ndim - 1))
-        x0 = backend.denoise(x, step.here)
+        x0 = session.denoise(x, step.here)
         self.evaluations += 1
         for _ in range(INNER):
             error = wanted - step.keep * x - step.gain * x0
@@ -132,22 +132,20 @@ class Backwards:
                 break
             moved = mixer.next(x, step.move * error)
             x = torch.where(far.view(shape), moved, x)
-            x0 = torch.where(far.view(shape), backend.denoise(x, step.here), x0)
+            x0 = torch.where(far.view(shape), session.denoise(x, step.here), x0)
             self.evaluations += 1
         return x, x0
 
 
-class _Recorder:
-    """A Machine that keeps every question's latent and answer."""
+class Recorder:
+    """A denoiser that keeps the latents and the x0 of every call."""
 
-    def __init__(self, backend: BatchedBackend) -> None:
-        self._machine = backend
+    def __init__(self, denoiser: Denoiser) -> None:
+        self.denoiser = denoiser
         self.asked: Asked = []
 
-    def denoise(self, x: Any, level: Level) -> Any:
-        x0 = self._machine.denoise(x, level)
-        self.asked.append((x.clone(), x0.clone()))
-        return x0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._machine, name)
+    def __call__(self, calls: Sequence[Call]) -> list[Answer]:
+        answers = self.denoiser(calls)
+        for call, answer in zip(calls, answers, strict=True):
+            self.asked.append((call.x.clone(), answer.x0.clone()))
+        return answers

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
+from hasten.core.condition import Condition
 from hasten.core.errors import NonFiniteError, UserError, require, require_number, require_whole
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.program import Program
 from hasten.editing.backwards import Backwards, steps_of
-from hasten.executors.sequential import Answers
 from hasten.sampling import Sampler, build
 
 INSIDE = 0.1  # how much nearer than the tolerance each level is solved, so that all keep to it
@@ -67,11 +67,11 @@ def invert(
     sampler = build(model, plan)
     program = _program(sampler)
     wanted = _encoded(model, pictures, raw)
-    labels = model.conditions(len(wanted), cond)
+    condition = model.condition(len(wanted), cond)
     found, residuals, evaluations = [], [], 0
     for first in range(0, len(wanted), batch):
         part = slice(first, first + batch)
-        mine = None if labels is None else labels[part].to(model.device)
+        mine = condition.rows(range(first, first + len(wanted[part]))).to(model.device)
         one = _solved(sampler, program, wanted[part], mine, (tolerance, sweeps, raw))
         found.append(one.noise)
         residuals.append(one.residual)
@@ -94,7 +94,7 @@ def _solved(
     sampler: Sampler,
     program: Program,
     wanted: torch.Tensor,
-    cond: torch.Tensor | None,
+    condition: Condition,
     limits: tuple[float, int, bool],
 ) -> Inversion:
     """The best starts of one batch and their residuals, whether near enough or not."""
@@ -102,16 +102,16 @@ def _solved(
     decode = (lambda x: x) if raw else sampler.model.codec.decode
     targets = decode(wanted)
     unit = tolerance if raw else 2 * tolerance  # pictures span 1, the network's space 2
-    whole = Answers(sampler.denoiser, lambda *_: None, cond)
+    whole = sampler.session(condition, lambda *_: wanted)
     solver = Backwards(program, steps_of(program, sampler.levels[-1]), wanted)
     best = torch.zeros_like(wanted)
     nearest = torch.full((len(wanted),), float("inf"), device=wanted.device)
     rows = torch.arange(len(wanted), device=wanted.device)
     for sweep in range(sweeps):
         inside = max(INSIDE * 0.5**sweep, NEAREST)
-        backend = whole.among(rows.tolist())
-        starts = solver.sweep(backend, inside * unit)
-        out = decode(solver.run(starts, backend))
+        session = whole.rows(rows.tolist())
+        starts = solver.sweep(session, inside * unit)
+        out = decode(solver.run(starts, session))
         away = (out - targets[rows]).square().flatten(1).mean(dim=1).sqrt()
         if not torch.isfinite(away).all():
             raise NonFiniteError(
@@ -147,8 +147,9 @@ def _program(sampler: Sampler) -> Program:
         f"start {plan.start!r} is not inverted; use start='noise'.",
     )
     require(
-        program.evaluations == len(program.levels) > 0 and not any(program.reuses),
-        "a program that reuses features, or asks for anything but x0, is not inverted; drop reuse.",
+        program.evaluations == len(program.levels) > 0 and program.plain,
+        "a program with variants of the network, or that asks for anything but x0, is not inverted; "
+        "drop levers such as the feature cache.",
     )
     require(
         program.rounds == program.evaluations,

@@ -15,18 +15,17 @@ import json
 from collections.abc import Collection
 from typing import Any
 
-from hasten.core.artifact import digest, require_weights
+from hasten.core.artifact import digest
 from hasten.core.ask import Denoise
 from hasten.core.codec import codecs
 from hasten.core.conditioning_cache import Known, at_times
 from hasten.core.errors import UserError, require
+from hasten.core.lever import Trait
 from hasten.core.lower import lower
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.core.start import starts
-from hasten.levers.quantize import Quantization
-from hasten.levers.torchao import PREFIX
-from hasten.sampling import Sampler, build, subject
+from hasten.core.resolved import Resolved
+from hasten.sampling import Sampler, build, resolve
 
 FORMAT = "hasten-bundle-2"
 NET, START = "net", "start"  # the files of the network and of the start, without their endings
@@ -40,13 +39,15 @@ class Bundle:
 
     Attributes:
         samplers: one a number of evaluations, the plan that was asked for first.
-        integers: whether the network is in few bits; then a runtime that sums in another order now
+        levers: that were applied to the network.
+        integers: whether the network computes in integers; then a runtime that sums in another order now
             and then rounds an activation to the neighbouring integer.
         dtype: what the runtime computes in.
     """
 
     model: Model
     samplers: tuple[Sampler, ...]
+    levers: tuple[str, ...] = ()
     integers: bool = False
     dtype: str = "float32"
 
@@ -59,7 +60,7 @@ class Bundle:
     def start(self) -> Model | None:
         """The start as a network of (noise, a uniform number, a label); None for noise."""
         first = self.first
-        module = starts.parse(first.plan.start).drawn(first.model, first.levels[0])
+        module = first.resolved.start.drawn(first.model, first.levels[0])
         return None if module is None else dataclasses.replace(first.model, net=module, sha256="")
 
     def networks(self) -> dict[str, Model]:
@@ -97,38 +98,53 @@ def bundle(
             to do.
     """
     dtype = plan.dtype if plan.dtype in dtypes else "float32"
-    plan = plan.model_copy(update={"engine": "eager", "dtype": "float32", "device": None})
-    require(
-        plan.reuse is None,
-        f"reuse is {plan.reuse!r}, which keeps features from call to call, and an exported network "
-        "keeps none; drop reuse.",
-    )
-    require(
-        plan.small is None,
-        f"small is {plan.small!r}, and an exported folder holds one network; drop small.",
-    )
-    plan = plan.model_copy(update={"executor": "sequential"})  # which makes the same pictures
-    integers = plan.quantize is not None
-    if integers:
-        model, plan = _in_few_bits(model, plan)
-    others = others and not integers and dtype == "float32"  # others know the times of this plan
-    first = build(model, plan)
+    changes = {"engine": "eager", "dtype": "float32", "device": None, "executor": "sequential"}
+    plan = plan.model_copy(update=changes)  # an executor makes the same pictures in another order
+    run = resolve(plan, model)
+    for lever in run.levers:
+        require(
+            lever.exports,
+            f"lever {lever.part_name!r} is more than one network, or runs in torch alone, and an "
+            f"exported folder holds one network; drop {lever.part_name}.",
+        )
+    for lever in run.levers:
+        lever.check(run)
+    cheaper, alone = run.cheaper, plan.decided().model_copy(update={"levers": ()})
+    fitted = any(Trait.WHOLE in lever.traits for lever in run.levers)
+    integers = any(Trait.INTEGERS in lever.traits for lever in run.levers)
+    first = build(cheaper, alone)
     _require_table(first)
+    _require_calibrated(run)
     _factor(model)
-    found = {first.evaluations: first}
-    for other in _beside(model, plan) if others else []:
-        sampler = build(model, other)
-        if (other.start, sampler.levels[0]) == (plan.start, first.levels[0]):
-            found.setdefault(sampler.evaluations, sampler)
-    made = Bundle(model=first.model, samplers=tuple(found.values()), integers=integers, dtype=dtype)
+    samplers = {first.evaluations: first}
+    # What is fitted to the times of this plan does not know those of others.
+    more = others and not fitted and dtype == "float32"
+    for other in _beside(run, alone) if more else []:
+        sampler = build(cheaper, other)
+        if (other.start, sampler.levels[0]) == (alone.start, first.levels[0]):
+            samplers.setdefault(sampler.evaluations, sampler)
+    made = Bundle(
+        model=dataclasses.replace(cheaper, plans=()) if fitted else cheaper,
+        samplers=tuple(samplers.values()),
+        levers=plan.levers,
+        integers=integers,
+        dtype=dtype,
+    )
     if dtype != "float32":
         made = _at_its_times(made)
     require(
-        plan.start == "noise" or made.start is not None,
-        f"start is {plan.start!r}, which is no formula that an exported folder can hold; set "
+        alone.start == "noise" or made.start is not None,
+        f"start is {alone.start!r}, which is no formula that an exported folder can hold; set "
         "start=noise, or a gaussian or mixture(steps=0) that `hasten learn start` writes.",
     )
     return made
+
+
+def _require_calibrated(run: Resolved) -> None:
+    """Refuse a network that was calibrated on the times of another plan."""
+    assert run.program is not None
+    for lever in run.levers:
+        lever.check_times([level.t for level in run.program.levels])
 
 
 def _at_its_times(bundle: Bundle) -> Bundle:
@@ -142,27 +158,11 @@ def _at_its_times(bundle: Bundle) -> Bundle:
     return dataclasses.replace(bundle, model=dataclasses.replace(bundle.model, net=net.eval()))
 
 
-def _in_few_bits(model: Model, plan: Plan) -> tuple[Model, Plan]:
-    """The model whose network is in few bits, and the plan without that field."""
-    name = plan.quantize or ""
-    require(
-        not name.startswith(PREFIX),
-        f"quantize is {name!r}, which runs in torch alone; name a file of `hasten learn quantize`.",
-    )
-    held, student = Quantization.read(name), subject(model, plan)
-    require_weights("plan field 'quantize'", held.weights, student, plan.other_weights)
-    for level in plan.trace(student.schedule).levels:
-        held.require_calibrated(level.t)
-    rest = {"quantize": None, "student": None, "merge": None}
-    net = held.alone(student.net)
-    return dataclasses.replace(student, net=net, plans=()), plan.model_copy(update=rest)
-
-
 def _require_table(sampler: Sampler) -> None:
     program = sampler.program
     if program is None:
         raise UserError(
-            f"solver {sampler.plan.solver!r} chooses its steps while it runs, so no table holds "
+            f"solver {sampler.solver.part_name!r} chooses its steps while it runs, so no table holds "
             "them; hasten learn freeze writes the plan nearest to it that can be exported."
         )
     lowered = lower(program, sampler.model.prediction)
@@ -170,16 +170,14 @@ def _require_table(sampler: Sampler) -> None:
     require(not unknown, f"a runner does not know {unknown[:1]}; use another solver, such as ddim.")
 
 
-def _beside(model: Model, plan: Plan) -> list[Plan]:
+def _beside(run: Resolved, alone: Plan) -> list[Plan]:
     """The student's other plans, or the same solver with other numbers of steps."""
-    if plan.program is not None:
+    if run.plan.program is not None:
         return []
-    if plan.student is not None or model.plans:
-        fields = build(model, plan).model.plans
-        own = {} if plan.student is None else {"student": plan.student}
-        return [Plan(**{**one, **own}) for one in fields]
-    able = plan.grid.partition("(")[0] != "given"
-    return [plan.model_copy(update={"steps": steps}) for steps in STEPS] if able else []
+    if run.model.plans:
+        return [Plan.of(fields) for fields in run.model.plans]
+    able = (alone.grid or "").partition("(")[0] != "given"
+    return [alone.model_copy(update={"steps": steps}) for steps in STEPS] if able else []
 
 
 def table(sampler: Sampler) -> dict[str, Any]:

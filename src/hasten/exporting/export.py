@@ -8,13 +8,14 @@ from pathlib import Path
 from hasten.core.artifact import digest
 from hasten.core.files import new_folder
 from hasten.core.model import Model
-from hasten.core.plan import Plan
+from hasten.core.plan import as_plan
 from hasten.exporting.bundle import bundle
 from hasten.exporting.parity import Parity, parity
 from hasten.exporting.target import targets
+from hasten.sampling import PlanLike
 
 
-def export(model: Model, plan: Plan | None, to: str, out: str | Path) -> Parity:
+def export(model: Model, plan: PlanLike | None, to: str, out: str | Path) -> Parity:
     """Write ``model`` with ``plan`` for the runtime ``to`` into the folder ``out``; it appears once
     it was found to make the same pictures, or not at all.
 
@@ -28,7 +29,7 @@ def export(model: Model, plan: Plan | None, to: str, out: str | Path) -> Parity:
     """
     target = targets.parse(to)
     target.check(model)
-    plan = plan or Plan(**model.plan)
+    plan = as_plan(model.plan if plan is None else plan)
     held = bundle(model, plan, others=target.others, dtypes=target.dtypes)
     out = Path(out)
     with new_folder(out, {"target": target.part_name, "weights": digest(held.model)}) as folder:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hasten.core.condition import as_condition
 from hasten.core.errors import UserError
 from hasten.exporting.bundle import NET, START, Bundle
 from hasten.exporting.runner import RUNNERS
@@ -56,9 +57,9 @@ def parity(bundle: Bundle, target: Target, folder: Path) -> Parity:
             nonlocal apart
             given = torch.from_numpy(np.ascontiguousarray(x))
             theirs, net = calls[name](given, float(t), label), bundle.networks()[name].net
-            cond = None if model.labels is None else torch.tensor([label or 0])
+            condition = None if model.labels is None else torch.tensor([label or 0])
             with torch.inference_mode():
-                mine = net(given, torch.tensor([t], dtype=torch.float32), cond).float()
+                mine = net(given, torch.tensor([t], dtype=torch.float32), condition).float()
             here = float((theirs - mine).norm() / mine.norm().clamp(min=1e-12))
             apart = max(apart, here if math.isfinite(here) else math.inf)
             return theirs.numpy()
@@ -85,16 +86,18 @@ def _eager(bundle: Bundle, runner: ModuleType, seed: int, label: int | None) -> 
     model, sampler = bundle.model, bundle.first
     if bundle.start is not None:
         net, draw = bundle.start.net, torch.from_numpy(runner.uniforms(seed, 0, 1)).float()
-        sampler = dataclasses.replace(sampler, begin=lambda x, level, cond: net(x, draw, cond))
+        sampler = dataclasses.replace(
+            sampler, begin=lambda x, level, condition: net(x, draw, condition.labels)
+        )
     drawn = iter(range(1, 1 << 20))
 
     def fresh(*_: Any) -> torch.Tensor:
         return torch.from_numpy(runner.normals(seed, next(drawn)))
 
-    cond = None if model.labels is None else torch.tensor([label])
+    condition = as_condition(None if model.labels is None else torch.tensor([label]), 1)
     noise = torch.from_numpy(runner.normals(seed, 0))
     with torch.inference_mode():
-        return model.codec.decode(sampler._crossed(noise, cond, fresh, None))[0]
+        return model.codec.decode(sampler.latents(noise, condition, fresh))[0]
 
 
 def _runner(bundle: str) -> ModuleType:

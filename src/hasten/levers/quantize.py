@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -223,7 +224,7 @@ class Quantize(Lever):
     file: str
 
     stage = Stage.NUMBERS
-    traits = frozenset({Trait.WHOLE, Trait.BITS})
+    traits = frozenset({Trait.WHOLE, Trait.INTEGERS, Trait.BITS})
 
     @functools.cached_property
     def quantization(self) -> Quantization:
@@ -239,6 +240,10 @@ class Quantize(Lever):
             f"dtype is {plan.dtype!r}, and beside integers engine {engine.part_name!r} computes in "
             f"{' or '.join(engine.beside_integers)}; set dtype=float32.",
         )
+
+    def check_times(self, times: Sequence[float]) -> None:
+        for time in times:
+            self.quantization.require_calibrated(time)
 
     def transform(self, model: Model, resolved: Resolved) -> Model:
         return dataclasses.replace(model, net=self.quantization.alone(model.net))

@@ -4,6 +4,7 @@ by a column of the Program (as OMS-DPM chooses among models of several sizes, 23
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -78,6 +79,11 @@ class Small(Lever):
 
     def key(self, resolved: Resolved) -> tuple[str, ...]:
         return (SMALL, self.folder)
+
+    def variant_macs(
+        self, resolved: Resolved, network_macs: Callable[[Model], tuple[int, int]]
+    ) -> Mapping[str, int]:
+        return {SMALL: network_macs(self.smaller(resolved))[0]}
 
 
 class TwoNetworks(Prepared):

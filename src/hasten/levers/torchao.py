@@ -36,7 +36,7 @@ class TorchAO(Lever):
     kind: str = "int8"
 
     stage = Stage.NUMBERS
-    traits = frozenset({Trait.WHOLE, Trait.BITS})
+    traits = frozenset({Trait.WHOLE, Trait.INTEGERS, Trait.BITS})
     exports = False
 
     def __post_init__(self) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hasten.core.denoiser import Translated
-from hasten.core.engine import engines
+from hasten.core.condition import Condition
+from hasten.core.denoiser import NetworkDenoiser
 from hasten.core.errors import NonFiniteError, UserError, require, require_choice, require_whole
 from hasten.core.model import Model
 from hasten.core.plan import Plan
@@ -101,10 +101,10 @@ def likelihood(
     given, want = tuple(pictures.shape[1:]), model.picture_shape
     whole = pictures.dtype == torch.uint8 and given == want and len(pictures) > 0
     require(whole, f"pictures are {pictures.dtype} {given}; likelihood takes torch.uint8 {want}.")
-    labels, said = _labels(model, len(pictures), cond)
-    net = engines.parse(plan.engine).prepare(model, plan.dtype)
-    flow = Flow(model, Translated(model, net), probes, probe)
-    bits, change = _bits(flow, pictures, labels, seed, steps, batch)
+    condition, said = _condition(model, len(pictures), cond)
+    net = plan.parts.engine.prepare(model, plan.dtype)
+    flow = Flow(model, NetworkDenoiser(model, net), probes, probe)
+    bits, change = _bits(flow, pictures, condition, seed, steps, batch)
     n, middle = len(bits), float(bits.mean())
     half = 1.96 * float(bits.std()) / math.sqrt(n) if n > 1 else math.inf
     return Likelihood(
@@ -156,7 +156,7 @@ def likelihood_of(
 def _bits(
     flow: Flow,
     pictures: torch.Tensor,
-    labels: torch.Tensor | None,
+    condition: Condition,
     seed: int,
     steps: int,
     batch: int,
@@ -167,11 +167,12 @@ def _bits(
         part = pictures[first : first + batch]
         streams = [generator(seed, first + k, STREAM) for k in range(len(part))]
         x, draws = _dequantised(part, streams), flow.draws(streams)
-        cond = None if labels is None else labels[first : first + batch].to(flow.model.device)
-        found.append(flow.bits(x, cond, draws, steps))
+        places = range(first, first + len(part))
+        some = condition.rows(places).to(flow.model.device)
+        found.append(flow.bits(x, some, draws, steps))
         if first == 0:
             few = slice(0, CHECKED)
-            some = None if cond is None else cond[few]
+            some = some.rows(range(min(CHECKED, len(part))))
             coarse = flow.bits(x[few], some, draws[:, few], steps // 2)
             change = float((coarse - found[0][few]).abs().mean())
     bits = torch.cat(found)
@@ -191,15 +192,15 @@ def _dequantised(pictures: torch.Tensor, streams: Sequence[torch.Generator]) -> 
     return (pictures.cpu() + noise) / 256
 
 
-def _labels(model: Model, n: int, cond: Any) -> tuple[torch.Tensor | None, str]:
+def _condition(model: Model, n: int, cond: Any) -> tuple[Condition, str]:
     if model.labels is None:
-        return model.conditions(n, cond), "a model without labels"
+        return model.condition(n, cond), "a model without labels"
     require(
         cond is not None or model.null_label is not None,
         f"model {model.name!r} was not trained without labels, and the pictures have none; give "
         "cond, or data with a column 'label'.",
     )
-    return model.conditions(n, cond), "no label" if cond is None else "given the labels"
+    return model.condition(n, cond), "no label" if cond is None else "given the labels"
 
 
 def _require_plan(model: Model, plan: Plan) -> None:

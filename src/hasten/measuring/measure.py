@@ -9,25 +9,24 @@ import torch
 from hasten.core.engine import Prepared
 from hasten.core.errors import require_whole
 from hasten.core.model import Model
-from hasten.core.plan import Plan
+from hasten.core.plan import Plan, as_plan
 from hasten.core.report import OdeError, Report
-from hasten.core.start import starts
 from hasten.measuring.conditions import conditions
 from hasten.measuring.macs import macs
 from hasten.measuring.memory import forget_peak, peak_mb, require_memory
-from hasten.measuring.nfe import counted
+from hasten.measuring.nfe import nfe
 from hasten.measuring.ode_error import Reference, reference, reference_plan
 from hasten.measuring.quality import quality
 from hasten.measuring.real import Real, real_for
 from hasten.measuring.timer import timed
-from hasten.sampling import Sampler, build
+from hasten.sampling import PlanLike, Sampler, build
 
 QUALITY_SEED = 1  # other pictures than the ODE error's
 
 
 def measure(
     model: Model,
-    plan: Plan | None = None,
+    plan: PlanLike | None = None,
     *,
     n: int = 64,
     against: Reference | None = None,
@@ -53,7 +52,7 @@ def measure(
     Raises:
         UserError: the batch does not fit into memory, or the plan does not fit the model.
     """
-    plan = plan or Plan(**model.plan)
+    plan = as_plan(model.plan if plan is None else plan)
     require_whole("batch", batch, 1, 1 << 20)
     require_memory(model, plan, batch)
     sampler = build(model, plan, net=net)
@@ -65,7 +64,7 @@ def measure(
         warmup=1,
         **one,  # type: ignore[arg-type]
     )
-    evaluations, rounds = counted(sampler)
+    evaluations, rounds = nfe(sampler)
     return Report(
         plan=plan.model_dump(),
         key=plan.key,
@@ -82,7 +81,7 @@ def measure(
             "first_s": round(many.first, 3),
         },
         peak_mb=peak_mb(model.device),
-        weights_mb=sampler.net.weights_mb + starts.parse(plan.start).weights_mb(),
+        weights_mb=sampler.net.weights_mb + sampler.resolved.start.weights_mb(),
         macs=macs(sampler),
         ode_error=_drift(model, plan, n, against, sampler.net),
         **judged(sampler, pictures, real, batch),

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hasten.core.condition import COND
 from hasten.core.errors import UserError
 from hasten.core.model import Model
 from hasten.core.plan import Plan
@@ -122,11 +123,11 @@ def _activations(model: Model, rows: int, backward: bool = False) -> int:
     for one in model.net.parameters():
         shapes[id(one)] = torch.nn.Parameter(one.detach().to("meta"), requires_grad=backward)
     net = copy.deepcopy(model.net, shapes)
-    cond = None if model.labels is None else torch.zeros(rows, dtype=torch.long, device="meta")
+    condition = model.condition(rows).branch(COND).to("meta")
     count = _Alive()
     with torch.set_grad_enabled(backward), count:
         x = torch.empty(rows, *model.shape, device="meta")
-        answer = net(x, torch.empty(rows, device="meta"), cond)
+        answer = net(x, torch.empty(rows, device="meta"), condition)
         most = count.most
     del answer
     return most

@@ -54,7 +54,7 @@ class Reference:
             return None
         sampler = build(self.model, plan, net=net)
         pictures = sampler.sample(noise=self.noise, cond=self.cond, batch=batch)
-        apart = (pictures - self.pictures).square().mean(dim=(1, 2, 3)).sqrt().double()
+        apart = (pictures - self.pictures).square().flatten(1).mean(1).sqrt().double()
         n, middle = len(apart), float(apart.mean())
         half = 1.96 * float(apart.std()) / math.sqrt(n) if n > 1 else math.inf
         distance = None

@@ -15,12 +15,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
 
-from hasten.core.denoiser import Translated
+from hasten.core.call import Call, Denoiser
+from hasten.core.condition import Condition
 from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.grids.ratios import ends
@@ -29,7 +29,7 @@ from hasten.grids.ratios import ends
 class Flow:
     """The probability-flow ODE of a model with the change of volume along it."""
 
-    def __init__(self, model: Model, denoiser: Translated, probes: int, probe: str) -> None:
+    def __init__(self, model: Model, denoiser: Denoiser, probes: int, probe: str) -> None:
         self.model, self.denoiser, self.probes, self.probe = model, denoiser, probes, probe
         high, _ = ends(model.schedule, None, None)
         self.low = model.schedule.at(model.schedule.low)
@@ -43,13 +43,15 @@ class Flow:
             column.normal_(generator=stream)
         return (out.sign() if self.probe == "rademacher" else out).to(self.model.device)
 
-    def bits(self, x: torch.Tensor, cond: Any, draws: torch.Tensor, steps: int) -> torch.Tensor:
+    def bits(
+        self, x: torch.Tensor, condition: Condition, draws: torch.Tensor, steps: int
+    ) -> torch.Tensor:
         """Bits a dimension (n,) of dequantised pictures ``x`` in [0, 1)."""
         y = self.model.codec.encode(x).to(self.model.device, self.wide)
         size, volume = y[0].numel(), torch.zeros(len(y), dtype=self.wide, device=y.device)
         places = np.linspace(self.low.half_log_snr, self.high.half_log_snr, steps + 1)
         for here, there in pairwise(places.tolist()):
-            y, volume = self._step(y, volume, (here, there), cond, draws)
+            y, volume = self._step(y, volume, (here, there), condition, draws)
         spread = self.high.spread / self.high.alpha
         log_p = -0.5 * (y / spread).square().flatten(1).sum(dim=1)
         log_p = log_p - size * (0.5 * math.log(2 * math.pi) + math.log(spread)) + volume
@@ -61,27 +63,28 @@ class Flow:
         y: torch.Tensor,
         volume: torch.Tensor,
         ends: tuple[float, float],
-        cond: Any,
+        condition: Condition,
         draws: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One step of classical Runge-Kutta of the flow and its volume."""
         here, there = ends
         h, middle = there - here, 0.5 * (here + there)
-        a, p = self._rate(y, here, cond, draws)
-        b, q = self._rate(y + 0.5 * h * a, middle, cond, draws)
-        c, r = self._rate(y + 0.5 * h * b, middle, cond, draws)
-        d, s = self._rate(y + h * c, there, cond, draws)
+        a, p = self._rate(y, here, condition, draws)
+        b, q = self._rate(y + 0.5 * h * a, middle, condition, draws)
+        c, r = self._rate(y + 0.5 * h * b, middle, condition, draws)
+        d, s = self._rate(y + h * c, there, condition, draws)
         y = y + h / 6 * (a + 2 * b + 2 * c + d)
         return y, volume + h / 6 * (p + 2 * q + 2 * r + s)
 
     def _rate(
-        self, y: torch.Tensor, place: float, cond: Any, draws: torch.Tensor
+        self, y: torch.Tensor, place: float, condition: Condition, draws: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """(dy/dl, its divergence (n,)) at half log-SNR ``place``."""
         level = self._at(place)
         with torch.enable_grad():
             x = (y * level.alpha).float().requires_grad_()
-            x0 = self.denoiser(x, level, cond)
+            call = Call(x=x, levels=(level,) * len(x), condition=condition)
+            x0 = self.denoiser([call])[0].x0
             trace = torch.zeros(len(y), dtype=self.wide, device=y.device)
             for k, probe in enumerate(draws):
                 last = k == len(draws) - 1

@@ -8,6 +8,7 @@ import math
 
 import torch
 
+from hasten.core.condition import Condition
 from hasten.core.errors import require
 from hasten.core.level import Level
 from hasten.core.model import Model
@@ -121,9 +122,11 @@ class Drawn(torch.nn.Module):
         self.reached = torch.where(ended, torch.inf, reached)
 
     def forward(
-        self, noise: torch.Tensor, draw: torch.Tensor, label: torch.Tensor | None = None
+        self, noise: torch.Tensor, draw: torch.Tensor, label: torch.Tensor | Condition | None = None
     ) -> torch.Tensor:
         """x (n, c, h, w) at ``last`` from standard normal noise and draws (n,) from 0 to 1."""
+        if isinstance(label, Condition):
+            label = label.labels
         row = rows_of(label, self.null, torch.full_like(draw, len(self.reached) - 1).long())
         which = (self.reached[row] <= draw[:, None]).sum(1)
         x = noise.flatten(1) * self.first.spread

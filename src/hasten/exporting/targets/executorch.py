@@ -79,12 +79,12 @@ def _lowered(model: Model) -> bytes:
     )
     from executorch.exir import to_edge_transform_and_lower  # type: ignore[import-not-found]
 
-    given = tuple(one for one in example(model) if one is not None)
+    flat, inputs = example(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
         try:
-            program = torch.export.export(model.net, given, strict=False)
+            program = torch.export.export(flat, tuple(inputs), strict=False)
             edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
             return bytes(edge.to_executorch().buffer)
         except Exception as error:

@@ -13,7 +13,8 @@ from hasten.adapters.folder import save_folder
 from hasten.adapters.load import load
 from hasten.core.artifact import BUILTIN, located
 from hasten.core.errors import require
-from hasten.core.start import starts
+from hasten.core.lever import Stage
+from hasten.core.parts import parsed_levers
 from hasten.exporting.bundle import NET, Bundle
 from hasten.exporting.target import Call, Target, targets
 from hasten.starts.files import FIELD, FromFile
@@ -29,17 +30,17 @@ class Folder(Target):
 
     def write(self, bundle: Bundle, folder: Path) -> None:
         require(
-            not bundle.integers and bundle.first.plan.merge is None,
-            "a diffusers folder holds the network's own weights; drop quantize and merge of the "
-            "plan, and name them in plans of the folder that is written.",
+            all(lever.stage == Stage.MODEL for lever in parsed_levers(bundle.levers)),
+            "a diffusers folder holds the network's own weights; drop levers that change them from "
+            "the plan, and name them in plans of the folder that is written.",
         )
         plan = bundle.first.plan.chosen()
-        plan.pop("student", None)
         plans: tuple[Any, ...] = (plan,)  # none that names a file beside the model
-        if bundle.first.plan.learned is not None:
-            bundle.first.plan.learned.write(folder / "program.json")
+        parts = bundle.first.resolved.parts
+        if parts.learned is not None:
+            parts.learned.write(folder / "program.json")
             plans = ()
-        start = starts.parse(bundle.first.plan.start)
+        start = parts.start
         if isinstance(start, FromFile) and not start.file.startswith(BUILTIN):
             shutil.copy(located(FIELD, start.file), folder / "start.safetensors")
             plans = ()
@@ -50,7 +51,7 @@ class Folder(Target):
 
         @torch.inference_mode()
         def call(x: torch.Tensor, t: float, label: int | None) -> torch.Tensor:
-            cond = None if model.labels is None else torch.tensor([label or 0])
-            return model.net(x, torch.tensor([t]), cond)
+            condition = None if model.labels is None else torch.tensor([label or 0])
+            return model.net(x, torch.tensor([t]), condition)
 
         return call

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hasten.core.engine import engines
+from hasten.core.condition import as_condition
+from hasten.core.engine import Flat, engines
 from hasten.core.errors import UserError
 from hasten.core.model import Model
 from hasten.engines.graph import onnx_file
@@ -50,10 +51,13 @@ class Onnx(Target):
         return call
 
 
-def example(model: Model) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Inputs of the shapes that one picture has."""
-    label = None if model.labels is None else torch.zeros(1, dtype=torch.long)
-    return torch.zeros(1, *model.shape), torch.zeros(1), label
+def example(model: Model) -> tuple[Flat, list[torch.Tensor]]:
+    """``model``'s network as a function of tensors, and inputs of the shapes that one picture has:
+    x, a time, and the tensors of its condition."""
+    x, t = torch.zeros(1, *model.shape), torch.zeros(1)
+    labels = None if model.labels is None else torch.zeros(1, dtype=torch.long)
+    structure, tensors = as_condition(labels, 1).flat(x, t)
+    return Flat(model.net, structure, len(tensors)), [x, t, *tensors]
 
 
 def write_networks(bundle: Bundle, folder: Path, half: bool = False) -> None:
