@@ -6,7 +6,6 @@ import dataclasses
 
 import pytest
 import torch
-from test_distilling import recipe
 
 import hasten
 from conftest import tiny_attentive
@@ -22,6 +21,7 @@ from hasten.learning.compression.pruning import pruned
 from hasten.learning.students.knowledge_distillation import watching
 from hasten.learning.students.student import learn_student
 from hasten.measuring.macs import costs
+from student_recipes import recipe
 
 KIND = {"schedule": ddpm_schedule(), "prediction": prediction("epsilon"), "shape": (1, 8, 8)}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_distilling import recipe
 
 import hasten
 from conftest import tiny_attentive
@@ -21,6 +20,7 @@ from hasten.learning.compression.quantization_aware import (
 from hasten.learning.compression.quantize import learn_quantize
 from hasten.learning.students.student import learn_student
 from hasten.levers.quantized_layer import Bits, QuantizedLayer
+from student_recipes import recipe
 
 
 @pytest.mark.parametrize("bits", [Bits(8, 8), Bits(4, 8), Bits(4, 16)], ids=str)

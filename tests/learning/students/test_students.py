@@ -33,38 +33,7 @@ from hasten.measuring.features import FeatureNet
 from hasten.training.objective import Batch
 from hasten.training.recipe import StudentRecipe, load_recipe
 from hasten.tuning.space import distilled
-
-OBJECTIVES = {
-    "consistency": 2,
-    "consistency-distillation": 2,
-    "consistency-training": 2,
-    "improved-consistency": 2,
-    "continuous-consistency": 2,
-    "direct": 1,
-    "direct(power=1)": 2,
-    "imitation": 4,
-    "progressive(first=8)": 2,
-    "trajectory": 2,
-    "matching": 1,
-    "reflow": 1,
-    "shortcut(finest=2)": 1,
-}
-DATA = ("consistency", "improved", "continuous", "progressive", "shortcut", "imitation")
-
-
-def recipe(objective: str, data: str, /, **changes) -> StudentRecipe:
-    fields = {
-        "objective": objective,
-        "evaluations": OBJECTIVES[objective],
-        "data": data if objective.startswith(DATA) else None,
-        "pictures": 16 * 12,
-        "walks": 24,
-        "walk_steps": 4,
-        "optimizer": {"rate": 1e-3, "batch": 16, "warmup": 0},
-        "checkpoint_every": 16 * 3,
-        "preview_every": 0,
-    }
-    return StudentRecipe(**{**fields, **changes})
+from student_recipes import OBJECTIVES, recipe
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
