@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hasten.training.recipe import StudentRecipe
+from hasten.learning.students.recipe import StudentRecipe
 
 OBJECTIVES = {
     "consistency": 2,
@@ -12,14 +12,21 @@ OBJECTIVES = {
     "continuous-consistency": 2,
     "direct": 1,
     "direct(power=1)": 2,
-    "imitation": 4,
+    "knowledge-distillation": 4,
     "progressive(first=8)": 2,
     "trajectory": 2,
-    "matching": 1,
+    "dmd": 1,
     "reflow": 1,
     "shortcut(finest=2)": 1,
 }
-DATA = ("consistency", "improved", "continuous", "progressive", "shortcut", "imitation")
+DATA = (
+    "consistency",
+    "improved",
+    "continuous",
+    "progressive",
+    "shortcut",
+    "knowledge-distillation",
+)
 
 
 def recipe(objective: str, data: str, /, **changes) -> StudentRecipe:
@@ -28,8 +35,8 @@ def recipe(objective: str, data: str, /, **changes) -> StudentRecipe:
         "evaluations": OBJECTIVES[objective],
         "data": data if objective.startswith(DATA) else None,
         "pictures": 16 * 12,
-        "walks": 24,
-        "walk_steps": 4,
+        "trajectories": 24,
+        "trajectory_steps": 4,
         "optimizer": {"rate": 1e-3, "batch": 16, "warmup": 0},
         "checkpoint_every": 16 * 3,
         "preview_every": 0,

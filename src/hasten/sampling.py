@@ -26,7 +26,7 @@ from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule, schedule
 from hasten.core.plan import Plan
 from hasten.core.program import Program
-from hasten.core.seeds import generator
+from hasten.core.random_streams import Stream, generator
 from hasten.core.solver import Solver
 from hasten.core.start import Begin, Latents, Start, starts
 from hasten.executors.distributed import answers_for
@@ -36,7 +36,7 @@ from hasten.levers.quantize import Calibrated, Quantization
 from hasten.levers.small import narrowed
 from hasten.levers.torchao import PREFIX, by_torchao
 
-START, WALK = 0, 1  # the two streams of random numbers of a picture
+START, WALK = Stream.START, Stream.SOLVER
 
 
 def trace(plan: Plan, on: str | dict[str, Any] | NoiseSchedule) -> Program:

@@ -9,7 +9,7 @@ import hasten
 from conftest import tiny_attentive
 from hasten.core.errors import UserError
 from hasten.core.plan import Plan
-from hasten.core.seeds import generator
+from hasten.core.random_streams import generator
 from hasten.learning.compression.quantization_aware import (
     Rounding,
     round_layers_,
@@ -71,8 +71,8 @@ def test_a_student_of_few_bits_is_nearer_to_its_teacher_when_it_is_quantized(
         pictures = [hasten.build(teacher, p).sample(**given) for p in (quantized, plan)]
         return float((pictures[0] - pictures[1]).square().mean().sqrt())
 
-    own = {"objective": "imitation(features=0.0)", "bits": "W2A8", "pictures": 16 * 60}
-    made = recipe("imitation", data, **own)
+    own = {"objective": "knowledge-distillation(features=0.0)", "bits": "W2A8", "pictures": 16 * 60}
+    made = recipe("knowledge-distillation", data, **own)
     out = learn_student(teacher, made, tmp_path / "student", quiet=True)
     assert "w2a8" in (out / "README.md").read_text()
     assert apart(str(out)) < 0.95 * apart(None)
@@ -84,5 +84,7 @@ def test_a_student_of_few_bits_is_nearer_to_its_teacher_when_it_is_quantized(
 )
 def test_what_cannot_be_trained_is_refused(changes, words, teacher, data, tmp_path):
     with pytest.raises(UserError, match=words):
-        learn_student(teacher, recipe("imitation", data, **changes), tmp_path / "s", quiet=True)
+        learn_student(
+            teacher, recipe("knowledge-distillation", data, **changes), tmp_path / "s", quiet=True
+        )
     assert not (tmp_path / "s").exists()

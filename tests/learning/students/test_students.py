@@ -18,20 +18,21 @@ from hasten.core.model import Model
 from hasten.core.noise_schedule import EDM, Flow, ddpm_schedule
 from hasten.core.plan import Plan
 from hasten.core.prediction import prediction
-from hasten.core.seeds import generator
+from hasten.core.random_streams import generator
 from hasten.core.start import starts
 from hasten.learning.starts.starts import learn_start
-from hasten.learning.students.base import Classroom, Stage, alone, objectives
-from hasten.learning.students.batched_denoiser import Levels, Teacher, believed
-from hasten.learning.students.compare import seen_as
+from hasten.learning.students.base import DistillationSetup, Stage, objectives, student_network
+from hasten.learning.students.batched_denoiser import Levels, Teacher, denoised
+from hasten.learning.students.compare import comparison
 from hasten.learning.students.continuous_consistency import slope_of_time
 from hasten.learning.students.conversion import Conversion
 from hasten.learning.students.progressive import halves
+from hasten.learning.students.recipe import StudentRecipe
 from hasten.learning.students.student import learn_student
-from hasten.learning.students.trajectories import between, walks
+from hasten.learning.students.trajectories import teacher_trajectories
 from hasten.measuring.features import FeatureNet
 from hasten.training.objective import Batch
-from hasten.training.recipe import StudentRecipe, load_recipe
+from hasten.training.recipe import load_recipe
 from hasten.tuning.space import distilled
 from student_recipes import OBJECTIVES, recipe
 
@@ -51,18 +52,20 @@ def test_every_objective_makes_a_folder_that_samples_by_its_own_plan(
     assert "evaluations" in (out / "README.md").read_text()
 
 
-def room(objective: str, teacher: Model, count: int = 8) -> tuple:
+def setup(objective: str, teacher: Model, count: int = 8) -> tuple:
     """The objective's loss, its module, a batch, and the student."""
     part = objectives.parse(objective)
     kind = part.student(teacher)
     net = tiny_attentive(1).train()
     student = hasten.core.model.Model(**{**vars(kind), "net": net})
     stage = part.stages(OBJECTIVES.get(objective, 1))[0]
-    classroom = Classroom(teacher=Teacher(model=teacher), student=student, before=student)
+    classroom = DistillationSetup(teacher=Teacher(model=teacher), student=student, before=student)
     draws = generator(3)
     shape = (count, 1, 8, 8)
-    if part.needs == "paths":
-        states = 1 + sum(len(c) - 1 for c in part.courses(teacher.schedule, stage.evaluations))
+    if part.needs == "trajectories":
+        states = 1 + sum(
+            len(c) - 1 for c in part.trajectory_levels(teacher.schedule, stage.evaluations)
+        )
         shape = (count, states, 1, 8, 8)
     rows = torch.randn(shape, generator=draws).clamp(-1, 1)
     batch = Batch(rows=rows, labels=torch.arange(count) % 2, generator=generator(4))
@@ -71,11 +74,11 @@ def room(objective: str, teacher: Model, count: int = 8) -> tuple:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_gradients_reach_every_weight_of_the_student(objective, teacher):
-    loss, module, batch, _ = room(objective, teacher)
+    loss, module, batch, _ = setup(objective, teacher)
     value = loss.loss(module, batch)
     value.backward()
     assert torch.isfinite(value)
-    lost = [name for name, p in alone(module).named_parameters() if p.grad is None]
+    lost = [name for name, p in student_network(module).named_parameters() if p.grad is None]
     assert lost == []
 
 
@@ -111,7 +114,7 @@ def gaussian(consistent: bool, spread: float = 0.5) -> Model:
 def tuition(objective: str, student: Model, teacher: Model, step: int = 0, progress: float = 0.99):
     part = objectives.parse(objective)
     stage = part.stages(2)[0]
-    classroom = Classroom(teacher=Teacher(model=teacher), student=student, before=teacher)
+    classroom = DistillationSetup(teacher=Teacher(model=teacher), student=student, before=teacher)
     rows = 0.5 * torch.randn(512, 1, 8, 8, generator=generator(5))
     batch = Batch(rows=rows, labels=None, generator=generator(6), step=step, progress=progress)
     return float(part.objective(classroom, stage).loss(part.module(classroom), batch).detach())
@@ -175,7 +178,7 @@ def test_shortcuts_of_a_straight_flow_have_no_loss():
 
     part = objectives.parse("shortcut(finest=3)")
     student = Model(net=Point(), schedule=Flow(), prediction=prediction("flow"), shape=(1, 4, 4))
-    classroom = Classroom(teacher=Teacher(model=student), student=student, before=student)
+    classroom = DistillationSetup(teacher=Teacher(model=student), student=student, before=student)
     rows = torch.zeros(64, 1, 4, 4)
     batch = Batch(rows=rows, labels=None, generator=generator(8))
     loss = part.objective(classroom, part.stages(1)[0]).loss(student.net, batch)
@@ -188,21 +191,21 @@ def test_walks_end_where_the_ode_ends(tmp_path):
     schedule = model.schedule
     middle = schedule.at(400.0)
     course = (schedule.at(schedule.noisy), middle, schedule.at(schedule.clean))
-    held = walks(model, [course], beside, count=6, steps=24)
+    held = teacher_trajectories(model, [course], beside, count=6, steps=24)
     rows = held.at(np.arange(6), (0,), torch.device("cpu"))
     assert rows.shape == (6, 3, 1, 8, 8)
     width = (0.04 * middle.alpha**2 + middle.sigma**2) ** 0.5
     assert float((rows[:, 1] - width * rows[:, 0]).abs().max()) < 5e-3
     assert float((rows[:, 2] - 0.2 * rows[:, 0]).abs().max()) < 5e-3
     times = [file.stat().st_mtime_ns for file in held.files]
-    again = walks(model, [course], tmp_path / "other.run", count=6, steps=24)
+    again = teacher_trajectories(model, [course], tmp_path / "other.run", count=6, steps=24)
     assert [file.stat().st_mtime_ns for file in again.files] == times
 
 
 @pytest.mark.parametrize("schedule", [ddpm_schedule(), EDM(), Flow()])
 def test_the_levels_between_two_fall_and_are_as_many_as_asked(schedule):
     for end in (schedule.at(schedule.position(1.0)), schedule.at(schedule.clean)):
-        levels = between(schedule, schedule.at(schedule.noisy), end, 7)
+        levels = levels_between(schedule, schedule.at(schedule.noisy), end, 7)
         snr = [level.half_log_snr for level in levels]
         assert len(levels) == 8
         assert all(a < b for a, b in itertools.pairwise(snr))
@@ -231,7 +234,7 @@ def test_a_student_of_a_start_learns_the_levels_below_it(objective, teacher, dat
 def test_walks_of_a_start_begin_where_it_does(teacher, start, tmp_path):
     schedule = starts.parse(start).shortened(teacher.schedule)
     ends = [(schedule.at(schedule.noisy), schedule.at(schedule.clean))]
-    held = walks(teacher, ends, tmp_path / "s.run", count=3, steps=4, start=start)
+    held = teacher_trajectories(teacher, ends, tmp_path / "s.run", count=3, steps=4, start=start)
     rows = held.at(np.arange(3), (0,), torch.device("cpu"))
     plan = Plan(solver="dpmpp(order=3)", grid="log-snr", steps=4, start=start)
     sampler = hasten.build(teacher, plan)
@@ -244,7 +247,7 @@ def test_walks_of_a_start_begin_where_it_does(teacher, start, tmp_path):
 def test_a_student_begins_with_the_weights_of_another(teacher, data, tmp_path):
     first = learn_student(teacher, recipe("direct", data), tmp_path / "first", quiet=True)
     still = {"begin": str(first), "optimizer": {"rate": 1e-12, "batch": 16, "warmup": 0}}
-    made = recipe("matching", data, **still)
+    made = recipe("dmd", data, **still)
     second = hasten.load(learn_student(teacher, made, tmp_path / "second", quiet=True))
     before = hasten.load(first)
     assert second.prediction == before.prediction
@@ -279,7 +282,7 @@ def test_a_start_of_the_teachers_samples_is_the_students_too(teacher, data, tmp_
         ("trajectory", {"objective": "trajectory(fewest=1)"}, "fewest"),
         ("consistency", {}, "none"),
         ("consistency", {"objective": "consistency(middle=4.0)"}, "middle is 4"),
-        ("matching", {"objective": "matching(middle=4.0)", "evaluations": 2}, "middle is 4"),
+        ("dmd", {"objective": "dmd(middle=4.0)", "evaluations": 2}, "middle is 4"),
         ("direct", {"objective": "direct(middle=4.0)", "evaluations": 2}, "middle is 4"),
         ("direct", {"start": "noise", "begin": "nowhere"}, "nowhere"),
     ],
@@ -394,10 +397,10 @@ def test_an_objective_that_is_none_is_refused_before_anything_starts(text):
 
 def test_direct_of_several_evaluations_is_asked_about_every_state_of_its_plan(teacher):
     objective = objectives.parse("direct(power=1, middle=0.7)")
-    course = objective.courses(teacher.schedule, 2)[0]
+    course = objective.trajectory_levels(teacher.schedule, 2)[0]
     assert [round(level.ratio, 3) for level in course[1:]] == [0.7, 0.0]
-    room = Classroom(teacher=Teacher(model=teacher), student=teacher, before=teacher)
-    loss = objective.objective(room, Stage(name="direct", evaluations=2))
+    setup = DistillationSetup(teacher=Teacher(model=teacher), student=teacher, before=teacher)
+    loss = objective.objective(setup, Stage(name="direct", evaluations=2))
     states = [torch.full((16, 1, 8, 8), value) for value in (0.5, 2.0, 0.0)]
     asked = []
 
@@ -467,7 +470,7 @@ def test_a_step_that_does_not_fit_into_memory_is_taken_in_parts(
 
 def test_features_see_beside_pixels():
     model = hasten.load("builtin:mnist")
-    seen = seen_as(model, "features")
+    seen = comparison(model, "features")
     x0 = torch.rand(2, *model.shape, generator=generator(1)) * 2 - 1
     x0.requires_grad_(True)
     numbers = seen(x0)
@@ -492,7 +495,7 @@ def test_believed_is_what_the_sampler_is_told(teacher):
     x = torch.randn(2, 1, 8, 8, generator=generator(2))
     cond = torch.tensor([0, 1])
     level = teacher.schedule.at(300.0)
-    mine = believed(teacher, teacher.net, x, Levels.same(level, 2), cond)
+    mine = denoised(teacher, teacher.net, x, Levels.same(level, 2), cond)
     theirs = hasten.build(teacher).denoiser(x, level, cond)
     assert torch.allclose(mine, theirs, atol=1e-5)
 

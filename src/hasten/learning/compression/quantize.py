@@ -16,6 +16,7 @@ from hasten.core.engine import engines
 from hasten.core.errors import require, require_choice, require_number, require_whole
 from hasten.core.model import Model
 from hasten.core.plan import Plan
+from hasten.core.random_streams import Seed
 from hasten.learning.compression.gptq import fits, products, rounded
 from hasten.levers.quantize import Calibrated, Quantization, layers
 from hasten.levers.quantized_layer import FLOAT, Bits, in_few_bits, stretched, weight_scale
@@ -25,7 +26,6 @@ SAMPLE = 4096  # numbers of a layer's input that are kept a picture batch
 SHRUNK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)  # ranges that are tried, of the whole
 POWER = 4.0  # of an error: the far ones count for more
 PAYS = 2.0  # how many times smaller, squared, rows a step have to make the rounding of inputs
-SEED = 5  # other noise than any measurement's
 
 
 @dataclasses.dataclass
@@ -67,8 +67,8 @@ def learn_quantize(
         bits: ``w8a8``, ``w8a16``, ``w4a8``; or two, the fewer first, as in ``w4a8,w8a8`` or
             ``w8a8,float``: then the sensitivity of every layer is measured, and those that matter
             least for their size get the fewer bits.
-        ode_error: how far (root mean square) the pictures of such a mix may be from those of the float
-            network; errors of layers are taken to add in squares.
+        ode_error: how far (root mean square) the pictures of such a mix may be from those of the
+            float network; errors of layers are taken to add in squares.
         rows: "steps" for ranges of each step's own, "static" for one row, or how many groups. With
             several, what layers see is stretched and shrunk again in every call. "auto" is one row
             where activations have eight bits or more and :meth:`Calibration.gained` is below 2.
@@ -97,7 +97,7 @@ def learn_quantize(
     sampler = build(model, plain)
     cond = None if model.labels is None else [i % model.labels for i in range(n)]
     with run.watching():
-        sampler.sample(n, seed=SEED, cond=cond, batch=n)
+        sampler.sample(n, seed=Seed.QUANTIZATION, cond=cond, batch=n)
     if rows == "auto":
         few = min((one for one in (fewer, chosen) if one), key=lambda one: one.activations)
         pays = few.activations < 8 or (few.activations < FLOAT and run.gained(few) >= PAYS)
@@ -119,7 +119,8 @@ def _bits(given: str | Bits, ode_error: float | None) -> tuple[Bits | None, Bits
     require(len(texts) <= 2, f"bits is {given!r}; give one, or two as in w4a8,w8a8.")
     require(
         (len(texts) == 2) == (ode_error is not None),
-        f"bits is {given!r} and ODE error is {ode_error}; a mix of two (w4a8,w8a8) is chosen under a "
+        f"bits is {given!r} and ODE error is {ode_error}; a mix of two (w4a8,w8a8) is chosen under "
+        "a "
         "ODE error, so give both or neither.",
     )
     if ode_error is not None:
@@ -138,8 +139,8 @@ def mixed(
     ode_error: float,
     n: int = 16,
 ) -> Quantization:
-    """``held`` with as many weights in the bits ``fewer`` as an ODE error of ``ode_error`` leaves room for,
-    by the sensitivities of the layers, each measured on ``n`` pictures."""
+    """``held`` with as many weights in the bits ``fewer`` as an ODE error of ``ode_error`` leaves
+    room for, by the sensitivities of the layers, each measured on ``n`` pictures."""
     net = subject(model, plan).net
     wanted = _pictures(model, plan, None, n)
 
@@ -157,7 +158,8 @@ def mixed(
         bits[name] = fewer
     require(
         bool(bits),
-        f"ODE error is {ode_error:g}, and no layer can be in {fewer} within it; the least moves the "
+        f"ODE error is {ode_error:g}, and no layer can be in {fewer} within it; the least moves "
+        "the "
         f"pictures by {min(alone.values()):.2g}.",
     )
     return dataclasses.replace(run.in_bits(held, bits), sensitivities=alone)
@@ -169,7 +171,9 @@ def _pictures(model: Model, plan: Plan, held: Quantization | None, n: int) -> to
     if held is not None:
         prepared = Calibrated(held, subject(model, plan), engines.parse("eager"), "float32")
     cond = None if model.labels is None else [i % model.labels for i in range(n)]
-    return build(model, plan, net=prepared).sample(n, seed=SEED + 1, cond=cond, batch=n, raw=True)
+    return build(model, plan, net=prepared).sample(
+        n, seed=Seed.QUANTIZATION_SENSITIVITY, cond=cond, batch=n, raw=True
+    )
 
 
 class Calibration:
