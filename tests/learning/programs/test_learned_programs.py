@@ -16,6 +16,7 @@ from hasten.core.errors import UserError
 from hasten.core.learned_program import LearnedProgram
 from hasten.core.program import Program
 from hasten.executors.sequential import Answers, Sequential
+from hasten.learning.programs import fit
 from hasten.learning.programs.fit import FitOptions
 from hasten.learning.programs.program import learn_program
 from hasten.learning.programs.reference_pairs import ReferenceOptions
@@ -25,6 +26,7 @@ from hasten.learning.schedules.bezier import learn_bezier
 from hasten.learning.schedules.dmn import dmn
 from hasten.learning.schedules.gits import gits
 from hasten.measuring.ode_error import reference
+from hasten.training import checkpoint
 
 PATH = hasten.schedule("ddpm")
 FEW = ReferenceOptions(pairs=16, held_out=8, teacher_steps=12)
@@ -168,30 +170,39 @@ def test_a_learned_program_runs_in_a_diffusers_scheduler(tiny_model, tmp_path):
 
 
 def test_a_killed_run_ends_as_one_that_was_not(tiny_model, tmp_path, monkeypatch):
-    import hasten.learning.programs.fit as fit
-
     model = tiny_model()
     options = {"base": Plan(solver="ddim", grid="log-snr"), "references": FEW, "options": SHORT}
     whole = learn_program(model, 2, tmp_path / "whole.json", **options)
-    monkeypatch.setattr(fit, "EVERY_S", 0.0)
-    step = fit.Fit._step_
+    monkeypatch.setattr(fit, "CHECKPOINT", 3)
+    loss = fit.OdeErrorLoss.loss
 
-    def killed(self, optimizer, number, steps):
-        if number == 7:
+    def killed(self, net, batch):
+        if batch.step == 7:
             raise KeyboardInterrupt
-        return step(self, optimizer, number, steps)
+        return loss(self, net, batch)
 
-    monkeypatch.setattr(fit.Fit, "_step_", killed)
+    monkeypatch.setattr(fit.OdeErrorLoss, "loss", killed)
     with pytest.raises(KeyboardInterrupt):
         learn_program(model, 2, tmp_path / "part.json", **options)
     assert not (tmp_path / "part.json").exists()
-    monkeypatch.setattr(fit.Fit, "_step_", step)
+    newest = checkpoint.newest(tmp_path / "part.json.run")
+    assert newest is not None
+    assert newest.name == "step-000000006"
+    monkeypatch.setattr(fit.OdeErrorLoss, "loss", loss)
     part = learn_program(model, 2, tmp_path / "part.json", **options)
     assert part.program == whole.program
-    with pytest.raises(UserError, match="other settings"):
+    assert part.facts == whole.facts
+    with pytest.raises(UserError, match="another recipe"):
         learn_program(
             model, 2, tmp_path / "part.json", **{**options, "options": FitOptions(steps=9)}
         )
+
+
+def test_a_run_that_an_older_version_wrote_is_refused_by_name(tiny_model, tmp_path):
+    tensors = {"student": {"sticks": torch.zeros(2)}}
+    checkpoint.save(tmp_path / "p.json.run", 3, tensors, {"step": 3, "subject": {}})
+    with pytest.raises(UserError, match=r"older hasten.*delete .*p\.json\.run"):
+        learn_program(tiny_model(), 2, tmp_path / "p.json", references=FEW, options=SHORT)
 
 
 def test_recomputing_activations_changes_nothing(tiny_model, tmp_path):

@@ -29,7 +29,7 @@ from hasten.learning.students.conversion import Conversion
 from hasten.learning.students.progressive import halves
 from hasten.learning.students.recipe import StudentRecipe
 from hasten.learning.students.student import learn_student
-from hasten.learning.students.trajectories import teacher_trajectories
+from hasten.learning.students.trajectories import levels_between, teacher_trajectories
 from hasten.measuring.features import FeatureNet
 from hasten.training.objective import Batch
 from hasten.training.recipe import load_recipe

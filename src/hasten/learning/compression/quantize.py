@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from hasten.core.artifact import digest
 from hasten.core.engine import engines
@@ -189,24 +190,16 @@ class Calibration:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Hooks on the network and its layers, and on the concatenations before them."""
-        joined: dict[int, tuple[torch.Tensor, int]] = {}
-        real = torch.cat
-
-        def cat(tensors: Any, dim: int = 0, **options: Any) -> torch.Tensor:
-            out = real(tensors, dim=dim, **options)
-            if dim == 1 and len(tensors) == 2 and out.ndim == 4:
-                joined[id(out)] = (out, tensors[0].shape[1])
-            return out
+        """Hooks on the network and its layers; concatenations before them are seen too."""
+        joined = _Concatenations()
 
         def keep(name: str, layer: nn.Module) -> Any:
             by_products = self.gptq and fits(layer)
 
             def hook(_: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
                 x, seen = given[0], self.seen[name]
-                known = joined.get(id(x))
-                if known is not None and seen.cut is None and not seen.values:
-                    seen.cut = known[1]
+                if seen.cut is None and not seen.values:
+                    seen.cut = joined.first_channels(x)
                 pieces = [x] if seen.cut is None else [x[:, : seen.cut], x[:, seen.cut :]]
                 seen.values.append([_sampled(piece) for piece in pieces])
                 if by_products:
@@ -219,15 +212,14 @@ class Calibration:
             x, t, *rest = given
             cond = rest[0] if rest else None
             self.calls.append((x.clone(), t.clone(), cond, answer.clone()))
-            joined.clear()
+            joined.seen.clear()
 
         hooks = [layer.register_forward_pre_hook(keep(name, layer)) for name, layer in self.layers]
         hooks.append(self.model.net.register_forward_hook(answered))
-        torch.cat = cat  # type: ignore[assignment]
         try:
-            yield
+            with joined:
+                yield
         finally:
-            torch.cat = real  # type: ignore[assignment]
             for hook in hooks:
                 hook.remove()
 
@@ -315,6 +307,32 @@ class Calibration:
             scale[row] = slope.float()
             shift[row] = (b.flatten() - slope * a.flatten()).float()
         return dataclasses.replace(held, scale=scale, shift=shift)
+
+
+class _Concatenations(TorchFunctionMode):
+    """Remembers, within its context and in this thread alone, which feature maps are two others
+    concatenated over their channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[int, tuple[torch.Tensor, int]] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if func in (torch.cat, torch.concat, torch.concatenate):
+            tensors = args[0] if args else kwargs["tensors"]
+            dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+            if dim == 1 and len(tensors) == 2 and out.ndim == 4:
+                self.seen[id(out)] = (out, tensors[0].shape[1])
+        return out
+
+    def first_channels(self, x: torch.Tensor) -> int | None:
+        """How many channels the first of two concatenated maps has, None where ``x`` is none."""
+        known = self.seen.get(id(x))
+        return None if known is None else known[1]
 
 
 def _sampled(x: torch.Tensor) -> torch.Tensor:
