@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import signal
 import subprocess
@@ -347,24 +348,18 @@ def test_pictures_of_other_sizes_are_covered_and_cut(tmp_path):
     assert (pictures[np.arange(3)][:, 0] == 255).all()
 
 
-def test_a_budget_in_minutes_sets_the_length_of_the_run(parquet, tmp_path):
+def test_a_card_states_the_pictures_that_were_seen(parquet, tmp_path):
+    """A run that its budget ends does not claim the recipe's pictures."""
     recipe = Recipe(**fields(parquet, pictures=16 * 100_000, checkpoint_every=10**9))
-    net, objective = prepared(recipe)
-    pictures = Pictures(load_rows(str(parquet)), (1, 8, 8), label="label")
-    began = time.monotonic()
-    Training(
-        recipe=recipe,
-        objective=objective,
-        net=net,
-        rows=rows_of(recipe, pictures),
-        run=tmp_path,
-        minutes=0.05,
-        quiet=True,
-    ).fit_()
-    assert time.monotonic() - began < 60
-    newest = checkpoint.newest(tmp_path)
+    reads = itertools.count()
+    folder = train(recipe, tmp_path, minutes=0.25, clock=lambda: float(next(reads)), quiet=True)
+    newest = checkpoint.newest(tmp_path / "checkpoints")
     assert newest is not None
-    assert checkpoint.load(newest)[1]["steps"] < 100_000
+    step = checkpoint.load(newest)[1]["step"]
+    assert 1 <= step < 15  # the clock says a second later at each look
+    card = (folder / "README.md").read_text()
+    assert f"pictures seen: {16 * step:,}, batch 16" in card
+    assert "1,600,000" not in card
 
 
 def test_two_processes_train_the_same_weights_together(parquet, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ def train(
     out: str | Path,
     *,
     minutes: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
     quiet: bool = False,
 ) -> Path:
     """Train ``recipe`` (or go on with the run in ``out``); returns the folder of the result.
@@ -46,11 +49,15 @@ def train(
     ``out`` gets ``checkpoints/``, ``previews/`` and ``model/``, a diffusers folder with a card; a
     classifier is ``features/``, to lie in the folder of the model it measures.
 
+    Args:
+        minutes: a budget; the run's length follows from the rate of its steps.
+        clock: of that budget, in seconds.
+
     Raises:
         UserError: data that cannot be read, or a run of another recipe in ``out``.
     """
     out = Path(out)
-    deadline = None if minutes is None else Deadline.after(minutes)
+    deadline = None if minutes is None else Deadline.after(minutes, clock)
     require(
         recipe.command == Document.command,
         f"recipe {recipe.name!r} is for another command: {recipe.command}.",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,12 +26,10 @@ from hasten.learning.students.compare import comparison
 from hasten.learning.students.continuous_consistency import slope_of_time
 from hasten.learning.students.conversion import Conversion
 from hasten.learning.students.progressive import halves
-from hasten.learning.students.recipe import StudentRecipe
 from hasten.learning.students.student import learn_student
 from hasten.learning.students.trajectories import levels_between, teacher_trajectories
 from hasten.measuring.features import FeatureNet
 from hasten.training.objective import Batch
-from hasten.training.recipe import load_recipe
 from hasten.tuning.space import distilled
 from student_recipes import OBJECTIVES, recipe
 
@@ -389,12 +386,6 @@ def test_what_an_objective_cannot_take_is_refused(
     assert not (tmp_path / "s").exists()
 
 
-@pytest.mark.parametrize("text", ["progressive(first=6)", "consistency(q=0.5)", "nothing"])
-def test_an_objective_that_is_none_is_refused_before_anything_starts(text):
-    with pytest.raises(UserError, match="objective"):
-        StudentRecipe(objective=text)
-
-
 def test_direct_of_several_evaluations_is_asked_about_every_state_of_its_plan(teacher):
     objective = objectives.parse("direct(power=1, middle=0.7)")
     course = objective.trajectory_levels(teacher.schedule, 2)[0]
@@ -538,15 +529,6 @@ def test_the_student_that_ships_draws_the_digit_that_is_wanted():
         found = features.net(pictures).argmax(1)
         assert int((found == torch.tensor(wanted)).sum()) >= 54, plan
     assert distilled(model, 2.0) == []
-
-
-@pytest.mark.parametrize("name", ["mnist-student.yaml", "mnist-student-finish.yaml"])
-def test_the_shipped_recipe_of_a_student_is_valid(name):
-    made = load_recipe(Path(__file__).parents[3] / "recipes" / name, StudentRecipe)
-    assert made.evaluations == 2
-    assert starts.parse(made.start).learned_for() is None  # of real pictures
-    with pytest.raises(UserError, match="StudentRecipe"):
-        load_recipe(Path(__file__).parents[3] / "recipes" / "mnist.yaml", StudentRecipe)
 
 
 def test_another_precision_needs_another_process(teacher, data, tmp_path):

@@ -11,8 +11,12 @@ from hasten.learning.students.base import objectives
 from hasten.levers.quantized_layer import Bits
 from hasten.training.recipe import Optimizer, Run, Whole
 
-RENAMED = {"trajectories": "trajectories", "trajectory_steps": "trajectory_steps"}
-RENAMED_OBJECTIVES = {"knowledge-distillation": "knowledge-distillation", "dmd": "dmd"}
+RENAMED = {
+    "walks": "trajectories",
+    "walk_steps": "trajectory_steps",
+    "judged": "validation_pictures",
+}
+RENAMED_OBJECTIVES = {"imitation": "knowledge-distillation", "matching": "dmd"}
 
 
 class StudentRecipe(Run):
