@@ -237,4 +237,4 @@ def converged(bench: Bench) -> torch.Tensor:
 
 def apart(pictures: torch.Tensor, wanted: torch.Tensor) -> float:
     """Root mean square of a picture's difference from the wanted one, mean over pictures."""
-    return float((pictures - wanted).square().mean((1, 2, 3)).sqrt().mean())
+    return float((pictures - wanted).square().flatten(1).mean(1).sqrt().mean())

@@ -300,7 +300,7 @@ class Calibration:
             calls = [call for call, own in zip(self.calls, held.groups, strict=True) if own == row]
             mine = torch.cat([net(x, t, cond) for x, t, cond, _ in calls]).double()
             wanted = torch.cat([answer for *_, answer in calls]).double()
-            over = (0, 2, 3)
+            over = (0, *range(2, mine.ndim))
             a, b = mine.mean(over, keepdim=True), wanted.mean(over, keepdim=True)
             spread = ((mine - a) ** 2).mean(over).clamp(min=1e-12)
             slope = ((mine - a) * (wanted - b)).mean(over) / spread
