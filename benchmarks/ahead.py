@@ -21,7 +21,8 @@ import hasten
 from benchmarks.peers.diffusers_schedulers import CONFIGS, reaching, timing_calls
 from benchmarks.peers.loop import SEED, start
 from benchmarks.results_io import read, write
-from hasten.measuring.measure import QUALITY_SEED, judged
+from hasten.core.random_streams import Seed
+from hasten.measuring.measure import judged
 from hasten.measuring.memory import peak_mb
 from hasten.measuring.real import real_for
 from hasten.measuring.timer import once, summary
@@ -153,7 +154,7 @@ def beside(batch: int) -> Facts:
     """One batch size: the plan's FD, who of diffusers reaches it, and the race."""
     plan = json.loads((FOLDER / f"batch-{batch}" / "plan.json").read_text())
     model = hasten.load("builtin:mnist")
-    assert SEED == QUALITY_SEED  # the same start noise as the peers'
+    assert SEED == Seed.QUALITY  # the same start noise as the peers'
     sampler = hasten.build(model, hasten.Plan(**plan))
     found = judged(sampler, N, real_for(model))
     fd = found["fd"].value

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 import hasten
 from benchmarks.results_io import write
-from hasten.core.seeds import generator
+from hasten.core.random_streams import generator
 from hasten.measuring.quality import quality
 from hasten.measuring.real import real_for
 from hasten.sampling import prepare

@@ -7,12 +7,12 @@ from typing import Any
 
 import diffusers
 import torch
-from hasten.core.noise_schedule import Discrete
 
 import hasten
 from benchmarks.results_io import write
 from hasten.core.model import Model
-from hasten.core.seeds import generator
+from hasten.core.noise_schedule import Discrete
+from hasten.core.random_streams import generator
 from hasten.core.solver import trace
 from hasten.sampling import START, WALK
 

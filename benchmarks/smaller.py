@@ -26,7 +26,7 @@ from benchmarks.ahead import Contender
 from benchmarks.peers.nncf_static import NncfNet
 from benchmarks.results_io import read, write
 from hasten.core.engine import Prepared, beside, engines
-from hasten.core.seeds import generator
+from hasten.core.random_streams import generator
 from hasten.learning.compression.quantize import learn_quantize
 from hasten.measuring.macs import costs
 from hasten.measuring.measure import judged

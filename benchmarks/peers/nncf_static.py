@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 import hasten
+from hasten.core.random_streams import Seed
 from hasten.engines.openvino import OpenVinoNet
-from hasten.learning.compression.quantize import SEED
 
 PICTURES = 64
 
@@ -70,7 +70,7 @@ def _states(model: hasten.Model, plan: hasten.Plan) -> list[Any]:
     )
     try:
         cond = [i % 10 for i in range(PICTURES)]
-        hasten.build(model, plan).sample(PICTURES, seed=SEED, cond=cond, batch=PICTURES)
+        hasten.build(model, plan).sample(PICTURES, seed=Seed.QUANTIZATION, cond=cond, batch=PICTURES)
     finally:
         hook.remove()
     return found

@@ -283,12 +283,16 @@ def train(
         track: none, tensorboard or trackio.
         quiet: no progress bar.
     """
-    from hasten.training.recipe import load_recipe
+    from hasten.learning.starts.recipe import VaeRecipe
+    from hasten.learning.students.recipe import StudentRecipe
+    from hasten.training.classifier import ClassifierRecipe
+    from hasten.training.recipe import Document, Recipe, load_recipe
     from hasten.training.train import train as run
 
     changes: dict[str, Any] = {"data__source": data, "test__source": test_data}
     changes |= {"pictures": pictures, "seed": seed, "track": track}
-    loaded = load_recipe(recipe, **changes)
+    kinds: tuple[type[Document], ...] = (Recipe, ClassifierRecipe, VaeRecipe, StudentRecipe)
+    loaded = load_recipe(recipe, *kinds, **changes)
     folder = run(loaded, out or Path("runs") / loaded.name, minutes=minutes, quiet=quiet)
     print(f"wrote {folder}")
 

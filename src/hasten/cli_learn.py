@@ -52,7 +52,7 @@ def program(
         batch: pairs a step.
         rate: of Adam, falling to 0.
         steps: of Adam.
-        minutes: a budget; steps are set from the rate of the first ones.
+        minutes: a budget, of the pairs too; steps are set from the rate of the first ones.
         guidance: the classifier-free guidance scale that it is learned for.
         engine: what makes the converged pictures.
         frugal: less memory for more time (gradient checkpointing).
@@ -62,9 +62,9 @@ def program(
         quiet: no progress bar.
     """
     from hasten.core.plan import Plan
-    from hasten.learning.programs.fit import Pace
+    from hasten.learning.programs.fit import FitOptions
     from hasten.learning.programs.program import learn_program
-    from hasten.learning.programs.reference_pairs import Teaching
+    from hasten.learning.programs.reference_pairs import ReferenceOptions
 
     found = learn_program(
         named(model, prompts, device),
@@ -73,15 +73,16 @@ def program(
         width=width,
         base=None if plan is None else Plan.read(plan),
         start=start,
-        teaching=Teaching(pairs=pairs, guidance=guidance, engine=engine, seed=seed),
-        pace=Pace(batch=batch, rate=rate, steps=steps, frugal=frugal),
+        references=ReferenceOptions(pairs=pairs, guidance=guidance, engine=engine, seed=seed),
+        options=FitOptions(batch=batch, rate=rate, steps=steps, frugal=frugal),
         minutes=minutes,
         quiet=quiet,
     )
     ode_error = found.facts["ode_error"]
     use = Plan(program=str(out), guidance=guidance, start=found.start)
     print(
-        f"wrote {out}: {found.program.evaluations} evaluations, ODE error {ode_error['before']:.4f} -> "
+        f"wrote {out}: {found.program.evaluations} evaluations, ODE error "
+        f"{ode_error['before']:.4f} -> "
         f'{ode_error["after"]:.4f} on {ode_error["n"]} pairs held back; use it with --plan "{use}"'
     )
 
@@ -151,8 +152,8 @@ def start(
     out: Path = Path("start.safetensors"),
     device: str = "cpu",
 ) -> None:
-    """Learn where a walk can begin below the top of its path; a plan names the file, as in
-    start=gaussian(file='start.safetensors', ratio=5).
+    """Learn where sampling can begin below the top of the noise schedule; a plan names the file, as
+    in start=gaussian(file='start.safetensors', ratio=5).
 
     Args:
         model: builtin:NAME, a diffusers folder, or a hub id.
@@ -166,12 +167,13 @@ def start(
         out: the file to write.
         device: cpu, cuda, cuda:1, mps.
     """
+    from hasten.learning.starts.recipe import VaeRecipe
     from hasten.learning.starts.starts import learn_start
     from hasten.training.recipe import load_recipe
 
     loaded = named(model, prompts, device)
     options = {"rank": rank, "components": components, "minutes": minutes}
-    options["recipe"] = None if recipe is None else load_recipe(recipe)
+    options["recipe"] = None if recipe is None else load_recipe(recipe, VaeRecipe)
     facts = learn_start(loaded, kind, out, data=data, n=n, **options)
     print(f"wrote {out}: {facts.kind} of {facts.n} pictures ({facts.data})")
 
@@ -192,7 +194,7 @@ def student(
     guidance: float | None = None,
     begin: str | None = None,
     start: str | None = None,
-    walks: int | None = None,
+    trajectories: int | None = None,
     prompts: Prompts = None,
     lora: int | None = None,
     bits: str | None = None,
@@ -206,7 +208,7 @@ def student(
 
     Args:
         model: builtin:NAME, a diffusers folder, or a hub id: the teacher.
-        objective: consistency (the default), direct, progressive, trajectory, matching, reflow,
+        objective: consistency (the default), direct, progressive, trajectory, dmd, reflow,
             shortcut, consistency-distillation, consistency-training, improved-consistency or
             continuous-consistency, with options as in "consistency(q=8)".
         evaluations: network calls a picture that it is made for; 2 without it.
@@ -220,18 +222,19 @@ def student(
         precision: no or bf16.
         guidance: the teacher's classifier-free guidance scale, which the student takes over.
         begin: the folder of a student whose weights this one begins with.
-        start: where the student's walks begin, as in a plan; see `hasten learn start`.
-        walks: of the teacher's from noise to picture, where the objective trains on them.
+        start: where the student's sampling begins, as in a plan; see `hasten learn start`.
+        trajectories: of the teacher's from noise to picture, where the objective trains on them.
         lora: rank of a low-rank student, a small file; without it the whole network is trained.
         bits: of weights and activations, as in w4a8, that layers are rounded to while they train,
             so that `hasten learn quantize` of what comes out costs less.
         seed: of everything that is drawn.
         out: the folder to write.
-        device: cpu, cuda, cuda:1, mps; of the teacher's walks.
+        device: cpu, cuda, cuda:1, mps; of the teacher's trajectories.
         quiet: no progress bar.
     """
+    from hasten.learning.students.recipe import StudentRecipe
     from hasten.learning.students.student import learn_student
-    from hasten.training.recipe import StudentRecipe, load_recipe
+    from hasten.training.recipe import load_recipe
 
     given = {
         "objective": objective,
@@ -244,7 +247,7 @@ def student(
         "guidance": guidance,
         "begin": begin,
         "start": start,
-        "walks": walks,
+        "trajectories": trajectories,
         "lora": lora,
         "bits": bits,
         "seed": seed,
@@ -289,10 +292,10 @@ def reuse(
     import sys
 
     from hasten.core.plan import Plan
-    from hasten.learning.compression.cache import learn_reuse
+    from hasten.learning.compression.cache import learn_cache_mask
 
     cuts = [f"deep(branch={number}, forecast={k})" for number in branch or [] for k in (0, 1)]
-    found = learn_reuse(
+    found = learn_cache_mask(
         named(model, prompts, device),
         Plan() if plan is None else Plan.read(plan),
         budget=budget,
@@ -303,7 +306,8 @@ def reuse(
     )
     found.plan.write(out)
     print(
-        f"wrote {out}: {found.macs:.2f} of the multiply-accumulates, ODE error {found.ode_error:.4f} on "
+        f"wrote {out}: {found.macs:.2f} of the multiply-accumulates, ODE error "
+        f"{found.ode_error:.4f} on "
         f"{found.n} pictures; plan: {found.plan}"
     )
 

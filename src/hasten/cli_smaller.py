@@ -93,10 +93,12 @@ def prune(
         device: cpu, cuda, cuda:1, mps; of what is measured before the training.
         quiet: no progress bar.
     """
+    from hasten.learning.students.recipe import StudentRecipe
     from hasten.learning.students.student import learn_student
-    from hasten.training.recipe import StudentRecipe, load_recipe
+    from hasten.training.recipe import load_recipe
 
-    fresh = {"objective": "imitation", "prune": 0.4, "evaluations": 10, "data": "teacher"}
+    fresh = {"objective": "knowledge-distillation", "prune": 0.4}
+    fresh |= {"evaluations": 10, "data": "teacher"}
     mine = {"prune": share, "evaluations": evaluations, "data": data}
     given = {
         **({} if recipe else fresh),
@@ -129,8 +131,8 @@ def narrow(
         model: builtin:NAME, a diffusers folder, or a hub id.
         small: the folder of a student of it, such as `hasten learn prune` writes.
         plan: a plan file, or key=value,...; the model's own without it.
-        ode_error: how far (root mean square, pixels in 0 to 1) pictures may be from those of the whole
-            network.
+        ode_error: how far (root mean square, pixels in 0 to 1) pictures may be from those of the
+            whole network.
         n: pictures.
         out: the plan to write.
         device: cpu, cuda, cuda:1, mps.

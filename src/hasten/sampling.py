@@ -28,15 +28,15 @@ from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule, schedule
 from hasten.core.plan import Plan, as_plan
 from hasten.core.program import Program
+from hasten.core.random_streams import generator
 from hasten.core.resolved import Resolved
-from hasten.core.seeds import generator
 from hasten.core.session import Session, drive
 from hasten.core.solver import Solver
 from hasten.core.start import Begin, Latents
 from hasten.executors.distributed import shared_out
 
-START, WALK = 0, 1  # the two streams of random numbers of a picture
 PlanLike = Plan | str | Folder | dict[str, Any]
+START, WALK = Stream.START, Stream.SOLVER
 
 
 def trace(plan: PlanLike, on: str | dict[str, Any] | NoiseSchedule) -> Program:

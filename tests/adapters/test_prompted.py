@@ -17,9 +17,9 @@ from hasten.cli import _status
 from hasten.core.errors import UserError
 from hasten.core.files import sha256
 from hasten.core.plan import Plan
-from hasten.core.seeds import generator
+from hasten.core.random_streams import generator
+from hasten.learning.students.recipe import StudentRecipe
 from hasten.learning.students.student import learn_student
-from hasten.training.recipe import StudentRecipe
 from hasten.tuning.page import write_report
 from hasten.tuning.space import Space
 from hasten.tuning.tune import tune
@@ -236,8 +236,8 @@ def student(model, out, **changes):
         "guidance": 5.0,
         "lora": 2,
         "pictures": 8 * 10,
-        "walks": 16,
-        "walk_steps": 4,
+        "trajectories": 16,
+        "trajectory_steps": 4,
         "optimizer": {"rate": 1e-2, "batch": 8, "warmup": 0},
         "preview_every": 0,
     }

@@ -16,7 +16,7 @@ from hasten.core.conditioning_cache import told
 from hasten.core.engine import Static, engines
 from hasten.core.errors import UserError
 from hasten.core.plan import Plan
-from hasten.core.seeds import generator
+from hasten.core.random_streams import generator
 from hasten.engines import compile as compiling
 from hasten.engines.group_norm import by_channel
 from hasten.sampling import engines_here, prepare

@@ -25,7 +25,7 @@ from hasten.core.plan import Plan
 from hasten.core.program import Program
 from hasten.core.solver import solvers
 from hasten.executors.sequential import Answers, Sequential
-from hasten.learning.compression.cache import Bench, branches, even, learn_reuse, least
+from hasten.learning.compression.cache import Bench, branches, even, learn_cache_mask, least
 from hasten.learning.compression.feature_error import Distances
 from hasten.measuring.macs import costs, macs
 from hasten.sampling import prepare
@@ -545,7 +545,7 @@ def test_distances_are_those_between_the_features_and_the_forecast_ones():
 
 def test_a_learned_mask_keeps_its_budget_and_drifts_no_more_than_an_even_one(tiny_model):
     model = tiny_model(labels=3)
-    found = learn_reuse(model, BASE, budget=0.7, cuts=["deep(branch=0)"], n=2)
+    found = learn_cache_mask(model, BASE, budget=0.7, cuts=["deep(branch=0)"], n=2)
     bench = Bench(model, BASE, "deep(branch=0)", n=2)
     part = found.plan.reusing
     assert found.macs <= 0.7
@@ -673,7 +673,7 @@ def test_a_network_prepared_for_reuse_serves_a_plan_without(tiny_model, noise):
 def test_a_mask_that_cannot_be_learned_says_why(tiny_model, changes, words):
     given = {"plan": BASE, "cuts": ["deep(branch=0)"], "n": 1, **changes}
     with pytest.raises(UserError, match=words):
-        learn_reuse(tiny_model(), given.pop("plan"), **given)
+        learn_cache_mask(tiny_model(), given.pop("plan"), **given)
 
 
 def test_the_command_line_learns_a_plan(tmp_path, monkeypatch, tiny_model, capsys):

@@ -7,7 +7,6 @@ import math
 
 import pytest
 import torch
-from hasten.core.noise_schedule import NoiseSchedule, schedule
 from PIL import Image
 
 import hasten
@@ -17,8 +16,9 @@ from hasten.core.codec import Identity, PixelUnshuffle
 from hasten.core.errors import NonFiniteError, UserError
 from hasten.core.level import Level
 from hasten.core.model import Model
-from hasten.core.seeds import generator
-from hasten.measuring.likelihood import STREAM, _dequantised, likelihood, likelihood_of
+from hasten.core.noise_schedule import NoiseSchedule, schedule
+from hasten.core.random_streams import Stream, generator
+from hasten.measuring.likelihood import _dequantised, likelihood, likelihood_of
 
 MEAN, STD = 0.1, 0.4
 PATHS = ("vp-linear", "edm", "flow", "ddpm")
@@ -71,7 +71,10 @@ def by_hand(model: Model, some: torch.Tensor, means: torch.Tensor) -> tuple[floa
     low, high = (model.schedule.at(place) for place in (model.schedule.low, model.schedule.noisy))
     if not math.isfinite(high.ratio):
         high = model.schedule.at(model.schedule.position(-math.log(80.0)))
-    x = _dequantised(some, [generator(0, row, STREAM) for row in range(len(some))]) * 2 - 1
+    x = (
+        _dequantised(some, [generator(0, row, Stream.LIKELIHOOD) for row in range(len(some))]) * 2
+        - 1
+    )
     narrow, wide = math.hypot(STD, low.ratio), math.hypot(STD, high.ratio)
     mean, spread = means.view(-1, 1, 1, 1).double(), high.spread / high.alpha
     away = (x - mean) / narrow

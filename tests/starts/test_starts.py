@@ -17,7 +17,8 @@ from hasten.core.errors import UserError
 from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.core.noise_schedule import EDM, NoiseSchedule
-from hasten.core.seeds import generator
+from hasten.core.random_streams import generator
+from hasten.learning.starts.recipe import VaeRecipe
 from hasten.learning.starts.starts import (
     Examples,
     learn_gaussian,
@@ -365,7 +366,7 @@ preview_every: 0
 def test_a_vae_gives_each_label_its_pictures_and_the_right_spread(tiny_model, tmp_path):
     (tmp_path / "vae.yaml").write_text(RECIPE)
     model, given, file = tiny_model(labels=2), labelled(), tmp_path / "v.safetensors"
-    learn_vae(model, given, file, recipe=load_recipe(tmp_path / "vae.yaml"), quiet=True)
+    learn_vae(model, given, file, recipe=load_recipe(tmp_path / "vae.yaml", VaeRecipe), quiet=True)
     sampler = build(model, Plan(steps=2, start=f"vae(file={str(file)!r}, ratio=0.05)"))
     x0 = model.codec.encode(given.pictures.float() / 255)
     for cond in (0, 1):
@@ -383,7 +384,7 @@ def test_a_vae_gives_each_label_its_pictures_and_the_right_spread(tiny_model, tm
         learn_start(model, "vae", file, rank=3)
     with pytest.raises(UserError, match="kind vae takes a recipe"):
         learn_vae(model, given, file)
-    recipe = load_recipe(tmp_path / "vae.yaml", codec="pixel-unshuffle")
+    recipe = load_recipe(tmp_path / "vae.yaml", VaeRecipe, codec="pixel-unshuffle")
     with pytest.raises(UserError, match="is for codec"):
         learn_vae(model, given, file, recipe=recipe)
 

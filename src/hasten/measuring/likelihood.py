@@ -15,11 +15,10 @@ from hasten.core.denoiser import NetworkDenoiser
 from hasten.core.errors import NonFiniteError, UserError, require, require_choice, require_whole
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.core.seeds import generator
+from hasten.core.random_streams import Stream, generator
 from hasten.data.rows import Pictures, evenly_spread, load_rows, picture_column
 from hasten.measuring.probability_flow import Flow
 
-STREAM = 11
 CHECKED = 8  # pictures whose integral is also taken with half the steps
 PROBES = ("rademacher", "gaussian")
 DEQUANTISATION = "uniform, one draw a picture"
@@ -165,7 +164,7 @@ def _bits(
     found, change = [], 0.0
     for first in range(0, len(pictures), batch):
         part = pictures[first : first + batch]
-        streams = [generator(seed, first + k, STREAM) for k in range(len(part))]
+        streams = [generator(seed, first + k, Stream.LIKELIHOOD) for k in range(len(part))]
         x, draws = _dequantised(part, streams), flow.draws(streams)
         places = range(first, first + len(part))
         some = condition.rows(places).to(flow.model.device)

@@ -10,6 +10,7 @@ from hasten.core.engine import Prepared
 from hasten.core.errors import require_whole
 from hasten.core.model import Model
 from hasten.core.plan import Plan, as_plan
+from hasten.core.random_streams import Seed
 from hasten.core.report import OdeError, Report
 from hasten.measuring.conditions import conditions
 from hasten.measuring.macs import macs
@@ -20,8 +21,6 @@ from hasten.measuring.quality import quality
 from hasten.measuring.real import Real, real_for
 from hasten.measuring.timer import timed
 from hasten.sampling import PlanLike, Sampler, build
-
-QUALITY_SEED = 1  # other pictures than the ODE error's
 
 
 def measure(
@@ -106,7 +105,7 @@ def pictures_of(sampler: Sampler, n: int, batch: int = 64) -> torch.Tensor:
     and other noise than the ODE error's."""
     labels = sampler.model.labels
     condition = None if labels is None else [i % labels for i in range(n)]
-    return sampler.sample(n, seed=QUALITY_SEED, condition=condition, batch=batch)
+    return sampler.sample(n, seed=Seed.QUALITY, condition=condition, batch=batch)
 
 
 def _drift(

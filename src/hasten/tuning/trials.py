@@ -21,7 +21,7 @@ from hasten.core.errors import UserError
 from hasten.core.files import write_bytes
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.core.seeds import generator
+from hasten.core.random_streams import Stream, generator
 from hasten.learning.compression.quantize import learn_quantize
 from hasten.measuring.features import FeatureNet
 from hasten.measuring.frechet import frechet, influence, statistics
@@ -226,7 +226,10 @@ class Lab:
         levels = Plan(steps=min(max(rows, 3), 50)).levels(self.model.schedule)[:-1]
         model = self.model
         x = torch.stack(
-            [torch.randn(model.shape, generator=generator(self.seed, i, 3)) for i in range(rows)]
+            [
+                torch.randn(model.shape, generator=generator(self.seed, i, Stream.TUNER))
+                for i in range(rows)
+            ]
         )
         at = [levels[(i * 7 + 3) % len(levels)] for i in range(rows)]
         scale = torch.tensor([model.prediction.at(level).scale * level.sigma for level in at])

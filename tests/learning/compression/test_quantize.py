@@ -13,7 +13,7 @@ from torch import nn
 import hasten
 from hasten import Plan, UserError
 from hasten.core.conditioning_cache import Known, _apart, _numbers, at_times, told
-from hasten.core.seeds import generator
+from hasten.core.random_streams import generator
 from hasten.learning.compression.gptq import fits, products, rounded
 from hasten.learning.compression.quantize import _range, learn_quantize
 from hasten.levers.quantize import Quantization, layers
@@ -212,7 +212,11 @@ def test_threads_do_not_tell_each_other_their_times(model):
 def test_a_network_in_few_bits_is_where_the_whole_one_is(model):
     held = learn_quantize(model, BASE, rows="steps", n=2)
     elsewhere = copy.deepcopy(model.net).to("meta")
-    made = held.network(elsewhere), held.alone(elsewhere), at_times(elsewhere, held.times, True)
+    made = (
+        held.network(elsewhere),
+        held.student_network(elsewhere),
+        at_times(elsewhere, held.times, True),
+    )
     assert isinstance(made[2], Known)
     for net in made:
         assert {one.device.type for one in (*net.parameters(), *net.buffers())} == {"meta"}
@@ -368,7 +372,7 @@ def test_pictures_at_different_times_get_their_own_ranges(model, tmp_path):
 
 def test_what_the_times_tell_is_worked_out_ahead_where_that_is_less(model, tmp_path):
     held = learn_quantize(model, BASE, rows="static", n=8)
-    whole, alone = held.network(model.net), held.alone(model.net)
+    whole, alone = held.network(model.net), held.student_network(model.net)
     assert _numbers(alone) <= _numbers(whole)
     assert isinstance(at_times(whole, held.times[:1]), Known)
     assert at_times(whole, held.times * 10_000) is whole

@@ -20,19 +20,18 @@ from hasten.core.errors import UserError, require, require_number, require_whole
 from hasten.core.feature_cache import Scheduled, reuses
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.core.seeds import generator
+from hasten.core.random_streams import Stream, generator
 from hasten.learning.compression.feature_error import Distances, Sweep
 from hasten.measuring.macs import costs, rows_asked
 from hasten.measuring.ode_error import reference_plan
 from hasten.sampling import Sampler, build, prepare
 
-STREAM = 11  # other noise than that of ODE error and quality
 POWERS = (1.0, 2.0)  # the drifts of stretches may add up as they are, or as their squares
 LONGEST = 200  # evaluations
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LearnedReuse:
+class LearnedCacheMask:
     """What was found.
 
     Attributes:
@@ -51,7 +50,7 @@ class LearnedReuse:
     tried: dict[str, dict[str, float]]
 
 
-def learn_reuse(
+def learn_cache_mask(
     model: Model,
     plan: Plan,
     *,
@@ -60,7 +59,7 @@ def learn_reuse(
     n: int = 8,
     seed: int = 0,
     say: Callable[[str], None] = lambda line: None,
-) -> LearnedReuse:
+) -> LearnedCacheMask:
     """The mask of least ODE error for ``plan`` on ``model`` under a budget.
 
     Args:
@@ -130,16 +129,19 @@ class Bench:
         each = costs(model, whole)
         self.share = each.part / each.full
         self.lowest = self._macs([1] + [0] * (count - 1))
-        rows = [torch.randn(model.shape, generator=generator(seed, i, STREAM)) for i in range(n)]
+        rows = [
+            torch.randn(model.shape, generator=generator(seed, i, Stream.FEATURE_CACHE))
+            for i in range(n)
+        ]
         self.noise = torch.stack(rows)
         self.cond = None if model.labels is None else [i % model.labels for i in range(n)]
         self.pictures = self._made(self.sampler)
         self.wanted = self.pictures if plan.stochastic else converged(self)
         self._distances: Distances | None = None
 
-    def best(self, budget: float) -> LearnedReuse:
-        """The mask whose pictures have the least ODE error, of those found with errors added as they are and as
-        squares, and the one with full evaluations at equal distances."""
+    def best(self, budget: float) -> LearnedCacheMask:
+        """The mask whose pictures have the least ODE error, of those found with errors added as
+        they are and as squares, and the one with full evaluations at equal distances."""
         total = sum(self.units)
         most = math.floor((budget - self.share) * total / (1 - self.share) + 1e-9)
         most = max(most, self.units[0])
@@ -147,13 +149,15 @@ class Bench:
         found = [self.measured(mask) for mask in dict.fromkeys([*masks, even(self.units, most)])]
         return min(found, key=lambda one: one.ode_error)
 
-    def measured(self, mask: tuple[int, ...]) -> LearnedReuse:
+    def measured(self, mask: tuple[int, ...]) -> LearnedCacheMask:
         """What ``mask`` costs and gives."""
         plan = self._with(dataclasses.replace(self.part, every=2, mask=mask))
         pictures = self._made(build(self.model, plan, net=self.net))
         ode_error = apart(pictures, self.wanted)
         macs = self._macs(mask)
-        return LearnedReuse(plan=plan, macs=macs, ode_error=ode_error, n=len(pictures), tried={})
+        return LearnedCacheMask(
+            plan=plan, macs=macs, ode_error=ode_error, n=len(pictures), tried={}
+        )
 
     @torch.inference_mode()
     def drifts(self) -> Distances:
@@ -181,9 +185,10 @@ def least(
 ) -> tuple[int, ...]:
     """The mask of least ODE error whose full evaluations cost at most ``most`` units.
 
-    The ODE error of a stretch, from one full evaluation to the next, is the sum of what its evaluations
-    add, and the ODE error of a mask the sum of its stretches to ``power``. Dynamic programming over
-    (the last two full evaluations, units spent); without forecast the last one alone.
+    The ODE error of a stretch, from one full evaluation to the next, is the sum of what its
+    evaluations add, and the ODE error of a mask the sum of its stretches to ``power``. Dynamic
+    programming over (the last two full evaluations, units spent); without forecast the last one
+    alone.
 
     Args:
         units: what a full evaluation costs beyond one that reuses.
@@ -232,4 +237,4 @@ def converged(bench: Bench) -> torch.Tensor:
 
 def apart(pictures: torch.Tensor, wanted: torch.Tensor) -> float:
     """Root mean square of a picture's difference from the wanted one, mean over pictures."""
-    return float((pictures - wanted).square().mean((1, 2, 3)).sqrt().mean())
+    return float((pictures - wanted).square().flatten(1).mean(1).sqrt().mean())

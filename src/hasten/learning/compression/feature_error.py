@@ -22,8 +22,8 @@ PROBES = 12  # evaluations at which the effect on the pictures is measured
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Distances:
-    """``distances(r, s, t)``: what evaluation t adds to the ODE error of the pictures where it reuses
-    the features of s, or those forecast from r and s; r is -1 where there is no earlier one.
+    """``distances(r, s, t)``: what evaluation t adds to the ODE error of the pictures where it
+    reuses the features of s, or those forecast from r and s; r is -1 where there is no earlier one.
 
     Attributes:
         products: (k, k), the features' inner products between evaluations.

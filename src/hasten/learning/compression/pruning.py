@@ -23,16 +23,15 @@ from hasten.core.errors import UserError, require, require_number
 from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.core.seeds import generator
+from hasten.core.random_streams import Seed, generator
 from hasten.learning.students.batched_denoiser import Levels
 from hasten.measuring.macs import costs
-from hasten.training.noise_prediction import columns
+from hasten.training.columns import columns
 from hasten.training.objective import Rows
 
 LEVELS = 32  # of the path at which importance is measured
 PICTURES = 64  # at each of them
 MATTERS = 0.05  # of the largest loss: levels below it are left out
-SEED = 17
 BLOCKS = "transformer_blocks"
 Noisy = tuple[Level, torch.Tensor, torch.Tensor, tuple[Any, ...]]
 """A level, x0, noise, and what the network is called with: x, times, labels."""
@@ -210,9 +209,9 @@ def _noisy(model: Model, rows: Rows, levels: int, n: int) -> Iterator[Noisy]:
     """``n`` noisy pictures at each of ``levels`` levels, evenly from the cleanest."""
     schedule = model.schedule
     for number, place in enumerate(np.linspace(schedule.low, schedule.noisy, levels)):
-        draw, level = generator(SEED, number), schedule.at(float(place))
+        draw, level = generator(Seed.PRUNING, number), schedule.at(float(place))
         index = torch.randint(len(rows), (n,), generator=draw).numpy()
-        x0 = rows.at(index, (SEED, number), model.device)
+        x0 = rows.at(index, (Seed.PRUNING, number), model.device)
         labels = None if rows.labels is None else rows.labels[torch.from_numpy(index)]
         noise = torch.randn(x0.shape, generator=draw)
         t, scale = columns(x0, level.t, model.prediction.at(level).scale)

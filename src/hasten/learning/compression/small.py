@@ -9,10 +9,9 @@ import torch
 from hasten.core.errors import require, require_number, require_whole
 from hasten.core.model import Model
 from hasten.core.plan import Plan
+from hasten.core.random_streams import Seed
 from hasten.measuring.macs import macs
 from hasten.sampling import build
-
-SEED = 23  # other noise than any measurement's
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,8 +20,9 @@ class Narrowed:
 
     Attributes:
         plan: the plan with its column ``small_at``.
-        ode_error: root mean square distance (pixels in 0 to 1) of its pictures from those of the whole
-            network; ``alone``: of each evaluation, where it alone is narrow; of ``n`` pictures.
+        ode_error: root mean square distance (pixels in 0 to 1) of its pictures from those of the
+            whole network; ``alone``: of each evaluation, where it alone is narrow; of ``n``
+            pictures.
         macs: multiply-accumulates, as a share of those of the whole network.
     """
 
@@ -37,8 +37,8 @@ def learn_narrow(
     model: Model, plan: Plan, small: str, *, ode_error: float, n: int = 16
 ) -> Narrowed:
     """As many evaluations of ``plan`` for the network of the folder ``small`` as an ODE error of
-    ``ode_error`` leaves room for, the cheapest ones first; errors are taken to add in squares, and the
-    column that this gives is measured, and shortened while its error is too large.
+    ``ode_error`` leaves room for, the cheapest ones first; errors are taken to add in squares, and
+    the column that this gives is measured, and shortened while its error is too large.
 
     Raises:
         UserError: a folder that is no student of the model, a plan without a Program, an option out
@@ -56,13 +56,13 @@ def learn_narrow(
     assert whole.program is not None
     count = whole.program.evaluations
     cond = None if model.labels is None else [i % model.labels for i in range(n)]
-    wanted = whole.sample(n, seed=SEED, cond=cond)
+    wanted = whole.sample(n, seed=Seed.SMALL_NETWORK, cond=cond)
 
     def with_column(at: tuple[int, ...]) -> Plan:
         return plan.model_copy(update={"small": small, "small_at": at})
 
     def apart(at: tuple[int, ...]) -> float:
-        pictures = build(model, with_column(at)).sample(n, seed=SEED, cond=cond)
+        pictures = build(model, with_column(at)).sample(n, seed=Seed.SMALL_NETWORK, cond=cond)
         return float((pictures - wanted).square().mean().sqrt())
 
     alone = [apart(tuple(int(i == k) for i in range(count))) for k in range(count)]

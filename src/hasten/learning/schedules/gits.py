@@ -18,9 +18,8 @@ from hasten.core.errors import require, require_number, require_whole
 from hasten.core.level import Array, Level
 from hasten.core.model import Model
 from hasten.core.plan import Plan
+from hasten.core.random_streams import Seed
 from hasten.sampling import build
-
-SEED = 3_000_003  # other noise than any measurement's
 
 
 def gits(
@@ -72,7 +71,7 @@ def _trajectories(
 
     watched = dataclasses.replace(sampler, denoiser=recording)
     cond = None if model.labels is None else [i % model.labels for i in range(n)]
-    end = watched.sample(n, seed=seed + SEED, cond=cond, raw=True, batch=n)
+    end = watched.sample(n, seed=seed + Seed.GITS, cond=cond, raw=True, batch=n)
     levels = [level for level, _, _ in seen]
     x, x0 = torch.stack([x for _, x, _ in seen]), torch.stack([x0 for _, _, x0 in seen])
     return levels, x, x0, end.flatten(1)

@@ -1,8 +1,9 @@
-"""Learn the path with the network (Variational Diffusion Models, Kingma et al. 2107.00630).
+"""Learn the noise schedule with the network (Variational Diffusion Models, Kingma et al.
+2107.00630).
 
-The variational bound does not depend on the shape of the path between its ends, but the variance of
-its estimate does; so the shape is trained to make that variance small (their section 5.1 and
-appendix I.2), and the network by its usual loss. The ends are given.
+The variational bound does not depend on the shape of the schedule between its ends, but the
+variance of its estimate does; so the shape is trained to make that variance small (their section
+5.1 and appendix I.2), and the network by its usual loss. The ends are given.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from torch.nn.functional import mse_loss, softplus
 from hasten.core.learned_schedule import LearnedSchedule
 from hasten.core.level import Level
 from hasten.core.prediction import Prediction
-from hasten.training.noise_prediction import drop_labels
+from hasten.training.columns import column
+from hasten.training.labels import drop_labels
 from hasten.training.objective import Batch
 
 UNITS = 64
 
 
 class MonotoneShape(nn.Module):
-    """The torch twin of :class:`hasten.core.learned_schedule.Learned`, weights positive by softplus.
+    """The torch twin of :class:`hasten.core.learned_schedule.LearnedSchedule`, weights positive by
+    softplus.
 
     It begins close to a straight line with a little of every bend.
     """
@@ -53,7 +56,7 @@ class MonotoneShape(nn.Module):
         return (value - first) / (last - first), rise / (last - first)
 
     def schedule(self) -> LearnedSchedule:
-        """The path as it is now."""
+        """The noise schedule as it is now."""
         scale, slope, out = (value.detach().double().cpu() for value in self._weights())
         return LearnedSchedule(
             ends=self.ends,
@@ -65,7 +68,8 @@ class MonotoneShape(nn.Module):
 
 
 class WithShape(nn.Module):
-    """A network and the shape of its path, as one module to train; called like the network."""
+    """A network and the shape of its noise schedule, as one module to train; called like the
+    network."""
 
     def __init__(self, net: nn.Module, shape: MonotoneShape) -> None:
         super().__init__()
@@ -95,14 +99,14 @@ class LearnedSchedulePrediction:
         position = (offset + torch.arange(n, device=device) / n) % 1
         shape, rise = self.shape(position)
         at, slope = (value.detach().requires_grad_() for value in (shape, rise))
-        level = self._level(at)
+        level = self._level(at, x0)
         here = self.prediction.at(level)
         x = level.alpha * x0 + level.sigma * noise
         labels = drop_labels(batch.labels, self.null_label, self.label_dropout, batch.generator)
         answer = net(here.scale * x, 1000 * at.detach(), labels).float()
         of_x0, of_noise = here.target(level)
         simple = mse_loss(answer, (of_x0 * x0 + of_noise * noise).detach())
-        wrong = (here.skip * x + here.out * answer - x0).square().mean(dim=(1, 2, 3))
+        wrong = (here.skip * x + here.out * answer - x0).square().flatten(1).mean(1)
         snr = ((level.alpha / level.sigma) ** 2).flatten()  # type: ignore[attr-defined]
         bound = 0.5 * (self.shape.ends[1] - self.shape.ends[0]) * slope * snr * wrong
         of_at, of_slope = torch.autograd.grad(bound.sum(), (at, slope), retain_graph=True)
@@ -110,8 +114,8 @@ class LearnedSchedulePrediction:
         variance = steer.mean() / bound.detach().square().mean().clamp(min=1e-12)
         return simple + variance - variance.detach()
 
-    def _level(self, shape: torch.Tensor) -> Level:
+    def _level(self, shape: torch.Tensor, x0: torch.Tensor) -> Level:
         low, high = self.shape.ends
-        gamma = (low + (high - low) * shape).view(-1, 1, 1, 1)
+        gamma = column(low + (high - low) * shape, x0)
         alpha, sigma = torch.sigmoid(-gamma).sqrt(), torch.sigmoid(gamma).sqrt()
         return Level.batch(1000 * shape, alpha, sigma)
