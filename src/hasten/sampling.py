@@ -14,6 +14,7 @@ import torch
 from hasten.adapters.load import load
 from hasten.adapters.lora import WEIGHTS as LORA
 from hasten.adapters.lora import with_lora
+from hasten.adapters.schedules import schedule
 from hasten.core.artifact import BUILTIN, FACTS, located_folder, require_weights
 from hasten.core.codec import codecs
 from hasten.core.denoiser import Guided, Translated
@@ -23,7 +24,6 @@ from hasten.core.executor import Executor, Watch, executors
 from hasten.core.feature_cache import Split, check_guidance
 from hasten.core.level import Level
 from hasten.core.model import Model
-from hasten.core.noise_schedule import NoiseSchedule, schedule
 from hasten.core.plan import Plan
 from hasten.core.program import Program
 from hasten.core.seeds import generator
@@ -39,8 +39,8 @@ from hasten.levers.torchao import PREFIX, by_torchao
 START, WALK = 0, 1  # the two streams of random numbers of a picture
 
 
-def trace(plan: Plan, on: str | dict[str, Any] | NoiseSchedule) -> Program:
-    """The Program of a plan on a path (a Path, or anything :func:`hasten.path` takes).
+def trace(plan: Plan, on: Any) -> Program:
+    """The Program of a plan on a noise schedule (anything that :func:`hasten.schedule` takes).
 
     Raises:
         UserError: the plan begins below the top, from what no Program holds.

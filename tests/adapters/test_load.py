@@ -267,7 +267,7 @@ def test_arguments_rule_over_the_files(folder: Path):
 
 def test_a_pipeline_saved_with_a_program_still_loads(tmp_path: Path):
     program = trace(DDIM(), [ddpm_schedule().at(place) for place in (900.0, 300.0, -1.0)])
-    pipe = diffusers.DDPMPipeline(tiny_unet(), ProgramScheduler(program))
+    pipe = diffusers.DDPMPipeline(tiny_unet(), ProgramScheduler(program, prediction="epsilon"))
     pipe.save_pretrained(str(tmp_path / "m"))
     refused(tmp_path / "m", "ProgramScheduler", "schedule=")
     assert load(tmp_path / "m", schedule="ddpm", prediction="epsilon").shape == (1, 8, 8)

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from hasten.core.conditioning_cache import told
-from hasten.core.errors import require
+from hasten.core.conditioning_cache import Rows, conditioning_cache
+from hasten.core.errors import UserError, require
 from hasten.core.model import Model
 from hasten.core.registry import Registry
 
@@ -104,7 +104,8 @@ class Static(Prepared):
     fast on fixed shapes. A batch that fills at least half of a compiled size is padded up to it, so
     the number of sizes stays below log2 of the largest.
 
-    ``ahead``: what depends on time and label alone is computed before the runtime is called.
+    ``ahead``: what depends on time and label alone is computed before the runtime is called, in
+    float32; ``time_in_graph`` says why it is not for this network ("" where it is).
     ``threads``: as many as torch had when it was made, for the runtime.
     """
 
@@ -112,11 +113,14 @@ class Static(Prepared):
 
     def __init__(self, model: Model) -> None:
         self.threads = torch.get_num_threads()
-        found = told(model.net) if self.ahead else None
-        self._shifts = None
-        if found is not None:
-            net, self._shifts = found
-            model = dataclasses.replace(model, net=net)
+        self._rows: Rows | None = None
+        self._takes_label, self.time_in_graph = True, ""
+        if self.ahead:
+            try:
+                net, self._rows, self._takes_label = conditioning_cache(model.net)
+                model = dataclasses.replace(model, net=net)
+            except UserError as error:
+                self.time_in_graph = str(error)
         self.model = model
         self._sizes: dict[int, Call] = {}
         self._reusing: dict[int, Call] = {}
@@ -128,8 +132,8 @@ class Static(Prepared):
     def __call__(
         self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, *kept: torch.Tensor
     ) -> Any:
-        if self._shifts is not None:
-            t, cond = self._shifts(t, cond), None
+        if self._rows is not None:
+            t, cond = self._rows(t, cond), cond if self._takes_label else None
         n, sizes = len(x), self._reusing if kept else self._sizes
         size = min((size for size in sizes if n <= size <= 2 * n), default=n)
         given = [x, t, cond, *kept]

@@ -12,8 +12,8 @@ from hasten.core.errors import require, require_number, require_whole
 from hasten.core.feature_cache import Features, Reuse, Scheduled, Split, reuses
 from hasten.core.program import Program
 
-UNETS = "UNet2DModel and UNet2DConditionModel"
-DITS = "DiTTransformer2DModel"
+UNETS = "U-Nets"
+DITS = "diffusion transformers"
 
 
 @reuses.add("deep")

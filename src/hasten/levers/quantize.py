@@ -22,6 +22,7 @@ from hasten.core.artifact import located
 from hasten.core.conditioning_cache import Columns, Row, at_times, nearest
 from hasten.core.engine import Engine, Prepared
 from hasten.core.errors import UserError, require
+from hasten.core.family import family_of
 from hasten.core.files import write_bytes
 from hasten.core.model import Model
 from hasten.levers.quantized_layer import Bits, QuantizedLayer, fitted, joined
@@ -30,8 +31,6 @@ FORMAT = "hasten-quantization-2"
 RANGE, WHOLE = "range.", "whole."  # how the keys of tensors begin
 FIELD = "plan field 'quantize'"
 NEAR = 0.5  # how far a time may be from one that was calibrated, in the network's unit
-KEPT = ("conv_in", "conv_out", "time_emb", "time_embedding", "class_embedding", "pos_embed")
-KEPT += ("time_emb_proj", "norm1", "proj_out_1", "proj_out_2", "emb")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -242,7 +241,8 @@ def layers(net: nn.Module) -> list[tuple[str, nn.Module]]:
         for name, part in net.named_modules()
         if isinstance(part, nn.Conv2d | nn.Linear)
     ]
-    return [(name, part) for name, part in found if not set(name.split(".")) & set(KEPT)]
+    kept = set(family_of(net).kept)
+    return [(name, part) for name, part in found if not set(name.split(".")) & kept]
 
 
 def replace_(net: nn.Module, name: str, layer: nn.Module) -> None:

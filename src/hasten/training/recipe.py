@@ -8,11 +8,10 @@ from typing import Annotated, Any, Literal
 import pydantic
 import yaml
 
+from hasten.adapters.schedules import prediction, schedule
 from hasten.core.codec import codecs
 from hasten.core.errors import UserError
 from hasten.core.noise_schedule import NoiseSchedule as NoiseSchedule
-from hasten.core.noise_schedule import schedule
-from hasten.core.prediction import prediction
 from hasten.core.settings import Settings
 
 Whole = Annotated[int, pydantic.Field(ge=1)]

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from hasten.core.errors import require_number
+from hasten.core.family import family_of
 from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.learning.students.base import Beside, Classroom, Distillation, Stage, objectives
@@ -23,8 +24,6 @@ from hasten.learning.students.batched_denoiser import Levels, Teacher
 from hasten.training.noise_prediction import columns, draw_positions
 from hasten.training.objective import Batch
 from hasten.training.recipe import Times
-
-STACKS = ("down_blocks", "mid_block", "up_blocks", "transformer_blocks")
 
 
 @objectives.add("imitation")
@@ -67,20 +66,12 @@ def watching(net: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
     def keep(block: Any, given: Any, out: Any) -> None:
         seen.append(out[0] if isinstance(out, tuple) else out)
 
-    hooks = [block.register_forward_hook(keep) for block in blocks_of(net)]
+    hooks = [block.register_forward_hook(keep) for block in family_of(net).blocks(net)]
     try:
         yield seen
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def blocks_of(net: torch.nn.Module) -> list[torch.nn.Module]:
-    """The blocks of a U-Net or a transformer in the order in which they run."""
-    module: Any = getattr(net, "module", net)
-    stacks = [getattr(module, name, None) for name in STACKS]
-    lists = [[one] if not isinstance(one, torch.nn.ModuleList) else list(one) for one in stacks]
-    return [block for blocks in lists for block in blocks if block is not None]
 
 
 class Watched(Beside):
