@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_reuse import dit_model
+from test_feature_cache import dit_model
 
 import hasten
 from hasten import Plan, UserError

@@ -24,6 +24,17 @@ from hasten.core.prediction import prediction
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 NAME = "default"
+CARD = """Low-rank weights in diffusers' own format: `pipe.load_lora_weights("this/folder")`,
+with a consistency scheduler such as `LCMScheduler` and guidance 1; or in hasten
+
+```python
+import hasten
+
+model = hasten.load("the/teacher", prompts=["a cat"])
+pictures = hasten.build(model, hasten.Plan(student="this/folder")).sample(4, cond=0)
+```
+"""
+"""How to use such weights, for their model card."""
 
 
 def inner(net: torch.nn.Module) -> Any:
