@@ -317,6 +317,14 @@ def test_a_plain_module_needs_path_prediction_and_shape():
     assert model.net(torch.ones(1, 3, 8, 8), torch.ones(1)).sum() == 192
 
 
+@pytest.mark.parametrize("shape", [(2, 16), (2, 3, 8, 8)])
+def test_a_plain_module_may_have_latents_of_any_rank(shape: tuple[int, ...]):
+    known = {"schedule": "flow", "prediction": "flow"}
+    model = load(Plain(), shape=shape, **known)  # type: ignore[arg-type]
+    assert model.shape == model.picture_shape == shape
+    assert model.family.name == "a plain module"
+
+
 def test_a_diffusers_module_knows_its_shape():
     assert load(tiny_unet(), schedule="edm", prediction="edm").shape == (1, 8, 8)
     refused(tiny_unet(), "channels", schedule="edm", prediction="edm", shape=(3, 8, 8))

@@ -153,6 +153,6 @@ def test_a_prediction_is_never_assumed(options: dict[str, Any], words: str):
 
 
 def test_a_config_saved_before_there_was_like_still_loads():
-    old = {key: value for key, value in ProgramScheduler(program(), prediction="v").config.items()}
+    old = dict(ProgramScheduler(program(), prediction="v").config)
     del old["like"]
     assert ProgramScheduler.from_config(old).prediction == hasten.prediction("v")

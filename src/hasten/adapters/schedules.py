@@ -37,7 +37,8 @@ def schedule(source: Any) -> NoiseSchedule:
     settings = isinstance(source, Mapping) and "name" not in source
     if settings or is_scheduler(source):
         return read_schedule(config_of(source), "schedule")
-    return core_schedule(source)
+    name: Any = source
+    return core_schedule(name)
 
 
 def prediction(source: str | Prediction) -> Prediction:
