@@ -66,7 +66,8 @@ def load(
         schedule: how noise was added, where the files do not say (or say it wrong).
         prediction: what the network predicts; a module needs both, ``schedule`` and ``prediction``.
         codec: how pictures become what the network sees; pixels in [-1, 1] by default.
-        shape: (c, h, w), or (c, ...) of another rank, that the network sees; needed for a module that is not diffusers' own.
+        shape: (c, h, w), or (c, ...) of another rank, that the network sees; needed for a module
+            that is not diffusers' own.
         labels: how many classes there are.
         null_label: the label that stands for "no label".
         learned_variance: the network answers twice the channels, the second half a variance.
