@@ -11,12 +11,11 @@ if TYPE_CHECKING:
     from hasten.adapters.load import load
     from hasten.adapters.pipeline_cache import reuse_
     from hasten.adapters.scheduler import ProgramScheduler
+    from hasten.adapters.schedules import prediction, schedule
     from hasten.core.errors import HastenError, NonFiniteError, TracingError, UserError
     from hasten.core.level import Level
     from hasten.core.model import Model
-    from hasten.core.noise_schedule import schedule
     from hasten.core.plan import Plan
-    from hasten.core.prediction import prediction
     from hasten.core.program import Program
     from hasten.core.report import Report
     from hasten.editing.invert import invert
@@ -40,10 +39,10 @@ _HOMES = {
     "TracingError": "hasten.core.errors",
     "UserError": "hasten.core.errors",
     "Level": "hasten.core.level",
-    "schedule": "hasten.core.noise_schedule",
+    "schedule": "hasten.adapters.schedules",
     "Model": "hasten.core.model",
     "Plan": "hasten.core.plan",
-    "prediction": "hasten.core.prediction",
+    "prediction": "hasten.adapters.schedules",
     "Program": "hasten.core.program",
     "Report": "hasten.core.report",
     "export": "hasten.exporting.export",

@@ -14,6 +14,7 @@ import torch
 from hasten.adapters.load import load
 from hasten.adapters.lora import WEIGHTS as LORA
 from hasten.adapters.lora import with_lora
+from hasten.adapters.schedules import schedule
 from hasten.core import resolved
 from hasten.core.artifact import BUILTIN, FACTS, located_folder, require_weights
 from hasten.core.call import Answer, Call, Denoiser
@@ -25,7 +26,6 @@ from hasten.core.executor import Executor, Watch, executors
 from hasten.core.level import Level
 from hasten.core.lever import Trait
 from hasten.core.model import Model
-from hasten.core.noise_schedule import NoiseSchedule, schedule
 from hasten.core.plan import Plan, as_plan
 from hasten.core.program import Program
 from hasten.core.random_streams import generator
@@ -39,8 +39,8 @@ PlanLike = Plan | str | Folder | dict[str, Any]
 START, WALK = Stream.START, Stream.SOLVER
 
 
-def trace(plan: PlanLike, on: str | dict[str, Any] | NoiseSchedule) -> Program:
-    """The Program of a plan on a noise schedule (or anything :func:`hasten.schedule` takes).
+def trace(plan: PlanLike, on: Any) -> Program:
+    """The Program of a plan on a noise schedule (anything that :func:`hasten.schedule` takes).
 
     Raises:
         UserError: the plan begins below the top, from what no Program holds.

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import hasten
-from hasten.core.conditioning_cache import told
 from hasten.core.engine import Static, engines
 from hasten.core.errors import UserError
 from hasten.core.plan import Plan
@@ -210,23 +209,6 @@ def test_importing_engines_imports_no_runtime():
     code = "import hasten.engines, sys\n"
     code += "sys.exit(any(n in sys.modules for n in ('openvino', 'onnxruntime', 'onnx')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_what_is_told_of_time_and_label_is_computed_ahead(tiny_model):
-    model = tiny_model(labels=2)
-    before = {name: value.clone() for name, value in model.net.state_dict().items()}
-    found = told(model.net)
-    assert found is not None
-    assert told(model.net) is found
-    net, shifts = found
-    x, t = torch.randn(4, *model.shape), torch.tensor([3.0, 363.36, 999.0, 3.0])
-    cond = torch.tensor([0, 1, 1, 0])
-    with torch.no_grad():
-        assert torch.allclose(net(x, shifts(t, cond)), model.net(x, t, cond), atol=1e-5)
-        one = torch.full((4,), 363.36)
-        assert torch.allclose(net(x, shifts(one, cond)), model.net(x, one, cond), atol=1e-5)
-    assert all(torch.equal(value, before[name]) for name, value in model.net.state_dict().items())
-    assert told(torch.nn.Conv2d(1, 1, 3)) is None
 
 
 def test_bfloat16_does_not_round_the_time():

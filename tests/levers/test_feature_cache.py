@@ -643,7 +643,7 @@ def test_reuse_with_what_asks_out_of_order_or_has_no_program_is_refused(tiny_mod
     with pytest.raises(UserError, match="a denoiser of one's own keeps none"):
         hasten.run(program, lambda x, level: x, noise)
     with pytest.raises(UserError, match="which a pipeline keeps none of"):
-        hasten.ProgramScheduler(program)
+        hasten.ProgramScheduler(program, prediction="epsilon")
     with pytest.raises(UserError, match="in its first evaluation"):
         with_reuse(program, [True] * 6)
     with pytest.raises(UserError, match="net was prepared for no reuse"):

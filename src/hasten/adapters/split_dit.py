@@ -17,6 +17,11 @@ class SplitDiT(nn.Module):
         super().__init__()
         self.dit = dit
 
+    @property
+    def module(self) -> nn.Module:
+        """The network that is split."""
+        return self.dit
+
     def through(
         self, tokens: torch.Tensor, t: torch.Tensor, cond: Any, first: int, last: int
     ) -> torch.Tensor:

@@ -35,6 +35,11 @@ class SplitUNet(nn.Module):
         self.unet = unet
         self._crossed = hasattr(unet, "get_time_embed")  # UNet2DConditionModel
 
+    @property
+    def module(self) -> nn.Module:
+        """The network that is split."""
+        return self.unet
+
     def embedding(self, x: torch.Tensor, t: torch.Tensor, cond: Any) -> torch.Tensor:
         """The embedding of time, and of the label where the network has labels."""
         unet = self.unet

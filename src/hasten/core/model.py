@@ -11,6 +11,7 @@ import torch
 from hasten.core.codec import Codec, Identity, Shape
 from hasten.core.condition import Condition
 from hasten.core.errors import require, require_whole
+from hasten.core.family import Family, family_of
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.prediction import Prediction
 
@@ -60,6 +61,11 @@ class Model:
     @property
     def dtype(self) -> torch.dtype:
         return next(self.net.parameters(), torch.empty(0)).dtype
+
+    @property
+    def family(self) -> Family:
+        """What others may ask of the network without knowing its class: the network carries it."""
+        return family_of(self.net)
 
     @property
     def plan(self) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from hasten.core.condition import Condition
 from hasten.core.conditioning_cache import Columns, Row, at_times, nearest
 from hasten.core.engine import Prepared
 from hasten.core.errors import UserError, require
+from hasten.core.family import family_of
 from hasten.core.files import write_bytes
 from hasten.core.lever import Lever, Stage, Trait, levers
 from hasten.core.model import Model
@@ -37,8 +38,6 @@ FORMAT = "hasten-quantization-2"
 RANGE, WHOLE = "range.", "whole."  # how the keys of tensors begin
 FIELD = "lever 'quantize', option file"
 NEAR = 0.5  # how far a time may be from one that was calibrated, in the network's unit
-KEPT = ("conv_in", "conv_out", "time_emb", "time_embedding", "class_embedding", "pos_embed")
-KEPT += ("time_emb_proj", "norm1", "proj_out_1", "proj_out_2", "emb")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -284,7 +283,8 @@ def layers(net: nn.Module) -> list[tuple[str, nn.Module]]:
         for name, part in net.named_modules()
         if isinstance(part, nn.Conv2d | nn.Linear)
     ]
-    return [(name, part) for name, part in found if not set(name.split(".")) & set(KEPT)]
+    kept = set(family_of(net).kept)
+    return [(name, part) for name, part in found if not set(name.split(".")) & kept]
 
 
 def replace_(net: nn.Module, name: str, layer: nn.Module) -> None:

@@ -13,10 +13,10 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 import pydantic
 import yaml
 
+from hasten.adapters.schedules import prediction, schedule
 from hasten.core.codec import codecs
 from hasten.core.errors import UserError
-from hasten.core.noise_schedule import NoiseSchedule, schedule
-from hasten.core.prediction import prediction
+from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.settings import Settings
 
 Whole = Annotated[int, pydantic.Field(ge=1)]

@@ -12,12 +12,12 @@ from accelerate import PartialState
 
 from hasten.adapters.families import new_network
 from hasten.adapters.folder import save_folder
+from hasten.adapters.schedules import prediction
 from hasten.core.codec import codecs
 from hasten.core.errors import UserError, require
 from hasten.core.learned_schedule import LearnedSchedule
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.core.prediction import prediction
 from hasten.data.rows import Pictures, load_rows
 from hasten.media.pictures import grid, save_png
 from hasten.sampling import build

@@ -68,7 +68,7 @@ def test_a_pruned_u_net_is_a_narrower_stock_one():
 def test_the_resolution_that_loses_least_is_made_narrower(idle, monkeypatch):
     """The widths are not all cut by the same share."""
 
-    def lost(worth, narrow):
+    def lost(worth, narrow, channels):
         return float((16, 32)[1 - idle] - narrow.config.block_out_channels[1 - idle])
 
     monkeypatch.setattr(pruning, "_lost", lost)
@@ -78,11 +78,12 @@ def test_the_resolution_that_loses_least_is_made_narrower(idle, monkeypatch):
 
 
 def test_what_is_lost_is_the_importance_of_the_channels_that_go():
-    net = unet().module
+    net, whole = unet().module, unet()
+    channels = whole.family.narrowing(whole)
     worth = {"conv_in": torch.arange(16.0)}
-    assert pruning._lost(worth, net) == 0
+    assert pruning._lost(worth, net, channels) == 0
     narrow = type(net).from_config({**net.config, "block_out_channels": (12, 32)})
-    assert pruning._lost(worth, narrow) == 0 + 1 + 2 + 3
+    assert pruning._lost(worth, narrow, channels) == 0 + 1 + 2 + 3
 
 
 def test_resolutions_of_one_width_are_made_narrower_together():

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from hasten.core.seeds import generator
 from torch import nn
 
 import hasten
 from hasten import Plan, UserError
-from hasten.core.conditioning_cache import Known, _apart, _numbers, at_times, told
-from hasten.core.random_streams import generator
+from hasten.core.conditioning_cache import AtTimes, at_times, conditioning_cache, numbers
 from hasten.learning.compression.gptq import fits, products, rounded
 from hasten.learning.compression.quantize import _range, learn_quantize
 from hasten.levers.quantize import Quantization, layers
@@ -212,12 +212,8 @@ def test_threads_do_not_tell_each_other_their_times(model):
 def test_a_network_in_few_bits_is_where_the_whole_one_is(model):
     held = learn_quantize(model, BASE, rows="steps", n=2)
     elsewhere = copy.deepcopy(model.net).to("meta")
-    made = (
-        held.network(elsewhere),
-        held.student_network(elsewhere),
-        at_times(elsewhere, held.times, True),
-    )
-    assert isinstance(made[2], Known)
+    made = held.network(elsewhere), held.alone(elsewhere), at_times(elsewhere, held.times, True)
+    assert isinstance(made[2], AtTimes)
     for net in made:
         assert {one.device.type for one in (*net.parameters(), *net.buffers())} == {"meta"}
 
@@ -372,17 +368,17 @@ def test_pictures_at_different_times_get_their_own_ranges(model, tmp_path):
 
 def test_what_the_times_tell_is_worked_out_ahead_where_that_is_less(model, tmp_path):
     held = learn_quantize(model, BASE, rows="static", n=8)
-    whole, alone = held.network(model.net), held.student_network(model.net)
-    assert _numbers(alone) <= _numbers(whole)
-    assert isinstance(at_times(whole, held.times[:1]), Known)
+    whole, alone = held.network(model.net), held.alone(model.net)
+    assert numbers(alone) <= numbers(whole)
+    assert isinstance(at_times(whole, held.times[:1]), AtTimes)
     assert at_times(whole, held.times * 10_000) is whole
-    known = Known(*_apart(whole), held.times)
+    known = AtTimes(*conditioning_cache(whole)[:2], held.times)
     x, t = torch.randn(3, *model.shape), torch.tensor(held.times)[[0, 1, 0]]
     cond = None if model.labels is None else torch.tensor([0, 1, 0])
     with torch.no_grad():
         assert (known(x, t, cond) - whole(x, t, cond)).abs().max() < 1e-5
-    told_net, shifts = told(known)
-    assert torch.equal(told_net(x, shifts(t, cond)), known(x, t, cond))
+    net, rows, _ = conditioning_cache(known)
+    assert torch.equal(net(x, rows(t, cond)), known(x, t, cond))
 
 
 def test_a_mix_with_floats_leaves_the_layers_that_matter_most(model, tmp_path):

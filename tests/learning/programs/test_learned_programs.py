@@ -158,7 +158,9 @@ def test_a_learned_program_runs_in_a_diffusers_scheduler(tiny_model, tmp_path):
     model = tiny_model()
     learn_program(model, 2, tmp_path / "two.json", references=FEW, options=SHORT)
     plan = Plan(program=str(tmp_path / "two.json"))
-    scheduler = hasten.ProgramScheduler(hasten.trace(plan, model.schedule))
+    scheduler = hasten.ProgramScheduler(
+        hasten.trace(plan, model.schedule), prediction=model.prediction
+    )
     noise = torch.randn(1, *model.shape)
     x = noise * scheduler.init_noise_sigma
     for t in scheduler.timesteps:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from hasten.adapters.lora import CARD as LOW_RANK
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.learning.students.recipe import StudentRecipe
@@ -14,16 +15,6 @@ import hasten
 
 model = hasten.load("this/folder")
 pictures = hasten.build(model).sample(16)  # by the first plan of the table
-```
-"""
-LOW_RANK = """Low-rank weights in diffusers' own format: `pipe.load_lora_weights("this/folder")`,
-with a consistency scheduler such as `LCMScheduler` and guidance 1; or in hasten
-
-```python
-import hasten
-
-model = hasten.load("the/teacher", prompts=["a cat"])
-pictures = hasten.build(model, hasten.Plan(student="this/folder")).sample(4, cond=0)
 ```
 """
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from hasten.core.errors import require_number
+from hasten.core.family import family_of
 from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.learning.students.base import (
@@ -30,8 +31,6 @@ from hasten.training.columns import columns
 from hasten.training.noise_prediction import draw_positions
 from hasten.training.objective import Batch
 from hasten.training.recipe import Times
-
-STACKS = ("down_blocks", "mid_block", "up_blocks", "transformer_blocks")
 
 
 @objectives.add("knowledge-distillation")
@@ -75,20 +74,12 @@ def block_outputs(net: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
     def keep(block: Any, args: Any, out: Any) -> None:
         outputs.append(out[0] if isinstance(out, tuple) else out)
 
-    hooks = [block.register_forward_hook(keep) for block in blocks_of(net)]
+    hooks = [block.register_forward_hook(keep) for block in family_of(net).blocks(net)]
     try:
         yield outputs
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def blocks_of(net: torch.nn.Module) -> list[torch.nn.Module]:
-    """The blocks of a U-Net or a transformer in the order in which they run."""
-    module: Any = getattr(net, "module", net)
-    stacks = [getattr(module, name, None) for name in STACKS]
-    lists = [[s] if not isinstance(s, torch.nn.ModuleList) else list(s) for s in stacks]
-    return [block for blocks in lists for block in blocks if block is not None]
 
 
 class WithProjections(NetworkPair):

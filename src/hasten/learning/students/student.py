@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from hasten.adapters.families import FAMILIES, family, new_network
 from hasten.adapters.folder import save_folder
 from hasten.adapters.lora import add_lora_, save_lora
 from hasten.core.artifact import digest
-from hasten.core.errors import require
+from hasten.core.errors import UserError, require
 from hasten.core.files import write_text
 from hasten.core.model import Model
 from hasten.core.plan import Plan
@@ -191,16 +190,14 @@ class StudentRun:
 
     def _fresh(self, kind: Model) -> torch.nn.Module:
         """A network like that of ``kind`` with the weights that the seed gives."""
-        module: Any = getattr(kind.net, "module", kind.net)
-        require(
-            family(module) is not None,
-            f"objective {self.objective.part_name!r} begins with new weights, and hasten makes new "
-            f"networks of {', '.join(FAMILIES)}; this is a {type(module).__name__}.",
-        )
-        config = {key: value for key, value in module.config.items() if key[0] != "_"}
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.recipe.seed)
-            return new_network({"class": type(module).__name__, **config}).to(kind.device)
+            try:
+                return kind.family.fresh(kind.net).to(kind.device)
+            except UserError as error:
+                raise UserError(
+                    f"objective {self.objective.part_name!r} begins with new weights, but {error}"
+                ) from None
 
     def _converts(self, student: Model) -> bool:
         if self.objective.fresh or self.recipe.begin is not None or self.recipe.convert == 0:
