@@ -14,6 +14,7 @@ import torch
 from hasten.adapters.load import load
 from hasten.adapters.lora import WEIGHTS as LORA
 from hasten.adapters.lora import with_lora
+from hasten.core.arguments import refuse_unknown
 from hasten.core.artifact import BUILTIN, FACTS, located_folder, require_weights
 from hasten.core.codec import codecs
 from hasten.core.denoiser import Guided, Translated
@@ -24,7 +25,7 @@ from hasten.core.feature_cache import Split, check_guidance
 from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule, schedule
-from hasten.core.plan import Plan
+from hasten.core.plan import Plan, PlanLike, as_plan
 from hasten.core.program import Program
 from hasten.core.seeds import generator
 from hasten.core.solver import Solver
@@ -39,12 +40,13 @@ from hasten.levers.torchao import PREFIX, by_torchao
 START, WALK = 0, 1  # the two streams of random numbers of a picture
 
 
-def trace(plan: Plan, on: str | dict[str, Any] | NoiseSchedule) -> Program:
-    """The Program of a plan on a path (a Path, or anything :func:`hasten.path` takes).
+def trace(plan: PlanLike, on: str | dict[str, Any] | NoiseSchedule) -> Program:
+    """The Program of a plan on a noise schedule, or on anything :func:`hasten.schedule` takes.
 
     Raises:
-        UserError: the plan begins below the top, from what no Program holds.
+        UserError: the plan begins below the highest noise level, from what no Program holds.
     """
+    plan = as_plan(plan)
     require(
         plan.start == "noise",
         f"start is {plan.start!r}, but a Program begins at its first level, from what it is given; "
@@ -165,16 +167,17 @@ def engines_here() -> dict[str, str]:
     return {name: engines[name]().here() for name in engines}
 
 
-def build(model: Model, plan: Plan | None = None, *, net: Prepared | None = None) -> Sampler:
+def build(model: Model, plan: PlanLike | None = None, *, net: Prepared | None = None) -> Sampler:
     """A Sampler that runs ``plan`` on ``model``; neither is changed.
 
     Args:
+        plan: a Plan, a file, ``"key=value,..."`` or a dict; None for the model's own.
         net: what :func:`prepare` made of the model for a plan with the same network, to share it.
 
     Raises:
         UserError: the plan asks for what the model does not have.
     """
-    plan = plan or Plan(**model.plan)
+    plan = as_plan(plan, model.plan)
     kind = model.device.type
     require(
         plan.device in (None, kind),
@@ -279,6 +282,7 @@ class Sampler:
         raw: bool = False,
         batch: int = 64,
         watch: Watch | None = None,
+        **unknown: object,
     ) -> torch.Tensor:
         """``n`` pictures (n, c, h, w) in [0, 1], float32, on the CPU.
 
@@ -298,6 +302,7 @@ class Sampler:
             UserError: an argument is out of range.
             NonFiniteError: the network's answer, named by its number, is not finite.
         """
+        refuse_unknown("sample", unknown)
         require_whole("seed", seed, 0, 2**63 - 1)
         require_whole("batch", batch, 1, 1 << 20)
         require_whole("first", first, 0, 2**31)
@@ -322,8 +327,14 @@ class Sampler:
             out.append(latents.cpu())
         return torch.cat(out)
 
+    def __call__(self, n: int | None = None, **options: Any) -> torch.Tensor:
+        """:meth:`sample`."""
+        return self.sample(n, **options)
+
     def pil(self, n: int | None = None, **options: Any) -> list[Any]:
         """:meth:`sample` as PIL images."""
+        given = isinstance(n, torch.Tensor)
+        require(not given, "pil makes n pictures; for a tensor, use hasten.media.to_pil(picture).")
         from hasten.media.pictures import to_pil
 
         return [to_pil(picture) for picture in self.sample(n, **options)]

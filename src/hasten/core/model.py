@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from hasten.core.codec import Codec, Identity, Shape
-from hasten.core.errors import require, require_whole
+from hasten.core.errors import require
+from hasten.core.labels import class_labels
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.prediction import Prediction
 
@@ -52,6 +53,16 @@ class Model:
     imitates: bool = False
     prompts: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        network = type(getattr(self.net, "module", self.net)).__name__
+        millions = sum(value.numel() for value in self.net.parameters()) / 1e6
+        labels = "no labels" if self.labels is None else f"{self.labels} labels"
+        return (
+            f"<Model {self.name!r}: {network}, {millions:.3g}M parameters, pictures "
+            f"{self.picture_shape}, {labels}, predicts {self.prediction.part_name} on "
+            f"{self.schedule.part_name}, on {self.device.type}>"
+        )
+
     @property
     def device(self) -> torch.device:
         return next(self.net.parameters(), torch.empty(0)).device
@@ -70,7 +81,8 @@ class Model:
         return self.codec.decoded_shape(self.shape)
 
     def conditions(self, n: int, cond: Any) -> torch.Tensor | None:
-        """Labels (n,) from one label, a list of n, or None.
+        """Labels (n,) from one label, a list of n, or None; see
+        :func:`hasten.core.labels.class_labels`.
 
         None means "no label" where the model knows that, and every class in turn where it does not.
         """
@@ -80,9 +92,4 @@ class Model:
         if cond is None:
             every = torch.arange(n) % self.labels
             return every if self.null_label is None else torch.full((n,), self.null_label)
-        given = cond.tolist() if isinstance(cond, torch.Tensor) else cond
-        labels = [given] * n if isinstance(given, int) else list(given)
-        require(len(labels) == n, f"cond has {len(labels)} labels for {n} pictures; give 1 or {n}.")
-        for label in labels:
-            require_whole("cond", label, 0, self.labels - 1)
-        return torch.tensor(labels)
+        return torch.tensor(class_labels(cond, n, self.labels, self.prompts))

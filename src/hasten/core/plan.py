@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path as File
 from typing import Annotated, Any, Literal
 
@@ -251,6 +252,30 @@ class Plan(Settings):
         from hasten.core.files import write_text
 
         write_text(file, json.dumps(self.model_dump(), indent=1) + "\n")
+
+
+PlanLike = Plan | str | File | Mapping[str, Any]
+
+
+def as_plan(given: PlanLike | None, default: Mapping[str, Any] | None = None) -> Plan:
+    """A Plan from a Plan, a file, the text ``key=value,...``, or a mapping of fields; from the
+    fields ``default`` where None is given.
+
+    Raises:
+        UserError: it is none of these, or a field is wrong.
+    """
+    if isinstance(given, Plan):
+        return given
+    if given is None:
+        given = default or {}
+    if isinstance(given, (str, File)):
+        return Plan.read(given)
+    if not isinstance(given, Mapping):
+        raise UserError(
+            f"plan is a {type(given).__name__}; give a hasten.Plan, the text 'key=value,...', a "
+            "file, or a dict of fields."
+        )
+    return Plan(**{str(name): value for name, value in given.items()})
 
 
 def _require_start(begin: Level, first: Level, learned: str, start: str) -> None:

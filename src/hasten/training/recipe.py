@@ -14,13 +14,24 @@ from hasten.core.noise_schedule import NoiseSchedule as NoiseSchedule
 from hasten.core.noise_schedule import schedule
 from hasten.core.prediction import prediction
 from hasten.core.settings import Settings
+from hasten.training.shipped import recipe_file
 
 Whole = Annotated[int, pydantic.Field(ge=1)]
 Positive = Annotated[float, pydantic.Field(gt=0)]
 
 
 class Data(Settings):
-    """Where the pictures are; ``source`` is a parquet file, an image folder or a hub name."""
+    """Where the pictures are.
+
+    Attributes:
+        source: a parquet file, a folder of pictures, or a hub name; `--data` replaces it.
+        split: which split is read, where the source has several.
+        image: the column that holds the pictures.
+        label: the column that holds the labels, for a class-conditional model.
+        shape: channels (1 or 3), height and width; other pictures are resized to cover it, then cut
+            to its centre.
+        flip: also train on mirror images.
+    """
 
     source: str
     split: str = "train"
@@ -31,7 +42,17 @@ class Data(Settings):
 
 
 class Optimizer(Settings):
-    """Adam with decoupled decay; the rate warms up linearly, then decays to 0 over the run."""
+    """Adam with decoupled weight decay; the rate warms up linearly, then decays over the run.
+
+    Attributes:
+        rate: the learning rate.
+        betas: of Adam.
+        weight_decay: decoupled from the gradient (AdamW).
+        batch: pictures per step.
+        warmup: pictures over which the rate rises from 0.
+        decay: how the rate falls to 0 until the end of the run.
+        clip: the largest norm of the gradient.
+    """
 
     rate: Positive = 2e-4
     betas: tuple[float, float] = (0.9, 0.999)
@@ -43,7 +64,12 @@ class Optimizer(Settings):
 
 
 class Times(Settings):
-    """Where on the path to train: uniform in position, or ln(sigma / alpha) ~ Normal(mean, std)."""
+    """At which noise levels to train.
+
+    Attributes:
+        law: uniform over the noise schedule, or ln(sigma / alpha) ~ Normal(mean, std).
+        mean, std: of the lognormal law.
+    """
 
     law: Literal["uniform", "lognormal"] = "uniform"
     mean: float = -1.2
@@ -52,7 +78,21 @@ class Times(Settings):
 
 class Run(Settings):
     """What every training run has. Amounts are in pictures, so that they do not depend on the
-    batch."""
+    batch.
+
+    Attributes:
+        name: of what is trained; small letters, digits, and . _ -
+        optimizer: its settings.
+        pictures: how many pictures to train on.
+        ema: decay of the exponential moving average of the weights, per step.
+        precision: no for float32, bf16 for mixed precision.
+        channels_last: the memory layout that is usually faster for convolutions.
+        compile: run the network through torch.compile.
+        seed: of everything that is drawn.
+        checkpoint_every: pictures from one checkpoint to the next.
+        preview_every: pictures from one grid of previews to the next; 0 for none.
+        track: where the loss is logged.
+    """
 
     name: Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     optimizer: Optimizer = Optimizer()
@@ -72,7 +112,20 @@ class Run(Settings):
 
 
 class Recipe(Run):
-    """All of a training run."""
+    """A diffusion model, trained from scratch.
+
+    Attributes:
+        data: the pictures.
+        network: `class` (UNet2DModel or DiTTransformer2DModel) and the options of that diffusers
+            class, such as `sample_size`, `in_channels`, `out_channels`; with labels also
+            `num_class_embeds` (one more than `labels` where labels are dropped).
+        schedule: how noise is added: a name, or `name` and its options.
+        prediction: what the network answers: epsilon, v, x0, flow or edm.
+        codec: what the network sees of a picture: identity, or pixel-unshuffle(factor=2).
+        labels: how many classes there are.
+        label_dropout: the share of pictures whose label is dropped, for classifier-free guidance.
+        times: at which noise levels to train.
+    """
 
     data: Data
     network: dict[str, Any]
@@ -102,7 +155,7 @@ class Recipe(Run):
 
 
 class StudentRecipe(Run):
-    """A few-step student of a model, for ``hasten learn student``.
+    """A few-step student of a model.
 
     Attributes:
         objective: a part of :mod:`hasten.learning.students`, with its options.
@@ -175,7 +228,13 @@ class StudentRecipe(Run):
 
 
 class VaeRecipe(Recipe):
-    """A small variational autoencoder of a model's latents, for ``hasten learn start``."""
+    """A small variational autoencoder of a model's latents.
+
+    Attributes:
+        objective: always vae.
+        code: numbers in the code of a picture.
+        width: channels of the first layer.
+    """
 
     objective: Literal["vae"]
     network: dict[str, Any] = pydantic.Field(default_factory=dict)
@@ -184,7 +243,16 @@ class VaeRecipe(Recipe):
 
 
 class ClassifierRecipe(Settings):
-    """A small classifier whose features measure pictures, and the statistics of ``data``'s."""
+    """A small classifier, and the statistics of its features over the data.
+
+    Attributes:
+        objective: always classifier.
+        name: of the classifier.
+        data: the pictures to train on, with their labels.
+        test: the pictures to test on, with their labels.
+        epochs: how often each picture is seen.
+        seed: of everything that is drawn.
+    """
 
     objective: Literal["classifier"]
     name: Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
@@ -225,8 +293,9 @@ def load_recipe(file: str | Path | None, kind: type[Settings] | None = None, **c
 
 
 def _read(file: str | Path) -> dict[str, Any]:
+    file = recipe_file(file)
     try:
-        given = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        given = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"recipe {str(file)!r} cannot be read: {error}") from error
     if not isinstance(given, dict):
