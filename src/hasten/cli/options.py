@@ -18,6 +18,7 @@ PlanText = Annotated[
     str | None,
     Parameter(name="--plan", help="a plan file, or key=value,...; the model's own by default."),
 ]
+OwnPlan = Annotated[str | None, Parameter(name="--plan")]  # a verb's docstring says what it is
 Prompts = Annotated[
     Path | None,
     Parameter(help="a text file with a prompt per line, for a text-to-image pipeline."),

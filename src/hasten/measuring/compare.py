@@ -43,6 +43,7 @@ def compared(
     """
     require_whole("n", n, 0, 100_000)
     require_whole("pictures", pictures, 0, 10_000_000)
+    require_whole("batch", batch, 1, 1 << 20)
     require_number("seconds", seconds, 0.0, 1e5)
     real = real_for(model, data, features) if pictures else None
     references: dict[float, Reference] = {}

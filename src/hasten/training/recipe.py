@@ -158,27 +158,32 @@ class StudentRecipe(Run):
     """A few-step student of a model.
 
     Attributes:
-        objective: a part of :mod:`hasten.learning.students`, with its options.
-        evaluations: network calls a picture that it is made for.
+        objective: how it is trained, with options, such as consistency(q=8); `hasten learn student
+            --help` lists them.
+        evaluations: network calls per picture that it is made for.
         data: real pictures (a parquet file, a folder, a hub name), where the objective trains on
-            them; ``label`` is their column of labels. "teacher" takes the teacher's own samples.
+            them; "teacher" takes the teacher's own samples.
+        label: the column of the data that holds the labels.
+        flip: also train on mirror images.
         guidance: the classifier-free guidance scale of the teacher, which the student takes over.
-        convert: share of the pictures with which a student that answers something else than its
-            teacher is first trained to do so.
+        convert: share of the pictures with which a student is first trained to predict what its
+            objective needs, where its teacher predicts something else.
         begin: the folder of another student of the same teacher, whose weights the run begins with;
             without it, the teacher's.
-        start: where its walks begin, as in a plan: at the noisy end, or below it from something
-            cheap, so that it need not learn the levels above.
-        walks, walk_steps: how many of the teacher's walks are kept, and how long they are, where
-            the objective trains on them.
+        start: where its sampling begins, as in a plan: at the highest noise level, or below it from
+            something cheap, so that it need not learn the levels above.
+        walks: how many of the teacher's trajectories are kept, where the objective trains on them.
+        walk_steps: how many steps such a trajectory has.
+        engine: what runs the teacher.
         compare: what pictures are compared as where the loss is a distance of pictures: "pixels",
             "features" (the classifier beside the teacher), or a vision model's folder or hub id.
         lora: rank of a low-rank student, a small file; 0 trains the whole network.
-        prune: share of the multiply-accumulates to take away before it is trained.
-        bits: of weights and activations (w8a8, w4a8) that its layers round to while it is trained;
-            what is written is float32, ready to be quantized.
+        prune: share of the multiply-accumulates to remove before it is trained.
+        bits: quantization-aware training: the bits of weights and activations (w8a8, w4a8) that
+            its layers round to; what is written is float32, ready to be quantized.
         judged: pictures for FD at each preview; 0 for none.
         patience: previews without a better FD after which the run ends; 0 for never.
+        teacher: sha256 of the teacher's weights; hasten fills it in.
     """
 
     objective: str = "consistency"
@@ -280,6 +285,10 @@ def load_recipe(file: str | Path | None, kind: type[Settings] | None = None, **c
             spot = given
             for parent in parents:
                 spot = spot.setdefault(parent, {})
+                if not isinstance(spot, dict):
+                    raise UserError(
+                        f"recipe field {parent!r} is {spot!r}; it holds fields, such as {last}."
+                    )
             spot[last] = value
     kinds: dict[str, type[Settings]] = {"classifier": ClassifierRecipe, "vae": VaeRecipe}
     objective = given.get("objective")
@@ -287,7 +296,7 @@ def load_recipe(file: str | Path | None, kind: type[Settings] | None = None, **c
     if kind is not None and file is not None and found is not kind:
         raise UserError(
             f"recipe {str(file)!r} is a {found.__name__}, and a {kind.__name__} is needed; see "
-            "recipes/."
+            "`hasten train --fields`."
         )
     return (kind or found)(**given)
 
@@ -299,5 +308,7 @@ def _read(file: str | Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"recipe {str(file)!r} cannot be read: {error}") from error
     if not isinstance(given, dict):
-        raise UserError(f"recipe {str(file)!r} holds no fields; see recipes/mnist.yaml.")
-    return given
+        raise UserError(
+            f"recipe {str(file)!r} holds no fields; `hasten train --fields` lists what it takes."
+        )
+    return {str(name): value for name, value in given.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 import typing
 from collections.abc import Iterator
 
@@ -25,14 +26,19 @@ from hasten.training.shipped import shipped_recipes
 KINDS: dict[str, tuple[type[Settings], str]] = {
     "A model": (Recipe, "`hasten train RECIPE`"),
     "A student": (StudentRecipe, "`hasten learn student MODEL --recipe RECIPE`; pruning too"),
-    "A start by a VAE": (VaeRecipe, "`hasten learn start MODEL --kind vae --recipe RECIPE`"),
+    "A start by a VAE": (
+        VaeRecipe,
+        "`hasten learn start MODEL --kind vae --recipe RECIPE`; the fields of a model, and",
+    ),
     "A classifier": (ClassifierRecipe, "`hasten train RECIPE`; its features measure pictures"),
 }
 PARTS: dict[str, type[Settings]] = {"data": Data, "optimizer": Optimizer, "times": Times}
 HEAD = """# Recipes
 
 A recipe is a YAML file. `hasten train NAME` takes a file, or the name of a recipe that ships with
-hasten: {shipped}. An unknown or wrong field is refused before anything starts.
+hasten:
+{shipped}.
+An unknown or wrong field is refused before anything starts.
 
 `hasten train --fields` prints this page; it is made from the recipes' own definitions.
 """
@@ -41,9 +47,10 @@ ATTRIBUTE = re.compile(r"^    (\w+(?:, \w+)*): (.*?)(?=^    \w+(?:, \w+)*: |^\S|
 
 def reference() -> str:
     """The page, as Markdown: every field of every kind of recipe with its type and its default."""
-    lines = [HEAD.format(shipped=", ".join(f"`{name}`" for name in shipped_recipes()))]
+    shipped = ", ".join(f"`{name}`" for name in shipped_recipes())
+    lines = [HEAD.format(shipped="\n".join(textwrap.wrap(shipped, 100, break_on_hyphens=False)))]
     for title, (kind, command) in KINDS.items():
-        lines += [f"## {title}", "", f"{_first_sentence(kind)} {command}.", "", *_table(kind), ""]
+        lines += [f"## {title}", "", f"{_first_sentence(kind)} {command}:", "", *_table(kind), ""]
     for name, kind in PARTS.items():
         lines += [f"## `{name}`", "", _first_sentence(kind), "", *_table(kind), ""]
     return "\n".join(lines).rstrip() + "\n"
@@ -53,8 +60,12 @@ def _table(kind: type[Settings]) -> Iterator[str]:
     yield "| field | type | default | |"
     yield "|:--|:--|:--|:--|"
     words = descriptions(kind)
+    others = Recipe.model_fields if kind is VaeRecipe else {}
     for name, field in kind.model_fields.items():
-        cells = (f"`{name}`", _type(field), _default(field), words.get(name, ""))
+        if name in others and name != "network":
+            continue
+        text = words.get(name, "").replace("``", "`")
+        cells = (f"`{name}`", _type(field), _default(field), text)
         yield f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 from hasten.cli.options import (
     Device,
-    Minutes,
     ModelName,
-    Parameter,
+    OwnPlan,
     Prompts,
     Quiet,
     model_of,
@@ -21,8 +19,8 @@ def grid(
     *,
     method: str = "gits",
     steps: int = 5,
-    plan: Annotated[str | None, Parameter(name="--plan")] = None,
-    minutes: Minutes = None,
+    plan: OwnPlan = None,
+    minutes: float | None = None,
     engine: str = "eager",
     seed: int = 0,
     prompts: Prompts = None,

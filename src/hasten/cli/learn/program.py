@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hasten.cli.options import Device, Flag, Minutes, ModelName, PlanText, Prompts, Quiet, model_of
+from hasten.cli.options import Device, Flag, ModelName, OwnPlan, Prompts, Quiet, model_of
 
 
 def program(
@@ -12,13 +12,13 @@ def program(
     *,
     evaluations: int = 5,
     width: int = 1,
-    plan: PlanText = None,
+    plan: OwnPlan = None,
     start: str = "noise",
     pairs: int = 512,
     batch: int = 16,
     rate: float = 0.01,
     steps: int = 2000,
-    minutes: Minutes = None,
+    minutes: float | None = None,
     guidance: float = 1.0,
     engine: str = "eager",
     frugal: Flag = False,

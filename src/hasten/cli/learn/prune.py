@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hasten.cli.options import Device, Minutes, ModelName, Quiet, model_of
+from hasten.cli.options import Minutes, ModelName, Quiet, model_of
 
 DEFAULTS = {"objective": "imitation", "prune": 0.4, "evaluations": 10, "data": "teacher"}
 
@@ -21,7 +21,7 @@ def prune(
     precision: str | None = None,
     seed: int | None = None,
     out: Path = Path("pruned"),
-    device: Device = "cpu",
+    device: str = "cpu",
     quiet: Quiet = False,
 ) -> None:
     """Remove the channels (of a U-Net) or blocks (of a transformer) that matter least, and train

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from hasten.cli.options import Device, ModelName, PlanText, Prompts, model_of
+from hasten.cli.options import Device, ModelName, OwnPlan, Prompts, model_of
 
 
 def quantize(
     model: ModelName = "builtin:mnist",
     *,
-    plan: PlanText = None,
+    plan: OwnPlan = None,
     bits: str = "w8a8",
     ode_error: float | None = None,
     rows: str = "auto",

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from hasten.cli.options import Device, ModelName, Parameter, PlanText, Prompts, Quiet, model_of
+from hasten.cli.options import Device, ModelName, OwnPlan, Parameter, Prompts, Quiet, model_of
 
 
 def reuse(
     model: ModelName = "builtin:mnist",
     *,
-    plan: PlanText = None,
+    plan: OwnPlan = None,
     budget: float = 0.6,
     branch: Annotated[list[int] | None, Parameter(name="--branch", negative="")] = None,
     cut: Annotated[list[str] | None, Parameter(name="--reuse", negative="")] = None,

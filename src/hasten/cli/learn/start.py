@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hasten.cli.options import Device, Minutes, ModelName, Prompts, model_of
+from hasten.cli.options import Device, ModelName, Prompts, model_of
 
 
 def start(
@@ -16,7 +16,7 @@ def start(
     rank: int | None = None,
     components: int | None = None,
     recipe: str | None = None,
-    minutes: Minutes = None,
+    minutes: float | None = None,
     prompts: Prompts = None,
     out: Path = Path("start.safetensors"),
     device: Device = "cpu",
