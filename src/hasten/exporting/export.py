@@ -8,18 +8,18 @@ from pathlib import Path
 from hasten.core.artifact import digest
 from hasten.core.files import new_folder
 from hasten.core.model import Model
-from hasten.core.plan import Plan
+from hasten.core.plan import PlanLike, as_plan
 from hasten.exporting.bundle import bundle
 from hasten.exporting.parity import Parity, parity
 from hasten.exporting.target import targets
 
 
-def export(model: Model, plan: Plan | None, to: str, out: str | Path) -> Parity:
+def export(model: Model, plan: PlanLike | None, to: str, out: str | Path) -> Parity:
     """Write ``model`` with ``plan`` for the runtime ``to`` into the folder ``out``; it appears once
     it was found to make the same pictures, or not at all.
 
     Args:
-        plan: None for the model's own.
+        plan: a Plan, a file, ``"key=value,..."`` or a dict; None for the model's own.
         to: ``onnx``, ``openvino``, ``executorch``, ``web`` or ``folder``.
 
     Raises:
@@ -28,7 +28,7 @@ def export(model: Model, plan: Plan | None, to: str, out: str | Path) -> Parity:
     """
     target = targets.parse(to)
     target.check(model)
-    plan = plan or Plan(**model.plan)
+    plan = as_plan(plan, model.plan)
     held = bundle(model, plan, others=target.others, dtypes=target.dtypes)
     out = Path(out)
     with new_folder(out, {"target": target.part_name, "weights": digest(held.model)}) as folder:

@@ -9,7 +9,7 @@ import torch
 from hasten.core.engine import Prepared
 from hasten.core.errors import require_whole
 from hasten.core.model import Model
-from hasten.core.plan import Plan
+from hasten.core.plan import Plan, PlanLike, as_plan
 from hasten.core.report import OdeError, Report
 from hasten.core.start import starts
 from hasten.measuring.conditions import conditions
@@ -27,7 +27,7 @@ QUALITY_SEED = 1  # other pictures than the ODE error's
 
 def measure(
     model: Model,
-    plan: Plan | None = None,
+    plan: PlanLike | None = None,
     *,
     n: int = 64,
     against: Reference | None = None,
@@ -37,10 +37,11 @@ def measure(
     seconds: float = 5.0,
     net: Prepared | None = None,
 ) -> Report:
-    """What ``plan`` costs on this device, how far its pictures ODE error from the model's own converged
-    solution, and how far they are from real ones.
+    """What ``plan`` costs on this device, how far its pictures are from the model's own converged
+    solution (the ODE error), and how far they are from real ones.
 
     Args:
+        plan: a Plan, a file, ``"key=value,..."`` or a dict; None for the model's own.
         n: starts for the ODE error; 0 leaves it out.
         against: a reference to share between plans; made here where it is None.
         pictures: how many for FD, KD, precision and recall; 0 leaves them out.
@@ -53,7 +54,7 @@ def measure(
     Raises:
         UserError: the batch does not fit into memory, or the plan does not fit the model.
     """
-    plan = plan or Plan(**model.plan)
+    plan = as_plan(plan, model.plan)
     require_whole("batch", batch, 1, 1 << 20)
     require_memory(model, plan, batch)
     sampler = build(model, plan, net=net)
