@@ -247,7 +247,7 @@ class Plan(Settings):
             raise UserError(f"plan file {given!r} holds no fields; see `hasten tune`.")
         return Plan(**{str(key): value for key, value in body.items()})
 
-    def write(self, file: File) -> None:
+    def write(self, file: str | File) -> None:
         """Write the plan as JSON."""
         from hasten.core.files import write_text
 
