@@ -265,7 +265,7 @@ KINDS: dict[str, Callable[[], list[Facts]]] = {
 }
 
 
-def main(only: str) -> None:
+def main(only: str = "") -> None:
     """All five questions, or the kind ``only`` of them."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     before = read("smaller")["rows"] if only else []

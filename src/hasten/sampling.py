@@ -16,6 +16,7 @@ from hasten.adapters.lora import WEIGHTS as LORA
 from hasten.adapters.lora import with_lora
 from hasten.adapters.schedules import schedule
 from hasten.core import resolved
+from hasten.core.arguments import refuse_unknown
 from hasten.core.artifact import BUILTIN, FACTS, located_folder, require_weights
 from hasten.core.call import Answer, Call, Denoiser
 from hasten.core.condition import Condition
@@ -26,16 +27,15 @@ from hasten.core.executor import Executor, Watch, executors
 from hasten.core.level import Level
 from hasten.core.lever import Trait
 from hasten.core.model import Model
-from hasten.core.plan import Plan, as_plan
+from hasten.core.plan import Plan, PlanLike, as_plan
 from hasten.core.program import Program
-from hasten.core.random_streams import generator
+from hasten.core.random_streams import Stream, generator
 from hasten.core.resolved import Resolved
 from hasten.core.session import Session, drive
 from hasten.core.solver import Solver
 from hasten.core.start import Begin, Latents
 from hasten.executors.distributed import shared_out
 
-PlanLike = Plan | str | Folder | dict[str, Any]
 START, WALK = Stream.START, Stream.SOLVER
 
 
@@ -43,7 +43,7 @@ def trace(plan: PlanLike, on: Any) -> Program:
     """The Program of a plan on a noise schedule (anything that :func:`hasten.schedule` takes).
 
     Raises:
-        UserError: the plan begins below the top, from what no Program holds.
+        UserError: the plan begins below the highest noise level, from what no Program holds.
     """
     plan = as_plan(plan)
     require(
@@ -134,7 +134,7 @@ def build(model: Model, plan: PlanLike | None = None, *, net: Prepared | None = 
     Raises:
         UserError: the plan asks for what the model does not have.
     """
-    plan = as_plan(model.plan if plan is None else plan)
+    plan = as_plan(plan, model.plan)
     kind = model.device.type
     require(
         plan.device in (None, kind),
@@ -255,6 +255,7 @@ class Sampler:
         raw: bool = False,
         batch: int = 64,
         watch: Watch | None = None,
+        **unknown: object,
     ) -> torch.Tensor:
         """``n`` pictures (n, c, h, w) in [0, 1], float32, on the CPU.
 
@@ -274,6 +275,7 @@ class Sampler:
             UserError: an argument is out of range.
             NonFiniteError: the network's answer, named by its number, is not finite.
         """
+        refuse_unknown("sample", unknown)
         require_whole("seed", seed, 0, 2**63 - 1)
         require_whole("batch", batch, 1, 1 << 20)
         require_whole("first", first, 0, 2**31)
@@ -301,8 +303,14 @@ class Sampler:
         self.usage.pictures = n
         return torch.cat(out)
 
+    def __call__(self, n: int | None = None, **options: Any) -> torch.Tensor:
+        """:meth:`sample`."""
+        return self.sample(n, **options)
+
     def pil(self, n: int | None = None, **options: Any) -> list[Any]:
         """:meth:`sample` as PIL images."""
+        given = isinstance(n, torch.Tensor)
+        require(not given, "pil makes n pictures; for a tensor, use hasten.media.to_pil(picture).")
         from hasten.media.pictures import to_pil
 
         return [to_pil(picture) for picture in self.sample(n, **options)]

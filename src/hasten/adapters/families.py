@@ -158,7 +158,7 @@ class Network(nn.Module):
     def forward(
         self, x: torch.Tensor, t: torch.Tensor, condition: Condition | torch.Tensor | None = None
     ) -> torch.Tensor:
-        return self._call(self.module, x, t, labels_in(condition))
+        return self._call(self.module, x, t, as_condition(condition, len(x)))
 
     def split(self, kind: str, **where: Any) -> nn.Module:
         """The network cut as the feature cache ``kind`` does it, see

@@ -10,8 +10,9 @@ import torch
 
 from hasten.core.codec import Codec, Identity, Shape
 from hasten.core.condition import Condition
-from hasten.core.errors import require, require_whole
+from hasten.core.errors import require
 from hasten.core.family import Family, family_of
+from hasten.core.labels import class_labels
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.prediction import Prediction
 
@@ -53,6 +54,16 @@ class Model:
     teacher: str = ""
     imitates: bool = False
     prompts: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        network = type(getattr(self.net, "module", self.net)).__name__
+        millions = sum(value.numel() for value in self.net.parameters()) / 1e6
+        labels = "no labels" if self.labels is None else f"{self.labels} labels"
+        return (
+            f"<Model {self.name!r}: {network}, {millions:.3g}M parameters, pictures "
+            f"{self.picture_shape}, {labels}, predicts {self.prediction.part_name} on "
+            f"{self.schedule.part_name}, on {self.device.type}>"
+        )
 
     @property
     def device(self) -> torch.device:
@@ -105,11 +116,4 @@ class Model:
         if given is None:
             every = torch.arange(n) % self.labels
             return every if self.null_label is None else torch.full((n,), self.null_label)
-        listed = given.tolist() if hasattr(given, "tolist") else given
-        labels = [listed] * n if isinstance(listed, int) else list(listed)
-        require(
-            len(labels) == n, f"condition has {len(labels)} labels for {n} pictures; give 1 or {n}."
-        )
-        for label in labels:
-            require_whole("cond", label, 0, self.labels - 1)
-        return torch.tensor(labels)
+        return torch.tensor(class_labels(given, n, self.labels, self.prompts))

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path as File
 from typing import Annotated, Any, Literal
 
@@ -207,20 +208,34 @@ class Plan(Settings):
             raise UserError(f"plan file {given!r} holds no fields; see `hasten tune`.")
         return Plan.of(body)
 
-    def write(self, file: File | str) -> None:
+    def write(self, file: str | File) -> None:
         """Write the plan as JSON."""
         body = {"version": VERSION, **self.model_dump()}
         write_text(File(file), json.dumps(body, indent=1) + "\n")
 
 
-def as_plan(given: Plan | str | File | dict[str, Any] | None) -> Plan:
-    """A Plan from one, from the text ``key=value,...``, from a file, from a dict of fields; the
-    default plan from None."""
+PlanLike = Plan | str | File | Mapping[str, Any]
+
+
+def as_plan(given: PlanLike | None, default: Mapping[str, Any] | None = None) -> Plan:
+    """A Plan from a Plan, a file, the text ``key=value,...``, or a mapping of fields; from the
+    fields ``default`` where None is given.
+
+    Raises:
+        UserError: it is none of these, or a field is wrong.
+    """
     if isinstance(given, Plan):
         return given
-    if given is None or isinstance(given, dict):
-        return Plan.of(given or {})
-    return Plan.read(given)
+    if given is None:
+        given = default or {}
+    if isinstance(given, (str, File)):
+        return Plan.read(given)
+    if not isinstance(given, Mapping):
+        raise UserError(
+            f"plan is a {type(given).__name__}; give a hasten.Plan, the text 'key=value,...', a "
+            "file, or a dict of fields."
+        )
+    return Plan.of(dict(given))
 
 
 def _listed(given: Any) -> list[Any]:

@@ -18,13 +18,24 @@ from hasten.core.codec import codecs
 from hasten.core.errors import UserError
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.settings import Settings
+from hasten.training.shipped import recipe_file
 
 Whole = Annotated[int, pydantic.Field(ge=1)]
 Positive = Annotated[float, pydantic.Field(gt=0)]
 
 
 class Data(Settings):
-    """Where the pictures are; ``source`` is a parquet file, an image folder or a hub name."""
+    """Where the pictures are.
+
+    Attributes:
+        source: a parquet file, a folder of pictures, or a hub name; `--data` replaces it.
+        split: which split is read, where the source has several.
+        image: the column that holds the pictures.
+        label: the column that holds the labels, for a class-conditional model.
+        shape: channels (1 or 3), height and width; other pictures are resized to cover it, then cut
+            to its centre.
+        flip: also train on mirror images.
+    """
 
     source: str
     split: str = "train"
@@ -35,7 +46,17 @@ class Data(Settings):
 
 
 class Optimizer(Settings):
-    """Adam with decoupled decay; the rate warms up linearly, then decays to 0 over the run."""
+    """Adam with decoupled weight decay; the rate warms up linearly, then decays over the run.
+
+    Attributes:
+        rate: the learning rate.
+        betas: of Adam.
+        weight_decay: decoupled from the gradient (AdamW).
+        batch: pictures per step.
+        warmup: pictures over which the rate rises from 0.
+        decay: how the rate falls to 0 until the end of the run.
+        clip: the largest norm of the gradient.
+    """
 
     rate: Positive = 2e-4
     betas: tuple[float, float] = (0.9, 0.999)
@@ -47,8 +68,12 @@ class Optimizer(Settings):
 
 
 class Times(Settings):
-    """At which noise levels to train: uniform in position, or ln(sigma / alpha) ~ Normal(mean,
-    std)."""
+    """At which noise levels to train.
+
+    Attributes:
+        law: uniform over the noise schedule, or ln(sigma / alpha) ~ Normal(mean, std).
+        mean, std: of the lognormal law.
+    """
 
     law: Literal["uniform", "lognormal"] = "uniform"
     mean: float = -1.2
@@ -78,7 +103,21 @@ class Document(Settings):
 
 class Run(Document):
     """What every training run has. Amounts are in pictures, so that they do not depend on the
-    batch."""
+    batch.
+
+    Attributes:
+        name: of what is trained; small letters, digits, and . _ -
+        optimizer: its settings.
+        pictures: how many pictures to train on.
+        ema: decay of the exponential moving average of the weights, per step.
+        precision: no for float32, bf16 for mixed precision.
+        channels_last: the memory layout that is usually faster for convolutions.
+        compile: run the network through torch.compile.
+        seed: of everything that is drawn.
+        checkpoint_every: pictures from one checkpoint to the next.
+        preview_every: pictures from one grid of previews to the next; 0 for none.
+        track: where the loss is logged.
+    """
 
     optimizer: Optimizer = Optimizer()
     pictures: Whole
@@ -97,7 +136,20 @@ class Run(Document):
 
 
 class Recipe(Run):
-    """A diffusion model, trained from scratch."""
+    """A diffusion model, trained from scratch.
+
+    Attributes:
+        data: the pictures.
+        network: `class` (UNet2DModel or DiTTransformer2DModel) and the options of that diffusers
+            class, such as `sample_size`, `in_channels`, `out_channels`; with labels also
+            `num_class_embeds` (one more than `labels` where labels are dropped).
+        schedule: how noise is added: a name, or `name` and its options.
+        prediction: what the network answers: epsilon, v, x0, flow or edm.
+        codec: what the network sees of a picture: identity, or pixel-unshuffle(factor=2).
+        labels: how many classes there are.
+        label_dropout: the share of pictures whose label is dropped, for classifier-free guidance.
+        times: at which noise levels to train.
+    """
 
     data: Data
     network: dict[str, Any]
@@ -150,6 +202,10 @@ def load_recipe(file: str | Path | None, *kinds: type[Kind], **changes: Any) -> 
             spot = fields
             for parent in parents:
                 spot = spot.setdefault(parent, {})
+                if not isinstance(spot, dict):
+                    raise UserError(
+                        f"recipe field {parent!r} is {spot!r}; it holds fields, such as {last}."
+                    )
             spot[last] = value
     return kind(**fields)
 
@@ -164,10 +220,11 @@ def _kind(file: str | Path, objective: Any, kinds: Sequence[type[Kind]]) -> type
 
 
 def _read(file: str | Path) -> dict[str, Any]:
+    file = recipe_file(file)
     try:
-        fields = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        fields = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"recipe {str(file)!r} cannot be read: {error}") from error
     if not isinstance(fields, dict):
-        raise UserError(f"recipe {str(file)!r} holds no fields; see recipes/mnist.yaml.")
+        raise UserError(f"recipe {str(file)!r} holds no fields; `hasten train --fields` lists what it takes.")
     return fields

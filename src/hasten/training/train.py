@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from hasten.adapters.families import new_network
 from hasten.adapters.folder import save_folder
+from hasten.adapters.recipe_network import recipe_network
 from hasten.adapters.schedules import prediction
 from hasten.core.codec import codecs
 from hasten.core.errors import UserError, require
@@ -120,10 +120,16 @@ def prepared(recipe: Recipe) -> tuple[torch.nn.Module, Objective]:
 
 
 def initial_network(recipe: Recipe) -> Any:
-    """The recipe's network with the weights its seed gives."""
+    """The recipe's network with the weights its seed gives.
+
+    Raises:
+        UserError: an option of the network that does not fit the pictures or the labels.
+    """
+    shape = codecs.parse(recipe.codec).encoded_shape(recipe.data.shape)
+    null = recipe.null_label is not None
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(recipe.seed)
-        return new_network(recipe.network)
+        return recipe_network(recipe.network, shape, recipe.labels, null=null)
 
 
 def as_model(recipe: Recipe, net: torch.nn.Module) -> Model:

@@ -13,7 +13,7 @@ from hasten.core.errors import UserError, require, require_whole
 from hasten.core.grid import grids
 from hasten.core.level import Level
 from hasten.core.model import Model
-from hasten.core.plan import Plan
+from hasten.core.plan import Plan, PlanLike, as_plan
 from hasten.core.program import Walk
 from hasten.core.solver import Clipped, solvers
 from hasten.core.start import starts
@@ -22,7 +22,7 @@ from hasten.solvers.adaptive import Adaptive, Trail
 from hasten.solvers.off_grid import Between, Read
 
 
-def freeze(model: Model, plan: Plan, *, n: int = 64, seed: int = 0, batch: int = 64) -> Plan:
+def freeze(model: Model, plan: PlanLike, *, n: int = 64, seed: int = 0, batch: int = 64) -> Plan:
     """The plan that takes for every picture the steps that ``plan``'s adaptive solver took for
     most: the median over ``n`` pictures of the half log-SNR at equal shares of their steps.
 
@@ -40,6 +40,7 @@ def freeze(model: Model, plan: Plan, *, n: int = 64, seed: int = 0, batch: int =
         UserError: the plan's solver is another one, or its grid leaves it no room for a step.
     """
     require_whole("n", n, 1, 100_000)
+    plan = as_plan(plan)
     solver = solvers.parse(plan.solver)
     if not isinstance(solver, Adaptive) or plan.program is not None:
         raise UserError(
