@@ -40,8 +40,8 @@ def call_of(spec: Facts) -> Callable[[], object]:
     model, batch = hasten.load("builtin:mnist"), spec["batch"]
     if spec["side"] == "hasten":
         sampler = hasten.build(model, hasten.Plan(**spec["plan"]))
-        noise, cond = start(model, batch), [i % 10 for i in range(batch)]
-        return lambda: sampler.sample(noise=noise, cond=cond, raw=True, batch=batch)
+        noise, condition = start(model, batch), [i % 10 for i in range(batch)]
+        return lambda: sampler.sample(noise=noise, condition=condition, raw=True, batch=batch)
     config = next(config for config in CONFIGS if config.name == spec["config"])
     pairs = timing_calls([(config, spec["steps"])], batch, model)
     return next(call for facts, call in pairs if facts["engine"] == spec["engine"])

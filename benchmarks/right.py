@@ -83,7 +83,7 @@ def compared(model: Model, case: tuple[Any, ...]) -> dict[str, Any]:
         levels = (*sampler.levels[:-1], schedule.at(0))
         program = trace(sampler.solver, levels)
         sampler = dataclasses.replace(sampler, levels=levels, program=program)
-    ours = sampler.sample(N, noise=noise, cond=LABEL, raw=True)
+    ours = sampler.sample(N, noise=noise, condition=LABEL, raw=True)
     apart = (ours - theirs(model, scheduler, steps, noise)).abs()
     return {
         "sampler": name,

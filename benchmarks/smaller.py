@@ -98,11 +98,11 @@ def call_of(spec: Facts) -> Callable[[], object]:
     engine, level = engines.parse(plan.engine), plan.levels(model.schedule)[3]
     x = torch.randn(batch, *model.shape, generator=generator(1))
     t = torch.full((batch,), level.t, dtype=torch.float32)
-    cond = torch.arange(batch) % 10
+    condition = torch.arange(batch) % 10
 
     def call() -> object:
         with torch.inference_mode(), beside(engine):
-            return net(x, t, cond)
+            return net(x, t, condition)
 
     return call
 
@@ -179,8 +179,8 @@ def pictures(plan: hasten.Plan, net: Prepared | None = None) -> torch.Tensor:
     """DRIFTS pictures, of the same noise whatever the plan."""
     model = hasten.load("builtin:mnist")
     noise = torch.randn(DRIFTS, *model.shape, generator=generator(3))
-    cond = [i % 10 for i in range(DRIFTS)]
-    return hasten.build(model, plan, net=net).sample(noise=noise, cond=cond, batch=64)
+    condition = [i % 10 for i in range(DRIFTS)]
+    return hasten.build(model, plan, net=net).sample(noise=noise, condition=condition, batch=64)
 
 
 def rmse(here: torch.Tensor, wanted: torch.Tensor) -> float:

@@ -83,7 +83,7 @@ class Exact(torch.nn.Module):
         super().__init__()
         self.schedule, self.consistent, self.spread = model_schedule, consistent, spread
 
-    def forward(self, x, t, cond=None):
+    def forward(self, x, t, condition=None):
         table = torch.tensor(self.schedule.alphas_cumprod, dtype=torch.float64)
         half_log_snr = 0.5 * (table / (1 - table)).log().float()
         low = t.detach().long().clamp(0, len(table) - 2)

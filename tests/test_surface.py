@@ -85,7 +85,7 @@ def test_what_is_no_plan_is_refused_in_one_line(tiny_model, given):
 
 def test_a_sampler_is_called(tiny_model):
     sampler = hasten.build(tiny_model(labels=3), TEXT)
-    assert torch.equal(sampler(4, seed=2, cond=1), sampler.sample(4, seed=2, cond=1))
+    assert torch.equal(sampler(4, seed=2, condition=1), sampler.sample(4, seed=2, condition=1))
     assert torch.equal(sampler(np.int64(2)), sampler(2))
 
 
@@ -120,5 +120,7 @@ def test_pictures_in_place_of_their_number_are_refused_in_one_line(tiny_model, m
 
 
 def test_a_name_where_classes_have_none_is_refused_plainly(tiny_model):
-    with pytest.raises(UserError, match="cond is 'cat', but the classes of this model have no"):
-        hasten.build(tiny_model(labels=3), TEXT).sample(4, cond="cat")
+    with pytest.raises(
+        UserError, match="condition is 'cat', but the classes of this model have no"
+    ):
+        hasten.build(tiny_model(labels=3), TEXT).sample(4, condition="cat")

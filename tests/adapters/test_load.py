@@ -100,11 +100,11 @@ def edit(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps(content))
 
 
-def same_net(a: Any, b: Any, shape: tuple[int, ...], cond: Any = None) -> bool:
+def same_net(a: Any, b: Any, shape: tuple[int, ...], condition: Any = None) -> bool:
     torch.manual_seed(1)
     x, t = torch.randn(2, *shape), torch.tensor([3.5, 700.0])
     with torch.no_grad():
-        return torch.equal(a(x, t, cond), b(x, t, cond))
+        return torch.equal(a(x, t, condition), b(x, t, condition))
 
 
 # --- what can be loaded -------------------------------------------------------------------------
@@ -212,10 +212,10 @@ def test_a_pixel_dit_with_learned_variance_knows_its_labels(tmp_path: Path):
     model = load(tmp_path / "m")
     assert (model.labels, model.null_label, model.learned_variance) == (10, 10, True)
     assert model.prediction.part_name == "v"
-    cond = torch.tensor([1, 10])
-    assert same_net(model.net, Network(net), (3, 8, 8), cond)
+    condition = torch.tensor([1, 10])
+    assert same_net(model.net, Network(net), (3, 8, 8), condition)
     x0, variance = Translated(model, model.net).with_variance(
-        torch.randn(2, 3, 8, 8), model.schedule.at(500), cond
+        torch.randn(2, 3, 8, 8), model.schedule.at(500), condition
     )
     assert x0.shape == variance.shape == (2, 3, 8, 8)
 

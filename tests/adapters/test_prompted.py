@@ -98,7 +98,7 @@ def pipeline(folder):
 def test_a_prompt_is_a_label_and_makes_what_the_pipeline_makes(folder, model):
     noise = torch.randn(2, 4, 4, 4, generator=generator(1))
     plan = Plan(solver="ddim", grid="uniform", steps=6, guidance=5.0)
-    mine = hasten.build(model, plan).sample(noise=noise, cond=[0, 1])
+    mine = hasten.build(model, plan).sample(noise=noise, condition=[0, 1])
     pipe = pipeline(folder)
     import diffusers
 
@@ -256,10 +256,10 @@ def test_a_low_rank_student_is_a_small_file_that_both_load(folder, model, tmp_pa
     assert plan.solver == "consistency"
     sampler = hasten.build(model, plan)
     noise = torch.randn(2, 4, 4, 4, generator=generator(1))
-    mine = sampler.sample(noise=noise, cond=[0, 1], raw=True)
+    mine = sampler.sample(noise=noise, condition=[0, 1], raw=True)
     assert sampler.evaluations == 2
     plain = Plan(**{**plan.chosen(), "student": None})
-    apart = mine - hasten.build(model, plain).sample(noise=noise, cond=[0, 1], raw=True)
+    apart = mine - hasten.build(model, plain).sample(noise=noise, condition=[0, 1], raw=True)
     assert float(apart.abs().max()) > 1e-3  # it learned something
     # Stock diffusers with the same file: the network gives the same answer.
     pipe = pipeline(folder)
@@ -287,12 +287,12 @@ def test_low_rank_weights_are_the_same_in_training_in_a_file_and_in_diffusers(
     pipe = pipeline(folder)
     pipe.load_lora_weights(tmp_path / "low")
     x, t = torch.randn(2, 4, 4, 4, generator=generator(1)), torch.tensor([900.0, 100.0])
-    cond = torch.tensor([0, 1])
+    condition = torch.tensor([0, 1])
     with torch.no_grad():
-        trained, loaded = net(x, t, cond), again.net(x, t, cond)
-        words = model.net.module.table[cond]
+        trained, loaded = net(x, t, condition), again.net(x, t, condition)
+        words = model.net.module.table[condition]
         theirs = pipe.unet(x, t, encoder_hidden_states=words).sample
-        plain = model.net(x, t, cond)
+        plain = model.net(x, t, condition)
     assert float((trained - plain).abs().max()) > 0.01
     assert float((trained - loaded).abs().max()) < 1e-5
     assert float((trained - theirs).abs().max()) < 1e-5
@@ -338,7 +338,7 @@ def test_a_stock_pipeline_reuses_features_as_a_plan_does(folder, model):
     assert torch.equal(painted(pipe), plain)
     plan = Plan(solver="ddim", grid="uniform", steps=6, guidance=5.0, reuse="deep(branch=0)")
     noise = torch.randn(1, 4, 4, 4, generator=generator(1))
-    mine = hasten.build(model, plan).sample(noise=noise, cond=0)
+    mine = hasten.build(model, plan).sample(noise=noise, condition=0)
     import diffusers
 
     options = {"timestep_spacing": "trailing", "set_alpha_to_one": True}
@@ -347,7 +347,7 @@ def test_a_stock_pipeline_reuses_features_as_a_plan_does(folder, model):
     theirs = painted(pipe, latents=noise)
     assert float((mine - theirs).abs().max()) < 2e-3
     whole = hasten.build(model, Plan(**{**plan.chosen(), "reuse": None}))
-    assert float((whole.sample(noise=noise, cond=0) - theirs).abs().max()) > 2e-3
+    assert float((whole.sample(noise=noise, condition=0) - theirs).abs().max()) > 2e-3
     hasten.reuse_(pipe, None)
     assert "forward" not in vars(pipe.unet)
     assert "set_timesteps" not in vars(pipe.scheduler)

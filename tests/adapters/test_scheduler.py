@@ -180,7 +180,7 @@ def test_a_learned_variance_scatters_the_noise():
             here = as_prediction("v").at(level)
             return here.skip * x + here.out * raw[:, :1]
 
-        def with_variance(self, x: Any, level: Level, cond: Any) -> Any:
+        def with_variance(self, x: Any, level: Level, condition: Any) -> Any:
             return self(x, level), raw[:, 1:]
 
     mine, theirs = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)

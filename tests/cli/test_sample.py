@@ -36,16 +36,16 @@ def test_sampling_again_gives_the_same_files(run, folder, tmp_path):
     ("cond", "labels"),
     [("2", [2, 2, 2, 2]), ("0,2", [0, 2, 0, 2]), ("2, 1,0,1", [2, 1, 0, 1]), (None, [0, 1, 2, 0])],
 )
-def test_labels_are_one_for_all_or_several_in_turn(run, folder, tmp_path, cond, labels):
+def test_labels_are_one_for_all_or_several_in_turn(run, folder, tmp_path, condition, labels):
     from hasten import load
 
     out = tmp_path / "out"
-    chosen = () if cond is None else ("--cond", cond)
+    chosen = () if condition is None else ("--condition", condition)
     status, _, err = run("sample", folder, "--plan", FAST, "--n", 4, "--out", out, *chosen)
     assert status == 0, err
     import hasten
 
-    expected = hasten.build(load(folder), FAST).pil(4, cond=labels)
+    expected = hasten.build(load(folder), FAST).pil(4, condition=labels)
     for index, picture in enumerate(expected):
         with Image.open(out / f"{index:05d}.png") as written:
             assert written.tobytes() == picture.tobytes()

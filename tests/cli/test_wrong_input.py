@@ -19,7 +19,7 @@ CASES: list[tuple[list[object], str]] = [
     ([*GOOD, "--n", 10**9], "n is"),
     ([*GOOD, "--seed", -1], "seed"),
     ([*GOOD, "--seed", 2**70], "seed"),
-    ([*GOOD, "--cond", 3], "cond is 3"),
+    ([*GOOD, "--condition", 3], "condition is 3"),
     ([*GOOD, "--zoom", 0], "zoom"),
     ([*GOOD, "--device", "gpu9"], "device"),
     ([*GOOD, "--device", "cuda:77"], "device"),
@@ -96,10 +96,13 @@ CASES: list[tuple[list[object], str]] = [
     (["train", RECIPES / "mnist.yaml", "--test-data", "{files}"], "test"),
     (["train", RECIPES / "mnist-features.yaml", "--minutes", 1], "epochs"),
     (["train", RECIPES / "mnist-features.yaml", "--pictures", 9], "pictures"),
-    ([*GOOD, "--cond", "cat"], "cond is 'cat', but the classes of this model have no names"),
-    ([*GOOD, "--cond", "0,1,9"], "cond is 9"),
-    ([*GOOD, "--cond", "0,,1"], "cond is ''"),
-    ([*GOOD, "--cond", "1.5"], "cond is '1.5'"),
+    (
+        [*GOOD, "--condition", "cat"],
+        "condition is 'cat', but the classes of this model have no names",
+    ),
+    ([*GOOD, "--condition", "0,1,9"], "condition is 9"),
+    ([*GOOD, "--condition", "0,,1"], "condition is ''"),
+    ([*GOOD, "--condition", "1.5"], "condition is '1.5'"),
 ]
 
 

@@ -86,34 +86,34 @@ def labels_of(name: str) -> torch.Tensor | None:
 
 @pytest.mark.parametrize("name", NETS)
 def test_a_network_answers_as_before_with_its_conditioning_computed_ahead(name):
-    net, cond = noisier(NETS[name]()), labels_of(name)
+    net, condition = noisier(NETS[name]()), labels_of(name)
     before = copy.deepcopy(net.state_dict())
     without, rows, takes_label = conditioning_cache(net)
     assert conditioning_cache(net)[0] is without
-    passed = cond if takes_label else None
+    passed = condition if takes_label else None
     x = torch.randn(4, 1, 8, 8)
     with torch.no_grad():
-        wanted = net(x, TIMES, cond)
-        assert (without(x, rows(TIMES, cond), passed) - wanted).abs().max() < 1e-5
+        wanted = net(x, TIMES, condition)
+        assert (without(x, rows(TIMES, condition), passed) - wanted).abs().max() < 1e-5
         one = torch.full((4,), 363.4)
-        got, wanted_at_one = without(x, rows(one, cond), passed), net(x, one, cond)
+        got, wanted_at_one = without(x, rows(one, condition), passed), net(x, one, condition)
         assert (got - wanted_at_one).abs().max() < 1e-5
         # Time and label matter, so that equality says something.
         assert (wanted - wanted_at_one)[0].abs().max() > 1e-3
-        if cond is not None:
-            assert (net(x, TIMES, cond.flip(0)) - wanted).abs().max() > 1e-3
+        if condition is not None:
+            assert (net(x, TIMES, condition.flip(0)) - wanted).abs().max() > 1e-3
     after = net.state_dict()
     assert all(torch.equal(value, before[key]) for key, value in after.items())
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_a_network_at_few_times_answers_as_the_whole_one_there(name):
-    net, cond = noisier(NETS[name]()), labels_of(name)
+    net, condition = noisier(NETS[name]()), labels_of(name)
     few = at_times(net, [3.0, 363.4, 999.0], always=True)
     assert isinstance(few, AtTimes)
     x = torch.randn(4, 1, 8, 8)
     with torch.no_grad():
-        assert (few(x, TIMES, cond) - net(x, TIMES, cond)).abs().max() < 1e-5
+        assert (few(x, TIMES, condition) - net(x, TIMES, condition)).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ NAMES = ("cat", "dog, wet", "owl")
     [1, np.int64(1), np.uint8(1), np.array(1), torch.tensor(1), "dog, wet"],
     ids=["int", "int64", "uint8", "array", "tensor", "name"],
 )
-def test_one_label_is_for_all(cond):
-    assert class_labels(cond, 3, 3, NAMES) == [1, 1, 1]
+def test_one_label_is_for_all(condition):
+    assert class_labels(condition, 3, 3, NAMES) == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ def test_one_label_is_for_all(cond):
     ],
     ids=str,
 )
-def test_several_labels_are_one_each(cond):
-    labels = class_labels(cond, 2, 3, NAMES)
+def test_several_labels_are_one_each(condition):
+    labels = class_labels(condition, 2, 3, NAMES)
     assert labels == [0, 2]
     assert all(type(label) is int for label in labels)
 
@@ -45,29 +45,29 @@ def test_several_labels_are_one_each(cond):
 @pytest.mark.parametrize(
     ("cond", "words"),
     [
-        ("cat", "cond is 'cat', but the classes of this model have no names"),
+        ("cat", "condition is 'cat', but the classes of this model have no names"),
         (["cat", "dog"], "no names; give a whole number from 0 to 2"),
-        (3, "cond is 3; it takes a whole number from 0 to 2"),
-        (-1, "cond is -1"),
-        (1.0, "cond is 1.0"),
-        (np.float32(1.5), "cond is 1.5"),
-        (True, "cond is True"),
-        ([0, 1, 2], "cond has 3 labels for 2 pictures; give 1 or 2"),
-        ([], "cond has 0 labels for 2 pictures"),
-        (torch.zeros(2, 2), "cond is a list"),
+        (3, "condition is 3; it takes a whole number from 0 to 2"),
+        (-1, "condition is -1"),
+        (1.0, "condition is 1.0"),
+        (np.float32(1.5), "condition is 1.5"),
+        (True, "condition is True"),
+        ([0, 1, 2], "condition has 3 labels for 2 pictures; give 1 or 2"),
+        ([], "condition has 0 labels for 2 pictures"),
+        (torch.zeros(2, 2), "condition is a list"),
         ({"label": 1}, "no names"),
     ],
     ids=str,
 )
-def test_what_is_no_label_is_refused_in_one_line(cond, words):
+def test_what_is_no_label_is_refused_in_one_line(condition, words):
     with pytest.raises(UserError) as caught:
-        class_labels(cond, 2, 3)
+        class_labels(condition, 2, 3)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_name_names_the_nearest():
-    with pytest.raises(UserError, match=r"cond is 'cats'.*Did you mean 'cat'"):
+    with pytest.raises(UserError, match=r"condition is 'cats'.*Did you mean 'cat'"):
         class_labels("cats", 1, 3, NAMES)
 
 

@@ -27,7 +27,7 @@ class Exact(torch.nn.Module):
         self.where = schedule("ddpm")
         self.weight = torch.nn.Parameter(torch.ones(()), requires_grad=False)
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None = None):
+    def forward(self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None):
         level = self.where.at(float(t[0]))
         power = (level.alpha * STD) ** 2 + level.sigma**2
         return MEAN + level.alpha * STD**2 / power * (x - level.alpha * MEAN) * self.weight
@@ -71,10 +71,10 @@ def test_pictures_of_a_real_network_decode_back(text, tiny_model):
     model = tiny_model("flow", "flow", labels=3)
     plan = Plan(solver=text, steps=20)
     sampler = build(model, plan)
-    cond = [0, 1, 2]
-    made = sampler.sample(3, seed=1, cond=cond, raw=True)
-    found = invert(model, plan, made, cond=cond, raw=True)
-    again = sampler.sample(noise=found.noise, cond=cond, raw=True)
+    condition = [0, 1, 2]
+    made = sampler.sample(3, seed=1, condition=condition, raw=True)
+    found = invert(model, plan, made, condition=condition, raw=True)
+    again = sampler.sample(noise=found.noise, condition=condition, raw=True)
     assert (again - made).square().mean(dim=(1, 2, 3)).sqrt().max() <= 1.1e-3
 
 
@@ -137,7 +137,7 @@ def test_wrong_pictures_and_tolerances_are_refused(gaussian_model):
     with pytest.raises(UserError, match="tolerance"):
         invert(gaussian_model, plan, fine, tolerance=math.nan)
     with pytest.raises(UserError, match="no labels"):
-        invert(gaussian_model, plan, fine, cond=1)
+        invert(gaussian_model, plan, fine, condition=1)
 
 
 def test_a_picture_that_is_not_reached_is_named_with_how_near_it_came(tiny_model):

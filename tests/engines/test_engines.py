@@ -33,12 +33,12 @@ def noise() -> torch.Tensor:
 @pytest.mark.parametrize("labels", [None, 3])
 def test_an_engine_makes_the_pictures_that_eager_makes(tiny_model, noise, engine, labels):
     model = tiny_model(labels=labels)
-    cond = None if labels is None else [0, 1, 2, 0, 1]
+    condition = None if labels is None else [0, 1, 2, 0, 1]
     plan = Plan(steps=4, guidance=1.0 if labels is None else 2.0)
-    wanted = hasten.build(model, plan).sample(noise=noise, cond=cond)
+    wanted = hasten.build(model, plan).sample(noise=noise, condition=condition)
     other = hasten.build(model, plan.model_copy(update={"engine": engine}))
     # Four float32 evaluations of a network whose answers are multiplied by up to 157.
-    assert (other.sample(noise=noise, cond=cond) - wanted).abs().max() < 1e-3
+    assert (other.sample(noise=noise, condition=condition) - wanted).abs().max() < 1e-3
     assert other.net.precision == "float32"
     assert other.net.versions[engine]
 
@@ -83,17 +83,17 @@ def test_a_batch_that_fills_half_of_a_size_is_padded_up_to_it():
         precision, weights_mb = "float32", 0.0
         versions: dict[str, str] = {}  # noqa: RUF012
 
-        def compile(self, x, t, cond):
-            def call(x, t, cond):
-                assert len(x) == len(t) == len(cond)
-                return x + t[:, None] + cond[:, None]
+        def compile(self, x, t, condition):
+            def call(x, t, condition):
+                assert len(x) == len(t) == len(condition)
+                return x + t[:, None] + condition[:, None]
 
             return call
 
     net = Recorded(None)  # type: ignore[arg-type]
     for n in (64, 40, 32, 31, 16, 15, 64, 7, 1):
-        x, t, cond = torch.randn(n, 2), torch.rand(n), torch.arange(n)
-        assert torch.equal(net(x, t, cond), x + t[:, None] + cond[:, None])
+        x, t, condition = torch.randn(n, 2), torch.rand(n), torch.arange(n)
+        assert torch.equal(net(x, t, condition), x + t[:, None] + condition[:, None])
     assert sorted(net._sizes) == [1, 7, 15, 31, 64]
 
 
@@ -117,7 +117,7 @@ def test_compile_without_a_compiler_says_what_to_install(tiny_model, monkeypatch
 
 def test_a_network_that_cannot_be_exported_is_named(tiny_model, noise):
     class Looks(torch.nn.Module):
-        def forward(self, x, t, cond=None):
+        def forward(self, x, t, condition=None):
             return x if float(t[0]) > 3 else -x
 
     model = dataclasses.replace(tiny_model(), net=Looks(), name="looks")
@@ -219,9 +219,9 @@ def test_bfloat16_does_not_round_the_time():
     model = hasten.load("builtin:mnist-2")
     plan = hasten.Plan(**model.plans[1])
     noise = torch.randn(8, *model.shape, generator=generator(1))
-    exact = hasten.build(model, plan).sample(noise=noise, cond=[0] * 8)
+    exact = hasten.build(model, plan).sample(noise=noise, condition=[0] * 8)
     quick = plan.model_copy(update={"engine": "openvino", "dtype": "bfloat16"})
-    apart = hasten.build(model, quick).sample(noise=noise, cond=[0] * 8) - exact
+    apart = hasten.build(model, quick).sample(noise=noise, condition=[0] * 8) - exact
     assert float(apart.square().mean().sqrt()) < 0.02
 
 
@@ -259,7 +259,7 @@ def test_torch_has_one_thread_beside_a_runtime_and_all_of_them_again(tiny_model,
 def test_a_start_that_runs_a_network_keeps_torchs_threads(tiny_model):
     before, counts = torch.get_num_threads(), []
 
-    def make(noise, cond):
+    def make(noise, condition):
         counts.append(torch.get_num_threads())
         return noise.clamp(0, 1)
 

@@ -120,38 +120,38 @@ U_NETS = {
 @pytest.mark.parametrize("name", U_NETS)
 @torch.no_grad()
 def test_every_cut_of_a_unet_answers_with_the_same_bits_as_the_network(name):
-    make, options, shape, cond = U_NETS[name]
+    make, options, shape, condition = U_NETS[name]
     net = make(**options)
     x, t = torch.randn(shape), torch.full((2,), 37.0)
-    asked = {"encoder_hidden_states": cond} if name in ("crossed", "odd size") else {}
+    asked = {"encoder_hidden_states": condition} if name in ("crossed", "odd size") else {}
     if name == "labels":
-        asked = {"class_labels": cond}
+        asked = {"class_labels": condition}
     wanted = net(x, t, **asked, return_dict=False)[0]
     layers = sum(len(block.resnets) for block in net.up_blocks)
     cuts = [("deep", {"branch": branch}) for branch in range(layers)] + [("encoder", {})]
     for kind, where in cuts:
         two = split(net, kind, **where)
-        answer, *kept = two(x, t, cond)
+        answer, *kept = two(x, t, condition)
         assert torch.equal(answer, wanted)
         # The part computes the same from the features of the same x and t.
-        assert torch.equal(two(x, t, cond, *kept), wanted)
+        assert torch.equal(two(x, t, condition, *kept), wanted)
         # Deep features are not x: the part looks at the current time, and all but one at x.
-        assert not torch.equal(two(x, t + 50, cond, *kept), wanted)
-        assert torch.equal(two(x + 1, t, cond, *kept), wanted) == (kind == "encoder")
+        assert not torch.equal(two(x, t + 50, condition, *kept), wanted)
+        assert torch.equal(two(x + 1, t, condition, *kept), wanted) == (kind == "encoder")
 
 
 @torch.no_grad()
 def test_every_cut_of_a_dit_answers_with_the_same_bits_as_the_network():
     net = tiny_dit()
-    x, t, cond = torch.randn(2, 1, 8, 8), torch.full((2,), 37.0), torch.tensor([0, 2])
-    wanted = net(x, timestep=t, class_labels=cond, return_dict=False)[0]
+    x, t, condition = torch.randn(2, 1, 8, 8), torch.full((2,), 37.0), torch.tensor([0, 2])
+    wanted = net(x, timestep=t, class_labels=condition, return_dict=False)[0]
     for first, last in [(0, -1), (0, 0), (1, 2), (1, -2), (3, 3)]:
         two = split(net, "blocks", first=first, last=last)
-        answer, kept = two(x, t, cond)
+        answer, kept = two(x, t, condition)
         assert torch.equal(answer, wanted)
         # a + (b - a) is b but for one rounding each of tokens of size 10, through the blocks after.
-        assert torch.allclose(two(x, t, cond, kept), wanted, rtol=1e-4, atol=1e-4)
-        assert not torch.allclose(two(x + 1, t + 50, cond, kept), wanted, rtol=1e-2)
+        assert torch.allclose(two(x, t, condition, kept), wanted, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(two(x + 1, t + 50, condition, kept), wanted, rtol=1e-2)
 
 
 @pytest.mark.parametrize("reuse", ["deep(branch=0,every=1)", "deep(every=1)", "encoder(every=1)"])
@@ -201,12 +201,14 @@ ENGINES = {"openvino": "deep(branch=0, forecast=1)", "onnxruntime": "encoder"}
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_engine_runs_both_graphs_as_eager_does(tiny_model, noise, engine):
     model, reuse = tiny_model(labels=3), ENGINES[engine]
-    wanted = hasten.build(model, plan(reuse, guidance=2.0)).sample(noise=noise, cond=[0, 1, 2, 0])
+    wanted = hasten.build(model, plan(reuse, guidance=2.0)).sample(
+        noise=noise, condition=[0, 1, 2, 0]
+    )
     sampler = hasten.build(model, plan(reuse, guidance=2.0, engine=engine))
     # As for engines without reuse: float32, answers multiplied by up to 157.
-    assert (sampler.sample(noise=noise, cond=[0, 1, 2, 0]) - wanted).abs().max() < 1e-3
+    assert (sampler.sample(noise=noise, condition=[0, 1, 2, 0]) - wanted).abs().max() < 1e-3
     # A smaller batch is padded up to the compiled size, features too.
-    some = sampler.sample(noise=noise[:3], cond=[0, 1, 2])
+    some = sampler.sample(noise=noise[:3], condition=[0, 1, 2])
     assert (some - wanted[:3]).abs().max() < 1e-3
 
 
@@ -219,7 +221,7 @@ class Doubled(torch.nn.Module):
             torch.manual_seed(0)
             self.conv = torch.nn.Conv2d(1, 1, 3, padding=1)
 
-    def forward(self, x, t, cond=None, *kept):
+    def forward(self, x, t, condition=None, *kept):
         deep = kept[0] if kept else self.conv(x)
         answer = 0.1 * self.conv(deep) * (t / 1000).view(-1, 1, 1, 1)
         return answer if kept else (answer, deep)
@@ -256,32 +258,32 @@ def test_a_dit_reuses_its_attention_and_nothing_else(noise):
     net, draws = tiny_dit(), torch.Generator().manual_seed(2)
     two = split(net, "attention")
     x, other = (torch.randn(3, 1, 8, 8, generator=draws) for _ in range(2))
-    t, cond = torch.tensor([900.0, 500.0, 3.0]), torch.tensor([0, 1, 3])
+    t, condition = torch.tensor([900.0, 500.0, 3.0]), torch.tensor([0, 1, 3])
     with torch.no_grad():
-        whole = net(x, timestep=t, class_labels=cond).sample
-        answer, *kept = two(x, t, cond)
+        whole = net(x, timestep=t, class_labels=condition).sample
+        answer, *kept = two(x, t, condition)
         assert torch.equal(answer, whole)
         assert len(kept) == len(net.transformer_blocks)
-        assert torch.equal(two(x, t, cond, *kept), whole)
-        part = two(other, t, cond, *kept)
+        assert torch.equal(two(x, t, condition, *kept), whole)
+        part = two(other, t, condition, *kept)
         assert not torch.equal(part, whole)  # what is not kept sees the current x
         with torch.no_grad():
             for block in net.transformer_blocks:
                 block.attn1.to_q.weight.fill_(float("nan"))
-        assert torch.equal(two(other, t, cond, *kept), part)  # the attention is not run
-    plain = hasten.build(dit_model(), BASE).sample(noise=noise, cond=1, raw=True)
+        assert torch.equal(two(other, t, condition, *kept), part)  # the attention is not run
+    plain = hasten.build(dit_model(), BASE).sample(noise=noise, condition=1, raw=True)
     every = hasten.build(dit_model(), plan("attention(every=1)"))
-    assert torch.equal(every.sample(noise=noise, cond=1, raw=True), plain)
-    second = hasten.build(dit_model(), plan("attention")).sample(noise=noise, cond=1, raw=True)
+    assert torch.equal(every.sample(noise=noise, condition=1, raw=True), plain)
+    second = hasten.build(dit_model(), plan("attention")).sample(noise=noise, condition=1, raw=True)
     assert float((second - plain).abs().max()) > 1e-4
 
 
 def test_an_exported_dit_reuses_its_blocks(noise):
     model, x0 = dit_model(), hasten.prediction("x0")
     model = dataclasses.replace(model, prediction=x0)  # answers multiplied by 1
-    wanted = hasten.build(model, plan("blocks", steps=3)).sample(noise=noise, cond=1, raw=True)
+    wanted = hasten.build(model, plan("blocks", steps=3)).sample(noise=noise, condition=1, raw=True)
     other = plan("blocks", steps=3, engine="onnxruntime")
-    got = hasten.build(model, other).sample(noise=noise, cond=1, raw=True)
+    got = hasten.build(model, other).sample(noise=noise, condition=1, raw=True)
     assert (got - wanted).abs().max() < 1e-3 * wanted.abs().max()
 
 
@@ -292,14 +294,15 @@ def test_a_picture_never_depends_on_its_neighbours_or_on_an_earlier_run(tiny_mod
     model = dit_model() if reuse.startswith("first") else tiny_model(labels=3)
     sampler = hasten.build(model, plan(reuse, guidance=2.0))
     labels = [0, 1, 2, 1]
-    wanted = sampler.sample(noise=noise, cond=labels, raw=True)
-    sampler.sample(noise=noise.flip(0), cond=2)  # another run in between
+    wanted = sampler.sample(noise=noise, condition=labels, raw=True)
+    sampler.sample(noise=noise.flip(0), condition=2)  # another run in between
     alone = [
-        sampler.sample(noise=noise[i : i + 1], cond=labels[i], raw=True) for i in range(len(noise))
+        sampler.sample(noise=noise[i : i + 1], condition=labels[i], raw=True)
+        for i in range(len(noise))
     ]
     # The same sums in batches of another size, multiplied by up to 157 each step.
     assert torch.allclose(torch.cat(alone), wanted, rtol=1e-3, atol=1e-3)
-    assert torch.equal(sampler.sample(noise=noise, cond=labels, raw=True), wanted)
+    assert torch.equal(sampler.sample(noise=noise, condition=labels, raw=True), wanted)
 
 
 @pytest.mark.parametrize("forecast", [0, 1])
@@ -314,9 +317,9 @@ def test_decoder_steps_in_one_batch_are_those_one_by_one(tiny_model, noise, fore
     assert isinstance(net, Split)
     inner = net.net
     net.net = lambda x, *rest: rows.append(len(x)) or inner(x, *rest)  # type: ignore[assignment]
-    got = hasten.build(model, given, net=net).sample(noise=noise, cond=[0, 1, 2, 0])
+    got = hasten.build(model, given, net=net).sample(noise=noise, condition=[0, 1, 2, 0])
     # The same sums in a batch of another size, multiplied by up to 157 each step.
-    assert torch.allclose(got, wanted.sample(noise=noise, cond=[0, 1, 2, 0]), atol=1e-3)
+    assert torch.allclose(got, wanted.sample(noise=noise, condition=[0, 1, 2, 0]), atol=1e-3)
     assert rows == [8, 8, 4 * 8]  # guidance ends within the block
 
 
@@ -341,7 +344,7 @@ def test_a_forecast_is_exact_for_features_that_are_linear_in_time(noise):
             super().__init__()
             self.unused = torch.nn.Parameter(torch.zeros(1))
 
-        def forward(self, x, t, cond=None, *kept):
+        def forward(self, x, t, condition=None, *kept):
             deep = kept[0] if kept else (0.25 * t + 3).view(-1, 1, 1, 1).expand_as(x)
             return deep if kept else (deep, deep)
 
@@ -369,13 +372,13 @@ def test_a_forecast_is_exact_for_features_that_are_linear_in_time(noise):
 def test_a_first_block_decides_for_each_picture(noise):
     model = dit_model()
     two = split(model.net.module, "first-block", threshold=0.2)
-    t, cond = torch.full((4,), 500.0), torch.tensor([0, 1, 2, 0])
+    t, condition = torch.full((4,), 500.0), torch.tensor([0, 1, 2, 0])
     with torch.no_grad():
-        first = two(noise, t, cond)[1:]
+        first = two(noise, t, condition)[1:]
         moved = noise.clone()
         moved[1] += 5.0
-        answer, _, rest = two(moved, t, cond, *first)
-        full, _, fresh = two(moved, t, cond)
+        answer, _, rest = two(moved, t, condition, *first)
+        full, _, fresh = two(moved, t, condition)
     same = [torch.equal(rest[i], first[1][i]) for i in range(4)]
     assert same == [True, False, True, True]
     # One picture alone in its batch; tokens of size 10.
@@ -385,9 +388,9 @@ def test_a_first_block_decides_for_each_picture(noise):
 
 @pytest.mark.parametrize(("threshold", "exact"), [(0.0, True), (100.0, False)])
 def test_a_first_block_with_threshold_zero_reuses_nothing(noise, threshold, exact):
-    wanted = hasten.build(dit_model(), BASE).sample(noise=noise, cond=0, raw=True)
+    wanted = hasten.build(dit_model(), BASE).sample(noise=noise, condition=0, raw=True)
     given = plan(f"first-block(threshold={threshold})")
-    got = hasten.build(dit_model(), given).sample(noise=noise, cond=0, raw=True)
+    got = hasten.build(dit_model(), given).sample(noise=noise, condition=0, raw=True)
     assert torch.allclose(got, wanted, rtol=1e-3, atol=1e-3) == exact
 
 
@@ -407,7 +410,7 @@ def test_a_lowered_program_reuses_too(tiny_model, noise, guidance):
     model = tiny_model(labels=3)
     sampler = hasten.build(model, plan("deep(branch=0)", guidance=guidance))
     labels = torch.tensor([0, 1, 2, 0])
-    wanted = sampler.sample(noise=noise, cond=labels, raw=True)
+    wanted = sampler.sample(noise=noise, condition=labels, raw=True)
     low = lower(sampler.program, model.prediction, sampler.plan.guidance_at)
     assert low.reuses.count(True) == 3 * (1 if guidance == 1.0 else 2)
     low = Program.from_json(low.to_json())
@@ -427,13 +430,13 @@ def test_guidance_on_an_interval_skips_the_null_branch_elsewhere(tiny_model, noi
     class Counted:
         precision, weights_mb, versions = "float32", 0.0, {}
 
-        def __call__(self, x, t, cond=None, *kept):
+        def __call__(self, x, t, condition=None, *kept):
             asked.append(len(x))
-            return inner(x, t, cond)
+            return inner(x, t, condition)
 
     given = plan(None, guidance=3.0, guidance_interval=(0.2, 5.0))
     sampler = hasten.build(model, given, net=Counted())  # type: ignore[arg-type]
-    sampler.sample(noise=noise, cond=1)
+    sampler.sample(noise=noise, condition=1)
     inside = [0.2 < level.ratio <= 5.0 for level in sampler.levels[:-1]]
     assert asked == [8 if yes else 4 for yes in inside]
     assert {True, False} <= set(inside)
@@ -454,21 +457,21 @@ def test_a_guidance_interval_holds_for_questions_asked_side_by_side(tiny_model, 
 
 def test_a_whole_interval_is_plain_guidance(tiny_model, noise):
     model = tiny_model(labels=3)
-    wanted = hasten.build(model, plan(None, guidance=3.0)).sample(noise=noise, cond=1)
+    wanted = hasten.build(model, plan(None, guidance=3.0)).sample(noise=noise, condition=1)
     given = plan(None, guidance=3.0, guidance_interval=(0, float("inf")))
-    assert torch.equal(hasten.build(model, given).sample(noise=noise, cond=1), wanted)
+    assert torch.equal(hasten.build(model, given).sample(noise=noise, condition=1), wanted)
 
 
 def test_guidance_may_end_but_not_begin_at_an_evaluation_that_reuses(tiny_model, noise):
     model = tiny_model(labels=3)
     ratios = [level.ratio for level in BASE.levels(model.schedule)]
     ends = plan("deep(every=6)", guidance=2.0, guidance_interval=(ratios[3], float("inf")))
-    assert torch.isfinite(hasten.build(model, ends).sample(noise=noise, cond=1)).all()
+    assert torch.isfinite(hasten.build(model, ends).sample(noise=noise, condition=1)).all()
     begins = plan("deep(every=6)", guidance=2.0, guidance_interval=(0.0, ratios[2]))
     with pytest.raises(UserError, match="guidance begins at evaluation 3"):
         hasten.build(model, begins)
     begins = plan("deep(mask=(1,0,1,0,0,0))", guidance=2.0, guidance_interval=(0.0, ratios[2]))
-    assert torch.isfinite(hasten.build(model, begins).sample(noise=noise, cond=1)).all()
+    assert torch.isfinite(hasten.build(model, begins).sample(noise=noise, condition=1)).all()
 
 
 def test_multiply_accumulates_are_those_counted_by_hand():
@@ -479,7 +482,7 @@ def test_multiply_accumulates_are_those_counted_by_hand():
             super().__init__()
             self.conv = net
 
-        def forward(self, x, t, cond=None):
+        def forward(self, x, t, condition=None):
             return self.conv(x)
 
     model = Model(
@@ -600,7 +603,7 @@ def test_a_network_or_mask_that_does_not_fit_is_refused(tiny_model, reuse, words
 
 def test_a_network_that_cannot_be_split_is_named(tiny_model):
     class Mine(torch.nn.Module):
-        def forward(self, x, t, cond=None):
+        def forward(self, x, t, condition=None):
             return x
 
     bare = dataclasses.replace(tiny_model(), net=Mine())

@@ -20,7 +20,7 @@ BASE = Plan(solver="ddim", grid="uniform", steps=3)
 def pictures(model: hasten.Model, **changes) -> torch.Tensor:
     noise = torch.randn(2, *model.shape, generator=torch.Generator().manual_seed(0))
     plan = BASE.model_copy(update=changes)
-    return hasten.build(model, plan).sample(noise=noise, cond=[0, 1], raw=True)
+    return hasten.build(model, plan).sample(noise=noise, condition=[0, 1], raw=True)
 
 
 def apart(mine: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -75,8 +75,8 @@ def test_a_picture_does_not_depend_on_the_others_of_its_batch():
     model = dit_model(2)
     sampler = hasten.build(model, BASE.model_copy(update={"merge": 0.5}))
     noise = torch.randn(3, *model.shape, generator=torch.Generator().manual_seed(2))
-    together = sampler.sample(noise=noise, cond=[0, 1, 2])
-    alone = sampler.sample(noise=noise[1:2], cond=[1])
+    together = sampler.sample(noise=noise, condition=[0, 1, 2])
+    alone = sampler.sample(noise=noise[1:2], condition=[1])
     assert torch.allclose(together[1:2], alone, atol=1e-5)
 
 

@@ -54,9 +54,9 @@ def test_the_column_says_which_network_runs(model, small):
     some = hasten.build(model, narrow(small, "(0,1,0,1)"))
     asked = []
     for number, net in enumerate(some.net.nets):
-        some.net.nets[number] = lambda x, t, cond, net=net, number=number: (
+        some.net.nets[number] = lambda x, t, condition, net=net, number=number: (
             asked.append(number),
-            net(x, t, cond),
+            net(x, t, condition),
         )[1]
     some.sample(**given)
     assert asked == [0, 1, 0, 1]
@@ -66,9 +66,9 @@ def test_the_column_says_which_network_runs(model, small):
 def test_it_goes_with_executors_that_ask_in_another_order(model, small, executor):
     noise = torch.randn(2, *model.shape)
     plan = narrow(small, "(0,1,0,1)")
-    inorder = hasten.build(model, plan).sample(noise=noise, cond=1)
+    inorder = hasten.build(model, plan).sample(noise=noise, condition=1)
     other = hasten.build(model, plan.model_copy(update={"executor": executor}))
-    assert (other.sample(noise=noise, cond=1) - inorder).abs().max() < 5e-3
+    assert (other.sample(noise=noise, condition=1) - inorder).abs().max() < 5e-3
 
 
 def test_what_moves_pictures_least_is_narrow(model, small):

@@ -20,7 +20,7 @@ needed = pytest.mark.skipif(not INSTALLED, reason="torchao is not installed")
 def pictures(model: hasten.Model, **changes) -> torch.Tensor:
     plan = BASE.model_copy(update=changes)
     noise = torch.randn(2, *model.shape, generator=torch.Generator().manual_seed(0))
-    return hasten.build(model, plan).sample(noise=noise, cond=[0, 1], raw=True)
+    return hasten.build(model, plan).sample(noise=noise, condition=[0, 1], raw=True)
 
 
 @needed

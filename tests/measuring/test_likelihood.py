@@ -38,9 +38,9 @@ class Exact(torch.nn.Module):
         name = self.where.part_name
         return self.where.at(math.exp(4 * t) if name == "edm" else t * scale[name])
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None = None):
+    def forward(self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None):
         level = self.level(float(t[0]))
-        mean = MEAN if cond is None else self.means[cond].view(-1, 1, 1, 1)
+        mean = MEAN if condition is None else self.means[condition].view(-1, 1, 1, 1)
         power = (level.alpha * STD) ** 2 + level.sigma**2
         return mean + level.alpha * STD**2 / power * (x - level.alpha * mean) * self.weight
 
@@ -119,12 +119,12 @@ def test_gaussian_probes_agree_within_their_own_error():
 
 def test_each_label_has_its_own_density_and_batches_change_nothing():
     model, some = exact("ddpm", labels=3), pictures()
-    cond = [0, 1, 2, 2, 1, 0]
-    means = model.net.means[torch.tensor(cond)]
-    found = likelihood(model, some, cond=cond, steps=60)
+    condition = [0, 1, 2, 2, 1, 0]
+    means = model.net.means[torch.tensor(condition)]
+    found = likelihood(model, some, condition=condition, steps=60)
     assert abs(found.bits - by_hand(model, some, means)[0]) < 1e-3
     assert found.labels == "given the labels"
-    parts = likelihood(model, some, cond=cond, steps=60, batch=4)
+    parts = likelihood(model, some, condition=condition, steps=60, batch=4)
     assert abs(parts.bits - found.bits) < 1e-6
 
 

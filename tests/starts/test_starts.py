@@ -45,7 +45,7 @@ class ExactNet(torch.nn.Module):
         self.mean, self.schedule = mean, schedule
         self.values, self.vectors = torch.linalg.eigh(covariance.double())
 
-    def forward(self, x, t, cond=None):
+    def forward(self, x, t, condition=None):
         place = np.exp(4 * float(t[0])) if isinstance(self.schedule, EDM) else float(t[0]) / 1000
         level = self.schedule.at(place)
         alpha, sigma = level.alpha, level.sigma
@@ -128,8 +128,8 @@ def test_each_label_has_its_own_gaussian_and_no_label_that_of_all(tiny_model, tm
     start = f"gaussian(file={str(tmp_path / 'g.safetensors')!r}, ratio=0.05)"
     sampler = build(model, Plan(start=start))
     x0 = model.codec.encode(given.pictures.float() / 255)
-    for cond, mine in ((0, given.labels == 0), (1, given.labels == 1), (2, given.labels >= 0)):
-        labels = torch.full((2000,), cond)
+    for condition, mine in ((0, given.labels == 0), (1, given.labels == 1), (2, given.labels >= 0)):
+        labels = torch.full((2000,), condition)
         noise = torch.randn(2000, *model.shape)
         x = sampler.begin(noise, sampler.levels[0], labels).mean(dim=(1, 2, 3))
         # All pictures together lie along one direction: their means are 0.47 apart; 5 sigma.
@@ -238,9 +238,9 @@ def test_a_mixture_goes_to_the_label_that_is_wanted(tiny_model, tmp_path, steps)
     x0 = model.codec.encode(given.pictures.float() / 255)
     noise = torch.randn(300, *model.shape)
     means = []
-    for cond in (0, 1):
-        x = sampler.begin(noise, sampler.levels[0], torch.full((300,), cond))
-        assert (x.mean() - x0[given.labels == cond].mean()).abs() < 0.02
+    for condition in (0, 1):
+        x = sampler.begin(noise, sampler.levels[0], torch.full((300,), condition))
+        assert (x.mean() - x0[given.labels == condition].mean()).abs() < 0.02
         means.append(x.mean())
     every = sampler.begin(noise, sampler.levels[0], None).mean(dim=(1, 2, 3))
     bright = every > (means[0] + means[1]) / 2
@@ -249,7 +249,7 @@ def test_a_mixture_goes_to_the_label_that_is_wanted(tiny_model, tmp_path, steps)
 
 def test_generated_pictures_are_noised_with_alpha_and_sigma():
     model = exact_model()
-    offer("grey", lambda noise, cond: torch.full((len(noise), *SHAPE), 0.9))
+    offer("grey", lambda noise, condition: torch.full((len(noise), *SHAPE), 0.9))
     sampler = build(model, Plan(start="generator(source='offered:grey', ratio=0.7)"))
     level, noise = sampler.levels[0], torch.randn(50, *SHAPE)
     x = sampler.begin(noise, level, None)
@@ -259,7 +259,7 @@ def test_generated_pictures_are_noised_with_alpha_and_sigma():
 
 def test_a_generator_is_given_other_noise_than_it_is_noised_with():
     model, n = exact_model(), 8000
-    offer("echo", lambda noise, cond: (noise * 0.1 + 0.5).clamp(0, 1))
+    offer("echo", lambda noise, condition: (noise * 0.1 + 0.5).clamp(0, 1))
     sampler = build(model, Plan(start="generator(source='offered:echo', ratio=1.0)"))
     level = sampler.levels[0]
     x = sampler.begin(torch.randn(n, *SHAPE), level, None)
@@ -322,7 +322,7 @@ def starts_for(folder, model) -> list[str]:
     for label in (0, 1):
         for i in range(10):
             save_png(torch.rand(1, 8, 8), folder / "pictures" / str(label) / f"{i}.png")
-    offer("echo", lambda noise, cond: (noise * 0.1 + 0.5).clamp(0, 1))
+    offer("echo", lambda noise, condition: (noise * 0.1 + 0.5).clamp(0, 1))
     return [
         f"gaussian(file={str(folder / 'g.safetensors')!r}, ratio=3.0)",
         f"mixture(file={str(folder / 'm.safetensors')!r}, ratio=3.0)",
@@ -336,14 +336,18 @@ def test_a_picture_depends_on_its_seed_and_number_alone(tiny_model, tmp_path):
     model = tiny_model(labels=2)
     for start in starts_for(tmp_path, model):
         sampler = build(model, Plan(steps=3, start=start))
-        for cond in (None, [0, 1, 0, 1, 0]):
-            whole = sampler.sample(5, seed=4, cond=cond)
-            part = None if cond is None else cond[3:]
-            assert torch.equal(whole, sampler.sample(5, seed=4, cond=cond))
+        for condition in (None, [0, 1, 0, 1, 0]):
+            whole = sampler.sample(5, seed=4, condition=condition)
+            part = None if condition is None else condition[3:]
+            assert torch.equal(whole, sampler.sample(5, seed=4, condition=condition))
             # Other batch sizes run other kernels: float32 sums in another order.
-            assert (sampler.sample(5, seed=4, cond=cond, batch=2) - whole).abs().max() < 1e-4
-            assert (sampler.sample(2, seed=4, first=3, cond=part) - whole[3:]).abs().max() < 1e-4
-            assert (sampler.sample(5, seed=5, cond=cond) - whole).abs().max() > 1e-2
+            assert (
+                sampler.sample(5, seed=4, condition=condition, batch=2) - whole
+            ).abs().max() < 1e-4
+            assert (
+                sampler.sample(2, seed=4, first=3, condition=part) - whole[3:]
+            ).abs().max() < 1e-4
+            assert (sampler.sample(5, seed=5, condition=condition) - whole).abs().max() > 1e-2
         text = str(sampler.plan)
         assert Plan.read(text) == sampler.plan
 
@@ -369,17 +373,17 @@ def test_a_vae_gives_each_label_its_pictures_and_the_right_spread(tiny_model, tm
     learn_vae(model, given, file, recipe=load_recipe(tmp_path / "vae.yaml", VaeRecipe), quiet=True)
     sampler = build(model, Plan(steps=2, start=f"vae(file={str(file)!r}, ratio=0.05)"))
     x0 = model.codec.encode(given.pictures.float() / 255)
-    for cond in (0, 1):
-        mine = x0[given.labels == cond]
+    for condition in (0, 1):
+        mine = x0[given.labels == condition]
         x = sampler.begin(
-            torch.randn(400, *model.shape), sampler.levels[0], torch.tensor([cond] * 400)
+            torch.randn(400, *model.shape), sampler.levels[0], torch.tensor([condition] * 400)
         )
         assert (x.mean() - mine.mean()).abs() < 0.05
     every = sampler.begin(torch.randn(400, *model.shape), sampler.levels[0], None)
     # Label, code, what the decoder leaves and the level together: the variance of the data.
     assert every.std() == pytest.approx(float((x0.var() + 0.05**2).sqrt()), rel=0.1)
-    whole = sampler.sample(4, cond=[0, 1, 0, 1])
-    assert (sampler.sample(1, first=2, cond=0) - whole[2]).abs().max() < 1e-4
+    whole = sampler.sample(4, condition=[0, 1, 0, 1])
+    assert (sampler.sample(1, first=2, condition=0) - whole[2]).abs().max() < 1e-4
     with pytest.raises(UserError, match="has no such option"):
         learn_start(model, "vae", file, rank=3)
     with pytest.raises(UserError, match="kind vae takes a recipe"):
@@ -437,10 +441,13 @@ def test_a_ratio_that_is_no_number_is_refused():
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (lambda noise, cond: torch.rand(len(noise), 3, 8, 8), r"gave \(2, 3, 8, 8\); it has to"),
-        (lambda noise, cond: noise * 5, r"gave values from -?\d.* pictures lie in \[0, 1\]"),
-        (lambda noise, cond: noise * float("nan"), "gave values from nan to nan"),
-        (lambda noise, cond: "a picture", "gave str; it has to give pictures"),
+        (
+            lambda noise, condition: torch.rand(len(noise), 3, 8, 8),
+            r"gave \(2, 3, 8, 8\); it has to",
+        ),
+        (lambda noise, condition: noise * 5, r"gave values from -?\d.* pictures lie in \[0, 1\]"),
+        (lambda noise, condition: noise * float("nan"), "gave values from nan to nan"),
+        (lambda noise, condition: "a picture", "gave str; it has to give pictures"),
     ],
 )
 def test_a_generator_that_gives_no_pictures_is_refused(tiny_model, make, why):
@@ -468,7 +475,7 @@ def test_a_start_from_a_models_own_samples_holds_for_its_weights_alone(tiny_mode
     assert facts.n == 24
     assert "samples of tiny" in facts.data
     start = f"gaussian(file={str(file)!r}, ratio=1.0)"
-    assert build(model, Plan(start=start)).sample(1, cond=0).isfinite().all()
+    assert build(model, Plan(start=start)).sample(1, condition=0).isfinite().all()
     other = tiny_model(labels=2)
     next(iter(other.net.parameters())).data.add_(1.0)
     with pytest.raises(UserError, match="start 'gaussian' was learned for other weights"):
@@ -507,7 +514,7 @@ def test_the_shipped_start_is_the_gaussian_of_its_labels():
         steps=3, start="gaussian(file='builtin:mnist/starts/gaussian.safetensors', ratio=9)"
     )
     sampler = build(model, plan)
-    assert sampler.sample(2, cond=[3, 4]).isfinite().all()
+    assert sampler.sample(2, condition=[3, 4]).isfinite().all()
     held = read("builtin:mnist/starts/gaussian.safetensors", "gaussian", NAMES)
     assert held.facts.n == 60_000
     assert 0.1 < held.megabytes < 1.0

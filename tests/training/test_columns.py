@@ -29,7 +29,7 @@ class Scaled(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.tensor(0.5))
 
-    def forward(self, x, t, cond=None):
+    def forward(self, x, t, condition=None):
         return self.weight * x
 
 

@@ -295,7 +295,7 @@ def test_training_saves_what_stock_diffusers_and_hasten_load(parquet, tmp_path):
     assert DDPMPipeline.from_pretrained(folder).unet.config.sample_size == 8
     model = hasten.load(str(folder))
     assert (model.labels, model.null_label, model.shape) == (2, 2, (1, 8, 8))
-    assert hasten.build(model, hasten.Plan(steps=2, guidance=2.0)).sample(3, cond=1).shape == (
+    assert hasten.build(model, hasten.Plan(steps=2, guidance=2.0)).sample(3, condition=1).shape == (
         3,
         1,
         8,

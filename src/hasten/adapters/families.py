@@ -14,7 +14,7 @@ from hasten.adapters.conditioning import DiTConditioning, UNetConditioning
 from hasten.adapters.narrowing import DiTShortening, UNetNarrowing, options
 from hasten.adapters.quiet import diffusers
 from hasten.adapters.split import split
-from hasten.core.condition import COND, Condition, PerSample
+from hasten.core.condition import COND, Condition, PerSample, as_condition
 from hasten.core.errors import require, require_choice
 from hasten.core.family import PLAIN, Conditioning, Family, Folding, Narrowing, Shortening, inner
 

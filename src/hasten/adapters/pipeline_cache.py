@@ -94,7 +94,7 @@ class _Reusing:
 
     def _called(self, sample: Any = None, timestep: Any = None, *given: Any, **options: Any) -> Any:
         x = options.pop("hidden_states", sample)
-        cond = _condition(self._network, given, options)
+        condition = _condition(self._network, given, options)
         self._follow_scheduler()
         times = torch.as_tensor(self._pipe.scheduler.timesteps).double().cpu()
         now = torch.as_tensor(timestep).double().flatten().cpu()
@@ -105,11 +105,11 @@ class _Reusing:
         self._last, self._shape = index, x.shape
         if again:
             assert self._features is not None
-            answer = self._features.part(x, t, cond)
+            answer = self._features.part(x, t, condition)
         else:
             if self._features is None or not follows:
                 self._features = Features(self._split, self._part.forecast)
-            answer = self._features.full(x, t, cond)
+            answer = self._features.full(x, t, condition)
         return _as_asked(self._network, answer, options)
 
     def _full(self, index: int, count: int) -> bool:
@@ -133,9 +133,9 @@ class _Direct(Prepared):
         self.net, self.versions = net, {}
 
     def __call__(
-        self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, *kept: torch.Tensor
+        self, x: torch.Tensor, t: torch.Tensor, condition: Any = None, *kept: torch.Tensor
     ) -> Any:
-        return self.net(x, t, cond, *kept)
+        return self.net(x, t, condition, *kept)
 
 
 def _condition(network: Any, given: tuple[Any, ...], options: dict[str, Any]) -> Any:

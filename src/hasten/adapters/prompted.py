@@ -38,13 +38,13 @@ class Prompted(torch.nn.Module):
         self.register_buffer("table", table, persistent=False)
 
     def forward(
-        self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None = None
+        self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None
     ) -> torch.Tensor:
-        words = self._words(x, cond)
+        words = self._words(x, condition)
         return self.module(x, t, encoder_hidden_states=words, return_dict=False)[0]
 
-    def _words(self, x: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
-        return self.table[cond].to(x.dtype)  # type: ignore[index]
+    def _words(self, x: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
+        return self.table[condition].to(x.dtype)  # type: ignore[index]
 
     def split(self, kind: str, **where: Any) -> PromptedSplit:
         """The network cut as reuse ``kind`` does it, with the same prompts."""
@@ -55,9 +55,9 @@ class PromptedSplit(Prompted):
     """A split network: called with what was kept, it answers in part."""
 
     def forward(
-        self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None = None, *kept: Any
+        self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None, *kept: Any
     ) -> Any:
-        return self.module(x, t, self._words(x, cond), *kept)
+        return self.module(x, t, self._words(x, condition), *kept)
 
 
 @codecs.add("vae")

@@ -78,10 +78,10 @@ def _require_classes(
 @torch.no_grad()
 def _require_runs(net: Network, shape: Shape, labels: int | None) -> None:
     x = torch.zeros(1, *shape)
-    cond = None if labels is None else torch.zeros(1, dtype=torch.long)
+    condition = None if labels is None else torch.zeros(1, dtype=torch.long)
     training = net.training
     try:
-        answer = net.eval()(x, torch.ones(1), cond)
+        answer = net.eval()(x, torch.ones(1), condition)
     except Exception as error:  # whatever a layer raises for a shape that it does not take
         raise UserError(
             f"{FIELD}' does not run on pictures of shape {shape} ({_line(error)}); {SEE}."

@@ -25,7 +25,7 @@ def sample(
     plan: PlanText = None,
     n: int = 16,
     seed: int = 0,
-    cond: Annotated[str | None, Parameter(name="--cond")] = None,
+    condition: Annotated[str | None, Parameter(name="--condition")] = None,
     prompts: Prompts = None,
     out: Path = Path("pictures"),
     zoom: int = 4,
@@ -38,7 +38,7 @@ def sample(
     Args:
         n: how many pictures.
         seed: picture i depends on (seed, i) alone.
-        cond: a label, or several to take in turn, as in 0,1,2; without it, every class in turn.
+        condition: a label, or several to take in turn, as in 0,1,2; without it, every class in turn.
         out: the folder to write.
         zoom: how many times larger the grid and the GIF show each pixel, 1 to 16.
         gif: also write denoising.gif.
@@ -53,14 +53,14 @@ def sample(
     chosen = plan_of(plan)
     loaded = model_of(model, prompts, device)
     sampler = build(loaded, chosen)
-    labels = labels_in_turn(cond, n, loaded.labels, loaded.prompts)
+    labels = labels_in_turn(condition, n, loaded.labels, loaded.prompts)
     frames: list[Any] = []
 
     def watch(_: int, x0: Any) -> None:
         if gif and len(x0) == n:
             frames.append(grid(loaded.codec.decode(x0).cpu()))
 
-    pictures = sampler.sample(n, seed=seed, cond=labels, watch=watch, batch=n if gif else 64)
+    pictures = sampler.sample(n, seed=seed, condition=labels, watch=watch, batch=n if gif else 64)
     facts = {"model": loaded.name, "sha256": loaded.sha256, "seed": seed, "plan": sampler.plan}
     written = save_pictures(pictures, out, facts, frames=frames if gif else None, zoom=zoom)
     result = {**facts, "plan": sampler.plan.model_dump(), "n": n, "out": str(out)}

@@ -77,10 +77,10 @@ class ConditioningCache:
         self._known: dict[tuple[float, int], torch.Tensor] = {}
 
     @torch.inference_mode()
-    def __call__(self, t: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
+    def __call__(self, t: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
         times = t.tolist()
-        reads = cond is not None and self.labels > 1
-        labels = cond.tolist() if cond is not None and reads else [0] * len(times)
+        reads = condition is not None and self.labels > 1
+        labels = condition.tolist() if condition is not None and reads else [0] * len(times)
         if len(set(times)) == 1 and len(set(labels)) == 1:
             return self._row(times[0], labels[0]).expand(len(times), -1)
         return torch.stack([self._row(*pair) for pair in zip(times, labels, strict=True)])
@@ -122,11 +122,11 @@ class AtTimes(nn.Module):
         self.takes_label, self.labels = cache.takes_label, cache.labels
         self.register_buffer("table", torch.stack([cache.at(time) for time in times]).clone())
 
-    def rows(self, t: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
+    def rows(self, t: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
         """The rows (n, width) for times and labels (n,)."""
         table: Any = self.table
-        none = cond is None or self.labels == 1
-        label = torch.zeros_like(t, dtype=torch.long) if none else cond
+        none = condition is None or self.labels == 1
+        label = torch.zeros_like(t, dtype=torch.long) if none else condition
         return table[nearest(t, self.times), label]
 
     def forward(

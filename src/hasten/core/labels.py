@@ -10,22 +10,24 @@ from typing import Any
 from hasten.core.errors import UserError, nearest, require, require_whole
 
 
-def class_labels(cond: Any, n: int, classes: int, names: Sequence[str] = ()) -> list[int]:
+def class_labels(condition: Any, n: int, classes: int, names: Sequence[str] = ()) -> list[int]:
     """``n`` labels, 0 to ``classes - 1``, from one label for all or from ``n`` of them.
 
     Args:
-        cond: a whole number or the name of a class, or a list, tuple, array or tensor of ``n``.
+        condition: a whole number or the name of a class, or a list, tuple, array or tensor of ``n``.
         names: of the classes, () where they have none.
 
     Raises:
         UserError: a label that is no class, or another number of labels than ``n``.
     """
-    given = cond.tolist() if hasattr(cond, "tolist") else cond  # numpy and torch
+    given = condition.tolist() if hasattr(condition, "tolist") else condition  # numpy and torch
     several = isinstance(given, Iterable) and not isinstance(given, (str, bytes))
     labels = [_label(each, classes, names) for each in (given if several else [given])]
     if not several:
         labels *= n
-    require(len(labels) == n, f"cond has {len(labels)} labels for {n} pictures; give 1 or {n}.")
+    require(
+        len(labels) == n, f"condition has {len(labels)} labels for {n} pictures; give 1 or {n}."
+    )
     return labels
 
 
@@ -39,7 +41,7 @@ def labels_in_turn(
         UserError: the model has no classes, or the text names none of them.
     """
     if classes is None:
-        require(text is None, f"cond is {text!r}, but this model has no labels; drop it.")
+        require(text is None, f"condition is {text!r}, but this model has no labels; drop it.")
         return None
     if text is None:
         labels = list(range(classes))
@@ -54,10 +56,10 @@ def _label(given: Any, classes: int, names: Sequence[str]) -> int:
     if isinstance(given, str):
         if not names:
             raise UserError(
-                f"cond is {given!r}, but the classes of this model have no names; give a whole "
+                f"condition is {given!r}, but the classes of this model have no names; give a whole "
                 f"number from 0 to {classes - 1}, or a list of them."
             )
-        require(given in names, f"cond is {given!r}. {nearest(given, names)}")
+        require(given in names, f"condition is {given!r}. {nearest(given, names)}")
         return names.index(given)
     whole = given if isinstance(given, bool) or not hasattr(given, "__index__") else None
     number = operator.index(given) if whole is None else given

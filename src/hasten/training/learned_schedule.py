@@ -76,9 +76,9 @@ class WithShape(nn.Module):
         self.net, self.shape = net, shape
 
     def forward(
-        self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None = None
+        self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None
     ) -> torch.Tensor:
-        return self.net(x, t, cond)
+        return self.net(x, t, condition)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -226,5 +226,7 @@ def _read(file: str | Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"recipe {str(file)!r} cannot be read: {error}") from error
     if not isinstance(fields, dict):
-        raise UserError(f"recipe {str(file)!r} holds no fields; `hasten train --fields` lists what it takes.")
+        raise UserError(
+            f"recipe {str(file)!r} holds no fields; `hasten train --fields` lists what it takes."
+        )
     return fields

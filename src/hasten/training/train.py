@@ -75,8 +75,8 @@ def train(
     def preview(module: torch.nn.Module, seen: int) -> None:
         model = as_model(recipe, module)
         n = 16 if recipe.labels is None else 2 * min(recipe.labels, 10)
-        cond = None if recipe.labels is None else [i % recipe.labels for i in range(n)]
-        sheet = grid(build(model, PREVIEW).sample(n, cond=cond), columns=n // 2)
+        condition = None if recipe.labels is None else [i % recipe.labels for i in range(n)]
+        sheet = grid(build(model, PREVIEW).sample(n, condition=condition), columns=n // 2)
         save_png(sheet, out / "previews" / f"{seen:010d}.png", {"pictures": seen}, zoom=2)
 
     training = Training(

@@ -93,7 +93,7 @@ def _sheets(found: Tuning, model: Model, held: Reference) -> dict[str, Any]:
         plan = Plan(**row["plan"])
         net = nets.setdefault(plan.network, prepare(model, plan))
         sampler = build(model, plan, net=net)
-        pictures = sampler.sample(noise=held.noise, cond=held.cond)
+        pictures = sampler.sample(noise=held.noise, condition=held.condition)
         sheets[row["key"]] = grid(pictures, columns=10)
     return sheets
 

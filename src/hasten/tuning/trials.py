@@ -88,12 +88,12 @@ class Lab:
         require_memory(self.model, chosen, batch)
         net = self._net(chosen)
         rows = batch * (2 if chosen.guidance != 1.0 else 1)
-        x, t, cond = self._inputs(chosen, rows)
+        x, t, condition = self._inputs(chosen, rows)
         with torch.inference_mode():
             with beside(engines.parse(chosen.engine)):
-                timing = timed(lambda: net(x, t, cond), device=self.model.device, seconds=1.0)
-            wanted = self._net(Plan())(x, t, cond)
-            apart = float((net(x, t, cond) - wanted).norm() / wanted.norm())
+                timing = timed(lambda: net(x, t, condition), device=self.model.device, seconds=1.0)
+            wanted = self._net(Plan())(x, t, condition)
+            apart = float((net(x, t, condition) - wanted).norm() / wanted.norm())
         bound = BOUNDS[net.precision]
         if not apart <= bound:
             raise UserError(
@@ -164,10 +164,10 @@ class Lab:
     def time(self, plan: Facts, batch: int, seconds: float, number: int) -> Facts:
         """What ``batch`` pictures of the plan take, alone; ``number`` tells repetitions apart."""
         chosen = Plan(**plan)
-        cond = None if self.model.labels is None else 0
+        condition = None if self.model.labels is None else 0
         sampler = build(self.model, chosen, net=self._net(chosen))
         one = timed(
-            lambda: sampler.sample(batch, cond=cond, batch=batch),
+            lambda: sampler.sample(batch, condition=condition, batch=batch),
             device=self.model.device,
             seconds=seconds,
         )
@@ -182,11 +182,11 @@ class Lab:
         least: int = 1,
     ) -> Facts:
         """Latencies of the plans, timed in turn with each other."""
-        cond = None if self.model.labels is None else 0
+        condition = None if self.model.labels is None else 0
         chosen = [Plan(**plan) for plan in plans]
         samplers = [build(self.model, plan, net=self._net(plan)) for plan in chosen]
         calls = [
-            lambda sampler=sampler: sampler.sample(batch, cond=cond, batch=batch)
+            lambda sampler=sampler: sampler.sample(batch, condition=condition, batch=batch)
             for sampler in samplers
         ]
         timings = side_by_side(
@@ -234,11 +234,11 @@ class Lab:
         at = [levels[(i * 7 + 3) % len(levels)] for i in range(rows)]
         scale = torch.tensor([model.prediction.at(level).scale * level.sigma for level in at])
         x = x * scale.float().reshape(-1, *[1] * (x.ndim - 1))
-        cond = None
+        condition = None
         if model.labels is not None:
-            cond = (torch.arange(rows) % model.labels).to(model.device)
+            condition = (torch.arange(rows) % model.labels).to(model.device)
         t = torch.tensor([level.t for level in at], dtype=torch.float32)
-        return x.to(model.device), t.to(model.device), cond
+        return x.to(model.device), t.to(model.device), condition
 
     def converged(self, against: Facts) -> Reference:
         """The converged solution ``against``, made once: by ``plan``, of ``n`` pictures."""
@@ -265,9 +265,9 @@ class Lab:
         except SafetensorError:  # cut off or damaged: made again
             return None
         labels = self.model.labels
-        cond = None if labels is None else [i % labels for i in range(n)]
+        condition = None if labels is None else [i % labels for i in range(n)]
         beside = FeatureNet.for_model(self.model)
-        return Reference(model=self.model, plan=plan, cond=cond, features=beside, **held)
+        return Reference(model=self.model, plan=plan, condition=condition, features=beside, **held)
 
     def _reals(self) -> Real:
         if self._real is None:

@@ -167,7 +167,7 @@ def test_a_pruned_student_recovers_and_serves_every_solver(teacher, data, tmp_pa
     student = hasten.load(out)
     assert costs(student, Plan()).full < 0.75 * costs(teacher, Plan()).full
     plan = Plan(solver="dpmpp(order=2)", grid="log-snr", steps=5, student=str(out))
-    assert hasten.build(teacher, plan).sample(2, cond=1).isfinite().all()
+    assert hasten.build(teacher, plan).sample(2, condition=1).isfinite().all()
     assert "pruned" in (out / "README.md").read_text()
     assert student.imitates
 

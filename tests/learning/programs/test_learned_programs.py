@@ -111,10 +111,10 @@ def test_the_differentiable_run_is_the_sampler(tiny_model):
         SolverCoefficients(solver=Plan(solver="ipndm").crossing, schedule=model.schedule),
         torch.tensor([[level.half_log_snr] for level in matrix.levels], dtype=torch.float64),
     )
-    noise, cond = torch.randn(2, *model.shape), torch.tensor([0, 2])
-    want = build(model, plan).sample(noise=noise, cond=cond, raw=True)
+    noise, condition = torch.randn(2, *model.shape), torch.tensor([0, 2])
+    want = build(model, plan).sample(noise=noise, condition=condition, raw=True)
     crossing = DifferentiableRun(model=model, guidance=2.0, clip=1.0)
-    got = crossing(student(), noise * matrix.start.spread, cond)
+    got = crossing(student(), noise * matrix.start.spread, condition)
     assert (got - want).abs().max() < 1e-4
 
 
@@ -125,7 +125,7 @@ def test_wide_rounds_are_one_call_each(tiny_model, tmp_path):
     assert CoefficientMatrix.of(found.program).depths == [0, 0, 1, 1, 2, 2]
     sampler = build(model, Plan(program=str(tmp_path / "wide.json")))
     seen = []
-    together = sampler.sample(2, cond=[0, 1], watch=lambda call, x0: seen.append(call))
+    together = sampler.sample(2, condition=[0, 1], watch=lambda call, x0: seen.append(call))
     assert seen == [0, 1, 2]
 
     class OneByOne:
@@ -137,7 +137,7 @@ def test_wide_rounds_are_one_call_each(tiny_model, tmp_path):
 
     apart = dataclasses.replace(sampler, denoiser=OneByOne(sampler.denoiser))
     # Other batch sizes run other kernels: float32 sums in another order.
-    assert (apart.sample(2, cond=[0, 1]) - together).abs().max() < 1e-4
+    assert (apart.sample(2, condition=[0, 1]) - together).abs().max() < 1e-4
 
 
 def test_learning_brings_a_program_nearer(tiny_model, tmp_path):

@@ -33,9 +33,11 @@ def test_every_objective_makes_a_folder_that_samples_by_its_own_plan(
     assert student.teacher == teacher.sha256
     sampler = hasten.build(student)
     assert sampler.evaluations == OBJECTIVES[objective]
-    assert sampler.sample(3, cond=1).isfinite().all()
+    assert sampler.sample(3, condition=1).isfinite().all()
     named = Plan(student=str(out))
-    assert torch.equal(hasten.build(teacher, named).sample(2, cond=1), sampler.sample(2, cond=1))
+    assert torch.equal(
+        hasten.build(teacher, named).sample(2, condition=1), sampler.sample(2, condition=1)
+    )
     assert "evaluations" in (out / "README.md").read_text()
 
 
@@ -100,7 +102,7 @@ def test_shortcuts_of_a_straight_flow_have_no_loss():
     """Where the data are one point, the velocity from anywhere is known and constant on the way."""
 
     class Point(torch.nn.Module):
-        def forward(self, x, t, cond=None):
+        def forward(self, x, t, condition=None):
             s = (t % 1000).clamp(min=1e-3) / 1000
             s = torch.where(t % 1000 == 0, torch.ones_like(s), s)
             return x / s.view(-1, 1, 1, 1)
@@ -135,7 +137,7 @@ def test_direct_of_several_evaluations_trains_on_every_state_of_its_plan(teacher
     states = [torch.full((16, 1, 8, 8), value) for value in (0.5, 2.0, 0.0)]
     asked = []
 
-    def net(x, t, cond):
+    def net(x, t, condition):
         asked.append((x, t))
         return torch.zeros_like(x)
 
@@ -161,10 +163,10 @@ def test_stages_of_progressive_distillation_halve():
 
 def test_the_batched_denoiser_is_that_of_the_sampler(teacher):
     x = torch.randn(2, 1, 8, 8, generator=generator(2))
-    cond = torch.tensor([0, 1])
+    condition = torch.tensor([0, 1])
     level = teacher.schedule.at(300.0)
-    mine = denoised(teacher, teacher.net, x, Levels.same(level, 2), cond)
-    theirs = hasten.build(teacher).denoiser(x, level, cond)
+    mine = denoised(teacher, teacher.net, x, Levels.same(level, 2), condition)
+    theirs = hasten.build(teacher).denoiser(x, level, condition)
     assert torch.allclose(mine, theirs, atol=1e-5)
 
 

@@ -27,7 +27,7 @@ class Video(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.tensor(0.7))
         self.of_time = torch.nn.Parameter(torch.tensor(0.1))
 
-    def forward(self, x, t, cond=None):
+    def forward(self, x, t, condition=None):
         return (self.weight + self.of_time * t.view(-1, *[1] * (x.ndim - 1)) / 1000) * x
 
 

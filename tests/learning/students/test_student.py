@@ -83,7 +83,7 @@ def test_stock_diffusers_samples_a_student_of_one_evaluation(teacher, data, tmp_
     theirs = scheduler.step(answer, scheduler.timesteps[0], noise).prev_sample
     student = hasten.load(out)
     spread = student.schedule.at(student.schedule.noisy).spread
-    mine = hasten.build(student).sample(noise=noise / spread, cond=1, raw=True)
+    mine = hasten.build(student).sample(noise=noise / spread, condition=1, raw=True)
     assert torch.allclose(mine, theirs, atol=1e-4)
 
 
@@ -125,7 +125,7 @@ def test_a_student_of_other_weights_is_refused_in_a_plan(teacher, data, tmp_path
     with pytest.raises(UserError, match="other weights"):
         hasten.build(other, Plan(student=str(out)))
     allowed = Plan(student=str(out), other_weights=True)
-    assert hasten.build(other, allowed).sample(1, cond=0).isfinite().all()
+    assert hasten.build(other, allowed).sample(1, condition=0).isfinite().all()
     assert facts["plans"][0]["steps"] == 1
     with pytest.raises(UserError, match="no folder"):
         Plan(student="nowhere")
@@ -178,7 +178,7 @@ def test_the_student_that_ships_draws_the_digit_that_is_wanted():
     features, wanted = FeatureNet.for_model(model), [i % 10 for i in range(60)]
     assert features is not None
     for plan in plans:
-        pictures = hasten.build(model, plan).sample(60, seed=1, cond=wanted)
+        pictures = hasten.build(model, plan).sample(60, seed=1, condition=wanted)
         found = features.net(pictures).argmax(1)
         assert int((found == torch.tensor(wanted)).sum()) >= 54, plan
     assert distilled(model, 2.0) == []

@@ -34,7 +34,7 @@ def test_a_student_of_a_start_learns_the_levels_below_it(objective, teacher, dat
     sampler = hasten.build(student)
     assert sampler.evaluations == 2
     assert sampler.levels[0].ratio == pytest.approx(3, rel=1e-3)
-    assert sampler.sample(2, cond=1).isfinite().all()
+    assert sampler.sample(2, condition=1).isfinite().all()
     # A network that tells the noise knows enough at that level: it need not learn to tell v.
     assert student.prediction.part_name == "v" if "continuous" in objective else "epsilon"
 
@@ -57,7 +57,7 @@ def test_a_start_of_the_teachers_samples_is_the_students_too(teacher, data, tmp_
     learn_start(teacher, "gaussian", file, n=40)
     made = recipe("direct", data, start=f"gaussian(ratio=3, file={str(file)!r})")
     student = hasten.load(learn_student(teacher, made, tmp_path / "student", quiet=True))
-    assert hasten.build(student).sample(2, cond=1).isfinite().all()
+    assert hasten.build(student).sample(2, condition=1).isfinite().all()
     stranger = dataclasses.replace(student, teacher="")
     with pytest.raises(UserError, match="other weights"):
         hasten.build(stranger)

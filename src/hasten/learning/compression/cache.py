@@ -134,7 +134,7 @@ class Bench:
             for i in range(n)
         ]
         self.noise = torch.stack(rows)
-        self.cond = None if model.labels is None else [i % model.labels for i in range(n)]
+        self.condition = None if model.labels is None else [i % model.labels for i in range(n)]
         self.pictures = self._made(self.sampler)
         self.wanted = self.pictures if plan.stochastic else converged(self)
         self._distances: Distances | None = None
@@ -163,7 +163,7 @@ class Bench:
     def drifts(self) -> Distances:
         """How far reuse moves the pictures, measured once."""
         if self._distances is None:
-            sweep = Sweep(self.sampler, self.noise, self.cond)
+            sweep = Sweep(self.sampler, self.noise, self.condition)
             moved = functools.partial(apart, self.pictures)
             self._distances = sweep.distances(moved, self.part.forecast)
         return self._distances
@@ -172,7 +172,7 @@ class Bench:
         return Plan(**{**self.plan.model_dump(), "reuse": reuses.text(part)})
 
     def _made(self, sampler: Sampler) -> torch.Tensor:
-        return sampler.sample(noise=self.noise, cond=self.cond, batch=len(self.noise))
+        return sampler.sample(noise=self.noise, condition=self.condition, batch=len(self.noise))
 
     def _macs(self, mask: Sequence[int]) -> float:
         each = [1.0 if full else self.share for full in mask]
@@ -232,7 +232,7 @@ def converged(bench: Bench) -> torch.Tensor:
     changes = {"guidance_interval": given.guidance_interval, "dtype": given.dtype}
     plan = reference_plan(given.guidance, given.engine).model_copy(update=changes)
     sampler = build(bench.model, plan, net=bench.net)
-    return sampler.sample(noise=bench.noise, cond=bench.cond, batch=len(bench.noise))
+    return sampler.sample(noise=bench.noise, condition=bench.condition, batch=len(bench.noise))
 
 
 def apart(pictures: torch.Tensor, wanted: torch.Tensor) -> float:

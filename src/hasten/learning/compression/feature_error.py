@@ -53,17 +53,17 @@ class Distances:
 class Sweep:
     """One run in full, cut open before every evaluation."""
 
-    def __init__(self, sampler: Sampler, noise: torch.Tensor, cond: Any) -> None:
+    def __init__(self, sampler: Sampler, noise: torch.Tensor, condition: Any) -> None:
         model, program, reuse = sampler.model, sampler.program, sampler.plan.reusing
         assert program is not None
         assert reuse is not None
         assert isinstance(sampler.net, Split)
-        labels = model.conditions(len(noise), cond)
+        labels = model.conditions(len(noise), condition)
         self.sampler, self.program, self.n = sampler, program, len(noise)
-        self.cond = None if labels is None else labels.to(model.device)
+        self.condition = None if labels is None else labels.to(model.device)
         calls = [i for i, row in enumerate(program.rows) if row.ask.calls]
         self.stops = [*calls, len(program.rows)]
-        x = sampler.begin(noise.to(model.device).float(), sampler.levels[0], self.cond)
+        x = sampler.begin(noise.to(model.device).float(), sampler.levels[0], self.condition)
         self.fresh = [torch.randn_like(x) for _ in range(program.draws)]
         features = reuse.open(sampler.net)
         self.states: list[State] = []
@@ -133,7 +133,7 @@ class Sweep:
         backend = Answers(
             self.sampler.denoiser,
             lambda: torch.cat([next(fresh)] * times),
-            None if self.cond is None else self.cond.repeat(times),
+            None if self.condition is None else self.condition.repeat(times),
             keep=None if features is None else lambda: features,
         )
         who = backend.reusing() if part else backend

@@ -117,9 +117,9 @@ def _dependencies(model: Model) -> tuple[torch.nn.Module, Any, dict[Any, str]]:
     work = copy.deepcopy(model.net).float().requires_grad_(True)
     graph = tp.DependencyGraph()
     x, t = torch.zeros(1, *model.shape), torch.ones(1)
-    cond = None if model.labels is None else torch.zeros(1, dtype=torch.long)
+    condition = None if model.labels is None else torch.zeros(1, dtype=torch.long)
     graph.build_dependency(
-        work, example_inputs=(x, t, cond), forward_fn=lambda net, given: net(*given)
+        work, example_inputs=(x, t, condition), forward_fn=lambda net, given: net(*given)
     )
     return work, graph, {layer: name for name, layer in inner(work).named_modules()}
 

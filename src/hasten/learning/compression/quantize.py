@@ -96,9 +96,9 @@ def learn_quantize(
     plain = plan.model_copy(update={"engine": "eager", "dtype": "float32", "device": None})
     run = Calibration(subject(model, plain), only, rounding == "gptq")
     sampler = build(model, plain)
-    cond = None if model.labels is None else [i % model.labels for i in range(n)]
+    condition = None if model.labels is None else [i % model.labels for i in range(n)]
     with run.watching():
-        sampler.sample(n, seed=Seed.QUANTIZATION, cond=cond, batch=n)
+        sampler.sample(n, seed=Seed.QUANTIZATION, condition=condition, batch=n)
     if rows == "auto":
         few = min((one for one in (fewer, chosen) if one), key=lambda one: one.activations)
         pays = few.activations < 8 or (few.activations < FLOAT and run.gained(few) >= PAYS)
@@ -171,9 +171,9 @@ def _pictures(model: Model, plan: Plan, held: Quantization | None, n: int) -> to
     prepared = None
     if held is not None:
         prepared = Calibrated(held, subject(model, plan), engines.parse("eager"), "float32")
-    cond = None if model.labels is None else [i % model.labels for i in range(n)]
+    condition = None if model.labels is None else [i % model.labels for i in range(n)]
     return build(model, plan, net=prepared).sample(
-        n, seed=Seed.QUANTIZATION_SENSITIVITY, cond=cond, batch=n, raw=True
+        n, seed=Seed.QUANTIZATION_SENSITIVITY, condition=condition, batch=n, raw=True
     )
 
 
@@ -210,8 +210,8 @@ class Calibration:
 
         def answered(_: nn.Module, given: tuple[Any, ...], answer: torch.Tensor) -> None:
             x, t, *rest = given
-            cond = rest[0] if rest else None
-            self.calls.append((x.clone(), t.clone(), cond, answer.clone()))
+            condition = rest[0] if rest else None
+            self.calls.append((x.clone(), t.clone(), condition, answer.clone()))
             joined.seen.clear()
 
         hooks = [layer.register_forward_pre_hook(keep(name, layer)) for name, layer in self.layers]
@@ -298,7 +298,7 @@ class Calibration:
         net = held.network(self.model.net)
         for row in range(held.rows):
             calls = [call for call, own in zip(self.calls, held.groups, strict=True) if own == row]
-            mine = torch.cat([net(x, t, cond) for x, t, cond, _ in calls]).double()
+            mine = torch.cat([net(x, t, condition) for x, t, condition, _ in calls]).double()
             wanted = torch.cat([answer for *_, answer in calls]).double()
             over = (0, *range(2, mine.ndim))
             a, b = mine.mean(over, keepdim=True), wanted.mean(over, keepdim=True)

@@ -55,14 +55,16 @@ def learn_narrow(
     )
     assert whole.program is not None
     count = whole.program.evaluations
-    cond = None if model.labels is None else [i % model.labels for i in range(n)]
-    wanted = whole.sample(n, seed=Seed.SMALL_NETWORK, cond=cond)
+    condition = None if model.labels is None else [i % model.labels for i in range(n)]
+    wanted = whole.sample(n, seed=Seed.SMALL_NETWORK, condition=condition)
 
     def with_column(at: tuple[int, ...]) -> Plan:
         return plan.model_copy(update={"small": small, "small_at": at})
 
     def apart(at: tuple[int, ...]) -> float:
-        pictures = build(model, with_column(at)).sample(n, seed=Seed.SMALL_NETWORK, cond=cond)
+        pictures = build(model, with_column(at)).sample(
+            n, seed=Seed.SMALL_NETWORK, condition=condition
+        )
         return float((pictures - wanted).square().mean().sqrt())
 
     alone = [apart(tuple(int(i == k) for i in range(count))) for k in range(count)]

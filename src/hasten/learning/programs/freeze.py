@@ -50,8 +50,8 @@ def freeze(model: Model, plan: PlanLike, *, n: int = 64, seed: int = 0, batch: i
     watched = Watched(solver=solver)
     crossing = watched if plan.clip is None else Clipped(solver=watched, bound=plan.clip)
     sampler = dataclasses.replace(build(model, plan), solver=crossing.on(model.schedule))
-    cond = None if model.labels is None else [i % model.labels for i in range(n)]
-    sampler.sample(n, seed=seed, cond=cond, batch=batch)
+    condition = None if model.labels is None else [i % model.labels for i in range(n)]
+    sampler.sample(n, seed=seed, condition=condition, batch=batch)
     require(
         len(watched.trails) == n,
         f"grid {plan.grid!r} with steps={plan.steps} leaves solver {plan.solver!r} no room for a "

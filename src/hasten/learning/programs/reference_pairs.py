@@ -125,11 +125,13 @@ class ReferencePairs:
 
 def _stored(file: Path, model: Model, options: ReferenceOptions, n: int, first: int) -> Reference:
     """A reference that is made once and stored in ``file``."""
-    cond = None if model.labels is None else [i % model.labels for i in range(n)]
+    condition = None if model.labels is None else [i % model.labels for i in range(n)]
     if file.exists():
         tensors = load_file(str(file))
         noise, pictures = tensors["noise"], tensors["pictures"]
-        return Reference(model=model, plan=options.plan, cond=cond, noise=noise, pictures=pictures)
+        return Reference(
+            model=model, plan=options.plan, condition=condition, noise=noise, pictures=pictures
+        )
     made = reference(model, n, plan=options.plan, seed=first + options.seed)
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_suffix(".tmp")
@@ -140,6 +142,6 @@ def _stored(file: Path, model: Model, options: ReferenceOptions, n: int, first: 
 
 def label_rows(pairs: Reference, index: torch.Tensor) -> torch.Tensor | None:
     """The labels (n,) of the pairs ``index``, on the model's device."""
-    if pairs.cond is None:
+    if pairs.condition is None:
         return None
-    return torch.tensor(pairs.cond)[index].to(pairs.model.device)
+    return torch.tensor(pairs.condition)[index].to(pairs.model.device)

@@ -83,24 +83,28 @@ class DifferentiableRun:
     clip: float | None = None
     frugal: bool = False
 
-    def __call__(self, table: Table, x: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
+    def __call__(
+        self, table: Table, x: torch.Tensor, condition: torch.Tensor | None
+    ) -> torch.Tensor:
         """The result (n, *shape) in the network's space from the start ``x``."""
         known = [x]
         numbers = table.matrix.float()
         for n in range(len(table.t)):
             level = Level.batch(table.t[n], table.alpha[n], table.sigma[n])
-            known.append(self._answer(_sum(numbers[n], known), level, cond))
+            known.append(self._answer(_sum(numbers[n], known), level, condition))
         return _sum(numbers[-1], known)
 
-    def _answer(self, x: torch.Tensor, level: Level, cond: torch.Tensor | None) -> torch.Tensor:
+    def _answer(
+        self, x: torch.Tensor, level: Level, condition: torch.Tensor | None
+    ) -> torch.Tensor:
         here = self.model.prediction.at(level)
         scale, skip, out = (_number(factor) for factor in (here.scale, here.skip, here.out))
         seen, t = x * scale, _number(level.t).expand(len(x))
         if self.guidance == 1.0:
-            answer = self._call(seen, t, cond)
+            answer = self._call(seen, t, condition)
         else:
-            assert cond is not None
-            labels = torch.cat([cond, null_labels(cond, self.model.null_label or 0)])
+            assert condition is not None
+            labels = torch.cat([condition, null_labels(condition, self.model.null_label or 0)])
             both = self._call(torch.cat([seen, seen]), torch.cat([t, t]), labels)
             wanted, null = both.chunk(2)
             answer = torch.lerp(null, wanted, self.guidance)
@@ -109,10 +113,12 @@ class DifferentiableRun:
         x0 = skip * x + out * answer
         return x0 if self.clip is None else x0.clamp(-self.clip, self.clip)
 
-    def _call(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
+    def _call(
+        self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None
+    ) -> torch.Tensor:
         if self.frugal:
-            return checkpoint(self.model.net, x, t, cond, use_reentrant=False)  # type: ignore[return-value]
-        return self.model.net(x, t, cond)
+            return checkpoint(self.model.net, x, t, condition, use_reentrant=False)  # type: ignore[return-value]
+        return self.model.net(x, t, condition)
 
 
 def _number(value: torch.Tensor | float) -> torch.Tensor:

@@ -64,14 +64,14 @@ def _trajectories(
     sampler = build(model, plan)
     seen: list[tuple[Level, torch.Tensor, torch.Tensor]] = []
 
-    def recording(x: torch.Tensor, level: Level, *cond: Any) -> torch.Tensor:
-        x0 = sampler.denoiser(x, level, *cond)
+    def recording(x: torch.Tensor, level: Level, *condition: Any) -> torch.Tensor:
+        x0 = sampler.denoiser(x, level, *condition)
         seen.append((level, x.flatten(1).cpu(), x0.flatten(1).cpu()))
         return x0
 
     watched = dataclasses.replace(sampler, denoiser=recording)
-    cond = None if model.labels is None else [i % model.labels for i in range(n)]
-    end = watched.sample(n, seed=seed + Seed.GITS, cond=cond, raw=True, batch=n)
+    condition = None if model.labels is None else [i % model.labels for i in range(n)]
+    end = watched.sample(n, seed=seed + Seed.GITS, condition=condition, raw=True, batch=n)
     levels = [level for level, _, _ in seen]
     x, x0 = torch.stack([x for _, x, _ in seen]), torch.stack([x0 for _, _, x0 in seen])
     return levels, x, x0, end.flatten(1)

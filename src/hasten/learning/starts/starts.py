@@ -76,8 +76,8 @@ def examples(
         return _read(model, data, n)
     count = n or 2000
     labels = None if model.labels is None else torch.arange(count) % model.labels
-    cond = None if labels is None else labels.tolist()
-    made = build(model, plan or SAMPLING).sample(count, seed=Seed.STARTS, cond=cond)
+    condition = None if labels is None else labels.tolist()
+    made = build(model, plan or SAMPLING).sample(count, seed=Seed.STARTS, condition=condition)
     return Examples(
         pictures=(made * 255).round().to(torch.uint8),
         labels=labels,

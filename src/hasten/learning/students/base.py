@@ -147,10 +147,10 @@ class NetworkPair(torch.nn.Module):
         self,
         x: torch.Tensor,
         t: torch.Tensor,
-        cond: torch.Tensor | None = None,
+        condition: torch.Tensor | None = None,
         other: bool = False,
     ) -> torch.Tensor:
-        return (self.other if other else self.net)(x, t, cond)
+        return (self.other if other else self.net)(x, t, condition)
 
 
 def student_network(module: torch.nn.Module) -> torch.nn.Module:

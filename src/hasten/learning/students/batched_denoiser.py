@@ -64,12 +64,12 @@ def denoised(
     net: torch.nn.Module,
     x: torch.Tensor,
     at: Levels,
-    cond: torch.Tensor | None,
+    condition: torch.Tensor | None,
 ) -> torch.Tensor:
     """x0 (n, *shape), float32, that ``net``, a network of ``model``'s kind, predicts for ``x``."""
     here = model.prediction.at(Level.batch(at.t, at.alpha, at.sigma))
     t, scale, skip, out = columns(x, at.t, here.scale, here.skip, here.out)
-    answer = net(scale * x, t.flatten(), cond).float()
+    answer = net(scale * x, t.flatten(), condition).float()
     if model.learned_variance:
         answer = answer.chunk(2, dim=1)[0]
     return skip * x + out * answer
@@ -84,11 +84,11 @@ class Teacher:
     scale: float = 1.0
 
     @torch.no_grad()
-    def __call__(self, x: torch.Tensor, at: Levels, cond: torch.Tensor | None) -> torch.Tensor:
-        conditional = denoised(self.model, self.model.net, x, at, cond)
-        if self.scale == 1.0 or cond is None or self.model.null_label is None:
+    def __call__(self, x: torch.Tensor, at: Levels, condition: torch.Tensor | None) -> torch.Tensor:
+        conditional = denoised(self.model, self.model.net, x, at, condition)
+        if self.scale == 1.0 or condition is None or self.model.null_label is None:
             return conditional
-        null = null_labels(cond, self.model.null_label)
+        null = null_labels(condition, self.model.null_label)
         return torch.lerp(
             denoised(self.model, self.model.net, x, at, null), conditional, self.scale
         )

@@ -124,7 +124,7 @@ def _jvp(
     net: torch.nn.Module,
     x: torch.Tensor,
     t: torch.Tensor,
-    cond: torch.Tensor | None,
+    condition: torch.Tensor | None,
     dx: torch.Tensor,
     dt: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -134,7 +134,7 @@ def _jvp(
     hooks = [part.register_forward_pre_hook(lambda _, x: (x[0].contiguous(),)) for part in norms]
     try:
         with sdpa_kernel(SDPBackend.MATH), torch.autocast(x.device.type, enabled=False):
-            answer, change = torch.func.jvp(lambda x, t: net(x, t, cond), (x, t), (dx, dt))[:2]
+            answer, change = torch.func.jvp(lambda x, t: net(x, t, condition), (x, t), (dx, dt))[:2]
     except (NotImplementedError, RuntimeError) as error:
         why = " ".join(str(error).split())[:160]
         raise UserError(

@@ -131,5 +131,5 @@ class _Other(torch.nn.Module):
         super().__init__()
         self._both = [both]  # in a list, so that it is no part of this module
 
-    def forward(self, x: Any, t: Any, cond: Any = None) -> Any:
-        return self._both[0](x, t, cond, other=True)
+    def forward(self, x: Any, t: Any, condition: Any = None) -> Any:
+        return self._both[0](x, t, condition, other=True)

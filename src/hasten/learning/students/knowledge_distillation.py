@@ -99,23 +99,23 @@ class WithProjections(NetworkPair):
         self,
         x: torch.Tensor,
         t: torch.Tensor,
-        cond: torch.Tensor | None = None,
+        condition: torch.Tensor | None = None,
         other: bool = False,
     ) -> Any:
         if not other:
-            return self.net(x, t, cond)
+            return self.net(x, t, condition)
         with block_outputs(self.net) as outputs:
-            answer = self.net(x, t, cond)
+            answer = self.net(x, t, condition)
         projections: Any = self.other
         return answer, [project(x) for project, x in zip(projections, outputs, strict=False)]
 
 
 def _sizes(model: Model) -> list[torch.Size]:
-    cond = model.conditions(1, None)
-    cond = None if cond is None else cond.to(model.device)
+    condition = model.conditions(1, None)
+    condition = None if condition is None else condition.to(model.device)
     x, t = torch.zeros(1, *model.shape), torch.ones(1)
     with torch.no_grad(), block_outputs(model.net) as outputs:
-        model.net(x.to(model.device), t.to(model.device), cond)
+        model.net(x.to(model.device), t.to(model.device), condition)
     return [output.shape for output in outputs]
 
 

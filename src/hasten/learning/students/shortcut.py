@@ -97,13 +97,13 @@ class Jumps:
         target = noise - x0
         if twice:
             mine = slice(0, twice)
-            cond = None if labels is None else labels[mine]
+            condition = None if labels is None else labels[mine]
             with torch.no_grad():
                 half = 0.5 / count[mine]
-                first = self._jump(net, x[mine], place[mine], k[mine] + 1, cond)
+                first = self._jump(net, x[mine], place[mine], k[mine] + 1, condition)
                 (step,) = columns(first, half)
                 there = x[mine] - step * first
-                second = self._jump(net, there, place[mine] - half, k[mine] + 1, cond)
+                second = self._jump(net, there, place[mine] - half, k[mine] + 1, condition)
             target = torch.cat([(first + second) / 2, target[twice:]])
         return torch.nn.functional.mse_loss(self._jump(net, x, place, k, labels), target)
 
@@ -113,8 +113,8 @@ class Jumps:
         x: torch.Tensor,
         place: np.ndarray,
         k: np.ndarray,
-        cond: torch.Tensor | None,
+        condition: torch.Tensor | None,
     ) -> torch.Tensor:
         """The mean velocity over a jump of 1 / 2^k from ``place``."""
         (t,) = columns(x, 1000 * place + WIDE * k)
-        return net(x, t.flatten(), cond).float()
+        return net(x, t.flatten(), condition).float()

@@ -152,16 +152,16 @@ class _TrajectorySolver:
             torch.randn(model.shape, generator=generator(Seed.TRAJECTORIES, i)) for i in numbers
         ]
         noise = torch.stack(draws).to(model.device)
-        cond = labels_in_turn(model, numbers)
-        cond = None if cond is None else cond.to(model.device)
+        condition = labels_in_turn(model, numbers)
+        condition = None if condition is None else condition.to(model.device)
 
         def denoise(x: torch.Tensor, level: Level) -> torch.Tensor:
-            x0 = self.denoiser(x, level, cond)
+            x0 = self.denoiser(x, level, condition)
             bound = model.codec.bound
             return x0 if bound is None else x0.clamp(-bound, bound)
 
         top = self.programs[0][0].start
-        first = self.begin(noise, top, cond) / top.spread
+        first = self.begin(noise, top, condition) / top.spread
         rows = [first]
         for programs in self.programs:
             x = first * programs[0].start.spread

@@ -44,8 +44,8 @@ class Validation:
         """
         sampler = build(student, plan)
         n = 16 if student.labels is None else 2 * min(student.labels, 10)
-        cond = None if student.labels is None else [i % student.labels for i in range(n)]
-        sheet = grid(sampler.sample(n, cond=cond), columns=n // 2)
+        condition = None if student.labels is None else [i % student.labels for i in range(n)]
+        sheet = grid(sampler.sample(n, condition=condition), columns=n // 2)
         place = self.run / "previews" / f"{stage}-{seen:010d}.png"
         save_png(sheet, place, {"pictures": seen}, zoom=2)
         if self.real is None:
@@ -109,8 +109,10 @@ class Validation:
 
     def _quality(self, student: Model, plan: Plan, seed: int) -> Quality:
         assert self.real is not None
-        cond = None if student.labels is None else [i % student.labels for i in range(self.n)]
-        return quality(build(student, plan).sample(self.n, seed=seed, cond=cond), self.real)
+        condition = None if student.labels is None else [i % student.labels for i in range(self.n)]
+        return quality(
+            build(student, plan).sample(self.n, seed=seed, condition=condition), self.real
+        )
 
     def animation(self, file: Path) -> None:
         """A GIF of the student learning, of all previews."""
