@@ -193,7 +193,7 @@ def load_recipe(file: str | Path | None, *kinds: type[Kind], **changes: Any) -> 
         UserError: a file of another kind, or naming the field that is wrong and what it takes.
     """
     fields = {} if file is None else _read(file)
-    objective = fields.get("objective")
+    objective = changes.get("objective") or fields.get("objective")
     kind = kinds[0] if file is None else _kind(file, objective, kinds)
     fields = kind.upgraded(fields)
     for name, value in changes.items():

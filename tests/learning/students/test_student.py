@@ -99,8 +99,8 @@ def test_stock_diffusers_samples_a_student_of_one_evaluation(teacher, data, tmp_
         ("trajectory", {"objective": "trajectory(fewest=5)"}, "fewest"),
         ("trajectory", {"compare": "features"}, "drop compare"),
         ("direct", {"data": "some.parquet"}, "drop data"),
-        ("consistency", {"guidance": 2.0}, "never asks the teacher"),
-        ("shortcut(finest=2)", {"guidance": 2.0}, "never asks the teacher"),
+        ("consistency", {"guidance": 2.0}, "never evaluates the teacher"),
+        ("shortcut(finest=2)", {"guidance": 2.0}, "never evaluates the teacher"),
     ],
 )
 def test_what_an_objective_cannot_take_is_refused(
