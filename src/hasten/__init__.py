@@ -40,7 +40,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from hasten import media
     from hasten.adapters.load import load
-    from hasten.adapters.pipeline_cache import reuse_
+    from hasten.adapters.pipeline_cache import cache_
     from hasten.adapters.scheduler import ProgramScheduler
     from hasten.adapters.schedules import prediction, schedule
     from hasten.core.errors import HastenError, NonFiniteError, TracingError, UserError
@@ -62,7 +62,7 @@ _HOMES = {
     "ProgramScheduler": "hasten.adapters.scheduler",
     "Sampler": "hasten.sampling",
     "build": "hasten.sampling",
-    "reuse_": "hasten.adapters.pipeline_cache",
+    "cache_": "hasten.adapters.pipeline_cache",
     "run": "hasten.sampling",
     "trace": "hasten.sampling",
     "HastenError": "hasten.core.errors",
@@ -97,6 +97,7 @@ __all__ = [
     "TracingError",
     "UserError",
     "build",
+    "cache_",
     "export",
     "freeze",
     "invert",
@@ -105,7 +106,6 @@ __all__ = [
     "measure",
     "media",
     "prediction",
-    "reuse_",
     "run",
     "schedule",
     "trace",

@@ -35,6 +35,7 @@ from hasten.core.session import Session, drive
 from hasten.core.solver import Solver
 from hasten.core.start import Begin, Latents
 from hasten.executors.distributed import shared_out
+from hasten.levers.student import Student
 
 START, WALK = Stream.START, Stream.SOLVER
 
@@ -68,6 +69,15 @@ def subject(model: Model, plan: Plan) -> Model:
     for lever in plan.parts.levers:
         model = lever.model(model, plan.other_weights, load_beside)
     return model
+
+
+def student_named(model: Model, folder: str) -> Model:
+    """The student of ``model`` in ``folder``.
+
+    Raises:
+        UserError: there is none, or it is one of another model.
+    """
+    return Student(folder=folder).model(model, False, load_beside)
 
 
 def load_beside(name: str, model: Model) -> Model:

@@ -334,7 +334,7 @@ def painted(pipe, seed: int = 0, **options):
 def test_a_stock_pipeline_reuses_features_as_a_plan_does(folder, model):
     pipe = pipeline(folder)
     plain = painted(pipe)
-    hasten.reuse_(pipe, "deep(branch=0, every=1)")
+    hasten.cache_(pipe, "deep(branch=0, every=1)")
     assert torch.equal(painted(pipe), plain)
     plan = Plan(solver="ddim", grid="uniform", steps=6, guidance=5.0, reuse="deep(branch=0)")
     noise = torch.randn(1, 4, 4, 4, generator=generator(1))
@@ -343,12 +343,12 @@ def test_a_stock_pipeline_reuses_features_as_a_plan_does(folder, model):
 
     options = {"timestep_spacing": "trailing", "set_alpha_to_one": True}
     pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, **options)
-    hasten.reuse_(pipe, "deep(branch=0, every=2)")
+    hasten.cache_(pipe, "deep(branch=0, every=2)")
     theirs = painted(pipe, latents=noise)
     assert float((mine - theirs).abs().max()) < 2e-3
     whole = hasten.build(model, Plan(**{**plan.chosen(), "reuse": None}))
     assert float((whole.sample(noise=noise, condition=0) - theirs).abs().max()) > 2e-3
-    hasten.reuse_(pipe, None)
+    hasten.cache_(pipe, None)
     assert "forward" not in vars(pipe.unet)
     assert "set_timesteps" not in vars(pipe.scheduler)
 
@@ -360,7 +360,7 @@ def test_what_a_pipeline_keeps_never_outlives_its_run(folder):
     def fresh():
         pipe = diffusers.StableDiffusionImg2ImgPipeline.from_pretrained(folder)
         pipe.set_progress_bar_config(disable=True)
-        hasten.reuse_(pipe, "deep(branch=0, every=3)")
+        hasten.cache_(pipe, "deep(branch=0, every=3)")
         return pipe
 
     def run(pipe, size: int = 8, strength: float = 1.0, broken: bool = False):
@@ -385,12 +385,12 @@ def test_what_a_pipeline_keeps_never_outlives_its_run(folder):
 def test_reuse_that_a_pipeline_cannot_do_is_refused(folder):
     pipe = pipeline(folder)
     with pytest.raises(UserError, match="cannot split"):
-        hasten.reuse_(pipe, "blocks(first=1)")
+        hasten.cache_(pipe, "blocks(first=1)")
     with pytest.raises(UserError, match="on a schedule"):
-        hasten.reuse_(pipe, "first-block")
-    hasten.reuse_(pipe, "deep(branch=0, mask=(1, 0, 1))")
+        hasten.cache_(pipe, "first-block")
+    hasten.cache_(pipe, "deep(branch=0, mask=(1, 0, 1))")
     with pytest.raises(UserError, match="mask has 3 entries"):
         painted(pipe)
-    hasten.reuse_(pipe, "deep(branch=0)")
+    hasten.cache_(pipe, "deep(branch=0)")
     with pytest.raises(UserError, match="does not read"):
         pipe.unet(torch.zeros(1, 4, 4, 4), 1, torch.zeros(1, 8, 16), timestep_cond=torch.ones(1))

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hasten.learning.recipe_fields import descriptions, reference
 from hasten.training.recipe import load_recipe
-from hasten.training.recipe_fields import descriptions, reference
 from hasten.training.shipped import shipped_recipes
 
 ROOT = Path(__file__).parents[2]
@@ -159,7 +159,7 @@ def test_the_page_of_recipe_fields_is_the_one_that_is_printed(run):
 
 
 def test_every_field_of_every_recipe_is_described():
-    from hasten.training import recipe_fields
+    from hasten.learning import recipe_fields
 
     kinds = [kind for kind, _ in recipe_fields.KINDS.values()] + [*recipe_fields.PARTS.values()]
     missing = [

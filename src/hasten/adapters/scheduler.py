@@ -18,10 +18,11 @@ from hasten.adapters.scheduler_arguments import (
     refuse_other,
     sigmas_of,
 )
+from hasten.core.ask import Ask
 from hasten.core.errors import UserError, require
-from hasten.core.level import Level
 from hasten.core.prediction import Prediction, Translation, predictions
 from hasten.core.program import START, Program
+from hasten.core.stepping import Answers, Pending, follow, stepping
 
 with quiet_import():
     from diffusers.configuration_utils import ConfigMixin
@@ -243,12 +244,7 @@ class ProgramScheduler(SchedulerMixin, ConfigMixin):
             self._run(0, self._calls[0], answer)
 
     def _run(self, first: int, stop: int, answer: _Answer) -> None:
-        for number in range(first, stop):
-            row = self.program.rows[number]
-            given = [self._values[name] for name in row.ask.reads()]
-            self._values.update(zip(row.out, row.ask.answer(answer, *given), strict=True))
-            for name in self.program.frees[number]:
-                self._values.pop(name, None)
+        follow(stepping(self.program, self._values, rows=range(first, stop)), answer)
 
     def _state(self, asked: str, sample: torch.Tensor) -> torch.Tensor:
         """``sample`` in float32 or wider; what a half-precision pipeline rounded is not lost unless
@@ -318,7 +314,7 @@ class ProgramScheduler(SchedulerMixin, ConfigMixin):
 
 
 class _Answer:
-    """The Machine of one step: the pipeline has called the network already."""
+    """Answers the rows of one step: the pipeline has called the network already."""
 
     def __init__(
         self, output: torch.Tensor, here: Translation, like: torch.Tensor, generator: Generators
@@ -326,25 +322,24 @@ class _Answer:
         self._output, self._here, self._like, self._generator = output, here, like, generator
         self.x0: torch.Tensor | None = None
 
-    def denoise(self, x: Any, level: Level) -> Any:
-        return self._believe(x, self._split()[0])
+    def __call__(self, pending: tuple[Pending, ...]) -> list[Answers]:
+        return [self._row(row.ask, row.values) for row in pending]
 
-    def denoise_with_variance(self, x: Any, level: Level) -> tuple[Any, Any]:
+    def _row(self, ask: Ask, values: tuple[torch.Tensor, ...]) -> Answers:
+        if not ask.calls:
+            return (self._noise(),)
         output, variance = self._split()
+        self.x0 = self._here.skip * values[0] + self._here.out * output
+        if ask.op == "denoise":
+            return (self.x0,)
         if variance is None:
             raise UserError(
                 "this program reads the variance that the network learned, but the pipeline gave "
                 "none (it drops it, or the network has none); trace ddpm(variance='small')."
             )
-        return self._believe(x, output), variance
+        return self.x0, variance
 
-    def network(self, x: Any, t: float, branch: str) -> Any:
-        raise UserError("this program is lowered; give the one that hasten.trace made.")
-
-    def reusing(self) -> Any:
-        raise UserError("this program reuses features, which a pipeline keeps none of.")
-
-    def noise(self) -> Any:
+    def _noise(self) -> torch.Tensor:
         like = self._like
         shape = tuple(like.shape)
         return randn_tensor(shape, self._generator, device=like.device, dtype=like.dtype)
@@ -354,7 +349,3 @@ class _Answer:
             return self._output, None
         output, variance = self._output.chunk(2, dim=1)
         return output, variance
-
-    def _believe(self, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        self.x0 = self._here.skip * x + self._here.out * output
-        return self.x0

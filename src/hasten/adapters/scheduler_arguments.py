@@ -68,8 +68,9 @@ def check_program(program: Program, calls: Sequence[int]) -> None:
     lowered = any(row.ask.op == "network" for row in program.rows)
     require(not lowered, "this program is lowered; give the one that hasten.trace made.")
     require(
-        not any(program.reuses),
-        "this program reuses features, which a pipeline keeps none of; trace without reuse.",
+        program.plain and program.inputs == (START,),
+        "this program has variants of the network (cached features, say) or other inputs than the "
+        "start, which a pipeline does not have; trace without levers.",
     )
     require(len(calls) > 0, "this program never asks the network; trace it on two levels or more.")
     first = program.rows[calls[0]].ask.reads()[0]

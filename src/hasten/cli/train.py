@@ -34,8 +34,8 @@ def train(
         track: none, tensorboard or trackio.
     """
     from hasten.core.errors import UserError
+    from hasten.learning.recipe_fields import reference
     from hasten.training.recipe import load_recipe
-    from hasten.training.recipe_fields import reference
     from hasten.training.shipped import shipped_recipes
     from hasten.training.train import train as run
 

@@ -23,7 +23,7 @@ from torch import nn
 from hasten.core.artifact import located, require_weights
 from hasten.core.condition import Condition
 from hasten.core.conditioning_cache import Columns, Row, at_times, nearest
-from hasten.core.engine import Prepared
+from hasten.core.engine import Engine, Prepared
 from hasten.core.errors import UserError, require
 from hasten.core.family import family_of
 from hasten.core.files import write_bytes
@@ -273,6 +273,12 @@ class Calibrated(Prepared):
         for time in set(t.tolist()):
             self._quantization.require_calibrated(time)
         return self._net(x, t, condition, *kept)
+
+
+def prepared(quantization: Quantization, model: Model, engine: Engine, dtype: str) -> Calibrated:
+    """``model``'s network in integers, prepared by ``engine``."""
+    whole = dataclasses.replace(model, net=quantization.alone(model.net))
+    return Calibrated(quantization, engine.prepare(whole, dtype), whole.net)
 
 
 def layers(net: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -19,7 +19,7 @@ def narrow(
     device: Device = "cpu",
 ) -> None:
     """Find the evaluations of a plan at which a smaller network suffices, by how far each alone
-    moves the pictures. Writes the plan with its column small_at.
+    moves the pictures. Writes the plan with its lever small.
 
     Args:
         small: the folder of the smaller network, such as `hasten learn prune` writes.
@@ -32,10 +32,10 @@ def narrow(
 
     chosen = None if plan is None else Plan.read(plan)
     loaded = model_of(model, prompts, device)
-    learned = learn_narrow(loaded, chosen or Plan(**loaded.plan), small, ode_error=ode_error, n=n)
+    learned = learn_narrow(loaded, chosen or Plan.of(loaded.plan), small, ode_error=ode_error, n=n)
     learned.plan.write(out)
     for number, moved in enumerate(learned.alone):
-        where = "small" if (learned.plan.small_at or ())[number] else "whole"
+        where = "small" if learned.at[number] else "whole"
         print(f"{moved:.4f}  {where}  evaluation {number + 1}")
     print(
         f"wrote {out}: ODE error {learned.ode_error:.4f} (n = {learned.n}), {learned.macs:.0%} of "

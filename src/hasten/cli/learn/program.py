@@ -49,9 +49,9 @@ def program(
         out: the file to write.
     """
     from hasten.core.plan import Plan
-    from hasten.learning.programs.fit import Pace
+    from hasten.learning.programs.fit import FitOptions
     from hasten.learning.programs.program import learn_program
-    from hasten.learning.programs.reference_pairs import Teaching
+    from hasten.learning.programs.reference_pairs import ReferenceOptions
 
     learned = learn_program(
         model_of(model, prompts, device),
@@ -60,8 +60,8 @@ def program(
         width=width,
         base=None if plan is None else Plan.read(plan),
         start=start,
-        teaching=Teaching(pairs=pairs, guidance=guidance, engine=engine, seed=seed),
-        pace=Pace(batch=batch, rate=rate, steps=steps, frugal=frugal),
+        references=ReferenceOptions(pairs=pairs, guidance=guidance, engine=engine, seed=seed),
+        options=FitOptions(batch=batch, rate=rate, steps=steps, frugal=frugal),
         minutes=minutes,
         quiet=quiet,
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hasten.cli.options import Minutes, ModelName, Quiet, model_of
 
-DEFAULTS = {"objective": "imitation", "prune": 0.4, "evaluations": 10, "data": "teacher"}
+DEFAULTS = {"objective": "knowledge-distillation", "prune": 0.4, "evaluations": 10, "data": "teacher"}
 
 
 def prune(
@@ -40,8 +40,9 @@ def prune(
         out: the folder to write.
         device: cpu, cuda, cuda:1, mps; of what is measured before the training.
     """
+    from hasten.learning.students.recipe import StudentRecipe
     from hasten.learning.students.student import learn_student
-    from hasten.training.recipe import StudentRecipe, load_recipe
+    from hasten.training.recipe import load_recipe
 
     options = {"prune": share, "evaluations": evaluations, "data": data}
     changes = {

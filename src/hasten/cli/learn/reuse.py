@@ -38,10 +38,10 @@ def reuse(
         out: the plan to write.
     """
     from hasten.core.plan import Plan
-    from hasten.learning.compression.cache import learn_reuse
+    from hasten.learning.compression.cache import learn_cache_mask
 
     cuts = [f"deep(branch={number}, forecast={k})" for number in branch or [] for k in (0, 1)]
-    learned = learn_reuse(
+    learned = learn_cache_mask(
         model_of(model, prompts, device),
         Plan() if plan is None else Plan.read(plan),
         budget=budget,

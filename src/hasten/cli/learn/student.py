@@ -22,7 +22,7 @@ def student(
     guidance: float | None = None,
     begin: str | None = None,
     start: str | None = None,
-    walks: int | None = None,
+    trajectories: int | None = None,
     prompts: Prompts = None,
     lora: int | None = None,
     bits: str | None = None,
@@ -36,7 +36,7 @@ def student(
     the first ended.
 
     Args:
-        objective: consistency (the default), direct, progressive, trajectory, matching, reflow,
+        objective: consistency (the default), direct, progressive, trajectory, dmd, reflow,
             shortcut, consistency-distillation, consistency-training, improved-consistency or
             continuous-consistency, with options as in "consistency(q=8)".
         evaluations: network calls per picture that it is made for; 2 by default.
@@ -52,7 +52,7 @@ def student(
         guidance: the teacher's classifier-free guidance scale, which the student takes over.
         begin: the folder of a student whose weights this one begins with.
         start: where the student's sampling begins, as in a plan; see `hasten learn start`.
-        walks: how many of the teacher's trajectories, from noise to picture, are made where the
+        trajectories: how many of the teacher's trajectories, from noise to picture, are made where the
             objective trains on them.
         lora: rank of a low-rank student, a small file; by default the whole network is trained.
         bits: quantization-aware training: the bits of weights and activations, as in w4a8, that
@@ -60,8 +60,9 @@ def student(
         seed: of everything that is drawn.
         out: the folder to write.
     """
+    from hasten.learning.students.recipe import StudentRecipe
     from hasten.learning.students.student import learn_student
-    from hasten.training.recipe import StudentRecipe, load_recipe
+    from hasten.training.recipe import load_recipe
 
     changes = {
         "objective": objective,
@@ -74,7 +75,7 @@ def student(
         "guidance": guidance,
         "begin": begin,
         "start": start,
-        "walks": walks,
+        "trajectories": trajectories,
         "lora": lora,
         "bits": bits,
         "seed": seed,

@@ -1,8 +1,8 @@
-"""Learns which evaluations of a plan shall reuse features: a static mask, from measured drift.
+"""Learns which evaluations of a plan take cached features: a static mask, from measured errors.
 
 One run in full gives the features of every evaluation, and so how far those kept from s (or
 forecast from r and s) are from the right ones at t. How much such a distance moves the finished
-pictures is measured at some evaluations, by reusing features in that one alone. Drifts of several
+pictures is measured at some evaluations, by reusing features in that one alone. Errors of several
 evaluations add up nearly, so dynamic programming finds the mask with the least sum under a budget
 of multiply-accumulates; the pictures of what it found are then measured.
 """
@@ -16,17 +16,21 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from hasten.core.call import FULL
 from hasten.core.errors import UserError, require, require_number, require_whole
-from hasten.core.feature_cache import Scheduled, reuses
+from hasten.core.feature_cache import FeatureCache, Scheduled
+from hasten.core.lever import levers
 from hasten.core.model import Model
 from hasten.core.plan import Plan
+from hasten.core.program import CACHED
 from hasten.core.random_streams import Stream, generator
 from hasten.learning.compression.feature_error import Distances, Sweep
-from hasten.measuring.macs import costs, rows_asked
+from hasten.levers.feature_cache import Deep
+from hasten.measuring.macs import network_rows, variant_macs
 from hasten.measuring.ode_error import reference_plan
 from hasten.sampling import Sampler, build, prepare
 
-POWERS = (1.0, 2.0)  # the drifts of stretches may add up as they are, or as their squares
+POWERS = (1.0, 2.0)  # the errors of stretches may add up as they are, or as their squares
 LONGEST = 200  # evaluations
 
 
@@ -100,7 +104,7 @@ def branches(model: Model) -> list[str]:
     while True:
         number = len(out) // 2
         try:
-            reuses.parse(f"deep(branch={number})").split(model.net)
+            Deep(branch=number).split(model.net)
         except UserError:
             if out:
                 return out
@@ -112,22 +116,26 @@ class Bench:
     """A plan with one cut, its calibration pictures, and its run in full."""
 
     def __init__(self, model: Model, plan: Plan, cut: str, *, n: int = 8, seed: int = 0) -> None:
-        require(plan.reuse is None, f"the plan reuses already ({plan.reuse}); learn without that.")
-        part = reuses.parse(cut)
+        caches = [part for part in plan.parts.levers if isinstance(part, FeatureCache)]
+        require(not caches, "the plan has a feature cache already; learn without it.")
+        part = levers.parse(cut)
         if not isinstance(part, Scheduled):
-            raise UserError(f"reuse {cut!r} decides by what it sees; there is no mask to learn.")
+            raise UserError(
+                f"lever {cut!r} is no feature cache on a schedule; there is no mask to learn."
+            )
         self.model, self.plan, self.part = model, plan, part
         whole = self._with(dataclasses.replace(part, every=1, mask=None))
         self.net = prepare(model, whole)
         self.sampler = build(model, whole, net=self.net)
-        self.units = [count for count, _ in rows_asked(self.sampler)]
+        self.units = [count for count, _ in network_rows(self.sampler)]
         count = len(self.units)
         require(
             2 <= count <= LONGEST,
             f"the plan makes {count} evaluations; a mask is learned for 2 to {LONGEST}.",
         )
-        each = costs(model, whole)
-        self.share = each.part / each.full
+        costs = variant_macs(self.sampler.resolved)
+        assert costs is not None
+        self.share = costs[CACHED] / costs[FULL]
         self.lowest = self._macs([1] + [0] * (count - 1))
         rows = [
             torch.randn(model.shape, generator=generator(seed, i, Stream.FEATURE_CACHE))
@@ -169,7 +177,7 @@ class Bench:
         return self._distances
 
     def _with(self, part: Scheduled) -> Plan:
-        return Plan(**{**self.plan.model_dump(), "reuse": reuses.text(part)})
+        return self.plan.with_lever(part)
 
     def _made(self, sampler: Sampler) -> torch.Tensor:
         return sampler.sample(noise=self.noise, condition=self.condition, batch=len(self.noise))

@@ -22,10 +22,9 @@ from hasten.core.errors import UserError, require, require_number
 from hasten.core.family import Narrowing, Shortening, inner
 from hasten.core.level import Level
 from hasten.core.model import Model
-from hasten.core.plan import Plan
 from hasten.core.random_streams import Seed, generator
 from hasten.learning.students.batched_denoiser import Levels
-from hasten.measuring.macs import costs
+from hasten.measuring.macs import network_macs
 from hasten.training.columns import columns
 from hasten.training.objective import Rows
 
@@ -64,7 +63,7 @@ def pruned(model: Model, share: float, rows: Rows) -> Model:
 
 
 def _cost(model: Model, net: torch.nn.Module) -> int:
-    return costs(dataclasses.replace(model, net=net.eval()), Plan()).full
+    return network_macs(dataclasses.replace(model, net=net.eval()))[0]
 
 
 def _narrower(model: Model, channels: Narrowing, share: float, rows: Rows) -> torch.nn.Module:

@@ -15,11 +15,13 @@ from torch.overrides import TorchFunctionMode
 from hasten.core.artifact import digest
 from hasten.core.engine import engines
 from hasten.core.errors import require, require_choice, require_number, require_whole
+from hasten.core.lever import Trait
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.random_streams import Seed
 from hasten.learning.compression.gptq import fits, products, rounded
-from hasten.levers.quantize import Calibrated, Quantization, layers
+from hasten.levers.quantize import Quantization, layers
+from hasten.levers.quantize import prepared as in_integers
 from hasten.levers.quantized_layer import FLOAT, Bits, in_few_bits, stretched, weight_scale
 from hasten.sampling import build, subject
 
@@ -89,9 +91,14 @@ def learn_quantize(
     else:
         require_whole("rows", rows, 1, 10_000)
     require_choice("rounding", rounding, ("gptq", "nearest"))
+    chosen_levers = plan.parts.levers
     require(
-        plan.quantize is None and plan.reuse is None and plan.executor == "sequential",
-        "a quantization is calibrated step by step; drop quantize, reuse and executor of the plan.",
+        plan.executor == "sequential"
+        and not any(
+            Trait.WHOLE in lever.traits or Trait.SPLITS in lever.traits for lever in chosen_levers
+        ),
+        "a quantization is calibrated step by step on one whole network; drop quantization, feature "
+        "cache and executor of the plan.",
     )
     plain = plan.model_copy(update={"engine": "eager", "dtype": "float32", "device": None})
     run = Calibration(subject(model, plain), only, rounding == "gptq")
@@ -170,7 +177,7 @@ def _pictures(model: Model, plan: Plan, held: Quantization | None, n: int) -> to
     """``n`` pictures of ``plan`` as the network's space has them, in the bits of ``held``."""
     prepared = None
     if held is not None:
-        prepared = Calibrated(held, subject(model, plan), engines.parse("eager"), "float32")
+        prepared = in_integers(held, subject(model, plan), engines.make("eager", {}), "float32")
     condition = None if model.labels is None else [i % model.labels for i in range(n)]
     return build(model, plan, net=prepared).sample(
         n, seed=Seed.QUANTIZATION_SENSITIVITY, condition=condition, batch=n, raw=True

@@ -10,6 +10,7 @@ from hasten.core.errors import require, require_number, require_whole
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.random_streams import Seed
+from hasten.levers.small import Small
 from hasten.measuring.macs import macs
 from hasten.sampling import build
 
@@ -19,7 +20,8 @@ class Narrowed:
     """What was found.
 
     Attributes:
-        plan: the plan with its column ``small_at``.
+        at: for each evaluation 1 where the small network answers it.
+        plan: the plan with the lever ``small``.
         ode_error: root mean square distance (pixels in 0 to 1) of its pictures from those of the
             whole network; ``alone``: of each evaluation, where it alone is narrow; of ``n``
             pictures.
@@ -28,6 +30,7 @@ class Narrowed:
 
     plan: Plan
     ode_error: float
+    at: tuple[int, ...]
     alone: tuple[float, ...]
     n: int
     macs: float
@@ -46,7 +49,7 @@ def learn_narrow(
     """
     require_number("ode_error", ode_error, 1e-9, 1e3)
     require_whole("n", n, 1, 100_000)
-    require(plan.small is None, "the plan has a small network already; drop small and small_at.")
+    require(plan.lever("small") is None, "the plan has a small network already; drop small.")
     whole = build(model, plan)
     require(
         whole.program is not None and not plan.stochastic,
@@ -59,7 +62,7 @@ def learn_narrow(
     wanted = whole.sample(n, seed=Seed.SMALL_NETWORK, condition=condition)
 
     def with_column(at: tuple[int, ...]) -> Plan:
-        return plan.model_copy(update={"small": small, "small_at": at})
+        return plan.with_lever(Small(folder=small, at=at))
 
     def apart(at: tuple[int, ...]) -> float:
         pictures = build(model, with_column(at)).sample(
@@ -81,4 +84,4 @@ def learn_narrow(
     chosen = with_column(at)
     before, after = macs(whole), macs(build(model, chosen))
     share = after / before if before and after else 1.0
-    return Narrowed(plan=chosen, ode_error=found, alone=tuple(alone), n=n, macs=share)
+    return Narrowed(plan=chosen, at=at, ode_error=found, alone=tuple(alone), n=n, macs=share)

@@ -14,6 +14,7 @@ from typing import Any, Protocol, cast
 import torch
 
 from hasten.core.artifact import digest
+from hasten.core.condition import as_condition
 from hasten.core.errors import require_number, require_whole
 from hasten.learning.programs.reference_pairs import ReferencePairs, label_rows
 from hasten.learning.programs.solver_coefficients import Table
@@ -133,7 +134,7 @@ class OdeErrorLoss:
         labels = label_rows(pairs, index)
         with torch.no_grad():
             noise = pairs.noise[index].to(model.device)
-            x = self.base.begin(noise, self.base.levels[0], labels)
+            x = self.base.begin(noise, self.base.levels[0], as_condition(labels, len(noise)))
         # From noise it may begin at a lower level, where x has another spread on some schedules.
         spread = torch.hypot(table.alpha[0], table.sigma[0]) / self.base.levels[0].spread
         pictures = model.codec.decode(run(table, x * spread.to(x), labels))

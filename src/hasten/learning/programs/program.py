@@ -17,8 +17,6 @@ from hasten.core.errors import require, require_whole
 from hasten.core.learned_program import LearnedProgram
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.core.solver import solvers
-from hasten.core.start import starts
 from hasten.learning.programs.fit import FitOptions, OdeErrorLoss, fit_
 from hasten.learning.programs.reference_pairs import ReferenceOptions, ReferencePairs
 from hasten.learning.programs.solver_coefficients import SolverCoefficients
@@ -74,7 +72,7 @@ def learn_program(
         program=student().coefficient_matrix(begun.clip).program(),
         weights=digest(model),
         model=model.name,
-        start=begun.start,
+        start=begun.parts.start_text,
         facts={**facts, **what, "base": str(begun)},
     )
     learned.write(out)
@@ -99,8 +97,9 @@ def _fitting(base: Plan, references: ReferenceOptions) -> Plan:
 
 def _beginning(pairs: ReferencePairs, base: Plan, width: int) -> StudentProgram:
     """The base as a student, its chains a little apart."""
-    schedule = starts.parse(base.start).shortened(pairs.model.schedule)
-    coefficients = SolverCoefficients(solver=solvers.parse(base.solver), schedule=schedule)
+    parts = base.parts
+    schedule = parts.start.shortened(pairs.model.schedule)
+    coefficients = SolverCoefficients(solver=parts.unclipped, schedule=schedule)
     top, low = coefficients.ends
     own = [max(level.half_log_snr, top) for level in base.levels(pairs.model.schedule)[:-1]]
     gaps = [b - a for a, b in itertools.pairwise([*own, max(low, own[-1] + 0.5)])]

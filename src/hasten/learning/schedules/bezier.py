@@ -14,7 +14,6 @@ from hasten.core.errors import require, require_whole
 from hasten.core.grid import grids
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.core.solver import solvers
 from hasten.grids.bezier import Bezier, bernstein
 from hasten.learning.programs.fit import FitOptions, OdeErrorLoss, fit_
 from hasten.learning.programs.reference_pairs import BASES, ReferenceOptions, ReferencePairs
@@ -91,7 +90,7 @@ def learn_bezier(
     pairs = ReferencePairs.of(model, references, run)
     solvers_tried = BASES if solver is None else (solver,)
     base = pairs.best_base(max(steps), solvers_tried, clip=clip)
-    coefficients = SolverCoefficients(solver=solvers.parse(base.solver), schedule=model.schedule)
+    coefficients = SolverCoefficients(solver=base.parts.unclipped, schedule=model.schedule)
     curve = Curve(coefficients, steps)
     loss = OdeErrorLoss(pairs=pairs, base=build(model, base), frugal=options.frugal)
     what = {"bezier": list(steps)}

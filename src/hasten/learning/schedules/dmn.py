@@ -29,9 +29,10 @@ def dmn(schedule: NoiseSchedule, plan: Plan, *, power: float = 1.0) -> Plan:
     Raises:
         UserError: two steps or more are needed, or the solver has no matrix.
     """
-    require_whole("steps", plan.steps, 2, 1000)
+    solver, steps = plan.parts.solver, plan.parts.steps or 0
+    require_whole("steps", steps, 2, 1000)
     require_number("power", power, 0.0, 4.0)
-    coefficients = SolverCoefficients(solver=plan.crossing, schedule=schedule)
+    coefficients = SolverCoefficients(solver=solver, schedule=schedule)
     top, low = coefficients.ends
 
     def bound(inner: Array) -> Array:
@@ -41,11 +42,11 @@ def dmn(schedule: NoiseSchedule, plan: Plan, *, power: float = 1.0) -> Plan:
             *(coefficients.level(place) for place in inner),
             schedule.at(schedule.low),
         ]
-        last = CoefficientMatrix.of(trace(plan.crossing, levels)).matrix[-1, 1:]
+        last = CoefficientMatrix.of(trace(solver, levels)).matrix[-1, 1:]
         errors = [level.ratio**power if level.alpha > 0 else 80.0**power for level in levels[:-1]]
         return abs(last * errors).sum(keepdims=True)
 
-    logits = torch.zeros(plan.steps, dtype=torch.float64, requires_grad=True)
+    logits = torch.zeros(steps, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.Adam([logits], lr=RATE)
     best, chosen = float("inf"), _inner(logits, top, low).detach()
     for _ in range(ROUNDS):

@@ -51,7 +51,8 @@ def learn_grid(
     if method == "gits":
         there = plan.model_copy(update={"engine": engine})
         return plan.model_copy(update={"grid": gits(model, there, seed=seed).grid})
-    counts = tuple(range(max(2, plan.steps // 2), plan.steps + 1))
+    steps = plan.parts.steps or 0
+    counts = tuple(range(max(2, steps // 2), steps + 1))
     references = ReferenceOptions(guidance=plan.guidance, engine=engine, seed=seed)
     found = learn_bezier(
         model,

@@ -11,7 +11,7 @@ from hasten.core.start import starts
 from hasten.learning.students.base import Distillation
 from hasten.learning.students.recipe import StudentRecipe
 from hasten.learning.students.rows import TEACHER
-from hasten.sampling import build, subject
+from hasten.sampling import build, student_named
 
 NOISE = "noise"  # the start at the noisy end
 
@@ -81,4 +81,4 @@ def require_usable(model: Model, recipe: StudentRecipe, objective: Distillation)
         objective.plans(kind, stage.evaluations)
     build(model, Plan(start=recipe.start))
     if recipe.begin is not None:
-        subject(model, Plan(student=recipe.begin))
+        student_named(model, recipe.begin)

@@ -111,8 +111,7 @@ class WithProjections(NetworkPair):
 
 
 def _sizes(model: Model) -> list[torch.Size]:
-    condition = model.conditions(1, None)
-    condition = None if condition is None else condition.to(model.device)
+    condition = model.condition(1).to(model.device)
     x, t = torch.zeros(1, *model.shape), torch.ones(1)
     with torch.no_grad(), block_outputs(model.net) as outputs:
         model.net(x.to(model.device), t.to(model.device), condition)

@@ -42,7 +42,7 @@ from hasten.learning.students.validation import Validation
 from hasten.levers.quantized_layer import Bits
 from hasten.measuring.memory import free_mb, training_mb
 from hasten.measuring.real import real_for
-from hasten.sampling import subject
+from hasten.sampling import student_named
 from hasten.training.budget import Deadline
 from hasten.training.checkpoint import newest
 from hasten.training.loop import Training
@@ -176,7 +176,7 @@ class StudentRun:
 
     def _before(self, kind: Model) -> Model:
         """The student whose weights the run begins with."""
-        before = subject(self.teacher.model, Plan(student=self.recipe.begin))
+        before = student_named(self.teacher.model, self.recipe.begin or "")
         free = kind.prediction == self.teacher.model.prediction
         require(
             before.schedule == kind.schedule and (free or before.prediction == kind.prediction),

@@ -19,7 +19,9 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from hasten.core.artifact import digest
-from hasten.core.denoiser import Guided, Translated
+from hasten.core.call import Call, Denoiser
+from hasten.core.condition import Condition
+from hasten.core.denoiser import Guided, NetworkDenoiser, classifier_free
 from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule
@@ -127,9 +129,9 @@ class _TrajectorySolver:
         plan = Plan(engine=engine, start=start)
         net = prepare(model, plan)
         self.begin = build(model, plan, net=net).begin
-        denoiser: Any = Translated(model, net)
-        if guidance != 1.0 and model.null_label is not None:
-            denoiser = Guided(denoiser, guidance, model.null_label)
+        denoiser: Denoiser = NetworkDenoiser(model, net)
+        if guidance != 1.0 and model.guidable:
+            denoiser = Guided(denoiser, classifier_free(guidance))
         self.denoiser = denoiser
         self.programs = [
             [
@@ -152,11 +154,14 @@ class _TrajectorySolver:
             torch.randn(model.shape, generator=generator(Seed.TRAJECTORIES, i)) for i in numbers
         ]
         noise = torch.stack(draws).to(model.device)
-        condition = labels_in_turn(model, numbers)
-        condition = None if condition is None else condition.to(model.device)
+        labels = labels_in_turn(model, numbers)
+        condition = Condition.none(len(numbers))
+        if labels is not None:
+            condition = Condition.labels_of(labels.to(model.device), model.null_label)
 
         def denoise(x: torch.Tensor, level: Level) -> torch.Tensor:
-            x0 = self.denoiser(x, level, condition)
+            call = Call(x=x, levels=(level,) * len(x), condition=condition)
+            x0 = self.denoiser([call])[0].x0
             bound = model.codec.bound
             return x0 if bound is None else x0.clamp(-bound, bound)
 

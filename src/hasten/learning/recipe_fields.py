@@ -12,15 +12,10 @@ import pydantic
 from pydantic.fields import FieldInfo
 
 from hasten.core.settings import Settings
-from hasten.training.recipe import (
-    ClassifierRecipe,
-    Data,
-    Optimizer,
-    Recipe,
-    StudentRecipe,
-    Times,
-    VaeRecipe,
-)
+from hasten.learning.starts.recipe import VaeRecipe
+from hasten.learning.students.recipe import StudentRecipe
+from hasten.training.classifier import ClassifierRecipe
+from hasten.training.recipe import Data, Optimizer, Recipe, Times
 from hasten.training.shipped import shipped_recipes
 
 KINDS: dict[str, tuple[type[Settings], str]] = {
