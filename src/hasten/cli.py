@@ -180,13 +180,13 @@ def measure(
             against = held[one.guidance]
         judged = {"pictures": pictures if real else 0, "real": real}
         report = run(loaded, one, n=n, against=against, batch=batch, seconds=seconds, **judged)
-        reports.append(report.to_dict())
+        reports.append(report)
         if json_:
-            print(json.dumps(reports[-1]), flush=True)
+            print(json.dumps(report.to_dict()), flush=True)
     if not json_:
-        from hasten.tuning.table import table
+        from hasten.tuning.table import print_reports
 
-        table(reports)
+        print_reports(reports)
 
 
 @app.command
@@ -226,7 +226,7 @@ def tune(
         quiet: no progress bar.
     """
     from hasten.tuning.page import write_report
-    from hasten.tuning.table import table
+    from hasten.tuning.table import print_finalists
     from hasten.tuning.tune import tune as run
 
     loaded = named(model, prompts, device)
@@ -246,12 +246,12 @@ def tune(
     if json_:
         print(json.dumps(found.to_dict()))
         return
-    table(found.front)
+    print_finalists(found.front)
     print(found.why)
-    for one in found.skipped:
-        print(one)
+    for note in found.notes:
+        print(note)
     if found.expected is not None:
-        low, high = (found.expected[name] for name in ("low", "high"))
+        low, high = found.expected.low, found.expected.high
         print(f"a fresh process is expected to take {low:.1f} to {high:.1f} ms (99%)")
     print(f"plan: {found.best}")
     print(f"wrote plan.json, report.html, report.json and pictures to {out}")

@@ -10,7 +10,7 @@ from hasten.core.engine import Prepared
 from hasten.core.errors import require_whole
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.core.report import OdeError, Report
+from hasten.core.report import OdeError, Report, Throughput
 from hasten.core.start import starts
 from hasten.measuring.conditions import conditions
 from hasten.measuring.macs import macs
@@ -67,20 +67,20 @@ def measure(
     )
     evaluations, rounds = counted(sampler)
     return Report(
-        plan=plan.model_dump(),
+        plan=plan,
         key=plan.key,
         model=model.name,
         evaluations=evaluations,
         rounds=rounds,
         latency_ms=latency.milliseconds(),
-        throughput={
-            "pictures_per_s": batch / many.median,
-            "low": batch / many.high,
-            "high": batch / many.low,
-            "batch": batch,
-            "n": many.n,
-            "first_s": round(many.first, 3),
-        },
+        throughput=Throughput(
+            pictures_per_s=batch / many.median,
+            low=batch / many.high,
+            high=batch / many.low,
+            batch=batch,
+            n=many.n,
+            first_s=round(many.first, 3),
+        ),
         peak_mb=peak_mb(model.device),
         weights_mb=sampler.net.weights_mb + starts.parse(plan.start).weights_mb(),
         macs=macs(sampler),
