@@ -28,7 +28,7 @@ from hasten.tuning.requests import (
     request_from_json,
     request_to_json,
 )
-from hasten.tuning.serialization import from_json
+from hasten.tuning.serialization import from_json, to_json
 
 PLAN = Plan(solver="ddim", steps=3, clip=1.0)
 ALL = [
@@ -73,8 +73,8 @@ def test_an_unbounded_interval_survives_json():
 
 
 def test_a_field_of_the_wrong_type_is_named():
+    cost, body = to_json(engine_cost()), request_to_json(ALL[2])
     with pytest.raises(UserError, match="EngineCost field 'batch'"):
-        from_json(EngineCost, {**outcome_to_json(Outcome(answer=engine_cost()))["answer"], "batch": "x"})
+        from_json(EngineCost, {**cost, "batch": "x"})
     with pytest.raises(UserError, match="Screen field 'plan': plan field 'steps' is 0"):
-        body = request_to_json(ALL[2])
         request_from_json({**body, "plan": {**body["plan"], "steps": 0}})

@@ -125,9 +125,8 @@ class FakeBackend:
         return latency(self.call_ms * plan.trace(self.executor.model.schedule).evaluations)
 
     def _network_call(self, request: TimeNetworkCall) -> EngineCost:
-        self.executor.prepared(request.plan)
-        plan = request.plan
-        return engine_cost(plan.engine, plan.dtype, self.call_ms, request.batch)
+        cost = self.executor.time_network_call(request)
+        return dataclasses.replace(cost, latency=latency(self.call_ms))
 
     def _report(self, request: MeasureReport) -> Report:
         plan, spec = request.plan, request.reference
@@ -238,4 +237,6 @@ def finalist(
     low, high = excess
     paired = Estimate(value=(low + high) / 2, low=low, high=high, n=2000)
     final_quality = FinalQuality(quality=quality(1.0, recall), excess_fd=paired)
-    return dataclasses.replace(raced.with_quality(quality(1.0, recall)), final_quality=final_quality)
+    return dataclasses.replace(
+        raced.with_quality(quality(1.0, recall)), final_quality=final_quality
+    )

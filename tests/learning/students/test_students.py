@@ -32,7 +32,7 @@ from hasten.learning.students.trajectories import between, walks
 from hasten.measuring.features import FeatureNet
 from hasten.training.objective import Batch
 from hasten.training.recipe import StudentRecipe, load_recipe
-from hasten.tuning.space import distilled
+from hasten.tuning.space import distilled_students
 
 OBJECTIVES = {
     "consistency": 2,
@@ -557,7 +557,7 @@ def test_the_command_line_distils_and_names_what_is_wrong(teacher, data, tmp_pat
 
 def test_the_student_that_ships_draws_the_digit_that_is_wanted():
     model = hasten.load("builtin:mnist")
-    plans = [plan for plan in distilled(model, 1.0) if plan.student == "builtin:mnist-2"]
+    plans = [plan for plan in distilled_students(model, 1.0) if plan.student == "builtin:mnist-2"]
     assert [hasten.build(model, plan).evaluations for plan in plans] == [2, 1]
     features, wanted = FeatureNet.for_model(model), [i % 10 for i in range(60)]
     assert features is not None
@@ -565,7 +565,7 @@ def test_the_student_that_ships_draws_the_digit_that_is_wanted():
         pictures = hasten.build(model, plan).sample(60, seed=1, cond=wanted)
         found = features.net(pictures).argmax(1)
         assert int((found == torch.tensor(wanted)).sum()) >= 54, plan
-    assert distilled(model, 2.0) == []
+    assert distilled_students(model, 2.0) == []
 
 
 @pytest.mark.parametrize("name", ["mnist-student.yaml", "mnist-student-finish.yaml"])
