@@ -18,7 +18,14 @@ from hasten.tuning.tune import tune
 
 LONG = 1000.0  # minutes: the settings below end every phase long before
 FAST = dataclasses.replace(
-    QUICK, report_s=0.0, fresh_process_s=0.0, parallel_s=0.0, parallel_steps=5, parallel_rounds=1
+    QUICK,
+    reference_sizes=((4, 20),),
+    baseline_steps=2,
+    report_s=0.0,
+    fresh_process_s=0.0,
+    parallel_s=0.0,
+    parallel_steps=5,
+    parallel_rounds=1,
 )
 FEW = dataclasses.replace(SMALLER, solvers=("ddim",), grids=("uniform",), steps=(2, 3), noisy=())
 
