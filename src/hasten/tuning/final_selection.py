@@ -108,10 +108,12 @@ class FinalSelection:
             return self.select_by_ode_error(trials)
         first = self._replace(first, dataclasses.replace(first, faithful=True))
         bar = self._fd_bar(judged[0])
-        order = sorted(judged[1:], key=lambda one: (one.fd > bar, one.trial.evaluations))
+        order = sorted(
+            judged[1:], key=lambda judgement: (judgement.fd > bar, judgement.trial.evaluations)
+        )
         for candidate in order[: settings.max_reports - 1]:
             self._finalist_of(candidate)
-        may_pass = [one for one in self.finalists if self._may_pass(one, first, bar)]
+        may_pass = [finalist for finalist in self.finalists if self._may_pass(finalist, first, bar)]
         may_pass.sort(key=lambda finalist: (finalist.report.evaluations, finalist.loss))
         self._judge_finally(first, may_pass[: settings.final_candidates])
         return None
@@ -125,8 +127,8 @@ class FinalSelection:
     def _judge_finally(self, first: Finalist, others: Sequence[Finalist]) -> None:
         """The final quality of the most faithful plan and of ``others``, of as many samples as
         there is time for."""
-        chosen = list({one.report.key: one for one in (first, *others)}.values())
-        sample_s = sum(1 / one.report.throughput.pictures_per_s for one in chosen)
+        chosen = list({finalist.report.key: finalist for finalist in (first, *others)}.values())
+        sample_s = sum(1 / finalist.report.throughput.pictures_per_s for finalist in chosen)
         seconds_left, options = self.runner.seconds_until(), self.settings.final_samples
         samples = next((n for n in options if n * sample_s <= seconds_left), options[-1])
         for finalist in chosen:
@@ -188,9 +190,9 @@ class FinalSelection:
                     return judged
                 here = self._judge_all(by_level[level])
                 judged += here
-                if any(one.fd <= bar for one in here) == (levels is up):
+                if any(judgement.fd <= bar for judgement in here) == (levels is up):
                     break
-            if any(one.fd <= bar for one in judged[1:]):
+            if any(judgement.fd <= bar for judgement in judged[1:]):
                 break
         return judged
 
@@ -269,8 +271,12 @@ class FinalSelection:
         """The fastest finalist that passes, by its report."""
         closest = most_faithful(self.finalists)
         judged = any(finalist.final_quality for finalist in self.finalists)
-        passing = [one for one in self.finalists if passes(one, closest, self.max_loss, judged)]
-        return min(passing, key=lambda one: one.report.latency_ms.median, default=None)
+        passing = [
+            finalist
+            for finalist in self.finalists
+            if passes(finalist, closest, self.max_loss, judged)
+        ]
+        return min(passing, key=lambda finalist: finalist.report.latency_ms.median, default=None)
 
     def add_variant(self, plan: Plan, like: Finalist) -> None:
         """The report and the quality of ``plan``, measured as those of the finalist ``like``."""
@@ -280,7 +286,7 @@ class FinalSelection:
         quality = self._quality(plan, self.settings.screening_samples)
         if quality is not None:
             finalist = self._replace(finalist, finalist.with_quality(quality))
-        first = next(one for one in self.finalists if one.faithful)
+        first = next(finalist for finalist in self.finalists if finalist.faithful)
         self._add_final_quality(finalist, first, like.final_quality.quality.fd.n)
 
     def race_rules(self, seconds: float) -> RaceRules:

@@ -132,12 +132,14 @@ def _zoom(sheet: torch.Tensor) -> int:
 
 
 def _figure(tuning: Tuning) -> Json:
-    """Plotly data: every plan measured closely, the front, and the recommended one."""
+    """Plotly data: every plan measured closely, the front, and the recommended finalist."""
     finalists, batch = tuning.finalists, tuning.batch
     best = [finalist for finalist in finalists if finalist.report.key == tuning.best.key]
-    two_sided = front(finalists, lambda one: one.latency.median, lambda one: one.loss)
+    two_sided = front(
+        finalists, lambda finalist: finalist.latency.median, lambda finalist: finalist.loss
+    )
     star = {"color": ORANGE, "size": 14, "symbol": "star"}
-    judged = next((one.report.fd for one in tuning.front if one.report.fd), None)
+    judged = next((finalist.report.fd for finalist in tuning.front if finalist.report.fd), None)
     loss = "ODE error (RMSE)" if judged is None else f"FD (n = {judged.n})"
     bar = {"x0": 0, "x1": 1, "y0": tuning.max_loss, "y1": tuning.max_loss}
     dotted = {"dash": "dot", "color": ORANGE, "width": 1}

@@ -33,7 +33,7 @@ class TrialRunner:
         clock: what the budget of ``minutes`` is read from; it starts with the object.
         unsupported: plans and engines that could not be measured, and why.
         notes: what was left out for lack of time, and what does not pay here, in sentences.
-        measurements: how many outcomes were asked for, known ones included.
+        measurements: how many were requested, known ones included.
     """
 
     executor: TrialExecutor

@@ -88,19 +88,7 @@ def tune(
             file=None if out is None else folder / "trials.jsonl",
             subject=subject_of(executor, guidance, batch),
         )
-        runner = TrialRunner(
-            executor=executor,
-            backend=InProcess(executor) if model.folder is None else WorkerProcess(executor),
-            journal=journal,
-            minutes=minutes,
-            settings=settings or TunerSettings(),
-            progress=tqdm(
-                total=round(minutes * 60),
-                disable=quiet,
-                file=sys.stderr,
-                bar_format="tuning {percentage:3.0f}%|{bar:20}| {elapsed} of {total} s{postfix}",
-            ),
-        )
+        runner = _runner(executor, journal, minutes, settings or TunerSettings(), quiet)
         run = TuningRun(
             runner=runner,
             space=space or Space(),
@@ -113,6 +101,26 @@ def tune(
             return run.result()
         finally:
             runner.close()
+
+
+def _runner(
+    executor: TrialExecutor, journal: Journal, minutes: float, settings: TunerSettings, quiet: bool
+) -> TrialRunner:
+    """Measures in a process of its own where the model lies in a folder, else in this one."""
+    isolated = executor.model.folder is not None
+    return TrialRunner(
+        executor=executor,
+        backend=WorkerProcess(executor) if isolated else InProcess(executor),
+        journal=journal,
+        minutes=minutes,
+        settings=settings,
+        progress=tqdm(
+            total=round(minutes * 60),
+            disable=quiet,
+            file=sys.stderr,
+            bar_format="tuning {percentage:3.0f}%|{bar:20}| {elapsed} of {total} s{postfix}",
+        ),
+    )
 
 
 def subject_of(executor: TrialExecutor, guidance: float, batch: int) -> Json:

@@ -193,10 +193,13 @@ def unscreened(space: Space, model: Model, guidance: float) -> list[Trial]:
 def _front_with(chosen: Finalist, finalists: Sequence[Finalist]) -> list[Finalist]:
     """The front in latency, loss and missed real pictures, and ``chosen``, fastest first."""
     best = front(
-        finalists, lambda one: one.latency.median, lambda one: one.loss, lambda one: one.missed
+        finalists,
+        lambda finalist: finalist.latency.median,
+        lambda finalist: finalist.loss,
+        lambda finalist: finalist.missed,
     )
     if chosen not in best:
-        best = sorted([*best, chosen], key=lambda one: one.latency.median)
+        best = sorted([*best, chosen], key=lambda finalist: finalist.latency.median)
     return best
 
 
