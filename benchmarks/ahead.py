@@ -137,7 +137,7 @@ def raced(
     rows = []
     for contender in contenders:
         timing = summary(contender.seconds[0], contender.seconds).milliseconds()
-        timing = {key: timing[key] for key in ("median", "low", "high", "n")}
+        timing = {key: getattr(timing, key) for key in ("median", "low", "high", "n")}
         rows.append({**contender.spec, **timing, "peak_mb": round(contender.peak_mb)})
     return rows
 

@@ -133,14 +133,14 @@ def calls(batch: int) -> list[Facts]:
         for one in held:
             one.close()
     timings = [summary(one.seconds[0], one.seconds).milliseconds() for one in held]
-    first = timings[0]["median"]
+    first = timings[0].median
     return [
         {
             "kind": "call",
             "what": name,
             "batch": batch,
-            **{key: timing[key] for key in ("median", "low", "high", "n")},
-            "times_faster_than_eager": first / timing["median"],
+            **{key: getattr(timing, key) for key in ("median", "low", "high", "n")},
+            "times_faster_than_eager": first / timing.median,
         }
         for name, timing in zip(named, timings, strict=True)
     ]

@@ -21,6 +21,7 @@ from hasten.core.random_streams import generator
 from hasten.learning.students.recipe import StudentRecipe
 from hasten.learning.students.student import learn_student
 from hasten.tuning.page import write_report
+from hasten.tuning.settings import TunerSettings
 from hasten.tuning.space import Space
 from hasten.tuning.tune import tune
 
@@ -171,18 +172,25 @@ SMALL = Space(
 )
 
 
-def test_a_pipeline_is_tuned_in_processes_of_their_own(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("hasten.tuning.final_selection.PROCESSES", 0)  # each takes seconds to start
-    monkeypatch.setattr("hasten.tuning.budget.CONVERGED", ((16, 20),))
-    monkeypatch.setattr("hasten.tuning.search.TRIALS", 5)
-    facts = {"guidance": 3.0, "minutes": 1, "max_loss": 0.5, "space": SMALL}
+def test_a_pipeline_is_tuned_in_processes_of_their_own(model, tmp_path):
+    settings = TunerSettings(
+        fresh_processes=0,  # each takes seconds to start
+        reference_sizes=((16, 20),),
+        level_trials=5,
+        report_s=0.0,
+        race_s=0.0,
+        parallel_share=0.0,
+    )
+    facts = {"guidance": 3.0, "minutes": 1000, "max_loss": 0.5, "space": SMALL}
+    facts["settings"] = settings
     found = tune(model, **facts, out=tmp_path)
     assert found.isolated
     assert found.best.guidance == 3.0
     assert found.best.solver == "ddim"
     assert "steps=20," in found.reference
-    assert {row["ode_error"]["n"] for row in found.finalists} == {found.converged} == {16}
-    assert {row["ode_error"]["n"] for row in found.screened} == {2}
+    assert found.reference_samples == 16
+    assert {finalist.report.ode_error.n for finalist in found.finalists} == {16}
+    assert {trial.ode_error.n for trial in found.screened} == {2}
     write_report(found, model, tmp_path)
     shown = Image.open(tmp_path / "pictures" / "reference.png")
     assert shown.width > 8 * 8

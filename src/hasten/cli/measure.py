@@ -41,7 +41,7 @@ def measure(
     """
     from hasten.core.plan import Plan
     from hasten.measuring.compare import compared, likelihoods
-    from hasten.tuning.table import table
+    from hasten.tuning.table import print_reports
 
     plans = [Plan.read(text) for text in plan or []]
     loaded = model_of(model, prompts, device)
@@ -52,8 +52,8 @@ def measure(
     settings = {"n": n, "pictures": pictures, "batch": batch, "seconds": seconds}
     reports = []
     for report in compared(loaded, plans, data=data, features=features, **settings):
-        reports.append(report.to_dict())
+        reports.append(report)
         if json_:
-            print(json.dumps(reports[-1]), flush=True)
+            print(json.dumps(report.to_dict()), flush=True)
     if not json_:
-        table(reports)
+        print_reports(reports)

@@ -40,7 +40,7 @@ def tune(
         seed: of the reference's noise and of the search.
     """
     from hasten.tuning.page import write_report
-    from hasten.tuning.table import table
+    from hasten.tuning.table import print_finalists
     from hasten.tuning.tune import tune as run
 
     loaded = model_of(model, prompts, device)
@@ -60,12 +60,12 @@ def tune(
     if json_:
         print(json.dumps(tuned.to_dict()))
         return
-    table(tuned.front)
+    print_finalists(tuned.front)
     print(tuned.why)
-    for line in tuned.skipped:
-        print(line)
+    for note in tuned.notes:
+        print(note)
     if tuned.expected is not None:
-        low, high = (tuned.expected[name] for name in ("low", "high"))
+        low, high = tuned.expected.low, tuned.expected.high
         print(f"a fresh process is expected to take {low:.1f} to {high:.1f} ms (99%)")
     print(f"plan: {tuned.best}")
     print(f"wrote plan.json, report.html, report.json and pictures to {out}")

@@ -17,7 +17,7 @@ import yaml
 from hasten.core.errors import UserError
 from hasten.core.files import write_text
 from hasten.core.level import Level
-from hasten.core.lever import Lever, check_traits, levers
+from hasten.core.lever import Lever, Trait, check_traits, levers
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.parts import DECIDED, DEFAULTS, REGISTRIES, Parts, decided_by, parsed_levers
 from hasten.core.plan_upgrade import VERSION, upgraded
@@ -145,6 +145,10 @@ class Plan(Settings):
         """The plan with other fields, checked as a new one is; nothing that was derived from the
         old fields is kept."""
         return type(self)(**{**self.model_dump(), **(update or {})})
+
+    def has(self, trait: Trait) -> bool:
+        """Whether a lever of the plan has ``trait``."""
+        return any(trait in lever.traits for lever in parsed_levers(self.levers))
 
     def with_lever(self, lever: Lever | str) -> Plan:
         """The plan with one more lever."""

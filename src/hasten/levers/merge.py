@@ -42,7 +42,8 @@ class Merge(Lever):
     def transform(self, model: Model, resolved: Resolved) -> Model:
         return dataclasses.replace(model, net=merged(model, self.share))
 
-    def candidates(self, model: Model) -> list[Lever]:
+    @classmethod
+    def candidates(cls, model: Model) -> list[Lever]:
         return [Merge()]
 
 

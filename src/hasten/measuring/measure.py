@@ -11,7 +11,7 @@ from hasten.core.errors import require_whole
 from hasten.core.model import Model
 from hasten.core.plan import Plan, PlanLike, as_plan
 from hasten.core.random_streams import Seed
-from hasten.core.report import OdeError, Report
+from hasten.core.report import OdeError, Report, Throughput
 from hasten.measuring.conditions import conditions
 from hasten.measuring.macs import macs
 from hasten.measuring.memory import forget_peak, peak_mb, require_memory
@@ -66,20 +66,20 @@ def measure(
     )
     evaluations, rounds = nfe(sampler)
     return Report(
-        plan=plan.model_dump(),
+        plan=plan,
         key=plan.key,
         model=model.name,
         evaluations=evaluations,
         rounds=rounds,
         latency_ms=latency.milliseconds(),
-        throughput={
-            "pictures_per_s": batch / many.median,
-            "low": batch / many.high,
-            "high": batch / many.low,
-            "batch": batch,
-            "n": many.n,
-            "first_s": round(many.first, 3),
-        },
+        throughput=Throughput(
+            pictures_per_s=batch / many.median,
+            low=batch / many.high,
+            high=batch / many.low,
+            batch=batch,
+            n=many.n,
+            first_s=round(many.first, 3),
+        ),
         peak_mb=peak_mb(model.device),
         weights_mb=sampler.net.weights_mb + sampler.resolved.start.weights_mb(),
         macs=macs(sampler),

@@ -385,8 +385,9 @@ def test_the_command_line_learns_a_program_and_a_grid(tiny_model, tmp_path, caps
 
 def test_the_tuner_tries_the_programs_beside_a_model(tiny_model, tmp_path):
     from hasten.adapters.folder import save_folder
-    from hasten.tuning.search import Search
-    from hasten.tuning.space import Space, learned
+    from hasten.tuning.records import Trial
+    from hasten.tuning.search import ProgramSearch
+    from hasten.tuning.space import Space, learned_programs
 
     folder = tmp_path / "model"
     save_folder(tiny_model(), folder)
@@ -394,20 +395,21 @@ def test_the_tuner_tries_the_programs_beside_a_model(tiny_model, tmp_path):
     learn_program(model, 3, folder / "programs" / "3.json", references=FEW, options=SHORT)
     other = LearnedProgram.read(str(folder / "programs" / "3.json"))
     dataclasses.replace(other, weights="0" * 64).write(folder / "programs" / "other.json")
-    plans = learned(model, 1.0)
+    plans = learned_programs(model, 1.0)
     assert [plan.program for plan in plans] == [str(folder / "programs" / "3.json")]
-    assert learned(model, 2.0) == []  # it was learned without guidance
-    search = Search(
+    assert learned_programs(model, 2.0) == []  # it was learned without guidance
+    search = ProgramSearch(
         model=model,
         space=Space(),
         guidance=1.0,
-        bar=0.05,
+        max_loss=0.05,
         seed=0,
-        ask=lambda plan, by: {"text": str(plan), "plan": plan.model_dump(), "by": by, "seconds": 0},
+        screen=lambda plan, by: Trial(plan=plan, evaluations=3, ode_error=None, by=by, seconds=0),
+        clock=lambda: 0.0,
     )
-    search.learned(plans)
-    assert [(row["by"], row["plan"]["program"]) for row in search.rows] == [
-        ("learned", plans[0].program)
+    search.try_programs(plans)
+    assert [(trial.by, trial.plan.program) for trial in search.trials] == [
+        ("program", plans[0].program)
     ]
 
 

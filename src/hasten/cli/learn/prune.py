@@ -6,7 +6,12 @@ from pathlib import Path
 
 from hasten.cli.options import Minutes, ModelName, Quiet, model_of
 
-DEFAULTS = {"objective": "knowledge-distillation", "prune": 0.4, "evaluations": 10, "data": "teacher"}
+DEFAULTS = {
+    "objective": "knowledge-distillation",
+    "prune": 0.4,
+    "evaluations": 10,
+    "data": "teacher",
+}
 
 
 def prune(
