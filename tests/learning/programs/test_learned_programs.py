@@ -329,7 +329,10 @@ def test_one_curve_serves_every_number_of_steps(tiny_model, tmp_path):
         ({"rounds": 21}, "evaluations is 21"),
         ({"rounds": 2, "width": 0}, "width is 0"),
         ({"rounds": 2, "minutes": 0.0}, "minutes is 0"),
-        ({"rounds": 2, "base": Plan(solver="heun", grid="log-snr", steps=2)}, "one evaluation a step"),
+        (
+            {"rounds": 2, "base": Plan(solver="heun", grid="log-snr", steps=2)},
+            "one evaluation a step",
+        ),
         ({"rounds": 2, "base": Plan(solver="ddpm", grid="log-snr", steps=2)}, "noise"),
         ({"rounds": 2, "base": Plan(dtype="bfloat16")}, "plan sets dtype"),
         ({"rounds": 2, "base": Plan(guidance=3.0)}, "set --guidance"),
