@@ -14,7 +14,6 @@ from hasten import Plan, build
 from hasten.core.ask import Denoise
 from hasten.core.errors import NonFiniteError, UserError
 from hasten.core.solver import Solver, solvers
-from hasten.executors.sequential import Answers
 from hasten.sampling import Draws
 
 PLANS = [
@@ -111,9 +110,9 @@ def test_the_step_that_went_wrong_is_named(tiny_model):
     class Late(torch.nn.Module):
         calls = 0
 
-        def forward(self, x, t, cond=None):
+        def forward(self, x, t, condition=None):
             self.calls += 1
-            return model.net(x, t, cond) * (float("nan") if self.calls == 3 else 1.0)
+            return model.net(x, t, condition) * (float("nan") if self.calls == 3 else 1.0)
 
     with pytest.raises(NonFiniteError, match="answer 3 of 4"):
         build(dataclasses.replace(model, net=Late()), PLANS[0]).sample(1)
@@ -140,10 +139,11 @@ def test_the_loop_never_waits_for_the_device(tiny_model):
     for plan in PLANS:
         sampler = build(tiny_model(labels=3), plan)
         model, draws = sampler.model, Draws(0, range(2), sampler.model)
-        backend = Answers(sampler.denoiser, lambda draws=draws: draws(1), torch.tensor([1, 2]))
+        condition = model.condition(2, [1, 2])
+        session = sampler.session(condition, lambda draws=draws: draws(1))
         with torch.inference_mode(), Waits():
-            x = sampler.begin(torch.randn(2, *model.shape), sampler.levels[0], None)
-            sampler.executor.run(sampler.program, x, backend)
+            x = sampler.begin(torch.randn(2, *model.shape), sampler.levels[0], condition)
+            sampler.executor.run(sampler.program, {"x": x}, session)
         assert waits == []
         with Waits():
             float(x.sum())
@@ -264,18 +264,28 @@ def test_a_plan_survives_json_yaml_and_text(tmp_path):
     assert Plan(solver="dpmpp()").key == Plan().key != plan.key
 
 
-@pytest.mark.parametrize("text", ["steps=3,steps=4", "steps", "a=1", "=3", "nowhere.json", ""])
-def test_text_that_is_no_plan_is_refused(text):
-    with pytest.raises(UserError):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("steps=3,steps=4", "gives 'steps' twice"),
+        ("steps", "no file that can be read"),
+        ("a=1", "'a'"),
+        ("=3", "no file that can be read"),
+        ("nowhere.json", "no file that can be read"),
+        ("", "no file that can be read"),
+    ],
+)
+def test_text_that_is_no_plan_is_refused(text, words):
+    with pytest.raises(UserError, match=words):
         Plan.read(text)
 
 
 def test_a_copy_of_a_plan_forgets_what_the_old_fields_meant():
     plan = Plan(solver="ddim", steps=4)
-    assert plan.crossing is not None
-    assert plan.reusing is None
-    other = plan.model_copy(update={"clip": 0.5, "reuse": "deep"})
-    assert other.reusing is not None
-    assert other.crossing == Plan(solver="ddim", clip=0.5).crossing
+    assert plan.parts.levers == ()
+    other = plan.model_copy(update={"clip": 0.5, "levers": ("deep",)})
+    assert [lever.part_name for lever in other.parts.levers] == ["deep"]
+    assert other.parts.solver == Plan(solver="ddim", clip=0.5).parts.solver
+    assert other.parts.solver != plan.parts.solver
     with pytest.raises(UserError, match="steps"):
         plan.model_copy(update={"steps": 0})

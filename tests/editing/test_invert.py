@@ -7,12 +7,12 @@ import math
 
 import pytest
 import torch
-from hasten.core.noise_schedule import schedule
 
 import hasten
 from hasten import Plan, build
 from hasten.core.errors import NonFiniteError, UserError
 from hasten.core.model import Model
+from hasten.core.noise_schedule import schedule
 from hasten.editing.invert import invert
 from hasten.editing.mixing import Mixer
 
@@ -27,7 +27,7 @@ class Exact(torch.nn.Module):
         self.where = schedule("ddpm")
         self.weight = torch.nn.Parameter(torch.ones(()), requires_grad=False)
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None = None):
+    def forward(self, x: torch.Tensor, t: torch.Tensor, condition=None):
         level = self.where.at(float(t[0]))
         power = (level.alpha * STD) ** 2 + level.sigma**2
         return MEAN + level.alpha * STD**2 / power * (x - level.alpha * MEAN) * self.weight
