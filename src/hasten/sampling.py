@@ -250,7 +250,7 @@ class Sampler:
         *,
         seed: int = 0,
         first: int = 0,
-        cond: Any = None,
+        condition: Any = None,
         noise: torch.Tensor | None = None,
         raw: bool = False,
         batch: int = 64,
@@ -264,7 +264,7 @@ class Sampler:
             n: how many; by default as many as ``noise`` has, else 1.
             seed: any whole number from 0 to 2**63 - 1.
             first: the number of the first picture.
-            cond: a label, a list of n labels, a Condition, or None.
+            condition: a label, a list of n labels, a Condition, or None.
             noise: the caller's standard normal start (n, *model.shape) in place of the seed's.
             raw: x0 as the network's space has it, neither decoded nor clipped.
             batch: pictures at a time.
@@ -284,7 +284,7 @@ class Sampler:
         if noise is not None:
             got, want = tuple(noise.shape), shape
             require(got == want, f"noise has the shape {got}; this model and n take {want}.")
-        condition = self.model.condition(n, cond)
+        condition = self.model.condition(n, condition)
         counted = Counted(self.denoiser)
         out = []
         for begin in range(0, n, batch):

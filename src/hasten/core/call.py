@@ -90,13 +90,19 @@ class Call:
         """The same about one branch of the condition."""
         alone = self.condition.branch(branch)
         states = {branch: self.states[branch]} if branch in self.states else {}
-        return dataclasses.replace(self, condition=alone, branch=branch, states=states)
+        return self.changed(condition=alone, branch=branch, states=states)
+
+    def changed(self, **fields: Any) -> Call:
+        """The same with other ``fields``; several times faster than ``dataclasses.replace``, for it
+        is done at every evaluation."""
+        other = object.__new__(Call)
+        other.__dict__.update(self.__dict__, **fields)
+        return other
 
     def rows(self, index: Sequence[int]) -> Call:
         """The rows ``index`` alone."""
         places = torch.as_tensor(index, dtype=torch.long)
-        return dataclasses.replace(
-            self,
+        return self.changed(
             x=self.x[places.to(self.x.device)],
             levels=tuple(self.levels[row] for row in index),
             condition=self.condition.rows(places),
@@ -151,8 +157,7 @@ def joined(calls: Sequence[Call]) -> Call:
     if first.state is not None:
         states = {first.branch: first.state.cat([call.state for call in others])}
     numbers = {call.evaluation for call in calls}
-    return dataclasses.replace(
-        first,
+    return first.changed(
         x=cat_rows(call.x for call in calls),
         levels=tuple(level for call in calls for level in call.levels),
         condition=Condition.cat([call.condition for call in calls]),

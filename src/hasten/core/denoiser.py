@@ -33,7 +33,7 @@ class NetworkDenoiser:
 
     def _answer(self, call: Call) -> Answer:
         if self.opening is not None and call.state is None:
-            call = dataclasses.replace(call, states={call.branch: self.opening})
+            call = call.changed(states={call.branch: self.opening})
         times = call.times
         if call.raw:
             output, state = self.net.run(call, call.x, times)
@@ -99,6 +99,13 @@ class Guided:
     def _branches(self, call: Call) -> list[_Branch]:
         if call.raw:
             return [_Branch(call.of_branch(call.branch), None, 1.0)]
+        level = call.level
+        if level is not None:
+            return [
+                _Branch(call.of_branch(name), None, weight)
+                for name, weight in self.weights(level).items()
+                if weight != 0.0
+            ]
         weights = {level: self.weights(level) for level in dict.fromkeys(call.levels)}
         out = []
         for name in dict.fromkeys(name for each in weights.values() for name in each):

@@ -85,10 +85,12 @@ class Model:
             UserError: labels that the model does not have, or not as many as samples.
         """
         if isinstance(given, Condition):
-            require(len(given) == n, f"cond is of {len(given)} samples for {n} pictures.")
+            require(len(given) == n, f"condition is of {len(given)} samples for {n} pictures.")
             return given
         if self.labels is None:
-            require(given is None, f"cond is {given!r}, but model {self.name!r} has no labels.")
+            require(
+                given is None, f"condition is {given!r}, but model {self.name!r} has no labels."
+            )
             return Condition.none(n)
         return Condition.labels_of(self._labels(n, given), self.null_label)
 
@@ -99,7 +101,9 @@ class Model:
             return every if self.null_label is None else torch.full((n,), self.null_label)
         listed = given.tolist() if hasattr(given, "tolist") else given
         labels = [listed] * n if isinstance(listed, int) else list(listed)
-        require(len(labels) == n, f"cond has {len(labels)} labels for {n} pictures; give 1 or {n}.")
+        require(
+            len(labels) == n, f"condition has {len(labels)} labels for {n} pictures; give 1 or {n}."
+        )
         for label in labels:
             require_whole("cond", label, 0, self.labels - 1)
         return torch.tensor(labels)

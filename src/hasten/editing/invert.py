@@ -38,7 +38,7 @@ def invert(
     plan: Plan,
     pictures: torch.Tensor,
     *,
-    cond: Any = None,
+    condition: Any = None,
     tolerance: float = 1e-3,
     sweeps: int = 12,
     raw: bool = False,
@@ -52,7 +52,7 @@ def invert(
         plan: deterministic, from noise; the more steps it has, the surer inversion is.
         pictures: (n, c, h, w) in [0, 1], or with ``raw`` in the network's space, unclipped, as
             ``sample(raw=True)`` gives them.
-        cond: a label, a list of n labels, or None.
+        condition: a label, a list of n labels, or None.
         tolerance: of each picture, root mean square, in the pictures' own unit.
         sweeps: from the clean end to the noisy one and forwards again, before it gives up.
         batch: pictures at a time; a picture does not depend on its batch-mates.
@@ -67,7 +67,7 @@ def invert(
     sampler = build(model, plan)
     program = _program(sampler)
     wanted = _encoded(model, pictures, raw)
-    condition = model.condition(len(wanted), cond)
+    condition = model.condition(len(wanted), condition)
     found, residuals, evaluations = [], [], 0
     for first in range(0, len(wanted), batch):
         part = slice(first, first + batch)

@@ -68,7 +68,7 @@ def likelihood(
     model: Model,
     pictures: torch.Tensor,
     *,
-    cond: Any = None,
+    condition: Any = None,
     plan: Plan | None = None,
     steps: int = 50,
     probes: int = 1,
@@ -79,7 +79,7 @@ def likelihood(
     """The likelihood of ``pictures``, uint8 (n, c, h, w).
 
     Args:
-        cond: their labels (n); None is "no label".
+        condition: their labels (n); None is "no label".
         plan: its engine and dtype run the network, which has to be eager in float32; it must not
             ask for guidance or clipping, which change the flow.
         steps: of classical Runge-Kutta, four evaluations each, evenly in log-SNR.
@@ -101,7 +101,7 @@ def likelihood(
     given, want = tuple(pictures.shape[1:]), model.picture_shape
     whole = pictures.dtype == torch.uint8 and given == want and len(pictures) > 0
     require(whole, f"pictures are {pictures.dtype} {given}; likelihood takes torch.uint8 {want}.")
-    condition, said = _condition(model, len(pictures), cond)
+    condition, said = _condition(model, len(pictures), condition)
     net = plan.parts.engine.prepare(model, plan.dtype)
     flow = Flow(model, NetworkDenoiser(model, net), probes, probe)
     bits, change = _bits(flow, pictures, condition, seed, steps, batch)
@@ -149,7 +149,7 @@ def likelihood_of(
     label = "label" if model.labels is not None and "label" in rows.column_names else None
     held = Pictures(rows.select(places), model.picture_shape, picture_column(rows), label)
     some = held[np.arange(len(held))]
-    found = likelihood(model, some, cond=held.labels, plan=plan, **options)
+    found = likelihood(model, some, condition=held.labels, plan=plan, **options)
     return dataclasses.replace(found, data=data)
 
 
@@ -192,15 +192,15 @@ def _dequantised(pictures: torch.Tensor, streams: Sequence[torch.Generator]) -> 
     return (pictures.cpu() + noise) / 256
 
 
-def _condition(model: Model, n: int, cond: Any) -> tuple[Condition, str]:
+def _condition(model: Model, n: int, condition: Any) -> tuple[Condition, str]:
     if model.labels is None:
-        return model.condition(n, cond), "a model without labels"
+        return model.condition(n, condition), "a model without labels"
     require(
-        cond is not None or model.null_label is not None,
+        condition is not None or model.null_label is not None,
         f"model {model.name!r} was not trained without labels, and the pictures have none; give "
         "cond, or data with a column 'label'.",
     )
-    return model.condition(n, cond), "no label" if cond is None else "given the labels"
+    return model.condition(n, condition), "no label" if condition is None else "given the labels"
 
 
 def _require_plan(model: Model, plan: Plan) -> None:

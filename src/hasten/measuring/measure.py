@@ -58,9 +58,9 @@ def measure(
     sampler = build(model, plan, net=net)
     forget_peak(model.device)
     one = {"device": model.device, "seconds": seconds}
-    latency = timed(lambda: sampler.sample(1, cond=_label(model)), **one)  # type: ignore[arg-type]
+    latency = timed(lambda: sampler.sample(1, condition=_label(model)), **one)  # type: ignore[arg-type]
     many = timed(
-        lambda: sampler.sample(batch, cond=_label(model), batch=batch),
+        lambda: sampler.sample(batch, condition=_label(model), batch=batch),
         warmup=1,
         **one,  # type: ignore[arg-type]
     )
@@ -105,8 +105,8 @@ def pictures_of(sampler: Sampler, n: int, batch: int = 64) -> torch.Tensor:
     """The ``n`` pictures that quality is judged by, labels in turn: the same noise for every plan,
     and other noise than the ODE error's."""
     labels = sampler.model.labels
-    cond = None if labels is None else [i % labels for i in range(n)]
-    return sampler.sample(n, seed=QUALITY_SEED, cond=cond, batch=batch)
+    condition = None if labels is None else [i % labels for i in range(n)]
+    return sampler.sample(n, seed=QUALITY_SEED, condition=condition, batch=batch)
 
 
 def _drift(

@@ -17,7 +17,7 @@ def nfe(sampler: Sampler) -> tuple[float, float]:
     label = None if sampler.model.labels is None else 0
     evaluations = rounds = 0.0
     for picture in range(COUNTED):
-        sampler.sample(1, first=picture, cond=label)
+        sampler.sample(1, first=picture, condition=label)
         evaluations += sampler.usage.evaluations
         rounds += sampler.usage.rounds
     return before + evaluations / COUNTED, before + rounds / COUNTED

@@ -35,14 +35,14 @@ class Reference:
     model: Model
     plan: Plan
     noise: torch.Tensor
-    cond: Any
+    condition: Any
     pictures: torch.Tensor
     features: FeatureNet | None = None
 
     def first(self, n: int) -> Reference:
         """The first ``n`` starts only, for cheap questions."""
-        cond = self.cond if self.cond is None else self.cond[:n]
-        small = {"noise": self.noise[:n], "pictures": self.pictures[:n], "cond": cond}
+        condition = self.condition if self.condition is None else self.condition[:n]
+        small = {"noise": self.noise[:n], "pictures": self.pictures[:n], "condition": condition}
         return dataclasses.replace(self, **small)
 
     def ode_error(
@@ -53,7 +53,7 @@ class Reference:
         if plan.stochastic:
             return None
         sampler = build(self.model, plan, net=net)
-        pictures = sampler.sample(noise=self.noise, cond=self.cond, batch=batch)
+        pictures = sampler.sample(noise=self.noise, condition=self.condition, batch=batch)
         apart = (pictures - self.pictures).square().flatten(1).mean(1).sqrt().double()
         n, middle = len(apart), float(apart.mean())
         half = 1.96 * float(apart.std()) / math.sqrt(n) if n > 1 else math.inf
@@ -99,14 +99,19 @@ def reference(
     shape = model.shape
     rows = [torch.randn(shape, generator=generator(seed, i, NOISE_STREAM)) for i in range(n)]
     noise = torch.stack(rows)
-    cond = None if model.labels is None else [i % model.labels for i in range(n)]
+    condition = None if model.labels is None else [i % model.labels for i in range(n)]
     try:
-        pictures = build(model, plan, net=net).sample(noise=noise, cond=cond, batch=batch)
+        pictures = build(model, plan, net=net).sample(noise=noise, condition=condition, batch=batch)
     except NonFiniteError:
         raise
     except UserError as error:
         raise UserError(f"the reference solution cannot be made: {error}") from error
     features = FeatureNet.for_model(model)
     return Reference(
-        model=model, plan=plan, noise=noise, cond=cond, pictures=pictures, features=features
+        model=model,
+        plan=plan,
+        noise=noise,
+        condition=condition,
+        pictures=pictures,
+        features=features,
     )
