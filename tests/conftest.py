@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from diffusers import UNet2DModel
+from diffusers import DiTTransformer2DModel, UNet2DModel
 from PIL import Image
 
 import hasten
@@ -111,6 +111,35 @@ def tiny_attentive(seed: int = 0, widths: tuple[int, int] = (8, 8), head: int = 
                 dropout=0.1,
             )
         )
+
+
+def tiny_dit(layers: int = 4) -> DiTTransformer2DModel:
+    torch.manual_seed(0)
+    net = DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=1,
+        num_layers=layers,
+        sample_size=8,
+        patch_size=2,
+        num_embeds_ada_norm=3,
+        norm_num_groups=4,
+    ).eval()
+    for value in net.parameters():  # the gates of a new DiT are zero
+        torch.nn.init.normal_(value, std=0.2)
+    return net
+
+
+def dit_model(layers: int = 4) -> Model:
+    return Model(
+        net=Network(tiny_dit(layers)).requires_grad_(False),
+        schedule=hasten.schedule("ddpm"),
+        prediction=hasten.prediction("epsilon"),
+        shape=(1, 8, 8),
+        labels=3,
+        null_label=3,
+        name="dit",
+    )
 
 
 class ByFunction:

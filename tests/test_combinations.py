@@ -133,7 +133,7 @@ def test_every_pair_of_parts_runs_or_is_refused(model, choices):
                 sampler = build(model, plan, net=nets[key])
                 if draw.random() > 0.3 and first in ran[one] and second in ran[other]:
                     continue
-                pictures = sampler.sample(2, seed=3, cond=[0, 1])
+                pictures = sampler.sample(2, seed=3, condition=[0, 1])
             except UserError as error:
                 refused(error)
                 continue
@@ -161,7 +161,7 @@ def test_a_student_meets_every_value_of_every_other_part(model, choices, folder)
         for value in values:
             try:
                 plan = made({**plain, "student": str(folder / "student"), field: value})
-                pictures = build(model, plan).sample(2, seed=3, cond=[0, 1])
+                pictures = build(model, plan).sample(2, seed=3, condition=[0, 1])
             except UserError as error:
                 refused(error)
                 continue
@@ -205,7 +205,7 @@ def test_every_lever_meets_every_engine_and_executor(model, folder):
             sampler = build(model, plan, net=nets[plan.network])
             if engine == "compile":  # minutes of compilation; tests/test_engines.py does one
                 continue
-            pictures = sampler.sample(2, seed=3, cond=[0, 1])
+            pictures = sampler.sample(2, seed=3, condition=[0, 1])
         except UserError as error:
             refused(error)
             continue
@@ -257,7 +257,7 @@ def test_a_picture_is_the_same_in_any_company(model, choices, start, executor):
         guidance=2.0,
     )
     sampler = build(model, plan)
-    together = sampler.sample(4, seed=7, cond=[0, 1, 0, 1])
-    alone = dataclasses.replace(sampler).sample(1, seed=7, first=2, cond=0)
+    together = sampler.sample(4, seed=7, condition=[0, 1, 0, 1])
+    alone = dataclasses.replace(sampler).sample(1, seed=7, first=2, condition=0)
     # Other batch sizes run other kernels; the parallel executors settle within their tolerance.
     assert (together[2] - alone[0]).abs().max() < 5e-3

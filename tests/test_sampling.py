@@ -28,13 +28,13 @@ PLANS = [
 def test_a_picture_depends_on_its_seed_and_number_alone(tiny_model, plan):
     sampler = build(tiny_model(labels=3), plan)
     cond = [0, 1, 2, 0, 1, 2, 0]
-    whole = sampler.sample(7, seed=5, cond=cond)
-    assert torch.equal(whole, sampler.sample(7, seed=5, cond=cond))
+    whole = sampler.sample(7, seed=5, condition=cond)
+    assert torch.equal(whole, sampler.sample(7, seed=5, condition=cond))
     for batch in (1, 2, 4):
         # Other batch sizes run other kernels: float32 sums in another order.
-        assert (sampler.sample(7, seed=5, cond=cond, batch=batch) - whole).abs().max() < 1e-4
-    assert (sampler.sample(2, seed=5, first=4, cond=[1, 2]) - whole[4:6]).abs().max() < 1e-4
-    assert (sampler.sample(7, seed=6, cond=cond) - whole).abs().max() > 1e-3
+        assert (sampler.sample(7, seed=5, condition=cond, batch=batch) - whole).abs().max() < 1e-4
+    assert (sampler.sample(2, seed=5, first=4, condition=[1, 2]) - whole[4:6]).abs().max() < 1e-4
+    assert (sampler.sample(7, seed=6, condition=cond) - whole).abs().max() > 1e-3
 
 
 def test_threads_do_not_change_a_picture(tiny_model):
@@ -79,7 +79,7 @@ def test_guidance_one_is_the_condition_and_zero_is_none(tiny_model):
     noise = torch.randn(2, 1, 8, 8)
 
     def made(guidance, cond):
-        return build(model, Plan(steps=3, guidance=guidance)).sample(noise=noise, cond=cond)
+        return build(model, Plan(steps=3, guidance=guidance)).sample(noise=noise, condition=cond)
 
     assert (made(0.0, 1) - made(1.0, None)).abs().max() < 1e-4
     assert (made(1.00001, 1) - made(1.0, 1)).abs().max() < 1e-3
@@ -195,10 +195,10 @@ BAD = [
     ({"n": 2, "seed": -1}, "seed is -1"),
     ({"n": 2, "seed": 2**64}, "seed"),
     ({"n": 2, "batch": 0}, "batch is 0"),
-    ({"n": 2, "cond": 3}, "cond is 3"),
-    ({"n": 2, "cond": -1}, "cond is -1"),
-    ({"n": 2, "cond": [0]}, "1 labels for 2 pictures"),
-    ({"n": 2, "cond": "a b"}, "cond"),
+    ({"n": 2, "condition": 3}, "condition is 3"),
+    ({"n": 2, "condition": -1}, "condition is -1"),
+    ({"n": 2, "condition": [0]}, "1 labels for 2 pictures"),
+    ({"n": 2, "condition": "a b"}, "cond"),
     ({"n": 2, "noise": torch.zeros(2, 1, 9, 9)}, r"noise has the shape \(2, 1, 9, 9\)"),
 ]
 
@@ -212,7 +212,7 @@ def test_bad_arguments_are_refused_in_one_line(tiny_model, options, words):
 
 def test_labels_need_a_model_that_has_them(tiny_model):
     with pytest.raises(UserError, match="no labels"):
-        build(tiny_model(), PLANS[0]).sample(1, cond=1)
+        build(tiny_model(), PLANS[0]).sample(1, condition=1)
     with pytest.raises(UserError, match="dropped labels"):
         build(tiny_model(), Plan(guidance=2.0))
 

@@ -72,9 +72,9 @@ def test_pictures_of_a_real_network_decode_back(text, tiny_model):
     plan = Plan(solver=text, steps=20)
     sampler = build(model, plan)
     cond = [0, 1, 2]
-    made = sampler.sample(3, seed=1, cond=cond, raw=True)
-    found = invert(model, plan, made, cond=cond, raw=True)
-    again = sampler.sample(noise=found.noise, cond=cond, raw=True)
+    made = sampler.sample(3, seed=1, condition=cond, raw=True)
+    found = invert(model, plan, made, condition=cond, raw=True)
+    again = sampler.sample(noise=found.noise, condition=cond, raw=True)
     assert (again - made).square().mean(dim=(1, 2, 3)).sqrt().max() <= 1.1e-3
 
 
@@ -137,7 +137,7 @@ def test_wrong_pictures_and_tolerances_are_refused(gaussian_model):
     with pytest.raises(UserError, match="tolerance"):
         invert(gaussian_model, plan, fine, tolerance=math.nan)
     with pytest.raises(UserError, match="no labels"):
-        invert(gaussian_model, plan, fine, cond=1)
+        invert(gaussian_model, plan, fine, condition=1)
 
 
 def test_a_picture_that_is_not_reached_is_named_with_how_near_it_came(tiny_model):

@@ -36,10 +36,10 @@ def test_an_engine_makes_the_pictures_that_eager_makes(tiny_model, noise, engine
     model = tiny_model(labels=labels)
     cond = None if labels is None else [0, 1, 2, 0, 1]
     plan = Plan(steps=4, guidance=1.0 if labels is None else 2.0)
-    wanted = hasten.build(model, plan).sample(noise=noise, cond=cond)
+    wanted = hasten.build(model, plan).sample(noise=noise, condition=cond)
     other = hasten.build(model, plan.model_copy(update={"engine": engine}))
     # Four float32 evaluations of a network whose answers are multiplied by up to 157.
-    assert (other.sample(noise=noise, cond=cond) - wanted).abs().max() < 1e-3
+    assert (other.sample(noise=noise, condition=cond) - wanted).abs().max() < 1e-3
     assert other.net.precision == "float32"
     assert other.net.versions[engine]
 
@@ -118,7 +118,7 @@ def test_compile_without_a_compiler_says_what_to_install(tiny_model, monkeypatch
 
 def test_a_network_that_cannot_be_exported_is_named(tiny_model, noise):
     class Looks(torch.nn.Module):
-        def forward(self, x, t, cond=None):
+        def forward(self, x, t, condition=None):
             return x if float(t[0]) > 3 else -x
 
     model = dataclasses.replace(tiny_model(), net=Looks(), name="looks")
@@ -237,9 +237,9 @@ def test_bfloat16_does_not_round_the_time():
     model = hasten.load("builtin:mnist-2")
     plan = hasten.Plan(**model.plans[1])
     noise = torch.randn(8, *model.shape, generator=generator(1))
-    exact = hasten.build(model, plan).sample(noise=noise, cond=[0] * 8)
+    exact = hasten.build(model, plan).sample(noise=noise, condition=[0] * 8)
     quick = plan.model_copy(update={"engine": "openvino", "dtype": "bfloat16"})
-    apart = hasten.build(model, quick).sample(noise=noise, cond=[0] * 8) - exact
+    apart = hasten.build(model, quick).sample(noise=noise, condition=[0] * 8) - exact
     assert float(apart.square().mean().sqrt()) < 0.02
 
 

@@ -159,9 +159,9 @@ def test_a_picture_does_not_depend_on_its_batch_mates(executor, tiny_model):
 @pytest.mark.parametrize("executor", WIDE)
 def test_guided_pictures_of_a_real_network_are_those_of_the_sequential_run(executor, tiny_model):
     model, plan = tiny_model(labels=3), Plan(solver="ddim", grid="uniform", steps=16, guidance=2)
-    wanted = hasten.build(model, plan).sample(2, cond=1, raw=True)
+    wanted = hasten.build(model, plan).sample(2, condition=1, raw=True)
     wide = Plan(**{**plan.model_dump(), "executor": executor})
-    got = hasten.build(model, wide).sample(2, cond=1, raw=True)
+    got = hasten.build(model, wide).sample(2, condition=1, raw=True)
     assert apart(got, wanted) < 1e-3  # the default tolerance
 
 

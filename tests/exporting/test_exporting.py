@@ -56,7 +56,7 @@ def test_the_runner_needs_numpy_and_the_runtime_alone(exported, model, tmp_path)
     assert done.returncode == 0, done.stderr
     theirs = torch.from_numpy(np.asarray(Image.open(picture), np.float32) / 255)
     noise = torch.from_numpy(_runner(bundle(model, QUICK).to_json()).normals(5, 0))
-    mine = hasten.build(model, QUICK).sample(noise=noise, cond=3)[0, 0]
+    mine = hasten.build(model, QUICK).sample(noise=noise, condition=3)[0, 0]
     assert float((mine - theirs).abs().max()) < 0.005  # half a step of eight bits, and a little
 
 
@@ -219,8 +219,8 @@ def test_a_plan_in_few_bits_is_exported_in_integers(model, target, rows, tmp_pat
         sum(f.stat().st_size for f in (tmp_path / d).glob("net.*")) for d in ("small", "whole")
     ]
     assert sizes[0] < 0.5 * sizes[1]
-    mine = bundle(model, small).first.sample(1, seed=0, cond=3)
-    assert torch.equal(mine, hasten.build(model, small).sample(1, seed=0, cond=3))
+    mine = bundle(model, small).first.sample(1, seed=0, condition=3)
+    assert torch.equal(mine, hasten.build(model, small).sample(1, seed=0, condition=3))
     with pytest.raises(UserError, match="drop quantize"):
         export(model, small, "folder", tmp_path / "folder")
     assert not (tmp_path / "folder").exists()
@@ -258,8 +258,8 @@ def test_an_exported_folder_is_a_model_that_samples_by_its_plan(model, tmp_path)
     assert found.psnr > 100
     again = hasten.load(tmp_path / "out" / "model")
     noise = torch.randn(2, *model.shape, generator=torch.Generator().manual_seed(0))
-    mine = hasten.build(model, QUICK).sample(noise=noise, cond=1)
-    assert torch.equal(hasten.build(again).sample(noise=noise, cond=1), mine)
+    mine = hasten.build(model, QUICK).sample(noise=noise, condition=1)
+    assert torch.equal(hasten.build(again).sample(noise=noise, condition=1), mine)
 
 
 @pytest.mark.parametrize("factor", [1.5, float("nan")])
@@ -309,7 +309,7 @@ def test_the_page_makes_the_pictures_that_python_makes(model, page, size, gpu, t
     assert len(asked) >= 6
     runner = _runner((folder / "bundle.json").read_text())
     noise = torch.from_numpy(runner.normals(0, 0))
-    mine = hasten.build(model, BEGUN).sample(noise=noise, cond=3).numpy().ravel()
+    mine = hasten.build(model, BEGUN).sample(noise=noise, condition=3).numpy().ravel()
     error = float(((mine - np.array(pixels)) ** 2).mean())
     assert -10 * np.log10(error) > 45
     files = {path.name: path.stat().st_size for path in folder.rglob("*") if path.is_file()}

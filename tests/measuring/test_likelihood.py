@@ -7,7 +7,6 @@ import math
 
 import pytest
 import torch
-from hasten.core.noise_schedule import NoiseSchedule, schedule
 from PIL import Image
 
 import hasten
@@ -17,6 +16,7 @@ from hasten.core.codec import Identity, PixelUnshuffle
 from hasten.core.errors import NonFiniteError, UserError
 from hasten.core.level import Level
 from hasten.core.model import Model
+from hasten.core.noise_schedule import NoiseSchedule, schedule
 from hasten.core.seeds import generator
 from hasten.measuring.likelihood import STREAM, _dequantised, likelihood, likelihood_of
 
@@ -38,9 +38,10 @@ class Exact(torch.nn.Module):
         name = self.where.part_name
         return self.where.at(math.exp(4 * t) if name == "edm" else t * scale[name])
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None = None):
+    def forward(self, x: torch.Tensor, t: torch.Tensor, condition=None):
         level = self.level(float(t[0]))
-        mean = MEAN if cond is None else self.means[cond].view(-1, 1, 1, 1)
+        labels = None if condition is None else condition.labels
+        mean = MEAN if labels is None else self.means[labels].view(-1, 1, 1, 1)
         power = (level.alpha * STD) ** 2 + level.sigma**2
         return mean + level.alpha * STD**2 / power * (x - level.alpha * mean) * self.weight
 
@@ -118,10 +119,10 @@ def test_each_label_has_its_own_density_and_batches_change_nothing():
     model, some = exact("ddpm", labels=3), pictures()
     cond = [0, 1, 2, 2, 1, 0]
     means = model.net.means[torch.tensor(cond)]
-    found = likelihood(model, some, cond=cond, steps=60)
+    found = likelihood(model, some, condition=cond, steps=60)
     assert abs(found.bits - by_hand(model, some, means)[0]) < 1e-3
     assert found.labels == "given the labels"
-    parts = likelihood(model, some, cond=cond, steps=60, batch=4)
+    parts = likelihood(model, some, condition=cond, steps=60, batch=4)
     assert abs(parts.bits - found.bits) < 1e-6
 
 
@@ -173,7 +174,7 @@ def test_wrong_arguments_are_refused_by_name():
         ({"probe": "cauchy"}, "probe"),
         ({"batch": 0}, "batch"),
         ({"seed": -1}, "seed"),
-        ({"cond": 1}, "no labels"),
+        ({"condition": 1}, "no labels"),
     ]:
         with pytest.raises(UserError, match=said):
             likelihood(model, some, **options)

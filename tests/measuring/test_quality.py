@@ -352,7 +352,8 @@ def test_quality_of_the_built_in_model_needs_no_data():
     labels = [i % 10 for i in range(200)]
     plans = [hasten.Plan(solver="unipc(order=3)", grid="uniform", steps=6), hasten.Plan(steps=1)]
     good, bad = (
-        quality(hasten.build(model, plan).sample(200, cond=labels, seed=1), real) for plan in plans
+        quality(hasten.build(model, plan).sample(200, condition=labels, seed=1), real)
+        for plan in plans
     )
     for found in (good, bad):
         for one in (found.fd, found.kd, found.precision, found.recall):

@@ -248,10 +248,10 @@ def test_a_step_tried_again_keeps_its_noise_and_asks_less(text, gaussian):
 def test_a_picture_does_not_depend_on_its_batch_mates(text, smooth):
     """Up to what other batch sizes do to float32 sums, seen through hundreds of calls."""
     sampler = build(smooth(labels=3), Plan(solver=text, steps=5))
-    whole = sampler.sample(3, seed=3, cond=[0, 1, 2])
-    alone = sampler.sample(3, seed=3, cond=[0, 1, 2], batch=1)
+    whole = sampler.sample(3, seed=3, condition=[0, 1, 2])
+    alone = sampler.sample(3, seed=3, condition=[0, 1, 2], batch=1)
     assert (alone - whole).abs().max() < 1e-4
-    assert (sampler.sample(1, seed=3, first=2, cond=2) - whole[2:]).abs().max() < 1e-4
+    assert (sampler.sample(1, seed=3, first=2, condition=2) - whole[2:]).abs().max() < 1e-4
     assert (alone[0] - alone[1]).abs().max() > 1e-2
 
 
@@ -259,7 +259,7 @@ def test_pictures_of_one_batch_have_their_own_steps_and_levels(smooth):
     model = smooth(labels=3)
     sampler = build(model, Plan(solver="adaptive-ode(rtol=0.01)", steps=6, guidance=2.0))
     sizes: list[int] = []
-    sampler.sample(4, cond=[0, 1, 2, 0], watch=lambda call, x0: sizes.append(len(x0)))
+    sampler.sample(4, condition=[0, 1, 2, 0], watch=lambda call, x0: sizes.append(len(x0)))
     assert len(set(sizes)) > 1  # some were done, or tried again, before others
 
 

@@ -345,13 +345,13 @@ def test_a_picture_depends_on_its_seed_and_number_alone(tiny_model, tmp_path):
     for start in starts_for(tmp_path, model):
         sampler = build(model, Plan(steps=3, start=start))
         for cond in (None, [0, 1, 0, 1, 0]):
-            whole = sampler.sample(5, seed=4, cond=cond)
+            whole = sampler.sample(5, seed=4, condition=cond)
             part = None if cond is None else cond[3:]
-            assert torch.equal(whole, sampler.sample(5, seed=4, cond=cond))
+            assert torch.equal(whole, sampler.sample(5, seed=4, condition=cond))
             # Other batch sizes run other kernels: float32 sums in another order.
-            assert (sampler.sample(5, seed=4, cond=cond, batch=2) - whole).abs().max() < 1e-4
-            assert (sampler.sample(2, seed=4, first=3, cond=part) - whole[3:]).abs().max() < 1e-4
-            assert (sampler.sample(5, seed=5, cond=cond) - whole).abs().max() > 1e-2
+            assert (sampler.sample(5, seed=4, condition=cond, batch=2) - whole).abs().max() < 1e-4
+            assert (sampler.sample(2, seed=4, first=3, condition=part) - whole[3:]).abs().max() < 1e-4
+            assert (sampler.sample(5, seed=5, condition=cond) - whole).abs().max() > 1e-2
         text = str(sampler.plan)
         assert Plan.read(text) == sampler.plan
 
@@ -384,8 +384,8 @@ def test_a_vae_gives_each_label_its_pictures_and_the_right_spread(tiny_model, tm
     every = begun(sampler, torch.randn(400, *model.shape))
     # Label, code, what the decoder leaves and the level together: the variance of the data.
     assert every.std() == pytest.approx(float((x0.var() + 0.05**2).sqrt()), rel=0.1)
-    whole = sampler.sample(4, cond=[0, 1, 0, 1])
-    assert (sampler.sample(1, first=2, cond=0) - whole[2]).abs().max() < 1e-4
+    whole = sampler.sample(4, condition=[0, 1, 0, 1])
+    assert (sampler.sample(1, first=2, condition=0) - whole[2]).abs().max() < 1e-4
     with pytest.raises(UserError, match="has no such option"):
         learn_start(model, "vae", file, rank=3)
     with pytest.raises(UserError, match="kind vae takes a recipe"):
@@ -474,7 +474,7 @@ def test_a_start_from_a_models_own_samples_holds_for_its_weights_alone(tiny_mode
     assert facts.n == 24
     assert "samples of tiny" in facts.data
     start = f"gaussian(file={str(file)!r}, ratio=1.0)"
-    assert build(model, Plan(start=start)).sample(1, cond=0).isfinite().all()
+    assert build(model, Plan(start=start)).sample(1, condition=0).isfinite().all()
     other = tiny_model(labels=2)
     next(iter(other.net.parameters())).data.add_(1.0)
     with pytest.raises(UserError, match="start 'gaussian' was learned for other weights"):
@@ -513,7 +513,7 @@ def test_the_shipped_start_is_the_gaussian_of_its_labels():
         steps=3, start="gaussian(file='builtin:mnist/starts/gaussian.safetensors', ratio=9)"
     )
     sampler = build(model, plan)
-    assert sampler.sample(2, cond=[3, 4]).isfinite().all()
+    assert sampler.sample(2, condition=[3, 4]).isfinite().all()
     held = read("builtin:mnist/starts/gaussian.safetensors", "gaussian", NAMES)
     assert held.facts.n == 60_000
     assert 0.1 < held.megabytes < 1.0

@@ -105,5 +105,5 @@ class Model:
             len(labels) == n, f"condition has {len(labels)} labels for {n} pictures; give 1 or {n}."
         )
         for label in labels:
-            require_whole("cond", label, 0, self.labels - 1)
+            require_whole("condition", label, 0, self.labels - 1)
         return torch.tensor(labels)

@@ -67,15 +67,13 @@ class Session:
 
     def denoise(self, x: torch.Tensor, level: Level) -> torch.Tensor:
         """x0 of ``x`` (n, ...) at ``level``."""
-        return self.denoise_many([x], [level])[0]
+        return self.denoise_many([x], [Denoise("x", level)])[0]
 
-    def denoise_many(
-        self, xs: Sequence[torch.Tensor], levels: Sequence[Level]
-    ) -> list[torch.Tensor]:
-        """x0 of several latents, each at its level, asked together."""
+    def denoise_many(self, xs: Sequence[torch.Tensor], asks: Sequence[Ask]) -> list[torch.Tensor]:
+        """x0 of several latents, asked together: each at the level, by the variant of the network
+        and about the condition that its ask names."""
         pending = [
-            Pending(number, Denoise("x", level), (x,))
-            for number, (x, level) in enumerate(zip(xs, levels, strict=True))
+            Pending(number, ask, (x,)) for number, (x, ask) in enumerate(zip(xs, asks, strict=True))
         ]
         return [answers[0] for answers in self.answer(pending)]
 
