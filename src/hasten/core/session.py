@@ -22,7 +22,7 @@ from hasten.core.ask import (
     Noise,
     NoiseOf,
 )
-from hasten.core.call import Answer, Call, Denoiser, State, state_rows
+from hasten.core.call import Answer, Call, Denoiser, State, Weights, state_rows
 from hasten.core.condition import COND, Condition
 from hasten.core.errors import NonFiniteError, UserError
 from hasten.core.level import Level
@@ -43,6 +43,7 @@ class Session:
         fresh: the noise of the run.
         conditions: one, or several by the names that evaluations ask about.
         in_order: evaluations change the run's state, so they are answered one after another.
+        weights: of the condition's branches in this run, where its guidance is not the denoiser's.
     """
 
     def __init__(
@@ -51,9 +52,11 @@ class Session:
         fresh: Fresh,
         conditions: Condition | Mapping[str, Condition] | None = None,
         in_order: bool = False,
+        weights: Weights | None = None,
     ) -> None:
         named = conditions if isinstance(conditions, Mapping) else {MAIN: conditions}
         self.denoiser, self.fresh, self.in_order = denoiser, fresh, in_order
+        self.weights = weights
         self._conditions = {name: one for name, one in named.items() if one is not None}
         self._states: dict[str, Mapping[str, State]] = {}
         self._sums: list[tuple[float, torch.Tensor]] = []
@@ -101,7 +104,7 @@ class Session:
         if isinstance(ask, DenoiseAt):
             levels = ask.levels
             condition = self._condition(name, len(x), ask.rows)
-            return Call(x=x, levels=levels, condition=condition)
+            return Call(x=x, levels=levels, condition=condition, weights=self.weights)
         if isinstance(ask, Network):
             level, raw, branch = Level(ask.t, 1.0, 0.0), True, ask.branch
             variant = ask.variant
@@ -117,6 +120,7 @@ class Session:
             branch=branch,
             states=self._states.get(name, {}),
             raw=raw,
+            weights=self.weights,
         )
 
     def _condition(self, name: str, n: int, rows: Sequence[int] | None = None) -> Condition:
