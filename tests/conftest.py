@@ -5,23 +5,26 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from diffusers import UNet2DModel
+from diffusers import DiTTransformer2DModel, UNet2DModel
 from PIL import Image
 
 import hasten
 from hasten.adapters.families import Network
 from hasten.adapters.folder import save_folder
+from hasten.core.call import Answer, Call
 from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.core.noise_schedule import ddpm_schedule
 from hasten.core.prediction import prediction
+from hasten.core.session import Session
 
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
@@ -108,6 +111,68 @@ def tiny_attentive(seed: int = 0, widths: tuple[int, int] = (8, 8), head: int = 
                 dropout=0.1,
             )
         )
+
+
+def tiny_dit(layers: int = 4) -> DiTTransformer2DModel:
+    torch.manual_seed(0)
+    net = DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=1,
+        num_layers=layers,
+        sample_size=8,
+        patch_size=2,
+        num_embeds_ada_norm=3,
+        norm_num_groups=4,
+    ).eval()
+    for value in net.parameters():  # the gates of a new DiT are zero
+        torch.nn.init.normal_(value, std=0.2)
+    return net
+
+
+def dit_model(layers: int = 4) -> Model:
+    return Model(
+        net=Network(tiny_dit(layers)).requires_grad_(False),
+        schedule=hasten.schedule("ddpm"),
+        prediction=hasten.prediction("epsilon"),
+        shape=(1, 8, 8),
+        labels=3,
+        null_label=3,
+        name="dit",
+    )
+
+
+class ByFunction:
+    """A Denoiser by ``function(x, level)``, which gives x0 or (x0, variance).
+
+    ``rounds``: how many calls were answered together, one entry each time.
+    """
+
+    def __init__(self, function: Callable[[torch.Tensor, Level], Any]) -> None:
+        self.function = function
+        self.rounds: list[int] = []
+
+    def __call__(self, calls: Sequence[Call]) -> list[Answer]:
+        self.rounds.append(len(calls))
+        return [self._answer(call) for call in calls]
+
+    def _answer(self, call: Call) -> Answer:
+        if call.level is None:
+            rows = zip(call.x.split(1), call.levels, strict=True)
+            return Answer(x0=torch.cat([self.function(x, level) for x, level in rows]))
+        answer = self.function(call.x, call.level)
+        x0, variance = answer if isinstance(answer, tuple) else (answer, None)
+        return Answer(x0=x0, variance=variance)
+
+
+def no_noise(rows: Sequence[int] | None = None) -> torch.Tensor:
+    """For runs that draw none on the way."""
+    raise AssertionError("noise was drawn")
+
+
+def session_of(function: Callable[..., Any], fresh: Callable[..., Any] = no_noise) -> Session:
+    """A run whose evaluations ``function(x, level)`` answers."""
+    return Session(ByFunction(function), fresh)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ from hasten import Plan, build
 from hasten.core.ask import Denoise
 from hasten.core.errors import NonFiniteError, UserError
 from hasten.core.solver import Solver, solvers
-from hasten.executors.sequential import Answers
 from hasten.sampling import Draws
 
 PLANS = [
@@ -144,10 +143,11 @@ def test_the_loop_never_waits_for_the_device(tiny_model):
     for plan in PLANS:
         sampler = build(tiny_model(labels=3), plan)
         model, draws = sampler.model, Draws(0, range(2), sampler.model)
-        backend = Answers(sampler.denoiser, lambda draws=draws: draws(1), torch.tensor([1, 2]))
+        condition = model.condition(2, [1, 2])
+        session = sampler.session(condition, lambda draws=draws: draws(1))
         with torch.inference_mode(), Waits():
-            x = sampler.begin(torch.randn(2, *model.shape), sampler.levels[0], None)
-            sampler.executor.run(sampler.program, x, backend)
+            x = sampler.begin(torch.randn(2, *model.shape), sampler.levels[0], condition)
+            sampler.executor.run(sampler.program, {"x": x}, session)
         assert waits == []
         with Waits():
             float(x.sum())
@@ -199,10 +199,10 @@ BAD = [
     ({"n": 2, "seed": -1}, "seed is -1"),
     ({"n": 2, "seed": 2**64}, "seed"),
     ({"n": 2, "batch": 0}, "batch is 0"),
-    ({"n": 2, "cond": 3}, "condition is 3"),
-    ({"n": 2, "cond": -1}, "condition is -1"),
-    ({"n": 2, "cond": [0]}, "1 labels for 2 pictures"),
-    ({"n": 2, "cond": "a b"}, "cond"),
+    ({"n": 2, "condition": 3}, "condition is 3"),
+    ({"n": 2, "condition": -1}, "condition is -1"),
+    ({"n": 2, "condition": [0]}, "1 labels for 2 pictures"),
+    ({"n": 2, "condition": "a b"}, "cond"),
     ({"n": 2, "noise": torch.zeros(2, 1, 9, 9)}, r"noise has the shape \(2, 1, 9, 9\)"),
 ]
 
@@ -268,18 +268,28 @@ def test_a_plan_survives_json_yaml_and_text(tmp_path):
     assert Plan(solver="dpmpp()").key == Plan().key != plan.key
 
 
-@pytest.mark.parametrize("text", ["steps=3,steps=4", "steps", "a=1", "=3", "nowhere.json", ""])
-def test_text_that_is_no_plan_is_refused(text):
-    with pytest.raises(UserError):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("steps=3,steps=4", "gives 'steps' twice"),
+        ("steps", "no file that can be read"),
+        ("a=1", "'a'"),
+        ("=3", "no file that can be read"),
+        ("nowhere.json", "no file that can be read"),
+        ("", "no file that can be read"),
+    ],
+)
+def test_text_that_is_no_plan_is_refused(text, words):
+    with pytest.raises(UserError, match=words):
         Plan.read(text)
 
 
 def test_a_copy_of_a_plan_forgets_what_the_old_fields_meant():
     plan = Plan(solver="ddim", steps=4)
-    assert plan.crossing is not None
-    assert plan.reusing is None
-    other = plan.model_copy(update={"clip": 0.5, "reuse": "deep"})
-    assert other.reusing is not None
-    assert other.crossing == Plan(solver="ddim", clip=0.5).crossing
+    assert plan.parts.levers == ()
+    other = plan.model_copy(update={"clip": 0.5, "levers": ("deep",)})
+    assert [lever.part_name for lever in other.parts.levers] == ["deep"]
+    assert other.parts.solver == Plan(solver="ddim", clip=0.5).parts.solver
+    assert other.parts.solver != plan.parts.solver
     with pytest.raises(UserError, match="steps"):
         plan.model_copy(update={"steps": 0})

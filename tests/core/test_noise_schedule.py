@@ -1,4 +1,4 @@
-"""Paths and predictions: the numbers everything else stands on."""
+"""Noise schedules and predictions: the numbers everything else stands on."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from hasten.core.noise_schedule import Discrete, betas, schedules
 from hasten.core.prediction import predictions
 
 LEARNED = LearnedSchedule(scale=0.4, slope=(5.0, 20.0), bias=(-1.0, -9.0), out=(1.0, 0.3))
-PATHS = [
+SCHEDULES = [
     hasten.schedule(name) for name in ("ddpm", "vp-linear", "vp-cosine", "edm", "flow(shift=3.0)")
 ]
-ALL = [*PATHS, LEARNED, hasten.schedule({"name": "vp-cosine", "end": 1.0})]
+ALL = [*SCHEDULES, LEARNED, hasten.schedule({"name": "vp-cosine", "end": 1.0})]
 
 
 def inside(schedule, count=13):
@@ -35,7 +35,7 @@ def test_position_inverts_at(schedule):
 
 
 @pytest.mark.parametrize("schedule", ALL, ids=lambda schedule: schedule.part_name)
-def test_signal_falls_along_the_path_and_ends_clean(schedule):
+def test_signal_falls_along_the_schedule_and_ends_clean(schedule):
     ratios = [schedule.at(position).ratio for position in (schedule.clean, *inside(schedule))]
     assert all(a < b for a, b in itertools.pairwise(ratios))
     assert schedule.at(schedule.clean).sigma == 0
@@ -43,20 +43,20 @@ def test_signal_falls_along_the_path_and_ends_clean(schedule):
 
 
 @pytest.mark.parametrize("schedule", [p for p in ALL if p.part_name not in ("edm", "flow")])
-def test_variance_preserving_paths_preserve_variance(schedule):
+def test_variance_preserving_schedules_preserve_variance(schedule):
     for position in inside(schedule):
         assert schedule.at(position).spread == pytest.approx(1, abs=1e-12)
 
 
 @pytest.mark.parametrize("schedule", ALL, ids=lambda schedule: schedule.part_name)
-def test_a_path_survives_its_config(schedule):
+def test_a_schedule_survives_its_config(schedule):
     again = hasten.schedule(schedule.config())
     assert [again.at(p) for p in inside(schedule)] == [schedule.at(p) for p in inside(schedule)]
 
 
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
 @pytest.mark.parametrize("zero", [False, True])
-def test_discrete_path_has_the_table_of_the_diffusers_scheduler(schedule, zero):
+def test_a_discrete_schedule_has_the_table_of_the_diffusers_scheduler(schedule, zero):
     theirs = diffusers.DDIMScheduler(beta_schedule=schedule, rescale_betas_zero_snr=zero)
     ours = hasten.schedule({"_class_name": "DDIMScheduler", **theirs.config})
     table = torch.tensor(ours.alphas_cumprod)
@@ -134,12 +134,12 @@ def test_squared_cosine_betas_are_capped():
         (7, "schedule is 7"),
     ],
 )
-def test_a_wrong_path_is_refused_in_one_line(given, words):
+def test_a_wrong_schedule_is_refused_in_one_line(given, words):
     with pytest.raises(UserError, match=words) as caught:
         hasten.schedule(given)
     assert "\n" not in str(caught.value)
 
 
 def test_two_parts_of_one_name_are_refused():
-    with pytest.raises(ValueError, match="two paths"):
+    with pytest.raises(ValueError, match="two noise schedules are named 'flow'"):
         schedules.add("flow")(Discrete)

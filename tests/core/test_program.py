@@ -1,21 +1,26 @@
-"""Tracing, programs, lowering."""
+"""Programs: traced from walks, run as walks are, written and read again."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
+import weakref
 
 import pytest
 import torch
 
 import hasten
-from conftest import GaussianDenoiser
-from hasten.core.ask import Denoise, Noise
+from conftest import ByFunction, GaussianDenoiser, session_of
+from hasten.core.ask import Blend, Combine, Denoise, Noise
+from hasten.core.call import Answer
+from hasten.core.condition import Condition
 from hasten.core.errors import TracingError, UserError
 from hasten.core.lower import lower
-from hasten.core.program import Program
+from hasten.core.program import Program, symbol, trace_walk
+from hasten.core.session import Session, drive
 from hasten.core.solver import Solver, trace
-from hasten.executors.sequential import Answers, Sequential, drive
+from hasten.executors.sequential import Sequential
 
 PATH = hasten.schedule("ddpm")
 EXAMPLE = hasten.Plan(solver="ddim(eta=0.5)", grid="uniform", steps=6)
@@ -32,10 +37,9 @@ def normal(seed=2):
 
 def test_a_program_gives_what_its_walk_gives(gaussian):
     program = EXAMPLE.trace(PATH)
-    traced = Sequential().run(program, start(), Answers(gaussian, normal()))
-    walked = drive(
-        EXAMPLE.crossing.walk(start(), EXAMPLE.levels(PATH)), Answers(gaussian, normal())
-    )
+    traced = Sequential().run(program, {"x": start()}, session_of(gaussian, normal()))
+    walk = EXAMPLE.parts.solver.walk(start(), EXAMPLE.levels(PATH))
+    walked = drive(walk, session_of(gaussian, normal()))
     assert (traced - walked).abs().max() < 1e-14
 
 
@@ -55,11 +59,6 @@ def test_the_executor_holds_no_more_latents_than_the_program_says():
     program = hasten.Plan(solver="ddpm", grid="uniform", steps=50).trace(PATH)
     most, alive = 0, set()
 
-    class Watched(torch.Tensor):
-        pass
-
-    import weakref
-
     def seen(value):
         nonlocal most
         copy = value.clone()
@@ -68,8 +67,8 @@ def test_the_executor_holds_no_more_latents_than_the_program_says():
         most = max(most, len(alive))
         return copy
 
-    backend = Answers(lambda x, level: seen(x * 0.5), lambda: seen(torch.zeros(3, 1, 4, 4)))
-    Sequential().run(program, start().float(), backend)
+    session = session_of(lambda x, level: seen(x * 0.5), lambda: seen(torch.zeros(3, 1, 4, 4)))
+    Sequential().run(program, {"x": start().float()}, session)
     assert most <= 2  # of the four, x and the sum being made are not counted here
 
 
@@ -82,17 +81,20 @@ def test_clipping_is_a_row_of_its_own(gaussian):
 
 
 class OfNetwork:
-    """A machine over raw network outputs, as an exported runtime has it."""
+    """A denoiser of raw network outputs, as an exported runtime has it."""
 
     def __init__(self, prediction, denoiser, schedule):
         self.prediction, self.denoiser, self.schedule = prediction, denoiser, schedule
-        self.noise = normal()
 
-    def network(self, x, t, branch):
-        level = self.schedule.at(t)
+    def __call__(self, calls):
+        assert all(call.raw for call in calls)
+        return [Answer(x0=self.output(call)) for call in calls]
+
+    def output(self, call):
+        level = self.schedule.at(call.level.t)
         here = self.prediction.at(level)
-        x = x / here.scale
-        x0 = self.denoiser(x, level) if branch == "cond" else 0.5 * self.denoiser(x, level)
+        x = call.x / here.scale
+        x0 = self.denoiser(x, level) if call.branch == "cond" else 0.5 * self.denoiser(x, level)
         return (x0 - here.skip * x) / here.out
 
 
@@ -106,11 +108,11 @@ def test_lowering_gives_the_same_pictures(prediction, guidance, solver, gaussian
         wanted, null = gaussian(x, level), 0.5 * gaussian(x, level)
         return null + guidance * (wanted - null)
 
-    want = Sequential().run(program, start(), Answers(guided, normal()))
+    want = Sequential().run(program, {"x": start()}, session_of(guided, normal()))
     low = lower(program, hasten.prediction(prediction), guidance)
     assert {row.ask.op for row in low.rows} <= {"network", "combine", "noise"}
-    backend = OfNetwork(hasten.prediction(prediction), gaussian, PATH)
-    got = Sequential().run(Program.from_json(low.to_json()), start(), backend)
+    session = Session(OfNetwork(hasten.prediction(prediction), gaussian, PATH), normal())
+    got = Sequential().run(Program.from_json(low.to_json()), {"x": start()}, session)
     # epsilon at t = 999 divides by alpha = 0.0064, and again by the guidance's differences.
     assert (got - want).abs().max() < 1e-9
 
@@ -183,3 +185,190 @@ def test_noise_depends_on_seed_and_place_alone(gaussian: GaussianDenoiser):
 def test_noise_asks_are_counted():
     program = EXAMPLE.trace(PATH)
     assert program.draws == sum(isinstance(row.ask, Noise) for row in program.rows) == 5
+
+
+# RePaint (2201.09865): what is known of a picture is noised to each level and put back in.
+
+
+def repaint(x, source, mask, levels):
+    """Ancestral steps in which the masked part alone is the network's: eq. 8a to 8c."""
+    for here, there in itertools.pairwise(levels):
+        x0 = yield Denoise(x, here)
+        unknown = there.alpha * x0 + there.sigma / here.sigma * (x - here.alpha * x0)
+        noise = yield Noise()
+        known = there.alpha * source + there.sigma * noise
+        x = yield Blend(unknown, known, mask)
+    return x
+
+
+REPAINT = ("x", "source", "mask")
+
+
+def repaint_program(levels):
+    symbols = [symbol(name) for name in REPAINT]
+    return trace_walk(repaint(*symbols, levels), levels[0], inputs=REPAINT)
+
+
+def test_a_walk_with_a_source_and_a_mask_is_the_loop_by_hand(gaussian):
+    levels = EXAMPLE.levels(PATH)
+    program = repaint_program(levels)
+    assert program.inputs == REPAINT
+    x, source = start() * levels[0].spread, start().flip(0) + 0.5
+    mask = (torch.arange(16).view(4, 4) % 3 == 0).double().expand_as(x)
+    inputs = {"x": x, "source": source, "mask": mask}
+    got = Sequential().run(program, dict(inputs), session_of(gaussian, normal()))
+    draw = normal()
+    for here, there in itertools.pairwise(levels):
+        x0 = gaussian(x, here)
+        unknown = there.alpha * x0 + there.sigma * (x - here.alpha * x0) / here.sigma
+        known = there.alpha * source + there.sigma * draw()
+        x = mask * unknown + (1 - mask) * known
+    assert (got - x).abs().max() < 1e-13
+    last = levels[-1]
+    assert (last.alpha, last.sigma) == (1.0, 0.0)
+    outside = mask == 0
+    assert torch.equal(got[outside], source[outside])  # the known part is the source itself
+
+
+def test_inputs_and_blends_survive_json_and_old_programs_have_one_input():
+    program = repaint_program(EXAMPLE.levels(PATH))
+    again = Program.from_json(program.to_json())
+    assert again == program
+    assert [row.ask.op for row in again.rows].count("blend") == 6
+    plain = EXAMPLE.trace(PATH)
+    assert "inputs" not in json.loads(plain.to_json())
+    assert Program.from_json(plain.to_json()).inputs == ("x",)
+
+
+def test_hasten_run_takes_the_inputs_by_name_and_names_those_that_are_missing(gaussian):
+    program, noise = repaint_program(EXAMPLE.levels(PATH)), start().float()
+    source, mask = torch.full_like(noise, 0.25), torch.zeros_like(noise)
+    kept = hasten.run(program, gaussian, noise, source=source, mask=mask)
+    assert torch.equal(kept, source)  # a mask of zeros changes nothing
+    with pytest.raises(UserError, match=r"\['x', 'source', 'mask'\]; give \['mask'\]"):
+        hasten.run(program, gaussian, noise, source=source)
+
+
+def test_inputs_live_as_long_as_they_are_read():
+    program = repaint_program(EXAMPLE.levels(PATH))
+    registers = {name: start() for name in REPAINT}
+    held = {name: weakref.ref(value) for name, value in registers.items()}
+    alive = []
+
+    def answer(x, level):
+        alive.append({name for name, value in held.items() if value() is not None})
+        return 0.5 * x
+
+    Sequential().run(program, registers, session_of(answer, normal()))
+    assert alive[0] == set(REPAINT)
+    assert alive[1:] == [{"source", "mask"}] * 5
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda body: body.update(inputs=["source", "x"]), "they begin with 'x'"),
+        (lambda body: body.update(inputs=["x", "source", "source", "mask"]), "differ"),
+        (lambda body: body.update(inputs=["x", "source"]), "reads 'mask' before"),
+        (lambda body: body.pop("inputs"), "before a row has written it"),
+    ],
+)
+def test_inputs_that_do_not_fit_the_rows_are_refused(change, words):
+    body = json.loads(repaint_program(EXAMPLE.levels(PATH)).to_json())
+    change(body)
+    with pytest.raises(UserError, match=words):
+        Program.from_json(json.dumps(body))
+
+
+def flowedit(x, levels):
+    """An edit without inversion (2412.08629, eq. 8): the difference of what the network believes
+    under two conditions moves the source picture."""
+    picture = x
+    for here, there in itertools.pairwise(levels):
+        noise = yield Noise()
+        noisy = yield Combine((x, noise), (here.alpha, here.sigma))
+        moved = yield Combine((noisy, picture, x), (1.0, here.alpha, -here.alpha))
+        target = yield Denoise(moved, here)
+        source = yield Denoise(noisy, here, condition="source")
+        step = 1.0 if there.sigma == 0 else 1 - there.sigma / here.sigma
+        picture = picture + step * ((target - source) - (picture - x))
+    return picture
+
+
+class OfLabels:
+    """A denoiser whose x0 depends on the label of the condition that it is asked about."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, calls):
+        self.seen += [call.condition.labels.tolist() for call in calls]
+        return [Answer(x0=self.x0(call.x, call.level, call.condition.labels)) for call in calls]
+
+    @staticmethod
+    def x0(x, level, labels):
+        return torch.tanh(x / level.spread + labels.view(-1, 1, 1, 1))
+
+
+def test_evaluations_about_two_conditions_are_answered_by_both():
+    levels = EXAMPLE.levels(PATH)
+    program = trace_walk(flowedit(symbol(), levels), levels[0])
+    assert Program.from_json(program.to_json()) == program
+    assert [row.ask.condition for row in program.rows if row.ask.calls] == ["main", "source"] * 6
+    wanted, source = torch.tensor([1, 2, 0]), torch.tensor([0, 0, 1])
+    conditions = {"main": Condition.labels_of(wanted), "source": Condition.labels_of(source)}
+    denoiser = OfLabels()
+    got = Sequential().run(program, {"x": start()}, Session(denoiser, normal(), conditions))
+    assert denoiser.seen == [wanted.tolist(), source.tolist()] * 6
+    x = picture = start()
+    draw, x0 = normal(), OfLabels.x0
+    for here, there in itertools.pairwise(levels):
+        noisy = here.alpha * x + here.sigma * draw()
+        moved = noisy + here.alpha * (picture - x)
+        step = 1 - there.sigma / here.sigma
+        apart = x0(moved, here, wanted) - x0(noisy, here, source)
+        picture = picture + step * (apart - (picture - x))
+    assert (got - picture).abs().max() < 1e-13
+
+
+def test_the_two_evaluations_of_an_edit_are_one_round():
+    levels = EXAMPLE.levels(PATH)
+    program = trace_walk(flowedit(symbol(), levels), levels[0])
+    denoiser = ByFunction(lambda x, level: torch.tanh(x))
+    labels = Condition.labels_of(torch.zeros(3, dtype=torch.long))
+    session = Session(denoiser, normal(), {"main": labels, "source": labels})
+    Sequential().run(program, {"x": start()}, session)
+    assert (program.evaluations, program.rounds) == (12, 6)
+    assert denoiser.rounds == [2] * 6
+
+
+def test_a_condition_that_a_run_was_not_given_is_named():
+    levels = EXAMPLE.levels(PATH)
+    program = trace_walk(flowedit(symbol(), levels), levels[0])
+    session = Session(OfLabels(), normal(), Condition.labels_of(torch.zeros(3, dtype=torch.long)))
+    with pytest.raises(UserError, match="condition 'source', and the run was given main"):
+        Sequential().run(program, {"x": start()}, session)
+
+
+def test_programs_that_were_written_with_reuse_load_as_cached():
+    body = json.loads(EXAMPLE.trace(PATH).to_json())
+    calls = [row for row in body["rows"] if row["op"] == "denoise"]
+    for number, row in enumerate(calls):
+        row["reuse"] = number % 2 == 1
+    program = Program.from_json(json.dumps(body))
+    assert program.variants == ("full", "cached") * 3
+    assert program.with_variants(["full"] * 6) == EXAMPLE.trace(PATH)
+    assert '"reuse"' not in program.to_json()
+    calls[0]["reuse"] = True
+    with pytest.raises(UserError, match="cached features in its first evaluation"):
+        Program.from_json(json.dumps(body))
+
+
+def test_a_column_of_variants_has_an_entry_for_each_evaluation():
+    program = EXAMPLE.trace(PATH)
+    small = program.with_variants(["full", "small", "small", "full", "small", "full"])
+    assert small.variants == ("full", "small", "small", "full", "small", "full")
+    assert (program.plain, small.plain) == (True, False)
+    assert Program.from_json(small.to_json()) == small
+    with pytest.raises(UserError, match="2 entries, but the program makes 6 evaluations"):
+        program.with_variants(["full", "small"])

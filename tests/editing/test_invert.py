@@ -27,7 +27,7 @@ class Exact(torch.nn.Module):
         self.where = schedule("ddpm")
         self.weight = torch.nn.Parameter(torch.ones(()), requires_grad=False)
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None):
+    def forward(self, x: torch.Tensor, t: torch.Tensor, condition=None):
         level = self.where.at(float(t[0]))
         power = (level.alpha * STD) ** 2 + level.sigma**2
         return MEAN + level.alpha * STD**2 / power * (x - level.alpha * MEAN) * self.weight

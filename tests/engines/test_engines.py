@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.util
-import types
 from pathlib import Path
 
 import pytest
 import torch
 
 import hasten
+from hasten.core.condition import Condition, PerSample, Ragged, Shared
 from hasten.core.engine import Static, engines
 from hasten.core.errors import UserError
+from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.random_streams import generator
 from hasten.engines import compile as compiling
@@ -78,23 +78,64 @@ def test_the_precision_that_openvino_reports_is_checked(tiny_model, noise, monke
         prepare(tiny_model(), Plan(engine="openvino"))(noise, torch.zeros(5))
 
 
-def test_a_batch_that_fills_half_of_a_size_is_padded_up_to_it():
+def test_a_batch_that_fills_half_of_a_size_is_padded_up_to_it(tiny_model):
+    sizes = []
+
     class Recorded(Static):
         precision, weights_mb = "float32", 0.0
         versions: dict[str, str] = {}  # noqa: RUF012
 
-        def compile(self, x, t, condition):
-            def call(x, t, condition):
-                assert len(x) == len(t) == len(condition)
-                return x + t[:, None] + condition[:, None]
+        def compile(self, flat, inputs):
+            sizes.append(len(inputs[0]))
+
+            def call(x, t, labels):
+                assert [len(value) for value in (x, t, labels)] == [len(inputs[0])] * 3
+                return x + t[:, None] + labels[:, None]
 
             return call
 
-    net = Recorded(None)  # type: ignore[arg-type]
+    net = Recorded(tiny_model())
     for n in (64, 40, 32, 31, 16, 15, 64, 7, 1):
-        x, t, condition = torch.randn(n, 2), torch.rand(n), torch.arange(n)
-        assert torch.equal(net(x, t, condition), x + t[:, None] + condition[:, None])
-    assert sorted(net._sizes) == [1, 7, 15, 31, 64]
+        x, t, labels = torch.randn(n, 2), torch.rand(n), torch.arange(n)
+        assert torch.equal(net(x, t, labels), x + t[:, None] + labels[:, None])
+    assert sizes == [64, 31, 15, 7, 1]
+
+
+@pytest.mark.parametrize("engine", EXPORTED)
+def test_conditions_of_other_parts_have_graphs_of_their_own(engine):
+    """Frames, a list, a shared number: an engine takes the tensors of a condition one by one."""
+
+    class Given(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.full((1, 1), 0.5))
+
+        def forward(self, x, t, condition=None):
+            given = condition.values(x, t)
+            out = x * self.weight + t[:, None]
+            if "frames" in given:
+                out = out + given["frames"].view(len(x), 2, -1).sum(1) * given["scale"]
+            for text in given.get("texts", []):
+                out = out + text.sum()
+            return out
+
+    model = Model(
+        net=Given().requires_grad_(False),
+        schedule=hasten.schedule("ddpm"),
+        prediction=hasten.prediction("x0"),
+        shape=(3,),
+    )
+    x, t = torch.randn(4, 3), torch.rand(4)
+    frames = {"frames": PerSample(torch.randn(8, 3), each=2), "scale": Shared(2.0)}
+    texts = {"texts": Ragged(tuple(torch.randn(k + 1, 3) for k in range(4)))}
+    conditions = [Condition(4, {"cond": tree}) for tree in ({}, frames, texts, frames | texts)]
+    net = prepare(model, Plan(engine=engine))
+    for condition in conditions:
+        wanted = model.net(x, t, condition)
+        assert (net(x, t, condition) - wanted).abs().max() < 1e-5
+    some = conditions[1].rows([0, 1, 2])  # padded up to four, both frames of each
+    wanted = model.net(x[:3], t[:3], some)
+    assert (net(x[:3], t[:3], some) - wanted).abs().max() < 1e-5
 
 
 def test_a_missing_package_is_refused_with_the_line_that_installs_it(tiny_model, monkeypatch):
@@ -143,55 +184,31 @@ def test_an_engine_or_device_that_does_not_fit_is_refused(tiny_model, plan, word
         hasten.build(tiny_model(), Plan(**plan))
 
 
-class Written:
-    """What a CUDA graph is to the one who records it: calls that write to the same memory again."""
-
-    def __init__(self) -> None:
-        self.out, self.given, self.calls = torch.zeros(4, 1, 8, 8), (), 0
-
-    def __call__(self, *given: torch.Tensor) -> torch.Tensor:
-        self.given, self.calls = given, self.calls + 1
-        return self.replay()
-
-    def replay(self) -> torch.Tensor:
-        x, t, _ = self.given
-        return self.out.copy_(2 * x + t.view(-1, 1, 1, 1))
-
-
-def test_a_recording_is_replayed_on_new_inputs(tiny_model, monkeypatch):
-    from hasten.engines.cudagraph import WARM, CudaGraph
-
-    stream = types.SimpleNamespace(wait_stream=lambda _: None)
-    written = Written()
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: written)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda: stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "graph", lambda _: contextlib.nullcontext())
-    net = CudaGraph().prepare(tiny_model(), "float32")
-    net.cast = written
-    x, t = torch.randn(4, 1, 8, 8), torch.arange(4.0)
-    first, other = net(x, t), net(-x, t)
-    assert torch.equal(first, 2 * x + t.view(-1, 1, 1, 1))
-    assert torch.equal(other, -2 * x + t.view(-1, 1, 1, 1))
-    assert torch.equal(net(x[:3], t[:3]), first[:3])  # padded up to the size that is known
-    assert written.calls == WARM + 1
-
-    def broken(*_: torch.Tensor) -> torch.Tensor:
-        raise RuntimeError("operation not permitted when stream is capturing")
-
-    net.cast = broken
-    with pytest.raises(UserError, match=r"cannot record.*stream is capturing.*engine=eager"):
-        net(torch.randn(9, 1, 8, 8), torch.arange(9.0))
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_a_cuda_graph_makes_the_pictures_that_eager_makes(tiny_model, noise):
     model = tiny_model()
     model = dataclasses.replace(model, net=model.net.cuda())
-    wanted = hasten.build(model, Plan(steps=3)).sample(noise=noise)
-    got = hasten.build(model, Plan(steps=3, engine="cudagraph")).sample(noise=noise)
-    assert (got - wanted).abs().max() < 1e-3
+    plain, recorded = (
+        hasten.build(model, Plan(steps=3, engine=engine)) for engine in ("eager", "cudagraph")
+    )
+    for some in (noise, -noise, noise[:3]):  # recorded, replayed, padded up to what is known
+        apart = recorded.sample(noise=some) - plain.sample(noise=some)
+        assert apart.abs().max() < 1e-3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_what_a_cuda_graph_cannot_record_is_refused(tiny_model, noise):
+    class Looks(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones((), device="cuda"))
+
+        def forward(self, x, t, condition=None):
+            return x * self.weight if float(x.sum()) > 0 else -x  # waits for the device
+
+    model = dataclasses.replace(tiny_model(), net=Looks())
+    with pytest.raises(UserError, match=r"cannot record.*engine=eager"):
+        hasten.build(model, Plan(steps=2, engine="cudagraph")).sample(noise=noise)
 
 
 def test_every_engine_declares_what_it_is():

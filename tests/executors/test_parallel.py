@@ -8,15 +8,15 @@ import os
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 
 import hasten
+from conftest import ByFunction
 from hasten.core.executor import executors
 from hasten.core.plan import Plan
-from hasten.executors.sequential import Answers
+from hasten.core.session import Session
 
 WIDE = ["picard", "anderson", "parareal(blocks=4)"]
 SOLVERS = [
@@ -42,23 +42,12 @@ class Mixture:
         return torch.tanh(x * (level.alpha / level.sigma**2))
 
 
-class Counted(Answers):
-    """Counts rounds, and the most questions of one round."""
-
-    rounds, most = 0, 0
-
-    def denoise_many(self, xs, levels):
-        self.rounds, self.most = self.rounds + 1, max(self.most, len(xs))
-        return super().denoise_many(xs, levels)
-
-
-def crossed(executor, program, noise, denoiser, watch=None):
-    backend = Counted(denoiser, torch.Generator().manual_seed(0), None)
-    generator = torch.Generator().manual_seed(0)
-    backend._noise = lambda: torch.randn(noise.shape, generator=generator)
-    return executors.parse(executor).run(
-        program, noise * program.start.spread, backend, watch
-    ), backend
+def crossed(executor, program, noise, function, watch=None):
+    """The last latents, and how many evaluations each round had."""
+    denoiser, generator = ByFunction(function), torch.Generator().manual_seed(0)
+    session = Session(denoiser, lambda: torch.randn(noise.shape, generator=generator))
+    begin = {"x": noise * program.start.spread}
+    return executors.parse(executor).run(program, begin, session, watch), denoiser.rounds
 
 
 def apart(got, wanted):
@@ -92,8 +81,8 @@ def test_a_linear_network_is_known_after_the_window_has_opened(noise, gaussian):
     # more that finds nothing moves, and one for the mean that the first guess has wrong.
     program = hasten.trace(Plan(solver="ddim", grid="uniform", steps=60), "ddpm")
     wanted, _ = crossed("sequential", program, noise, gaussian)
-    got, backend = crossed("picard", program, noise, gaussian)
-    assert backend.rounds <= 5
+    got, rounds = crossed("picard", program, noise, gaussian)
+    assert len(rounds) <= 5
     assert (got - wanted).abs().max() < 1e-5  # float32 sums of 60 terms
 
 
@@ -101,16 +90,16 @@ def test_a_linear_network_is_known_after_the_window_has_opened(noise, gaussian):
 def test_a_round_asks_no_more_than_the_window(executor, noise):
     program = hasten.trace(Plan(solver="ddpm", grid="uniform", steps=30), "ddpm")
     wanted, _ = crossed("sequential", program, noise, Mixture())
-    got, backend = crossed(f"{executor}, tolerance={LEAST})", program, noise, Mixture())
-    assert backend.most <= 7
+    got, rounds = crossed(f"{executor}, tolerance={LEAST})", program, noise, Mixture())
+    assert max(rounds) <= 7
     assert apart(got, wanted) < AMPLIFIED * LEAST
 
 
 def test_a_window_of_one_is_the_sequential_run(noise):
     program = hasten.trace(Plan(solver="ddpm", grid="uniform", steps=9), "ddpm")
     wanted, _ = crossed("sequential", program, noise, Mixture())
-    got, backend = crossed("anderson(window=1)", program, noise, Mixture())
-    assert backend.rounds == 9
+    got, rounds = crossed("anderson(window=1)", program, noise, Mixture())
+    assert len(rounds) == 9
     assert torch.equal(got, wanted)
 
 
@@ -122,25 +111,25 @@ def test_there_are_never_more_rounds_than_evaluations(executor, noise):
 
     program = hasten.trace(Plan(solver="ddim", grid="uniform", steps=20), "ddpm")
     wanted, _ = crossed("sequential", program, noise, Rough())
-    got, backend = crossed(f"{executor}(tolerance=1e-9)", program, noise, Rough())
-    assert backend.rounds <= 20
+    got, rounds = crossed(f"{executor}(tolerance=1e-9)", program, noise, Rough())
+    assert len(rounds) <= 20
     assert (got - wanted).abs().max() < 1e-3  # float32's 1e-7, amplified by sin(40 x)
 
 
 def test_parareal_is_exact_after_as_many_iterations_as_blocks(noise):
     program = hasten.trace(Plan(solver="ddpm", grid="uniform", steps=20), "ddpm")
     wanted, _ = crossed("sequential", program, noise, Mixture())
-    got, backend = crossed("parareal(blocks=4, tolerance=1e-9)", program, noise, Mixture())
+    got, rounds = crossed("parareal(blocks=4, tolerance=1e-9)", program, noise, Mixture())
     # the coarse pass 4; then at most 4 times the other 4 questions of a block and 4 corrections
-    assert backend.rounds <= 4 + 4 * (4 + 4)
+    assert len(rounds) <= 4 + 4 * (4 + 4)
     assert (got - wanted).abs().max() < 1e-5
 
 
 def test_one_block_is_the_sequential_run(noise):
     program = hasten.trace(Plan(solver="ddpm", grid="uniform", steps=8), "ddpm")
     wanted, _ = crossed("sequential", program, noise, Mixture())
-    got, backend = crossed("parareal(blocks=1)", program, noise, Mixture())
-    assert backend.rounds == 8
+    got, rounds = crossed("parareal(blocks=1)", program, noise, Mixture())
+    assert len(rounds) == 8
     assert torch.equal(got, wanted)
 
 
@@ -149,12 +138,12 @@ def test_anderson_learns_a_slope_that_picard_does_not(noise, gaussian):
     program = hasten.trace(Plan(solver="ddim", grid="uniform", steps=100), "ddpm")
     wide = dataclasses.replace(gaussian, std=2.0)
     wanted, _ = crossed("sequential", program, noise, wide)
-    rounds = []
+    counts = []
     for name in ("picard", "anderson"):
-        got, backend = crossed(f"{name}(tolerance={LEAST})", program, noise, wide)
+        got, rounds = crossed(f"{name}(tolerance={LEAST})", program, noise, wide)
         assert apart(got, wanted) < AMPLIFIED * LEAST
-        rounds.append(backend.rounds)
-    assert rounds[1] < rounds[0]
+        counts.append(len(rounds))
+    assert counts[1] < counts[0]
 
 
 @pytest.mark.parametrize("executor", WIDE)
@@ -180,10 +169,10 @@ def test_guided_pictures_of_a_real_network_are_those_of_the_sequential_run(execu
 def test_watch_is_called_once_a_round(executor, noise):
     program = hasten.trace(Plan(solver="ddpm", grid="uniform", steps=12), "ddpm")
     seen = []
-    _, backend = crossed(
+    _, rounds = crossed(
         executor, program, noise, Mixture(), lambda k, x0: seen.append((k, x0.shape))
     )
-    assert seen == [(k, noise.shape) for k in range(backend.rounds)]
+    assert seen == [(k, noise.shape) for k in range(len(rounds))]
 
 
 def test_memory_is_that_of_the_window(noise):
@@ -247,36 +236,33 @@ def test_more_blocks_than_evaluations_are_refused_when_a_sampler_is_built(tiny_m
 def test_a_learned_variance_is_refused_with_the_reason(noise):
     program = hasten.trace(Plan(solver="ddpm(variance='learned')", grid="uniform", steps=9), "ddpm")
     for name in WIDE:
-        with pytest.raises(hasten.UserError, match="asks 'denoise_with_variance'"):
+        with pytest.raises(hasten.UserError, match="this program asks for 'denoise_with_variance'"):
             crossed(name, program, noise, Mixture())
 
 
 RANK = """
-import sys, time, torch, hasten
+import datetime, sys, torch, hasten
 from hasten.core.plan import Plan
+from hasten.executors import distributed
 from hasten.core.errors import HastenError
 
 torch.set_num_threads(1)
-asked, dies = [0, 0], {dies}
+distributed.PATIENCE = datetime.timedelta(minutes=5)  # however busy the machine is
+asked, dies = [], {dies}
 
-class Network:
-    def many(self, x, levels, condition=None):
-        asked[0], asked[1] = asked[0] + 1, asked[1] + len(levels)
-        if dies and asked[0] == 3:
-            sys.exit(9)
-        n = len(x) // len(levels)
-        pairs = zip(x.split(n), levels)
-        return torch.cat([torch.tanh(one * (level.alpha / level.sigma**2)) for one, level in pairs])
-    def __call__(self, x, level):
-        return self.many(x, [level])
+def network(x, level):
+    asked.append(level)
+    if dies and len(asked) == 25:  # in the third round
+        sys.exit(9)
+    return torch.tanh(x * (level.alpha / level.sigma**2))
 
 program = hasten.trace(Plan(solver="ddpm", grid="uniform", steps=40), "ddpm")
 noise = torch.randn(2, 1, 4, 4, generator=torch.Generator().manual_seed(1))
 try:
-    x0 = hasten.run(program, Network(), noise, executor="anderson")
+    x0 = hasten.run(program, network, noise, executor="anderson")
 except HastenError as error:
     sys.exit(f"refused: {{error}}")
-print(asked[1], x0.double().sum().item(), x0.flatten()[:3].tolist())
+print(len(asked), x0.double().sum().item(), x0.flatten()[:3].tolist())
 """
 
 
@@ -297,7 +283,7 @@ def ranks(dies: int | None = None) -> list[tuple[int, str, str]]:
     done = []
     try:
         for one in started:
-            out, err = one.communicate(timeout=90)
+            out, err = one.communicate(timeout=280)
             done.append((one.returncode, out, err))
     finally:
         for one in started:
@@ -318,14 +304,12 @@ def test_two_processes_share_the_questions_and_end_with_the_same_picture():
 
 
 def test_the_death_of_a_process_ends_the_others_with_one_line():
-    begun = time.monotonic()
     (status, _, err), (other, _, _) = ranks(dies=1)
     assert other == 9
     assert status == 1
     refused = [line for line in err.splitlines() if line.startswith("refused: ")]
     assert len(refused) == 1
-    assert "died or is more than 20 s behind" in refused[0]
-    assert time.monotonic() - begun < 60  # 30 s for it, and the processes' start
+    assert "died or is more than 300 s behind" in refused[0]
 
 
 def test_a_walk_without_a_program_is_refused_when_a_sampler_is_built(tiny_model):

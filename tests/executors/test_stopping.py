@@ -9,8 +9,10 @@ import pytest
 import torch
 
 import hasten
+from conftest import session_of
 from hasten import Plan, build
 from hasten.core.errors import UserError
+from hasten.core.executor import executors
 from hasten.core.program import Program
 from hasten.executors import deadline
 
@@ -27,7 +29,7 @@ def answers_of(sampler, **given) -> list[torch.Tensor]:
 @pytest.mark.parametrize("solver", ["dpmpp(order=2)", "ddpm", "restart"])
 def test_settled_pictures_are_what_they_were_and_the_others_go_on(tiny_model, solver):
     model, condition = tiny_model(labels=3), [0, 1, 2, 0, 1, 2]
-    given = {"n": 6, "seed": 2, "cond": condition}
+    given = {"n": 6, "seed": 2, "condition": condition}
     plan = Plan(solver=solver, steps=8, clip=1.0)
     whole = build(model, plan).sample(**given, raw=True)
     answers = [x0.clamp(-1, 1) for x0 in answers_of(build(model, plan), **given)]
@@ -100,21 +102,18 @@ def test_the_deadline_ends_after_the_call_that_passes_it(tiny_model, monkeypatch
 
 
 def test_a_learned_variance_is_no_hindrance(gaussian):
-    class Both:
-        def __call__(self, x, level, condition=None):
-            return gaussian(x, level)
-
-        def with_variance(self, x, level, condition=None):
-            return gaussian(x, level), torch.zeros_like(x)
+    def made(executor):
+        session = session_of(
+            lambda x, level: (gaussian(x, level), torch.zeros_like(x)), lambda *_: draws.pop()
+        )
+        draws = list(torch.randn(20, 4, 1, 8, 8, generator=torch.Generator().manual_seed(1)))
+        return executors.parse(executor).run(program, {"x": noise.clone()}, session)
 
     program = Plan(solver="ddpm(variance='learned')", grid="uniform", steps=20).trace(
         hasten.schedule("ddpm")
     )
-    denoiser = Both()
     noise = torch.randn(4, 1, 8, 8)
-    whole = hasten.run(program, denoiser, noise)  # type: ignore[arg-type]
-    found = hasten.run(program, denoiser, noise, executor="early-exit(tolerance=1e-9)")  # type: ignore[arg-type]
-    assert torch.equal(found, whole)
+    assert torch.equal(made("early-exit(tolerance=1e-9)"), made("sequential"))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +133,7 @@ def test_options_out_of_range_are_refused(executor, why):
 
 
 def test_a_number_that_is_none_is_refused():
-    for part, option in (("Settle", "tolerance"), ("Deadline", "ms")):
+    for part, option in (("EarlyExit", "tolerance"), ("Deadline", "ms")):
         with pytest.raises(UserError, match=f"{option} is nan"):
             getattr(hasten.executors, part)(**{option: float("nan")})
 

@@ -197,7 +197,7 @@ def test_a_bundle_offers_other_numbers_of_steps(model):
         (Plan(solver="adaptive-ode", steps=20), "hasten learn freeze"),
         (Plan(start="plan(plan='solver=ddim,steps=2,grid=uniform', ratio=2.0)"), "start=noise"),
         (Plan(start=f"mixture(ratio=2.0, file={MIXTURE!r})"), "steps=0"),
-        (Plan(reuse="deep(branch=0)", steps=20), "drop reuse"),
+        (Plan(levers=["deep(branch=0)"], steps=20), "drop deep"),
     ],
 )
 def test_a_plan_that_cannot_be_exported_says_what_can(model, plan, words, tmp_path):
@@ -211,7 +211,7 @@ def test_a_plan_in_few_bits_is_exported_in_integers(model, target, rows, tmp_pat
     pytest.importorskip({"onnx": "onnxruntime"}.get(target, target))
     file = str(tmp_path / "bits.safetensors")
     learn_quantize(model, QUICK, file, rows=rows, n=8)
-    small = QUICK.model_copy(update={"quantize": file})
+    small = QUICK.with_lever(f"quantize(file={file!r})")
     found = export(model, small, target, tmp_path / "small")
     export(model, QUICK, target, tmp_path / "whole")
     assert found.psnr > 30

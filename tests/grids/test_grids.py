@@ -8,11 +8,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from diffusers import DDIMScheduler, EDMEulerScheduler
-from hasten.core.noise_schedule import Discrete, NoiseSchedule, betas, schedule
 
 import hasten.grids  # noqa: F401
 from hasten.core.errors import UserError
 from hasten.core.grid import grids
+from hasten.core.noise_schedule import Discrete, NoiseSchedule, betas, schedule
 
 PATHS: dict[str, NoiseSchedule] = {
     "vp-linear": schedule("vp-linear"),

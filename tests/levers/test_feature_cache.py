@@ -1,74 +1,45 @@
-"""Feature reuse: both graphs of a split network are its own, and a run keeps its own state."""
+"""The feature cache: both graphs of a split network are its own, and a run keeps its own state."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
+from diffusers import UNet2DConditionModel, UNet2DModel
 
 import hasten
-from conftest import tiny_unet
+from conftest import dit_model, tiny_dit, tiny_unet
 from hasten.adapters.families import Network
 from hasten.adapters.split import split
-from hasten.cli import _status
-from hasten.core.engine import engines
+from hasten.core.call import Call
+from hasten.core.condition import Condition
+from hasten.core.engine import Prepared, engines
 from hasten.core.errors import UserError
 from hasten.core.executor import executors
-from hasten.core.feature_cache import Split, check_reuse, reuses, with_reuse
+from hasten.core.feature_cache import Split
+from hasten.core.lever import check_solver, check_traits, levers
 from hasten.core.lower import lower
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.program import Program
 from hasten.core.solver import solvers
-from hasten.executors.sequential import Answers, Sequential
-from hasten.learning.compression.cache import Bench, branches, even, learn_cache_mask, least
-from hasten.learning.compression.feature_error import Distances
-from hasten.measuring.macs import costs, macs
-from hasten.sampling import prepare
+from hasten.executors.sequential import Sequential
+from hasten.measuring.macs import macs, network_macs
+from hasten.sampling import network_key, prepare
 
 BASE = Plan(solver="ddim", grid="uniform", steps=6)
 
 
-def plan(reuse: str | None, **fields: object) -> Plan:
-    return Plan(**{**BASE.model_dump(), "reuse": reuse, **fields})
+def plan(cache: str | None, **fields: object) -> Plan:
+    levers = () if cache is None else (cache,)
+    return Plan(**{**BASE.model_dump(), "levers": levers, **fields})
 
 
 @pytest.fixture
 def noise() -> torch.Tensor:
     return torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-
-
-def tiny_dit(layers: int = 4) -> DiTTransformer2DModel:
-    torch.manual_seed(0)
-    net = DiTTransformer2DModel(
-        num_attention_heads=2,
-        attention_head_dim=8,
-        in_channels=1,
-        num_layers=layers,
-        sample_size=8,
-        patch_size=2,
-        num_embeds_ada_norm=3,
-        norm_num_groups=4,
-    ).eval()
-    for value in net.parameters():  # the gates of a new DiT are zero
-        torch.nn.init.normal_(value, std=0.2)
-    return net
-
-
-def dit_model(layers: int = 4) -> Model:
-    return Model(
-        net=Network(tiny_dit(layers)).requires_grad_(False),
-        schedule=hasten.schedule("ddpm"),
-        prediction=hasten.prediction("epsilon"),
-        shape=(1, 8, 8),
-        labels=3,
-        null_label=3,
-        name="dit",
-    )
 
 
 def rich_unet(**options: object) -> UNet2DModel:
@@ -154,11 +125,11 @@ def test_every_cut_of_a_dit_answers_with_the_same_bits_as_the_network():
         assert not torch.allclose(two(x + 1, t + 50, condition, kept), wanted, rtol=1e-2)
 
 
-@pytest.mark.parametrize("reuse", ["deep(branch=0,every=1)", "deep(every=1)", "encoder(every=1)"])
+@pytest.mark.parametrize("cache", ["deep(branch=0,every=1)", "deep(every=1)", "encoder(every=1)"])
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp", "heun", "ddpm"])
-def test_reusing_nothing_gives_the_same_bits(tiny_model, noise, reuse, solver):
+def test_a_cache_that_is_never_used_gives_the_same_bits(tiny_model, noise, cache, solver):
     wanted = hasten.build(tiny_model(), plan(None, solver=solver)).sample(noise=noise)
-    got = hasten.build(tiny_model(), plan(reuse, solver=solver)).sample(noise=noise)
+    got = hasten.build(tiny_model(), plan(cache, solver=solver)).sample(noise=noise)
     assert torch.equal(got, wanted)
 
 
@@ -200,12 +171,12 @@ ENGINES = {"openvino": "deep(branch=0, forecast=1)", "onnxruntime": "encoder"}
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_an_engine_runs_both_graphs_as_eager_does(tiny_model, noise, engine):
-    model, reuse = tiny_model(labels=3), ENGINES[engine]
-    wanted = hasten.build(model, plan(reuse, guidance=2.0)).sample(
+    model, cache = tiny_model(labels=3), ENGINES[engine]
+    wanted = hasten.build(model, plan(cache, guidance=2.0)).sample(
         noise=noise, condition=[0, 1, 2, 0]
     )
-    sampler = hasten.build(model, plan(reuse, guidance=2.0, engine=engine))
-    # As for engines without reuse: float32, answers multiplied by up to 157.
+    sampler = hasten.build(model, plan(cache, guidance=2.0, engine=engine))
+    # As for engines without a cache: float32, answers multiplied by up to 157.
     assert (sampler.sample(noise=noise, condition=[0, 1, 2, 0]) - wanted).abs().max() < 1e-3
     # A smaller batch is padded up to the compiled size, features too.
     some = sampler.sample(noise=noise[:3], condition=[0, 1, 2])
@@ -254,7 +225,7 @@ def test_both_graphs_of_a_unet_are_captured_whole():
     assert torch.equal(captured(x, t, None, deep), two(x, t, None, deep))
 
 
-def test_a_dit_reuses_its_attention_and_nothing_else(noise):
+def test_a_dit_keeps_its_attention_and_nothing_else(noise):
     net, draws = tiny_dit(), torch.Generator().manual_seed(2)
     two = split(net, "attention")
     x, other = (torch.randn(3, 1, 8, 8, generator=draws) for _ in range(2))
@@ -278,7 +249,7 @@ def test_a_dit_reuses_its_attention_and_nothing_else(noise):
     assert float((second - plain).abs().max()) > 1e-4
 
 
-def test_an_exported_dit_reuses_its_blocks(noise):
+def test_an_exported_dit_keeps_its_blocks(noise):
     model, x0 = dit_model(), hasten.prediction("x0")
     model = dataclasses.replace(model, prediction=x0)  # answers multiplied by 1
     wanted = hasten.build(model, plan("blocks", steps=3)).sample(noise=noise, condition=1, raw=True)
@@ -288,11 +259,11 @@ def test_an_exported_dit_reuses_its_blocks(noise):
 
 
 @pytest.mark.parametrize(
-    "reuse", ["deep(branch=0)", "deep(forecast=1)", "first-block(threshold=0.3)"]
+    "cache", ["deep(branch=0)", "deep(forecast=1)", "first-block(threshold=0.3)"]
 )
-def test_a_picture_never_depends_on_its_neighbours_or_on_an_earlier_run(tiny_model, noise, reuse):
-    model = dit_model() if reuse.startswith("first") else tiny_model(labels=3)
-    sampler = hasten.build(model, plan(reuse, guidance=2.0))
+def test_a_picture_never_depends_on_its_neighbours_or_on_an_earlier_run(tiny_model, noise, cache):
+    model = dit_model() if cache.startswith("first") else tiny_model(labels=3)
+    sampler = hasten.build(model, plan(cache, guidance=2.0))
     labels = [0, 1, 2, 1]
     wanted = sampler.sample(noise=noise, condition=labels, raw=True)
     sampler.sample(noise=noise.flip(0), condition=2)  # another run in between
@@ -387,38 +358,36 @@ def test_a_first_block_decides_for_each_picture(noise):
 
 
 @pytest.mark.parametrize(("threshold", "exact"), [(0.0, True), (100.0, False)])
-def test_a_first_block_with_threshold_zero_reuses_nothing(noise, threshold, exact):
+def test_a_first_block_with_threshold_zero_never_uses_the_cache(noise, threshold, exact):
     wanted = hasten.build(dit_model(), BASE).sample(noise=noise, condition=0, raw=True)
     given = plan(f"first-block(threshold={threshold})")
     got = hasten.build(dit_model(), given).sample(noise=noise, condition=0, raw=True)
     assert torch.allclose(got, wanted, rtol=1e-3, atol=1e-3) == exact
 
 
-def test_a_program_says_what_it_reuses_and_other_programs_stay_as_they_are(tiny_model):
+def test_a_program_says_what_is_cached_and_other_programs_stay_as_they_are():
     schedule = hasten.schedule("ddpm")
     program = plan("deep(mask=(1,0,0,1,0,1))").trace(schedule)
-    assert program.reuses == (False, True, True, False, True, False)
+    assert program.variants == ("full", "cached", "cached", "full", "cached", "full")
     assert Program.from_json(program.to_json()) == program
     without = BASE.trace(schedule)
-    assert "reuse" not in without.to_json()
-    assert "reuse" not in str(without)
-    assert with_reuse(program, [False] * 6) == without
+    assert "variant" not in without.to_json()
+    assert "variant" not in str(without)
+    assert program.with_variants(["full"] * 6) == without
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_a_lowered_program_reuses_too(tiny_model, noise, guidance):
+def test_a_lowered_program_has_the_variants_too(tiny_model, noise, guidance):
     model = tiny_model(labels=3)
     sampler = hasten.build(model, plan("deep(branch=0)", guidance=guidance))
     labels = torch.tensor([0, 1, 2, 0])
     wanted = sampler.sample(noise=noise, condition=labels, raw=True)
     low = lower(sampler.program, model.prediction, sampler.plan.guidance_at)
-    assert low.reuses.count(True) == 3 * (1 if guidance == 1.0 else 2)
+    assert low.variants.count("cached") == 3 * (1 if guidance == 1.0 else 2)
     low = Program.from_json(low.to_json())
-    keep = lambda: sampler.plan.reusing.open(sampler.net)  # noqa: E731
-    null = torch.full_like(labels, 3)
-    backend = Answers(sampler.denoiser, lambda: noise, labels, null, keep=keep)
+    session = sampler.session(model.condition(4, labels), lambda: noise)
     with torch.inference_mode():
-        got = Sequential().run(low, noise * low.start.spread, backend)
+        got = Sequential().run(low, {"x": noise * low.start.spread}, session)
     assert (got - wanted).abs().max() < 1e-3
 
 
@@ -427,7 +396,7 @@ def test_guidance_on_an_interval_skips_the_null_branch_elsewhere(tiny_model, noi
     asked: list[int] = []
     inner = prepare(model, BASE)
 
-    class Counted:
+    class Counted(Prepared):
         precision, weights_mb, versions = "float32", 0.0, {}
 
         def __call__(self, x, t, condition=None, *kept):
@@ -435,24 +404,33 @@ def test_guidance_on_an_interval_skips_the_null_branch_elsewhere(tiny_model, noi
             return inner(x, t, condition)
 
     given = plan(None, guidance=3.0, guidance_interval=(0.2, 5.0))
-    sampler = hasten.build(model, given, net=Counted())  # type: ignore[arg-type]
+    sampler = hasten.build(model, given, net=Counted())
     sampler.sample(noise=noise, condition=1)
     inside = [0.2 < level.ratio <= 5.0 for level in sampler.levels[:-1]]
     assert asked == [8 if yes else 4 for yes in inside]
     assert {True, False} <= set(inside)
-    assert macs(sampler) == (6 + sum(inside)) * costs(model, given).full
+    assert macs(sampler) == (6 + sum(inside)) * network_macs(model)[0]
     low = lower(sampler.program, model.prediction, given.guidance_at)
     assert low.evaluations == 6 + sum(inside)
 
 
-def test_a_guidance_interval_holds_for_questions_asked_side_by_side(tiny_model, noise):
+def test_a_guidance_interval_holds_for_calls_that_are_answered_together(tiny_model, noise):
     model = tiny_model(labels=3)
     given = plan(None, guidance=3.0, guidance_interval=(0.2, 5.0))
     sampler, labels = hasten.build(model, given), torch.tensor([0, 1, 2, 0])
     levels = list(sampler.levels[:-1])
-    wanted = torch.cat([sampler.denoiser(noise, level, labels) for level in levels])
-    got = sampler.denoiser.many(torch.cat([noise] * 6), levels, labels.repeat(6))
-    assert torch.allclose(got, wanted, rtol=1e-4, atol=1e-4)
+    condition = model.condition(4, labels)
+    calls = [Call(x=noise, levels=(level,) * 4, condition=condition) for level in levels]
+    alone = torch.cat([sampler.denoiser([call])[0].x0 for call in calls])
+    together = torch.cat([answer.x0 for answer in sampler.denoiser(calls)])
+    assert torch.allclose(together, alone, rtol=1e-4, atol=1e-4)
+    # A call whose rows are at different levels is guided row by row.
+    rows = Call(
+        x=torch.cat([noise] * 6),
+        levels=tuple(level for level in levels for _ in range(4)),
+        condition=Condition.cat([condition] * 6),
+    )
+    assert torch.allclose(sampler.denoiser([rows])[0].x0, alone, rtol=1e-4, atol=1e-4)
 
 
 def test_a_whole_interval_is_plain_guidance(tiny_model, noise):
@@ -462,7 +440,7 @@ def test_a_whole_interval_is_plain_guidance(tiny_model, noise):
     assert torch.equal(hasten.build(model, given).sample(noise=noise, condition=1), wanted)
 
 
-def test_guidance_may_end_but_not_begin_at_an_evaluation_that_reuses(tiny_model, noise):
+def test_guidance_may_end_but_not_begin_at_a_cached_evaluation(tiny_model, noise):
     model = tiny_model(labels=3)
     ratios = [level.ratio for level in BASE.levels(model.schedule)]
     ends = plan("deep(every=6)", guidance=2.0, guidance_interval=(ratios[3], float("inf")))
@@ -474,131 +452,41 @@ def test_guidance_may_end_but_not_begin_at_an_evaluation_that_reuses(tiny_model,
     assert torch.isfinite(hasten.build(model, begins).sample(noise=noise, condition=1)).all()
 
 
-def test_multiply_accumulates_are_those_counted_by_hand():
-    net = torch.nn.Conv2d(1, 1, 3, padding=1)
-
-    class Plain(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = net
-
-        def forward(self, x, t, condition=None):
-            return self.conv(x)
-
-    model = Model(
-        net=Plain(),
-        schedule=hasten.schedule("ddpm"),
-        prediction=hasten.prediction("epsilon"),
-        shape=(1, 8, 8),
-    )
-    assert costs(model, BASE).full == 9 * 64
-    assert macs(hasten.build(model, BASE)) == 6 * 9 * 64
-
-
-def test_a_part_costs_less_and_deeper_branches_cost_more(tiny_model):
-    found = [costs(tiny_model(), plan(f"deep(branch={k})")) for k in range(4)]
-    parts = [one.part for one in found]
-    assert parts == sorted(parts)
-    assert parts[-1] < found[0].full
-    sampler = hasten.build(tiny_model(), plan("deep(branch=0)"))
-    assert macs(sampler) == 3 * (found[0].full + found[0].part)
-    quick = {"n": 0, "pictures": 0, "batch": 2, "seconds": 0.01}
-    assert hasten.measure(sampler.model, sampler.plan, **quick).macs == macs(sampler)
-    decides = hasten.build(dit_model(), plan("first-block"))
-    assert macs(decides) is None
-
-
-@pytest.mark.parametrize("forecast", [0, 1])
-@pytest.mark.parametrize("power", [1.0, 2.0])
-def test_dynamic_programming_finds_the_mask_that_trying_all_finds(forecast, power):
-    rng = np.random.default_rng(0)
-    features = np.cumsum(rng.normal(size=(8, 3)), axis=0)
-    distances = Distances(
-        products=features @ features.T,
-        times=np.linspace(900, 20, 8),
-        weights=rng.uniform(0.5, 2.0, 8),
-        forecast=forecast,
-    )
-
-    def total(mask: tuple[int, ...]) -> float:
-        keys, out = [k for k, full in enumerate(mask) if full], 0.0
-        for place, s in enumerate(keys):
-            r = keys[place - 1] if place and forecast else -1
-            e = [*keys, 8][place + 1]
-            out += sum(distances(r, s, t) for t in range(s + 1, e)) ** power
-        return out
-
-    masks = [(1, *rest) for rest in itertools.product((0, 1), repeat=7)]
-    for most in range(1, 9):
-        wanted = min(total(mask) for mask in masks if sum(mask) <= most)
-        found = least(distances, [1] * 8, most, power)
-        assert sum(found) <= most
-        assert total(found) == pytest.approx(wanted, abs=1e-9)
-
-
-def test_distances_are_those_between_the_features_and_the_forecast_ones():
-    features = np.random.default_rng(0).normal(size=(3, 5))
-    facts = {"times": np.asarray([9.0, 5.0, 2.0]), "weights": np.ones(3)}
-    plain = Distances(products=features @ features.T, **facts)
-    ahead = features[1] + (2 - 5) / (5 - 9) * (features[1] - features[0])
-    assert plain(0, 1, 2) == pytest.approx(np.linalg.norm(features[2] - features[1]))
-    forecast = dataclasses.replace(plain, forecast=1)
-    assert forecast(0, 1, 2) == pytest.approx(np.linalg.norm(features[2] - ahead))
-
-
-def test_a_learned_mask_keeps_its_budget_and_drifts_no_more_than_an_even_one(tiny_model):
-    model = tiny_model(labels=3)
-    found = learn_cache_mask(model, BASE, budget=0.7, cuts=["deep(branch=0)"], n=2)
-    bench = Bench(model, BASE, "deep(branch=0)", n=2)
-    part = found.plan.reusing
-    assert found.macs <= 0.7
-    assert found.ode_error <= bench.measured(even(bench.units, sum(part.mask))).ode_error
-    full = macs(hasten.build(model, BASE))
-    assert macs(hasten.build(model, found.plan)) == pytest.approx(found.macs * full)
-
-
-def test_full_evaluations_at_equal_distances():
-    assert even([1] * 6, 3) == (1, 0, 1, 0, 1, 0)
-    assert even([1] * 5, 2) == (1, 0, 1, 0, 0)
-    assert even([1] * 4, 1) == (1, 0, 0, 0)
-    assert even([2, 2, 1, 1], 4) == (1, 0, 1, 0)  # what is guided costs two
-
-
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"reuse": "dep"}, "reuse 'dep' is unknown"),
-        ({"reuse": "deep(mask=(0,1))"}, "begins with 0, but nothing is kept yet"),
-        ({"reuse": "deep(mask=(1,2))"}, "takes ones .full. and zeros"),
-        ({"reuse": "deep(mask=())"}, "takes ones .full. and zeros"),
-        ({"reuse": "deep(mask=(1,0), every=3)"}, "every or mask, not both"),
-        ({"reuse": "deep(every=0)"}, "every is 0"),
-        ({"reuse": "deep(forecast=2)"}, "forecast is 2"),
-        ({"reuse": "encoder(batched=2)"}, "batched is 2"),
-        ({"reuse": "first-block(threshold=-1)"}, "threshold is -1"),
-        ({"reuse": "first-block", "engine": "openvino"}, "is no static graph"),
+        ({"levers": "dep"}, "lever 'dep' is unknown"),
+        ({"levers": "deep(mask=(0,1))"}, "begins with 0, but nothing is cached yet"),
+        ({"levers": "deep(mask=(1,2))"}, "takes ones .full. and zeros"),
+        ({"levers": "deep(mask=())"}, "takes ones .full. and zeros"),
+        ({"levers": "deep(mask=(1,0), every=3)"}, "every or mask, not both"),
+        ({"levers": "deep(every=0)"}, "every is 0"),
+        ({"levers": "deep(forecast=2)"}, "forecast is 2"),
+        ({"levers": "encoder(batched=2)"}, "batched is 2"),
+        ({"levers": "first-block(threshold=-1)"}, "threshold is -1"),
+        ({"levers": "first-block", "engine": "openvino"}, "is no static graph"),
         ({"guidance_interval": (1.0, 2.0)}, "narrows guidance, which is 1"),
         ({"guidance_interval": (2.0, 1.0), "guidance": 2.0}, "0 <= low < high"),
         ({"guidance_interval": "(a, 1)", "guidance": 2.0}, "is no interval"),
         ({"guidance_interval": (float("nan"), 1.0), "guidance": 2.0}, "0 <= low < high"),
     ],
 )
-def test_a_plan_that_cannot_reuse_says_why(fields, words):
+def test_a_plan_that_cannot_cache_says_why(fields, words):
     with pytest.raises(UserError, match=words):
         Plan(**fields)
 
 
 @pytest.mark.parametrize(
-    ("reuse", "words"),
+    ("cache", "words"),
     [
         ("deep(mask=(1,0))", "mask has 2 entries, but the plan makes 6 evaluations"),
         ("deep(branch=4)", "branch is 4, but this UNet2DModel has 4 branches; give 0"),
         ("blocks", "cannot split a UNet2DModel; it splits DiTTransformer2DModel. This one can"),
     ],
 )
-def test_a_network_or_mask_that_does_not_fit_is_refused(tiny_model, reuse, words):
+def test_a_network_or_mask_that_does_not_fit_is_refused(tiny_model, cache, words):
     with pytest.raises(UserError, match=words):
-        hasten.build(tiny_model(), plan(reuse))
+        hasten.build(tiny_model(), plan(cache))
 
 
 def test_a_network_that_cannot_be_split_is_named(tiny_model):
@@ -607,7 +495,7 @@ def test_a_network_that_cannot_be_split_is_named(tiny_model):
             return x
 
     bare = dataclasses.replace(tiny_model(), net=Mine())
-    with pytest.raises(UserError, match="cannot split a Mine; it splits UNet2DModel"):
+    with pytest.raises(UserError, match="'deep' cannot split a Mine; it splits U-Nets"):
         hasten.build(bare, plan("deep"))
     wrapped = dataclasses.replace(tiny_model(), net=Network(Mine()))
     with pytest.raises(UserError, match="cannot split a Mine; it splits UNet2DModel"):
@@ -629,68 +517,33 @@ def test_a_network_that_cannot_be_split_is_named(tiny_model):
         split(skips, "deep", branch=0)
 
 
-def test_reuse_with_what_asks_out_of_order_or_has_no_program_is_refused(tiny_model, noise):
-    part, ddim, eager = reuses.parse("deep"), solvers.parse("ddim"), engines.parse("eager")
+def test_a_cache_with_what_asks_out_of_order_or_has_no_program_is_refused(tiny_model, noise):
+    part, eager = levers.parse("deep"), engines.parse("eager")
     for name in executors:
         # What its class declares is all that is read.
         executor = object.__new__(executors[name])
         if executor.in_order:
-            check_reuse(part, executor, ddim, eager)
+            check_traits([part], executor, eager)
             continue
-        with pytest.raises(UserError, match=f"one question at a time, but executor '{name}'"):
-            check_reuse(part, executor, ddim, eager)
+        words = f"keeps something from one evaluation to the next, but executor '{name}'"
+        with pytest.raises(UserError, match=words):
+            check_traits([part], executor, eager)
     for name in (name for name in solvers if not solvers[name].traceable):
         with pytest.raises(UserError, match=f"but solver '{name}' has none"):
-            check_reuse(part, executors.parse("sequential"), object.__new__(solvers[name]), eager)
+            check_solver([part], object.__new__(solvers[name]))
     program = plan("deep").trace(hasten.schedule("ddpm"))
-    with pytest.raises(UserError, match="a denoiser of one's own keeps none"):
+    with pytest.raises(UserError, match="variants of a network"):
         hasten.run(program, lambda x, level: x, noise)
-    with pytest.raises(UserError, match="which a pipeline keeps none of"):
-        hasten.ProgramScheduler(program, prediction="epsilon")
     with pytest.raises(UserError, match="in its first evaluation"):
-        with_reuse(program, [True] * 6)
-    with pytest.raises(UserError, match="net was prepared for no reuse"):
+        program.with_variants(["cached"] * 6)
+    with pytest.raises(UserError, match="net was prepared for no feature cache"):
         hasten.build(tiny_model(), plan("deep"), net=prepare(tiny_model(), BASE))
 
 
-def test_a_network_prepared_for_reuse_serves_a_plan_without(tiny_model, noise):
+def test_a_network_prepared_for_a_cache_serves_a_plan_without(tiny_model, noise):
     model = tiny_model()
     net = prepare(model, plan("deep"))
     wanted = hasten.build(model, BASE).sample(noise=noise)
     assert torch.equal(hasten.build(model, BASE, net=net).sample(noise=noise), wanted)
-    assert plan("deep").network == plan("deep(every=3)").network != BASE.network
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"budget": 0.0}, "budget is 0.0"),
-        ({"budget": 1.5}, "budget is 1.5"),
-        ({"budget": 0.01}, "reuse takes at least"),
-        ({"cuts": ["first-block"]}, "there is no mask to learn"),
-        ({"plan": plan("deep")}, "the plan reuses already"),
-        ({"plan": plan(None, steps=1)}, "makes 1 evaluations; a mask is learned for 2 to"),
-        ({"n": 0}, "n is 0"),
-    ],
-)
-def test_a_mask_that_cannot_be_learned_says_why(tiny_model, changes, words):
-    given = {"plan": BASE, "cuts": ["deep(branch=0)"], "n": 1, **changes}
-    with pytest.raises(UserError, match=words):
-        learn_cache_mask(tiny_model(), given.pop("plan"), **given)
-
-
-def test_the_command_line_learns_a_plan(tmp_path, monkeypatch, tiny_model, capsys):
-    monkeypatch.setattr("hasten.adapters.load.load", lambda name, **_: tiny_model())
-    out = tmp_path / "reuse.json"
-    words = ["learn", "reuse", "tiny", "--plan", str(BASE), "--budget", "0.8", "--branch", "0"]
-    assert _status([*words, "--n", "1", "--out", str(out)]) == 0
-    found = Plan.read(out)
-    assert str(found) in capsys.readouterr().out
-    assert Plan.read(str(found)) == found
-    assert len(reuses.parse(found.reuse).mask) == 6
-    assert _status([*words, "--budget", "2", "--out", str(out)]) == 2
-
-
-def test_every_branch_of_a_unet_is_tried(tiny_model):
-    wanted = [f"deep(branch={k}{more})" for k in range(4) for more in ("", ", forecast=1")]
-    assert branches(tiny_model()) == wanted
+    keys = [network_key(model, given) for given in (plan("deep"), plan("deep(every=3)"), BASE)]
+    assert keys[0] == keys[1] != keys[2]

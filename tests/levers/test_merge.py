@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_feature_cache import dit_model
 
 import hasten
+from conftest import dit_model
 from hasten import Plan, UserError
-from hasten.adapters.attention import FoldedAttention
+from hasten.core.lever import levers
 from hasten.exporting.export import export
 from hasten.learning.compression.quantize import learn_quantize
 from hasten.levers.merge import matching
 from hasten.measuring.macs import macs
 
 BASE = Plan(solver="ddim", grid="uniform", steps=3)
+HALF = "merge(share=0.5)"
 
 
-def pictures(model: hasten.Model, **changes) -> torch.Tensor:
+def pictures(model: hasten.Model, *levers: str, **changes: object) -> torch.Tensor:
     noise = torch.randn(2, *model.shape, generator=torch.Generator().manual_seed(0))
-    plan = BASE.model_copy(update=changes)
+    plan = BASE.model_copy(update={"levers": levers, **changes})
     return hasten.build(model, plan).sample(noise=noise, condition=[0, 1], raw=True)
 
 
@@ -57,10 +58,10 @@ def test_the_most_alike_go_into_their_mean():
 def test_merging_costs_less_moves_pictures_a_little_and_the_model_not_at_all():
     model = dit_model(2)
     whole = pictures(model)
-    moved = [apart(pictures(model, merge=share), whole) for share in (0.05, 0.25, 0.75)]
+    moved = [apart(pictures(model, f"merge(share={share})"), whole) for share in (0.05, 0.25, 0.75)]
     assert moved[0] < 1e-5  # less than a token
     assert 0 < moved[1] < moved[2] < 1
-    plans = (BASE, BASE.model_copy(update={"merge": 0.5}))
+    plans = (BASE, BASE.with_lever(HALF))
     before, after = (macs(hasten.build(model, plan)) for plan in plans)
     assert after < before
     assert not any(
@@ -73,7 +74,7 @@ def test_merging_costs_less_moves_pictures_a_little_and_the_model_not_at_all():
 
 def test_a_picture_does_not_depend_on_the_others_of_its_batch():
     model = dit_model(2)
-    sampler = hasten.build(model, BASE.model_copy(update={"merge": 0.5}))
+    sampler = hasten.build(model, BASE.with_lever(HALF))
     noise = torch.randn(3, *model.shape, generator=torch.Generator().manual_seed(2))
     together = sampler.sample(noise=noise, condition=[0, 1, 2])
     alone = sampler.sample(noise=noise[1:2], condition=[1])
@@ -81,38 +82,38 @@ def test_a_picture_does_not_depend_on_the_others_of_its_batch():
 
 
 @pytest.mark.parametrize(
-    "way",
+    ("way", "cache"),
     [
-        {"engine": "openvino"},
-        {"engine": "onnxruntime", "reuse": "blocks(every=2)"},
-        {"executor": "picard"},
-        {"reuse": "attention(every=2)"},
+        ({"engine": "openvino"}, ()),
+        ({"engine": "onnxruntime"}, ("blocks(every=2)",)),
+        ({"executor": "picard"}, ()),
+        ({"engine": "eager"}, ("attention(every=2)",)),
     ],
     ids=str,
 )
-def test_it_meets_engines_executors_and_reuse(way):
-    pytest.importorskip(way.get("engine", "torch"))
+def test_it_meets_engines_executors_and_feature_caches(way, cache):
+    pytest.importorskip(way.get("engine", "torch").replace("eager", "torch"))
     model = dit_model(4)
-    wanted = pictures(model, merge=0.5, reuse=way.get("reuse"))
-    assert apart(pictures(model, merge=0.5, **way), wanted) < 2e-3
+    wanted = pictures(model, HALF, *cache)
+    assert apart(pictures(model, HALF, *cache, **way), wanted) < 2e-3
 
 
 def test_a_quantization_is_calibrated_on_merged_tokens(tmp_path):
     model, file = dit_model(2), str(tmp_path / "w8a8.safetensors")
-    learn_quantize(model, BASE.model_copy(update={"merge": 0.5}), file, n=4)
-    both = pictures(model, merge=0.5, quantize=file)
-    assert 0 < apart(both, pictures(model, merge=0.5)) < 0.3
+    learn_quantize(model, BASE.with_lever(HALF), file, n=4)
+    both = pictures(model, HALF, f"quantize(file={file!r})")
+    assert 0 < apart(both, pictures(model, HALF)) < 0.3
 
 
 def test_an_export_merges_too(tmp_path):
     pytest.importorskip("onnxruntime")
-    plan = BASE.model_copy(update={"merge": 0.5})
+    plan = BASE.with_lever(HALF)
     assert export(dit_model(1), plan, "onnx", tmp_path / "out").psnr > 45
 
 
 def test_a_network_without_such_blocks_and_a_share_out_of_range_are_refused(tiny_model):
     with pytest.raises(UserError, match="drop merge"):
-        hasten.build(tiny_model(labels=2), BASE.model_copy(update={"merge": 0.5}))
+        hasten.build(tiny_model(labels=2), BASE.with_lever(HALF))
     for share in (0.0, 0.8, float("nan")):
-        with pytest.raises(UserError, match="merge"):
-            Plan(merge=share)
+        with pytest.raises(UserError, match="share is "):
+            levers.make("merge", {"share": share})

@@ -12,10 +12,9 @@ import hasten
 from hasten import Plan, UserError
 from hasten.adapters.folder import save_folder
 from hasten.core.artifact import digest
+from hasten.core.engine import Prepared
 from hasten.core.prediction import prediction
 from hasten.exporting.bundle import bundle
-from hasten.learning.compression.small import learn_narrow
-from hasten.measuring.macs import macs
 
 BASE = Plan(solver="ddim", grid="uniform", steps=4)
 
@@ -39,27 +38,35 @@ def small(model, tmp_path) -> str:
 
 
 def narrow(small: str, at: str) -> Plan:
-    return BASE.model_copy(update={"small": small, "small_at": at})
+    return BASE.with_lever(f"small(folder={small!r}, at={at})")
+
+
+class Told(Prepared):
+    """A prepared network that writes down its name when it is called."""
+
+    def __init__(self, net: Prepared, name: str, asked: list[str]) -> None:
+        self.net, self.name, self.asked = net, name, asked
+
+    def __call__(self, x, t, condition=None, *kept):
+        self.asked.append(self.name)
+        return self.net(x, t, condition, *kept)
 
 
 def test_the_column_says_which_network_runs(model, small):
     noise = torch.randn(3, *model.shape)
-    given = {"noise": noise, "cond": [0, 1, 0], "raw": True}
+    given = {"noise": noise, "condition": [0, 1, 0], "raw": True}
     whole = hasten.build(model, BASE).sample(**given)
     none = hasten.build(model, narrow(small, "(0,0,0,0)")).sample(**given)
     every = hasten.build(model, narrow(small, "(1,1,1,1)")).sample(**given)
-    alone = hasten.build(model, BASE.model_copy(update={"student": small})).sample(**given)
+    alone = hasten.build(model, BASE.with_lever(f"student(folder={small!r})")).sample(**given)
     assert torch.equal(none, whole)
     assert torch.equal(every, alone)
     some = hasten.build(model, narrow(small, "(0,1,0,1)"))
     asked = []
-    for number, net in enumerate(some.net.nets):
-        some.net.nets[number] = lambda x, t, condition, net=net, number=number: (
-            asked.append(number),
-            net(x, t, condition),
-        )[1]
-    some.sample(**given)
-    assert asked == [0, 1, 0, 1]
+    for name in ("whole", "small"):
+        setattr(some.net, name, Told(getattr(some.net, name), name, asked))
+    assert torch.isfinite(some.sample(**given)).all()
+    assert asked == ["whole", "small", "whole", "small"]
 
 
 @pytest.mark.parametrize("executor", ["picard", "anderson", "early-exit(tolerance=0.001)"])
@@ -71,33 +78,31 @@ def test_it_goes_with_executors_that_ask_in_another_order(model, small, executor
     assert (other.sample(noise=noise, condition=1) - inorder).abs().max() < 5e-3
 
 
-def test_what_moves_pictures_least_is_narrow(model, small):
-    few = learn_narrow(model, BASE, small, ode_error=1e-7, n=4)
-    assert few.plan.small_at == (0, 0, 0, 0)
-    every = learn_narrow(model, BASE, small, ode_error=10.0, n=4)
-    assert every.plan.small_at == (1, 1, 1, 1)
-    middle = sorted(every.alone)[1]
-    some = learn_narrow(model, BASE, small, ode_error=1.01 * middle, n=4)
-    assert 0 < sum(some.plan.small_at or ()) < 4
-    assert some.ode_error <= 1.01 * middle
-    assert macs(hasten.build(model, some.plan)) == macs(hasten.build(model, BASE))  # equal networks
-    assert some.macs == 1.0
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"small_at": "(0,1)"}, "2 entries"),
-        ({"small_at": "(0,2,1,1)"}, "ones and zeros"),
-        ({"small_at": None}, "go together"),
-        ({"reuse": "deep(branch=0)"}, "drop one"),
-        ({"small": "nowhere"}, "nowhere"),
-        ({"solver": "adaptive-ode"}, "drop small"),
+        ({"at": "(0, 1)"}, "at has 2 entries, but the plan makes 4 evaluations"),
+        ({"at": "(0, 2, 1, 1)"}, "ones .small. and zeros"),
+        ({"at": "()"}, "ones .small. and zeros"),
+        ({"at": None}, "lacks option 'at'"),
+        ({"folder": None}, "lacks option 'folder'"),
+        ({"folder": "nowhere"}, "folder is 'nowhere'"),
     ],
 )
-def test_what_does_not_fit_is_refused(model, small, changes, words):
+def test_options_that_do_not_fit_are_refused(model, small, changes, words):
+    options = {"folder": small, "at": "(0, 1, 0, 1)", **changes}
+    texts = {"folder": repr(options["folder"]), "at": options["at"]}
+    given = ", ".join(f"{name}={texts[name]}" for name in texts if options[name] is not None)
     with pytest.raises(UserError, match=words):
-        hasten.build(model, narrow(small, "(0,1,0,1)").model_copy(update=changes))
+        hasten.build(model, BASE.with_lever(f"small({given})"))
+
+
+def test_what_does_not_go_with_it_is_refused(model, small):
+    plan = narrow(small, "(0,1,0,1)")
+    with pytest.raises(UserError, match=r"'deep' says which variant .*, and 'small' .*drop one"):
+        plan.with_lever("deep(branch=0)")
+    with pytest.raises(UserError, match=r"solver 'adaptive-ode' has none.*drop small"):
+        hasten.build(model, plan.model_copy(update={"solver": "adaptive-ode"}))
 
 
 def test_a_small_network_of_another_kind_is_refused(model, small, tmp_path):
@@ -107,20 +112,3 @@ def test_a_small_network_of_another_kind_is_refused(model, small, tmp_path):
         hasten.build(model, narrow(str(tmp_path / "other"), "(0,1,0,1)"))
     with pytest.raises(UserError, match="drop small"):
         bundle(model, narrow(small, "(0,1,0,1)"))
-
-
-def test_the_command_line_finds_the_column(teacher, tmp_path):
-    from hasten.cli import main
-
-    out, folder = tmp_path / "narrow.json", str(teacher.folder)
-    own = {"solver": "ddim", "grid": "uniform", "steps": 4}
-    kind = {"plans": (own,), "teacher": digest(teacher), "name": "same", "sha256": ""}
-    save_folder(dataclasses.replace(teacher, **kind), tmp_path / "same")
-    base = ["learn", "narrow", folder, "--small", str(tmp_path / "same"), "--out", str(out)]
-    with pytest.raises(SystemExit) as stop:
-        main([*base, "--plan", str(BASE), "--n", "2"])
-    assert not stop.value.code
-    assert Plan.read(str(out)).small_at == (1, 1, 1, 1)
-    with pytest.raises(SystemExit) as stop:
-        main([*base, "--ODE error", "0"])
-    assert stop.value.code == 2

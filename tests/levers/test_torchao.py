@@ -6,9 +6,9 @@ import importlib.util
 
 import pytest
 import torch
-from test_reuse import dit_model
 
 import hasten
+from conftest import dit_model
 from hasten import Plan, UserError
 from hasten.levers.quantize import layers
 
@@ -29,7 +29,9 @@ def pictures(model: hasten.Model, **changes) -> torch.Tensor:
 def test_pictures_move_a_little_and_the_model_not_at_all(kind, dtype):
     model = dit_model(2)
     before = {name: value.clone() for name, value in model.net.state_dict().items()}
-    plain, small = (pictures(model, quantize=q, dtype=dtype) for q in (None, f"torchao:{kind}"))
+    plain, small = (
+        pictures(model, levers=levers, dtype=dtype) for levers in ((), (f"torchao(kind={kind!r})",))
+    )
     apart = float((plain - small).square().mean().sqrt() / plain.std())
     assert 0 < apart < 0.2
     assert all(torch.equal(value, before[name]) for name, value in model.net.state_dict().items())
@@ -39,8 +41,8 @@ def test_pictures_move_a_little_and_the_model_not_at_all(kind, dtype):
 def test_weights_take_a_quarter_where_they_are_in_eight_bits():
     model = dit_model(2)
     whole, small = (
-        hasten.sampling.prepare(model, BASE.model_copy(update={"quantize": q}))
-        for q in (None, "torchao:int8-weights")
+        hasten.sampling.prepare(model, BASE.model_copy(update={"levers": levers}))
+        for levers in ((), ("torchao(kind='int8-weights')",))
     )
     linear = [part for _, part in layers(model.net) if isinstance(part, torch.nn.Linear)]
     saved = 3 * sum(part.weight.numel() for part in linear) / 1e6
@@ -53,9 +55,9 @@ def test_weights_take_a_quarter_where_they_are_in_eight_bits():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"quantize": "torchao:int3"}, "int3"),
-        ({"quantize": "torchao:fp8"}, "torchao:int8"),
-        ({"quantize": "torchao:int8", "engine": "openvino"}, "engine=compile"),
+        ({"levers": "torchao(kind='int3')"}, "int3"),
+        ({"levers": "torchao(kind='fp8')"}, "use int8"),
+        ({"levers": "torchao", "engine": "openvino"}, "engine=compile"),
     ],
 )
 def test_what_cannot_run_is_refused(changes, words):
@@ -64,7 +66,7 @@ def test_what_cannot_run_is_refused(changes, words):
 
 
 def test_a_network_of_convolutions_and_a_missing_package_are_refused(tiny_model, monkeypatch):
-    plan = BASE.model_copy(update={"quantize": "torchao:int8"})
+    plan = BASE.with_lever("torchao")
     model = tiny_model(labels=2)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install torchao"):

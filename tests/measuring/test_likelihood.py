@@ -17,7 +17,7 @@ from hasten.core.errors import NonFiniteError, UserError
 from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule, schedule
-from hasten.core.random_streams import Stream, generator
+from hasten.core.random_streams import generator
 from hasten.measuring.likelihood import _dequantised, likelihood, likelihood_of
 
 MEAN, STD = 0.1, 0.4
@@ -38,9 +38,10 @@ class Exact(torch.nn.Module):
         name = self.where.part_name
         return self.where.at(math.exp(4 * t) if name == "edm" else t * scale[name])
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None):
+    def forward(self, x: torch.Tensor, t: torch.Tensor, condition=None):
         level = self.level(float(t[0]))
-        mean = MEAN if condition is None else self.means[condition].view(-1, 1, 1, 1)
+        labels = None if condition is None else condition.labels
+        mean = MEAN if labels is None else self.means[labels].view(-1, 1, 1, 1)
         power = (level.alpha * STD) ** 2 + level.sigma**2
         return mean + level.alpha * STD**2 / power * (x - level.alpha * mean) * self.weight
 
@@ -176,7 +177,7 @@ def test_wrong_arguments_are_refused_by_name():
         ({"probe": "cauchy"}, "probe"),
         ({"batch": 0}, "batch"),
         ({"seed": -1}, "seed"),
-        ({"cond": 1}, "no labels"),
+        ({"condition": 1}, "no labels"),
     ]:
         with pytest.raises(UserError, match=said):
             likelihood(model, some, **options)

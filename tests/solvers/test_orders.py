@@ -8,14 +8,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hasten.core.noise_schedule import NoiseSchedule, schedule
 
 import hasten.grids
 import hasten.solvers  # noqa: F401
+from conftest import session_of
 from hasten.core.grid import grids
 from hasten.core.level import Level
+from hasten.core.noise_schedule import NoiseSchedule, schedule
+from hasten.core.session import Session, drive
 from hasten.core.solver import solvers, trace
-from hasten.executors.sequential import Sequential, drive
+from hasten.executors.sequential import Sequential
 
 PATHS = {"vp-linear": schedule("vp-linear"), "ddpm": schedule("ddpm"), "flow": schedule("flow")}
 MEAN, WIDTH = 0.3, 0.5
@@ -88,7 +90,7 @@ def test_error_falls_with_the_order_on_gaussian_data(text: str, order: int, name
     for steps in counts:
         levels = even(PATHS[name], steps)
         x = torch.tensor([-1.7, 0.4, 2.0], dtype=torch.float64) * levels[0].spread
-        end = drive(solver.walk(x, levels), Gaussian())
+        end = drive(solver.walk(x, levels), session_of(Gaussian().denoise))
         errors.append(float((end - Gaussian.end(x, levels[0], levels[-1])).abs().max()))
     assert slope(counts, errors) >= order - 0.3
 
@@ -123,7 +125,8 @@ def test_error_falls_with_the_order_on_a_mixture(
     for steps in counts:
         levels = even(schedule("edm"), steps)
         x = torch.tensor([-1.7, 0.4, 2.0], dtype=torch.float64) * levels[0].spread
-        errors.append(float((drive(solver.walk(x, levels), Mixture()) - mixture_truth).abs().max()))
+        end = drive(solver.walk(x, levels), session_of(Mixture().denoise))
+        errors.append(float((end - mixture_truth).abs().max()))
     assert slope(counts, errors) >= order - 0.3
 
 
@@ -134,7 +137,7 @@ def test_ipndm_has_its_full_order_where_the_ratio_is_even() -> None:
         for steps in counts:
             levels = [schedule("edm").at(float(s)) for s in np.linspace(40.0, 0.5, steps + 1)]
             x = torch.tensor([3.0], dtype=torch.float64) * levels[0].spread
-            end = drive(solver.walk(x, levels), Gaussian())
+            end = drive(solver.walk(x, levels), session_of(Gaussian().denoise))
             errors.append(float((end - Gaussian.end(x, levels[0], levels[-1])).abs().max()))
         assert slope(counts, errors) >= order - 0.3
 
@@ -148,7 +151,7 @@ def test_published_3m_weights_leave_order_two() -> None:
         for steps in ends:
             levels = even(PATHS["flow"], steps)
             x = torch.tensor([1.3], dtype=torch.float64) * levels[0].spread
-            end = drive(solvers.parse(text).walk(x, levels), Gaussian())
+            end = drive(solvers.parse(text).walk(x, levels), session_of(Gaussian().denoise))
             errors[text].append(float((end - Gaussian.end(x, levels[0], levels[-1])).abs()))
     published, full = errors.values()
     assert 1.7 <= slope(ends, published) <= 2.3
@@ -167,10 +170,13 @@ class Moments:
         gain = level.alpha * WIDTH**2 / power
         return gain * x + self.unit(0) * MEAN * (1 - gain * level.alpha)
 
-    def denoise_with_variance(
-        self, x: torch.Tensor, level: Level
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.denoise(x, level), torch.zeros((), dtype=torch.float64)
+    def session(self) -> Session:
+        """A run of its answers; a learned variance is in the middle of its range."""
+
+        def answer(x: torch.Tensor, level: Level) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.denoise(x, level), torch.zeros((), dtype=torch.float64)
+
+        return session_of(answer, self.noise)
 
     def noise(self) -> torch.Tensor:
         self.drawn += 1
@@ -188,7 +194,7 @@ def moments(text: str, levels: list[Level]) -> tuple[float, float]:
     backend, here = Moments(program.draws), levels[0]
     x = backend.unit(0) * here.alpha * MEAN
     x = x + backend.unit(1) * math.hypot(here.alpha * WIDTH, here.sigma)
-    end = Sequential().run(program, x, backend)
+    end = Sequential().run(program, {"x": x}, backend.session())
     return float(end[0]), float((end[1:] ** 2).sum())
 
 
@@ -236,7 +242,7 @@ def test_consistency_sampling_is_exact_at_any_number_of_steps(name: str) -> None
         backend, here = Consistent(program.draws), levels[0]
         x = backend.unit(0) * here.alpha * MEAN
         x = x + backend.unit(1) * math.hypot(here.alpha * WIDTH, here.sigma)
-        end = Sequential().run(program, x, backend)
+        end = Sequential().run(program, {"x": x}, backend.session())
         assert abs(float(end[0]) - MEAN) <= 1e-12
         assert abs(float((end[1:] ** 2).sum()) - WIDTH**2) <= 1e-12
 

@@ -17,6 +17,7 @@ import torch
 import hasten
 import hasten.grids
 import hasten.solvers
+from conftest import session_of
 from hasten import Plan, build
 from hasten.cli import _status
 from hasten.core.errors import NonFiniteError, TracingError, UserError
@@ -24,8 +25,8 @@ from hasten.core.grid import grids
 from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.core.noise_schedule import Discrete, NoiseSchedule, betas, schedule
+from hasten.core.session import Session, drive
 from hasten.core.solver import Clipped, solvers
-from hasten.executors.sequential import Answers, drive
 from hasten.learning.programs.freeze import middle_steps
 from hasten.measuring.nfe import COUNTED
 from hasten.solvers.reference import _motion
@@ -50,8 +51,9 @@ class Smooth(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.randn(1, 1, 3, 3, generator=generator))
         self.shift = torch.nn.Parameter(torch.randn(labels + 1, generator=generator))
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None):
-        shift = 0.0 if condition is None else self.shift[condition].view(-1, 1, 1, 1)
+    def forward(self, x: torch.Tensor, t: torch.Tensor, condition=None):
+        labels = None if condition is None else condition.labels
+        shift = 0.0 if labels is None else self.shift[labels].view(-1, 1, 1, 1)
         slope = 1.5 / (1 + t.view(-1, 1, 1, 1) / 300)
         return torch.tanh(slope * torch.nn.functional.conv2d(x, self.weight, padding=1) + shift)
 
@@ -77,7 +79,7 @@ def smooth() -> Callable[..., Model]:
 ZERO_TERMINAL = Discrete.from_betas(betas("linear", 1000, 1e-4, 0.02), zero_terminal_snr=True)
 
 
-def backend(denoiser, shape, seed: int = 0) -> Answers:
+def backend(denoiser, shape, seed: int = 0) -> Session:
     """Answers in float64, each picture's noise from its own generator."""
     streams = [torch.Generator().manual_seed(seed + 100 * row) for row in range(shape[0])]
 
@@ -86,7 +88,7 @@ def backend(denoiser, shape, seed: int = 0) -> Answers:
         drawn = [torch.randn(shape[1:], generator=one, dtype=torch.float64) for one in some]
         return torch.stack(drawn)
 
-    return Answers(denoiser, noise)
+    return session_of(denoiser, noise)
 
 
 def beginning(level: Level, n: int = 3, size: int = 1) -> torch.Tensor:
@@ -198,7 +200,7 @@ def test_the_brownian_area_of_srk_has_the_covariance_of_its_increment(gaussian):
     standard errors of 16384 draws, h being 1/4."""
     answers = backend(gaussian, (64, 1, 16, 16))
     y = torch.zeros(64, 256, dtype=torch.float64)
-    motion = _motion(lambda ask: ask.answer(answers)[0], y, y.shape, area=True)
+    motion = _motion(lambda ask: answers.noise(ask)[0], y, y.shape, area=True)
     increment, area = motion(0.5, 0.75, return_U=True)
     h = 0.25
     assert float(increment.square().mean()) == pytest.approx(h, rel=0.06)
@@ -228,8 +230,8 @@ def test_a_step_tried_again_keeps_its_noise_and_asks_less(text, gaussian):
     ends = [where.at(where.position(v)) for v in (-4.0, 4.0)]
     solver = dataclasses.replace(solvers.parse(text), rtol=1e-3, atol=1e-3)
     answers, drawn, calls = backend(gaussian, (1, 1, 4, 4)), [], []
-    noise_of = answers.noise_of
-    answers.noise_of = lambda rows: drawn.append(rows) or noise_of(rows)
+    fresh = answers.fresh
+    answers.fresh = lambda rows=None: drawn.append(rows) or fresh(rows)
     x = beginning(ends[0], n=1, size=4)
     walk = solver.crossed(x, ends, lambda value: where.at(where.position(value)))
     _, trail = drive(walk, answers, lambda call, x0: calls.append(len(x0)))

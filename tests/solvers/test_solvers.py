@@ -8,16 +8,18 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hasten.core.noise_schedule import Discrete, NoiseSchedule, betas, schedule
 
 import hasten.grids
 import hasten.solvers  # noqa: F401
+from conftest import session_of
 from hasten.core.errors import UserError
 from hasten.core.grid import grids
 from hasten.core.level import Level
+from hasten.core.noise_schedule import Discrete, NoiseSchedule, betas, schedule
 from hasten.core.program import Program
+from hasten.core.session import Session, drive
 from hasten.core.solver import Clipped, solvers, trace
-from hasten.executors.sequential import Sequential, drive
+from hasten.executors.sequential import Sequential
 from hasten.solvers.steps import phi
 
 OPTIONS = [
@@ -57,7 +59,7 @@ PATHS: dict[str, NoiseSchedule] = {
 
 
 class Network:
-    """A Machine in float64 over a smooth network that is not linear; the same noise every run."""
+    """Answers in float64 of a smooth network that is not linear; the same noise every run."""
 
     def __init__(self, shape: tuple[int, ...] = (2, 3)) -> None:
         self.shape, self.generator = shape, torch.Generator().manual_seed(7)
@@ -71,6 +73,10 @@ class Network:
         self, x: torch.Tensor, level: Level
     ) -> tuple[torch.Tensor, torch.Tensor]:
         return self.denoise(x, level), torch.sin(3 * x / level.spread)
+
+    def session(self) -> Session:
+        """A run of its answers."""
+        return session_of(self.denoise_with_variance, self.noise)
 
     def noise(self) -> torch.Tensor:
         return torch.randn(self.shape, generator=self.generator, dtype=torch.float64)
@@ -99,8 +105,8 @@ def test_the_traced_program_is_the_walk(text: str, name: str) -> None:
         program = trace(solver, levels)
         assert Program.from_json(program.to_json()) == program
         x = start(levels[0])
-        traced = Sequential().run(program, x, Network())
-        direct = drive(solver.walk(x, levels), Network())
+        traced = Sequential().run(program, {"x": x}, Network().session())
+        direct = drive(solver.walk(x, levels), Network().session())
         assert torch.isfinite(direct).all()
         assert (traced - direct).abs().max() <= 1e-12 * levels[0].spread
 
@@ -112,7 +118,7 @@ def test_one_step_is_one_evaluation_and_its_x0(text: str, name: str) -> None:
     program = trace(solvers.parse(text), levels)
     x = start(levels[0])
     assert (program.evaluations, program.draws) == (1, 0)
-    answer = Sequential().run(program, x, Network())
+    answer = Sequential().run(program, {"x": x}, Network().session())
     assert torch.allclose(answer, Network().denoise(x, levels[0]), rtol=0, atol=1e-13)
 
 
@@ -130,7 +136,7 @@ def test_a_constant_answer_is_followed_exactly(text: str, name: str) -> None:
             return x0
 
     x = levels[0].alpha * x0 + levels[0].sigma * noise
-    end = Sequential().run(trace(solvers.parse(text), levels), x, Constant())
+    end = Sequential().run(trace(solvers.parse(text), levels), {"x": x}, Constant().session())
     assert (end - (levels[-1].alpha * x0 + levels[-1].sigma * noise)).abs().max() <= 1e-11
 
 
@@ -146,7 +152,7 @@ def test_a_solver_sees_only_the_ratio_of_signal_and_noise(text: str) -> None:
                 return torch.tanh(x / level.spread)
 
         x = start(Level(0.0, 1.0, 0.0)) * levels[0].spread
-        end = Sequential().run(trace(solvers.parse(text), levels), x, Same())
+        end = Sequential().run(trace(solvers.parse(text), levels), {"x": x}, Same().session())
         ends.append(end / levels[-1].spread)
     for end in ends[1:]:
         assert (end - ends[0]).abs().max() <= 1e-10
@@ -224,8 +230,8 @@ def test_a_learned_variance_reaches_the_small_and_the_large_one() -> None:
     for value, variance in ((-1.0, "small"), (1.0, "large")):
         learned = trace(solvers.parse("ddpm(variance='learned')"), levels)
         fixed = trace(solvers.parse(f"ddpm({variance=})"), levels)
-        one = Sequential().run(learned, start(levels[0]), Says(value))
-        other = Sequential().run(fixed, start(levels[0]), Network())
+        one = Sequential().run(learned, {"x": start(levels[0])}, Says(value).session())
+        other = Sequential().run(fixed, {"x": start(levels[0])}, Network().session())
         assert (one - other).abs().max() <= 1e-12
 
 
@@ -236,7 +242,7 @@ def test_a_churned_level_lies_on_the_path(name: str) -> None:
     where = PATHS[name]
     levels = grids.parse("log-snr").levels(where, 40)[1:]
     network = Network()
-    drive(solvers.parse("euler(churn=8.0)").walk(start(levels[0]), levels), network)
+    drive(solvers.parse("euler(churn=8.0)").walk(start(levels[0]), levels), network.session())
     assert len(set(network.asked) - set(levels)) >= 30
     for asked, here, there in zip(network.asked, levels, levels[1:-1], strict=False):
         true = where.at(where.position(asked.half_log_snr))
@@ -252,7 +258,7 @@ def test_churned_heun_is_algorithm_two_of_edm() -> None:
     options = {"churn": 6.0, "s_min": 0.05, "s_max": 20.0, "s_noise": 1.01}
     solver = solvers.make("heun", options)
     program = trace(solver, levels)
-    ours = Sequential().run(program, start(levels[0]), Network())
+    ours = Sequential().run(program, {"x": start(levels[0])}, Network().session())
 
     network, x = Network(), start(levels[0])
 
@@ -287,7 +293,7 @@ def test_restart_goes_back_to_the_nearest_levels() -> None:
     levels = grids.parse("karras").levels(PATHS["edm"], 18)
     network = Network()
     solver = solvers.parse("restart(repeats=2, steps=2, low=0.06, high=0.3)")
-    drive(solver.walk(start(levels[0]), levels), network)
+    drive(solver.walk(start(levels[0]), levels), network.session())
     sigmas = [level.sigma for level in levels]
     asked = [level.sigma for level in network.asked]
     top = min(sigmas[:-1], key=lambda s: abs(math.log(s / 0.3)))
@@ -302,7 +308,7 @@ def test_clipping_wraps_every_solver() -> None:
     levels = grids.parse("uniform").levels(PATHS["ddpm"], 6)
     for text in TRACED:
         program = trace(Clipped(solver=solvers.parse(text), bound=0.3), levels)
-        answer = Sequential().run(program, start(levels[0]), Network())
+        answer = Sequential().run(program, {"x": start(levels[0])}, Network().session())
         assert answer.abs().max() <= 0.3 + 1e-12  # the last step ends at the clipped x0
 
 

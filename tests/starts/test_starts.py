@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 import hasten
 from hasten import Plan, build
 from hasten.cli import _status
+from hasten.core.condition import Condition
 from hasten.core.errors import UserError
 from hasten.core.level import Level
 from hasten.core.model import Model
@@ -28,6 +29,7 @@ from hasten.learning.starts.starts import (
     moments,
 )
 from hasten.media.pictures import save_png
+from hasten.sampling import Sampler
 from hasten.starts import Generator, offer
 from hasten.starts.early import second
 from hasten.starts.files import Facts, read, write
@@ -60,6 +62,13 @@ def exact_model(schedule: str = "vp-linear") -> Model:
     mean, on = torch.linspace(-0.5, 0.5, D), hasten.schedule(schedule)
     net = ExactNet(mean, root @ root.T + 0.01 * torch.eye(D), on)
     return Model(net=net, schedule=on, prediction=hasten.prediction("x0"), shape=SHAPE)
+
+
+def begun(sampler: Sampler, noise: torch.Tensor, labels: torch.Tensor | None = None):
+    """What a run of ``sampler`` begins with, for these labels or for none."""
+    n = len(noise)
+    condition = Condition.none(n) if labels is None else Condition.labels_of(labels)
+    return sampler.begin(noise, sampler.levels[0], condition)
 
 
 def normals(model: Model, **changes: torch.Tensor) -> Normals:
@@ -102,7 +111,7 @@ def test_a_gaussian_start_has_the_law_of_the_data_at_its_level(tmp_path):
     model = exact_model()
     start = f"gaussian(file={start_file(tmp_path, model)!r}, ratio=0.5)"
     sampler = build(model, Plan(start=start))
-    x = sampler.begin(torch.randn(40_000, *SHAPE), sampler.levels[0], None).flatten(1).double()
+    x = begun(sampler, torch.randn(40_000, *SHAPE)).flatten(1).double()
     level = sampler.levels[0]
     assert level.ratio == pytest.approx(0.5)
     net = model.net
@@ -131,12 +140,12 @@ def test_each_label_has_its_own_gaussian_and_no_label_that_of_all(tiny_model, tm
     for condition, mine in ((0, given.labels == 0), (1, given.labels == 1), (2, given.labels >= 0)):
         labels = torch.full((2000,), condition)
         noise = torch.randn(2000, *model.shape)
-        x = sampler.begin(noise, sampler.levels[0], labels).mean(dim=(1, 2, 3))
+        x = begun(sampler, noise, labels).mean(dim=(1, 2, 3))
         # All pictures together lie along one direction: their means are 0.47 apart; 5 sigma.
         apart = 5 * float(x.std()) / 2000**0.5
         assert (x.mean() - x0[mine].mean()).abs() < apart + 1e-3
         assert x.std() == pytest.approx(float(x0[mine].mean(dim=(1, 2, 3)).std()), abs=0.03)
-    none = sampler.begin(noise, sampler.levels[0], None)
+    none = begun(sampler, noise)
     assert torch.equal(none.mean(dim=(1, 2, 3)), x)
 
 
@@ -188,14 +197,14 @@ def test_the_mixture_believes_what_bayes_says():
 def test_a_mixture_of_one_is_the_gaussian(tmp_path):
     model, noise = exact_model(), torch.randn(8, *SHAPE)
 
-    def begun(kind, options):
+    def with_options(kind, options):
         file = start_file(tmp_path, model, kind)
         sampler = build(model, Plan(start=f"{kind}(file={file!r}, ratio=0.8{options})"))
-        return sampler.begin(noise, sampler.levels[0], None)
+        return begun(sampler, noise)
 
-    exact = begun("gaussian", "")
+    exact = with_options("gaussian", "")
     coarse, fine = (
-        (begun("mixture", f", steps={steps}") - exact).abs().max() for steps in (50, 200)
+        (with_options("mixture", f", steps={steps}") - exact).abs().max() for steps in (50, 200)
     )
     # A solver of second order: four times the steps, a sixteenth of the error.
     assert fine < 2e-3
@@ -217,8 +226,8 @@ def test_a_drawn_mixture_has_the_law_of_the_mixture(tmp_path):
     write(file, Facts.of(model, kind="mixture", data="", n=2), held)
     sampler = build(model, Plan(start=f"mixture(file={str(file)!r}, ratio=0.5, steps=0)"))
     level = sampler.levels[0]
-    x = sampler.begin(noise, level, None).flatten(1)
-    assert torch.equal(x[:7], sampler.begin(noise[:7], level, None).flatten(1))
+    x = begun(sampler, noise).flatten(1)
+    assert torch.equal(x[:7], begun(sampler, noise[:7]).flatten(1))
     second = x.mean(1) > -0.5 * level.alpha
     assert float(second.float().mean()) == pytest.approx(0.7, abs=0.03)
     for number, mine in enumerate((~second, second)):
@@ -239,10 +248,10 @@ def test_a_mixture_goes_to_the_label_that_is_wanted(tiny_model, tmp_path, steps)
     noise = torch.randn(300, *model.shape)
     means = []
     for condition in (0, 1):
-        x = sampler.begin(noise, sampler.levels[0], torch.full((300,), condition))
+        x = begun(sampler, noise, torch.full((300,), condition))
         assert (x.mean() - x0[given.labels == condition].mean()).abs() < 0.02
         means.append(x.mean())
-    every = sampler.begin(noise, sampler.levels[0], None).mean(dim=(1, 2, 3))
+    every = begun(sampler, noise).mean(dim=(1, 2, 3))
     bright = every > (means[0] + means[1]) / 2
     assert 0.35 < bright.double().mean() < 0.65  # half of the pictures; 5 sigma at n = 300
 
@@ -252,7 +261,7 @@ def test_generated_pictures_are_noised_with_alpha_and_sigma():
     offer("grey", lambda noise, condition: torch.full((len(noise), *SHAPE), 0.9))
     sampler = build(model, Plan(start="generator(source='offered:grey', ratio=0.7)"))
     level, noise = sampler.levels[0], torch.randn(50, *SHAPE)
-    x = sampler.begin(noise, level, None)
+    x = begun(sampler, noise)
     # 0.9 is 0.8 in the network's space, and the noise is the caller's.
     assert (x - (level.alpha * 0.8 + level.sigma * noise)).abs().max() < 1e-6
 
@@ -262,7 +271,7 @@ def test_a_generator_is_given_other_noise_than_it_is_noised_with():
     offer("echo", lambda noise, condition: (noise * 0.1 + 0.5).clamp(0, 1))
     sampler = build(model, Plan(start="generator(source='offered:echo', ratio=1.0)"))
     level = sampler.levels[0]
-    x = sampler.begin(torch.randn(n, *SHAPE), level, None)
+    x = begun(sampler, torch.randn(n, *SHAPE))
     want = level.alpha**2 * 0.2**2 + level.sigma**2
     # Variances add (amplitudes would give 1.4 times as much); 5 sigma of 128,000 draws is 2%.
     assert float(x.var()) == pytest.approx(want, rel=0.02)
@@ -273,7 +282,7 @@ def test_what_another_plan_makes_is_noised_with_alpha_and_sigma():
     start = "plan(plan='solver=dpmpp(order=3),steps=40', ratio=0.5)"
     sampler = build(model, Plan(start=start))
     level, net = sampler.levels[0], model.net
-    x = sampler.begin(torch.randn(n, *SHAPE), level, None).flatten(1)
+    x = begun(sampler, torch.randn(n, *SHAPE)).flatten(1)
     own = (net.vectors @ torch.diag(net.values) @ net.vectors.T).diagonal()
     want = level.alpha**2 * own + level.sigma**2
     # 5 sigma of a variance of 8,000 draws is 8%; the same noise twice would give up to twice.
@@ -375,11 +384,9 @@ def test_a_vae_gives_each_label_its_pictures_and_the_right_spread(tiny_model, tm
     x0 = model.codec.encode(given.pictures.float() / 255)
     for condition in (0, 1):
         mine = x0[given.labels == condition]
-        x = sampler.begin(
-            torch.randn(400, *model.shape), sampler.levels[0], torch.tensor([condition] * 400)
-        )
+        x = begun(sampler, torch.randn(400, *model.shape), torch.tensor([condition] * 400))
         assert (x.mean() - mine.mean()).abs() < 0.05
-    every = sampler.begin(torch.randn(400, *model.shape), sampler.levels[0], None)
+    every = begun(sampler, torch.randn(400, *model.shape))
     # Label, code, what the decoder leaves and the level together: the variance of the data.
     assert every.std() == pytest.approx(float((x0.var() + 0.05**2).sqrt()), rel=0.1)
     whole = sampler.sample(4, condition=[0, 1, 0, 1])

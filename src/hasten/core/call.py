@@ -18,6 +18,9 @@ from hasten.core.level import Level
 
 FULL = "full"  # the variant of a network that every network has
 
+Weights = Callable[[Level], Mapping[str, float]]
+"""``weights(level)``: the weight of each branch of a condition in the guided x0."""
+
 
 class State(Protocol):
     """What a network keeps from one evaluation of a run to the next (features, say): row i belongs
@@ -52,6 +55,7 @@ class Call:
         branch: the branch of the condition that is asked about.
         states: what the run keeps, by branch.
         raw: whether the network's own output is wanted, not x0.
+        weights: of the branches, for a denoiser that guides; None for those of the denoiser.
     """
 
     x: torch.Tensor
@@ -62,6 +66,7 @@ class Call:
     branch: str = COND
     states: Mapping[str, State] = dataclasses.field(default_factory=dict)
     raw: bool = False
+    weights: Weights | None = None
 
     def __len__(self) -> int:
         return len(self.levels)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from hasten.core.call import Answer, Call, Denoiser, State, answered
+from hasten.core.call import Answer, Call, Denoiser, State, Weights, answered
 from hasten.core.condition import COND, NULL
 from hasten.core.engine import Prepared
 from hasten.core.errors import UserError
@@ -16,9 +16,6 @@ from hasten.core.model import Model
 from hasten.core.prediction import Translation
 
 ROWS = 1024  # of one network call that answers several Calls
-
-Weights = Callable[[Level], Mapping[str, float]]
-"""``weights(level)``: the weight of each branch of the condition in the guided x0."""
 
 
 class NetworkDenoiser:
@@ -82,7 +79,8 @@ class Guided:
     classifier-free guidance, null + scale * (cond - null) (Ho & Salimans 2207.12598).
 
     Branches whose weight at a level is 0 are not asked there (guidance on an interval of levels,
-    2404.07724). All branches of all calls share network calls.
+    2404.07724). All branches of all calls share network calls. A call that brings weights of its own
+    is guided by those, so runs of different guidance can share network calls too.
     """
 
     def __init__(self, denoiser: Denoiser, weights: Weights) -> None:
@@ -99,14 +97,14 @@ class Guided:
     def _branches(self, call: Call) -> list[_Branch]:
         if call.raw:
             return [_Branch(call.of_branch(call.branch), None, 1.0)]
-        level = call.level
+        level, weights_at = call.level, call.weights or self.weights
         if level is not None:
             return [
                 _Branch(call.of_branch(name), None, weight)
-                for name, weight in self.weights(level).items()
+                for name, weight in weights_at(level).items()
                 if weight != 0.0
             ]
-        weights = {level: self.weights(level) for level in dict.fromkeys(call.levels)}
+        weights = {level: weights_at(level) for level in dict.fromkeys(call.levels)}
         out = []
         for name in dict.fromkeys(name for each in weights.values() for name in each):
             column = [weights[level].get(name, 0.0) for level in call.levels]

@@ -86,7 +86,7 @@ class FeatureCache(Lever):
     def variant_macs(
         self, resolved: Resolved, network_macs: Callable[[Model], tuple[int, int]]
     ) -> Mapping[str, int]:
-        full, cached = network_macs(self.transform(resolved.model, resolved))
+        full, cached = network_macs(self.transform(resolved.structured, resolved))
         return {FULL: full, CACHED: cached}
 
 

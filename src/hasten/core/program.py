@@ -52,12 +52,17 @@ class Program:
     @functools.cached_property
     def evaluations(self) -> int:
         """Network calls for one picture (guidance doubles the cost of each, not their number)."""
-        return sum(row.ask.calls for row in self.rows)
+        return len(self.asks)
+
+    @functools.cached_property
+    def asks(self) -> tuple[Ask, ...]:
+        """What each evaluation asks, in order."""
+        return tuple(row.ask for row in self.rows if row.ask.calls)
 
     @functools.cached_property
     def variants(self) -> tuple[str, ...]:
         """For each evaluation the variant of the network that answers it."""
-        return tuple(getattr(row.ask, "variant", FULL) for row in self.rows if row.ask.calls)
+        return tuple(getattr(ask, "variant", FULL) for ask in self.asks)
 
     @property
     def plain(self) -> bool:

@@ -11,7 +11,7 @@ from hasten.core.engine import Engine, Prepared
 from hasten.core.errors import require
 from hasten.core.executor import Executor
 from hasten.core.level import Level
-from hasten.core.lever import Lever, LoadModel
+from hasten.core.lever import Lever, LoadModel, Stage
 from hasten.core.model import Model
 from hasten.core.parts import Parts
 from hasten.core.plan import Plan
@@ -75,8 +75,19 @@ class Resolved:
     @property
     def cheaper(self) -> Model:
         """The model with the network that levers make of it, before an engine prepares it."""
+        return self._transformed(self.levers)
+
+    @property
+    def structured(self) -> Model:
+        """The model with what levers change of what its network computes, before those on its
+        numbers and variants: what multiply-accumulates are counted of."""
+        return self._transformed(
+            tuple(lever for lever in self.levers if lever.stage <= Stage.STRUCTURE)
+        )
+
+    def _transformed(self, chosen: tuple[Lever, ...]) -> Model:
         return functools.reduce(
-            lambda model, lever: lever.transform(model, self), self.levers, self.model
+            lambda model, lever: lever.transform(model, self), chosen, self.model
         )
 
     def prepare(self) -> Prepared:

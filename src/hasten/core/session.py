@@ -22,7 +22,7 @@ from hasten.core.ask import (
     Noise,
     NoiseOf,
 )
-from hasten.core.call import Answer, Call, Denoiser, State, state_rows
+from hasten.core.call import Answer, Call, Denoiser, State, Weights, state_rows
 from hasten.core.condition import COND, Condition
 from hasten.core.errors import NonFiniteError, UserError
 from hasten.core.level import Level
@@ -43,6 +43,7 @@ class Session:
         fresh: the noise of the run.
         conditions: one, or several by the names that evaluations ask about.
         in_order: evaluations change the run's state, so they are answered one after another.
+        weights: of the condition's branches in this run, where its guidance is not the denoiser's.
     """
 
     def __init__(
@@ -51,9 +52,11 @@ class Session:
         fresh: Fresh,
         conditions: Condition | Mapping[str, Condition] | None = None,
         in_order: bool = False,
+        weights: Weights | None = None,
     ) -> None:
         named = conditions if isinstance(conditions, Mapping) else {MAIN: conditions}
         self.denoiser, self.fresh, self.in_order = denoiser, fresh, in_order
+        self.weights = weights
         self._conditions = {name: one for name, one in named.items() if one is not None}
         self._states: dict[str, Mapping[str, State]] = {}
         self._sums: list[tuple[float, torch.Tensor]] = []
@@ -67,15 +70,13 @@ class Session:
 
     def denoise(self, x: torch.Tensor, level: Level) -> torch.Tensor:
         """x0 of ``x`` (n, ...) at ``level``."""
-        return self.denoise_many([x], [level])[0]
+        return self.denoise_many([x], [Denoise("x", level)])[0]
 
-    def denoise_many(
-        self, xs: Sequence[torch.Tensor], levels: Sequence[Level]
-    ) -> list[torch.Tensor]:
-        """x0 of several latents, each at its level, asked together."""
+    def denoise_many(self, xs: Sequence[torch.Tensor], asks: Sequence[Ask]) -> list[torch.Tensor]:
+        """x0 of several latents, asked together: each at the level, by the variant of the network
+        and about the condition that its ask names."""
         pending = [
-            Pending(number, Denoise("x", level), (x,))
-            for number, (x, level) in enumerate(zip(xs, levels, strict=True))
+            Pending(number, ask, (x,)) for number, (x, ask) in enumerate(zip(xs, asks, strict=True))
         ]
         return [answers[0] for answers in self.answer(pending)]
 
@@ -114,7 +115,7 @@ class Session:
         if isinstance(ask, DenoiseAt):
             levels = ask.levels
             condition = self._condition(name, len(x), ask.rows)
-            return Call(x=x, levels=levels, condition=condition)
+            return Call(x=x, levels=levels, condition=condition, weights=self.weights)
         if isinstance(ask, Network):
             level, raw, branch = Level(ask.t, 1.0, 0.0), True, ask.branch
             variant = ask.variant
@@ -130,6 +131,7 @@ class Session:
             branch=branch,
             states=self._states.get(name, {}),
             raw=raw,
+            weights=self.weights,
         )
 
     def _condition(self, name: str, n: int, rows: Sequence[int] | None = None) -> Condition:

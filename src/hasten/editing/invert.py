@@ -162,7 +162,7 @@ def _program(sampler: Sampler) -> Program:
 def _encoded(model: Model, pictures: torch.Tensor, raw: bool) -> torch.Tensor:
     want = (len(pictures), *(model.shape if raw else model.picture_shape))
     got = tuple(pictures.shape)
-    fits = got == want and len(got) == 4 and got[0] > 0 and pictures.is_floating_point()
+    fits = got == want and got[0] > 0 and pictures.is_floating_point()
     require(fits, f"pictures are {pictures.dtype} {got}; this model takes floats {want[1:]} of n.")
     given = pictures.to(model.device).float()
     require(bool(torch.isfinite(given).all()), "pictures hold a value that is not finite.")

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from hasten.core.ask import Ask
 from hasten.core.errors import require, require_number, require_whole
 from hasten.core.executor import Executor, Registers, Watch, executors
 from hasten.core.program import Program
@@ -80,11 +81,9 @@ class _Run:
         entrances = [self._rows.calls[call] for call in firsts[1:]]
         bounds = [0, *entrances, len(program.rows)]
         self._blocks = [range(*pair) for pair in pairwise(bounds)]
-        asks = [program.rows[row].ask.reads()[0] for row in entrances]
-        self._main = [*asks, program.output]  # the register of x at the end of each block
-        self._calls = [
-            program.levels[a:b] for a, b in zip(firsts, [*firsts[1:], None], strict=True)
-        ]
+        reads = [program.rows[row].ask.reads()[0] for row in entrances]
+        self._main = [*reads, program.output]  # the register of x at the end of each block
+        self._asks = [program.asks[a:b] for a, b in zip(firsts, [*firsts[1:], None], strict=True)]
         self._states: list[Registers] = [registers]
         self._first: list[Any] = []  # x0 that the first call of each block answered
         self._coarse: list[Registers] = []  # each block's end, crossed coarsely
@@ -130,7 +129,7 @@ class _Run:
 
         def answer(u: Any) -> Any:
             if not answers:
-                answers.extend(self._ask([u], [self._calls[block][0]]))
+                answers.extend(self._ask([u], [self._asks[block][0]]))
             return answers[0]
 
         follow(self._rows.cross(self._blocks[block], values), answer)
@@ -144,16 +143,16 @@ class _Run:
             walk = self._rows.cross(self._blocks[block], values)
             step(walk)
             walks[block] = walk, step(walk, self._first[block])
-        for call in range(1, max(map(len, self._calls))):
+        for call in range(1, max(map(len, self._asks))):
             walks = {block: pair for block, pair in walks.items() if pair[1] is not None}
-            levels = [self._calls[block][call] for block in walks]
-            found = self._ask([u for _, u in walks.values()], levels) if walks else []
+            asks = [self._asks[block][call] for block in walks]
+            found = self._ask([u for _, u in walks.values()], asks) if walks else []
             pairs = zip(list(walks.items()), found, strict=True)
             walks = {block: (walk, step(walk, x0)) for (block, (walk, _)), x0 in pairs}
         return ends
 
-    def _ask(self, us: list[Any], levels: list[Any]) -> list[Any]:
-        found = self._session.denoise_many(us, levels)
+    def _ask(self, us: list[Any], asks: list[Ask]) -> list[Any]:
+        found = self._session.denoise_many(us, asks)
         if self._watch is not None:
             self._watch(self._round, found[-1])
         self._round += 1

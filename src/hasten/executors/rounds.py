@@ -83,8 +83,8 @@ class Rounds(Executor):
                 model.shift_(slide)
                 us = us[slide:]
             if len(us):
-                levels = program.levels[window.first : window.first + len(us)]
-                answers = session.denoise_many(list(us), levels)
+                asks = program.asks[window.first : window.first + len(us)]
+                answers = session.denoise_many(list(us), asks)
                 model.learn_(self._mask(window, settled, len(us)), us, torch.stack(answers))
                 if watch is not None:
                     watch(number, answers[-1])

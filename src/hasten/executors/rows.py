@@ -8,7 +8,7 @@ from typing import Any
 from hasten.core.ask import Denoise
 from hasten.core.call import FULL
 from hasten.core.errors import UserError
-from hasten.core.program import Program
+from hasten.core.program import CACHED, Program
 from hasten.core.session import Session
 from hasten.core.stepping import stepping
 
@@ -73,10 +73,10 @@ def follow(crossing: Crossing, answer: Callable[[Any], Any]) -> None:
 
 def require_parallel(name: str, program: Program) -> None:
     """Refuse a program with evaluations that cannot be asked for side by side."""
-    for row in program.rows:
-        if row.ask.calls and (not isinstance(row.ask, Denoise) or row.ask.variant != FULL):
-            variant = getattr(row.ask, "variant", FULL)
-            what = f"asks for {row.ask.op!r}" if variant == FULL else f"has variant {variant!r}"
+    for ask in program.asks:
+        cached = getattr(ask, "variant", FULL) == CACHED  # by the evaluation before it
+        if cached or not isinstance(ask, Denoise):
+            what = "takes cached features" if cached else f"asks for {ask.op!r}"
             raise UserError(
                 f"executor {name!r} asks for x0 alone, many at once, but this program {what}; use "
                 "executor='sequential', or a plan without it."

@@ -198,7 +198,7 @@ def _condition(model: Model, n: int, condition: Any) -> tuple[Condition, str]:
     require(
         condition is not None or model.null_label is not None,
         f"model {model.name!r} was not trained without labels, and the pictures have none; give "
-        "cond, or data with a column 'label'.",
+        "condition, or data with a column 'label'.",
     )
     return model.condition(n, condition), "no label" if condition is None else "given the labels"
 

@@ -31,7 +31,7 @@ def network_macs(model: Model) -> tuple[int, int]:
 def variant_macs(resolved: Resolved) -> dict[str, int] | None:
     """Multiply-accumulates of one row for each variant of the plan's network; None where they
     depend on the data."""
-    costs = {FULL: network_macs(resolved.model)[0]}
+    costs = {FULL: network_macs(resolved.structured)[0]}
     for lever in resolved.levers:
         if Trait.DYNAMIC in lever.traits:
             return None
