@@ -49,9 +49,9 @@ def learned() -> str:
         cells.append(
             (
                 str(row["evaluations"]),
-                f"{mine['ODE error']:.4f} ±{mine['half']:.4f}",
-                f"{best['ODE error']:.4f} ({best['config']})",
-                f"{gits['ODE error']:.4f}",
+                f"{mine['ode_error']:.4f} ±{mine['half']:.4f}",
+                f"{best['ode_error']:.4f} ({best['config']})",
+                f"{gits['ode_error']:.4f}",
                 f"{row['ratio']:.2f}",
                 f"{mine['fd']:.2f}",
                 f"{mine['recall']:.2f}",
@@ -61,7 +61,7 @@ def learned() -> str:
     others = ("best of diffusers", "iPNDM + GITS", "ratio")
     head = ("evaluations", "ODE error, learned", *others, "FD", "recall")
     note = (
-        f"\nDrift at n = {rows[0]['n']}, FD at n = {rows[0]['pictures']}; the lowest FD any solver "
+        f"\nODE error at n = {rows[0]['n']}, FD at n = {rows[0]['pictures']}; the lowest FD any solver "
         f"reached on this network is {floor:.2f}. The ratio is to the better of the two others."
     )
     later = [str(row["evaluations"]) for row in rows if "measured" in row["learned"]]
@@ -83,7 +83,7 @@ def early_stop() -> str:
                     f"{row['fd']:.2f}",
                     f"{apart['value']:.2f} ({apart['low']:.2f} to {apart['high']:.2f})",
                     f"{row['recall']:.2f}",
-                    f"{row['ODE error']:.3f}",
+                    f"{row['ode_error']:.3f}",
                     f"{row['start_share_of_the_budget']:.1%}",
                 )
             )
@@ -94,7 +94,7 @@ def early_stop() -> str:
         "FD",
         "minus noise (95%)",
         "recall",
-        "ode_error",
+        "ODE error",
         "cost of the start",
     )
     note = f"\nFD and recall at n = {row['n']}, ODE error at n = {row['n_drift']}; paired by noise."
@@ -107,7 +107,7 @@ def _start(plan: str) -> str:
 
 
 def reuse() -> str:
-    """How many times fewer multiply-accumulates than DeepCache at its drift."""
+    """How many times fewer multiply-accumulates than DeepCache at its ODE error."""
     result = read("reuse")
     kinds = ("fewer steps", "uniform, forecast", "learned", "learned, forecast")
     cells = []
@@ -195,7 +195,7 @@ def students() -> str:
 
 
 def smaller() -> str:
-    """What a network call costs and gives in few bits and with few channels."""
+    """What a quantized or pruned network costs, and how good its pictures are."""
     if not (FOLDER / "smaller.json").exists():
         return "Not measured yet: `python -m benchmarks.smaller`.\n"
     result, cells = read("smaller"), []
@@ -210,13 +210,13 @@ def smaller() -> str:
                 f"{many['median']:.1f} ({many['times_faster_than_eager']:.1f})",
                 f"{row['fd']:.2f} ({row['times_the_fd']:.2f})",
                 f"{row['recall']:.2f}",
-                f"{row['ODE error']:.4f}",
+                f"{row['ode_error']:.4f}",
                 f"{row['weights_mb']:.1f}",
                 f"{row['macs']:.0%}",
             )
         )
     head = ("", "ms, batch 1 (times faster)", "ms, batch 64 (times faster)")
-    head += ("FD (times float32's)", "recall", "ode_error", "weights, MB", "multiply-accumulates")
+    head += ("FD (times float32's)", "recall", "ODE error", "weights, MB", "multiply-accumulates")
     n = next(row["n"] for row in result["rows"] if row["kind"] == "call")
     note = (
         f"\nOne network call, each in a process of its own and timed in turn, n = {n}; FD and "
@@ -273,7 +273,7 @@ def pruned() -> str:
 
 
 def drifts() -> str:
-    """How far pictures ODE error from float32 over bits and rows of ranges."""
+    """How far pictures move from float32 over bits and rows of ranges."""
     if not (FOLDER / "smaller.json").exists():
         return "Not measured yet: `python -m benchmarks.smaller`.\n"
     result = read("smaller")
@@ -288,8 +288,8 @@ def drifts() -> str:
         (bits, *(cell(by[bits, *kind]) for kind in kinds))
         for bits in dict.fromkeys(row["bits"] for row in rows)
     ]
-    head = ("bits", "nearest, one row", "nearest, a row a step", "GPTQ, one row")
-    head += ("GPTQ, a row a step",)
+    head = ("bits", "nearest, one row", "nearest, a row per step", "GPTQ, one row")
+    head += ("GPTQ, a row per step",)
     n, many = rows[0]["n"], next(row["fd_n"] for row in rows if "fd" in row)
     note = (
         f"\nRMSE (pixels in 0 to 1) from the float32 pictures of the same noise, n = {n}; "
@@ -316,7 +316,7 @@ def page() -> str:
         )
         for row in result["rows"]
     ]
-    head = ("", "runs on", "evaluations", "weights", "ms a picture", "90%", "MB", "export, s")
+    head = ("", "runs on", "evaluations", "weights", "ms per picture", "90%", "MB", "export, s")
     note = (
         f"\n`builtin:mnist-2` from `mixture-small` in headless Chromium, previews apart, "
         f"n = {result['rows'][0]['n']}; MB: all files of the page. WebGPU here is a software one."
