@@ -72,8 +72,8 @@ def distilling() -> str | None:
 
 
 def bits() -> str | None:
-    """ODE error over bits, by how weights are rounded, with one row of ranges and with a row per step;
-    None where not measured."""
+    """ODE error over bits, by how weights are rounded, with one row of ranges and with one per
+    step; None where not measured."""
     if not (FOLDER / "smaller.json").exists():
         return None
     rows = [row for row in read("smaller")["rows"] if row["kind"] == "ode_error"]

@@ -61,8 +61,9 @@ def learned() -> str:
     others = ("best of diffusers", "iPNDM + GITS", "ratio")
     head = ("evaluations", "ODE error, learned", *others, "FD", "recall")
     note = (
-        f"\nODE error at n = {rows[0]['n']}, FD at n = {rows[0]['pictures']}; the lowest FD any solver "
-        f"reached on this network is {floor:.2f}. The ratio is to the better of the two others."
+        f"\nODE error at n = {rows[0]['n']}, FD at n = {rows[0]['pictures']}; the lowest FD that "
+        f"any solver reached on this network is {floor:.2f}. The ratio is to the better of the two "
+        "others."
     )
     later = [str(row["evaluations"]) for row in rows if "measured" in row["learned"]]
     if later:
@@ -122,7 +123,10 @@ def reuse() -> str:
         found = [f"{row[kind]:.2f}" if row.get(kind) else "" for kind in kinds]
         cells.append((f"{walk[1]}, {walk[2]} steps, every {every[1]}", *found))
     n = result["rows"][0]["n"]
-    note = f"\nTimes fewer than DeepCache at the ODE error it has there; n = {n}; empty: off the curve."
+    note = (
+        "\nHow many times fewer multiply-accumulates than DeepCache at the same ODE error; "
+        f"n = {n}; empty: off the curve."
+    )
     return markdown(("", *kinds), cells) + note + where(result)
 
 
@@ -220,8 +224,8 @@ def smaller() -> str:
     n = next(row["n"] for row in result["rows"] if row["kind"] == "call")
     note = (
         f"\nOne network call, each in a process of its own and timed in turn, n = {n}; FD and "
-        f"recall of {found[0]['n']} pictures from the same noise, ODE error (RMSE from the pictures of "
-        f"eager float32) of {found[0]['n_drift']}. {result['what']}."
+        f"recall of {found[0]['n']} pictures from the same noise, ODE error (RMSE from the "
+        f"pictures of eager float32) of {found[0]['n_drift']}. {result['what']}."
     )
     return markdown(head, cells) + note + where(result)
 

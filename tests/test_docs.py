@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import subprocess
@@ -72,7 +73,7 @@ def test_every_plan_in_a_command_of_a_page_is_one(page):
     import hasten
 
     for words in commands(page):
-        for option, text in zip(words, words[1:], strict=False):
+        for option, text in itertools.pairwise(words):
             if option == "--plan" and "=" in text:
                 assert isinstance(hasten.Plan.read(text), hasten.Plan)
 
