@@ -44,6 +44,17 @@ def tiny_pipeline():
     return pipe
 
 
+@pytest.fixture(autouse=True)
+def _registries_stay_as_they_are(monkeypatch):
+    """Forget the parts that a page or an example adds."""
+    from hasten.core.lever import levers
+    from hasten.core.solver import solvers
+
+    for registry in (levers, solvers):
+        list(registry)  # everything that ships is known before
+        monkeypatch.setattr(registry, "_known", dict(registry._known))
+
+
 WITH_CODE = [page for page in PAGES if blocks(page, "python")]
 WITH_COMMANDS = [page for page in PAGES if commands(page)]
 
