@@ -10,11 +10,11 @@ import torch
 
 import hasten
 from benchmarks.results_io import write
+from hasten.core.draws import START, WALK
 from hasten.core.model import Model
 from hasten.core.noise_schedule import Discrete
 from hasten.core.random_streams import generator
 from hasten.core.solver import trace
-from hasten.sampling import START, WALK
 
 N, LABEL = 4, 7
 LEADING = {"timestep_spacing": "leading"}

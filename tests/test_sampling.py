@@ -12,9 +12,9 @@ import torch
 import hasten
 from hasten import Plan, build
 from hasten.core.ask import Denoise
+from hasten.core.draws import Draws
 from hasten.core.errors import NonFiniteError, UserError
 from hasten.core.solver import Solver, solvers
-from hasten.sampling import Draws
 
 PLANS = [
     Plan(solver="dpmpp(order=2)", steps=4),

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from benchmarks.peers.schedulers import NOISE, Config
+from hasten.core.draws import START, WALK
 from hasten.core.model import Model
 from hasten.core.noise_schedule import ddpm_schedule
 from hasten.core.random_streams import generator
-from hasten.sampling import START, WALK
 
 Network = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import weakref
-from collections.abc import Callable, Sequence
-from pathlib import Path as Folder
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from hasten.adapters.load import load
-from hasten.adapters.lora import WEIGHTS as LORA
-from hasten.adapters.lora import with_lora
+from hasten.adapters.beside import load_beside
 from hasten.adapters.schedules import schedule
 from hasten.core import resolved
 from hasten.core.arguments import refuse_unknown
-from hasten.core.artifact import BUILTIN, FACTS, located_folder, require_weights
-from hasten.core.call import Answer, Call, Denoiser
+from hasten.core.artifact import require_weights
+from hasten.core.call import Denoiser
 from hasten.core.condition import Condition
 from hasten.core.denoiser import FunctionDenoiser
+from hasten.core.draws import START, WALK, Draws
 from hasten.core.engine import Prepared, beside, engines
 from hasten.core.errors import require, require_whole
 from hasten.core.executor import Executor, Watch, executors
@@ -29,15 +26,14 @@ from hasten.core.lever import Trait
 from hasten.core.model import Model
 from hasten.core.plan import Plan, PlanLike, as_plan
 from hasten.core.program import Program
-from hasten.core.random_streams import Stream, generator
+from hasten.core.random_streams import generator
 from hasten.core.resolved import Resolved
 from hasten.core.session import Session, drive
 from hasten.core.solver import Solver
 from hasten.core.start import Begin, Latents
+from hasten.core.usage import Counted, Usage
 from hasten.executors.distributed import shared_out
 from hasten.levers.student import Student
-
-START, WALK = Stream.START, Stream.SOLVER
 
 
 def trace(plan: PlanLike, on: Any) -> Program:
@@ -78,40 +74,6 @@ def student_named(model: Model, folder: str) -> Model:
         UserError: there is none, or it is one of another model.
     """
     return Student(folder=folder).model(model, False, load_beside)
-
-
-def load_beside(name: str, model: Model) -> Model:
-    """The model in the folder ``name`` (or ``builtin:NAME``), on the device of ``model``; low-rank
-    weights are applied to the network of ``model``.
-
-    Raises:
-        UserError: there is no such folder, or it cannot be read.
-    """
-    folder = located_folder("lever option folder", name)
-    if (folder / LORA).is_file():
-        return _low_rank(model, folder)
-    stamp = (folder / FACTS).stat().st_mtime_ns
-    return _loaded(name, str(folder.resolve()), str(model.device), stamp)
-
-
-@functools.lru_cache(maxsize=4)
-def _loaded(name: str, place: str, device: str, stamp: int) -> Model:
-    return load(name if name.startswith(BUILTIN) else place, device=device)
-
-
-def _low_rank(model: Model, folder: Folder) -> Model:
-    """``model`` with the low-rank weights in ``folder``, kept as long as the model is."""
-    known = _LOW_RANK.setdefault(model.net, {})
-    key = str(folder.resolve()), (folder / LORA).stat().st_mtime_ns
-    if key not in known:
-        known.clear()
-        known[key] = with_lora(model, folder)
-    return known[key]
-
-
-_LOW_RANK: weakref.WeakKeyDictionary[torch.nn.Module, dict[tuple[str, int], Model]] = (
-    weakref.WeakKeyDictionary()
-)
 
 
 def prepare(model: Model, plan: PlanLike) -> Prepared:
@@ -184,22 +146,6 @@ def _latents(model: Model, net: Prepared, plan: Plan) -> Latents:
     require(not plan.stochastic, f"plan {plan} draws noise on the way; a start cannot be one.")
     sampler = build(model, plan, net=net)
     return lambda noise, condition: sampler.latents(noise, condition, lambda *_: noise)
-
-
-@dataclasses.dataclass
-class Usage:
-    """What the last call of :meth:`Sampler.sample` took.
-
-    Attributes:
-        evaluations: network evaluations a picture, the mean over pictures, those of the start
-            aside; guidance doubles the cost of each, not their number.
-        rounds: batches of evaluations one after another, the mean over batches of pictures.
-        pictures: how many were made.
-    """
-
-    evaluations: float = 0.0
-    rounds: float = 0.0
-    pictures: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -363,40 +309,6 @@ class Sampler:
         answers = shared_out(denoiser or self.denoiser, self.executor)
         in_order = any(Trait.ORDER in lever.traits for lever in self.resolved.levers)
         return Session(answers, fresh, condition, in_order)
-
-
-@dataclasses.dataclass
-class Counted:
-    """A denoiser that counts its ``calls``, and the ``rows`` (latents) in them."""
-
-    denoiser: Denoiser
-    calls: int = 0
-    rows: int = 0
-
-    def __call__(self, calls: Sequence[Call]) -> list[Answer]:
-        self.calls += 1
-        self.rows += sum(len(call) for call in calls)
-        return self.denoiser(calls)
-
-
-class Draws:
-    """Noise for a batch, each picture from its own CPU generator, seeded by (seed, picture)."""
-
-    def __init__(self, seed: int, pictures: Sequence[int], model: Model) -> None:
-        self._streams = [
-            [generator(seed, picture, stream) for picture in pictures] for stream in (START, WALK)
-        ]
-        self._shape, self._device = model.shape, model.device
-
-    def __call__(self, stream: int, rows: Sequence[int] | None = None) -> torch.Tensor:
-        """The next noise of all pictures, or of those at ``rows`` of the batch alone."""
-        generators = self._streams[stream]
-        if rows is not None:
-            generators = [generators[row] for row in rows]
-        out = torch.empty(len(generators), *self._shape)
-        for row, one in zip(out, generators, strict=True):
-            row.normal_(generator=one)
-        return out.to(self._device, non_blocking=True)
 
 
 def run(

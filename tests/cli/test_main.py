@@ -15,7 +15,7 @@ from hasten.adapters.folder import save_folder
 
 FAST = "solver=ddim,steps=2"
 VERBS = ("info", "sample", "measure", "tune", "train", "learn", "export")
-LEARN = ("program", "grid", "start", "student", "reuse", "freeze", "quantize", "prune", "narrow")
+LEARN = ("program", "grid", "start", "student", "cache", "freeze", "quantize", "prune", "narrow")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["learn", "--help"], ["sample", "--help"]])

@@ -12,13 +12,14 @@ import hasten
 from conftest import ByFunction, session_of
 from hasten.core.condition import Condition
 from hasten.core.denoiser import Guided, classifier_free
+from hasten.core.draws import WALK, Draws
 from hasten.core.errors import NonFiniteError
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.session import Session, answer_together
 from hasten.core.solver import solvers
 from hasten.core.stepping import Steps, follow, stepping
-from hasten.sampling import WALK, Draws, Sampler
+from hasten.sampling import Sampler
 
 TRACED = [name for name in solvers if solvers.parse(name).traceable]
 OTHER = Plan(solver="dpmpp(order=2)", grid="log-snr", steps=6)

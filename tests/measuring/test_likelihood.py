@@ -17,7 +17,7 @@ from hasten.core.errors import NonFiniteError, UserError
 from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule, schedule
-from hasten.core.random_streams import generator
+from hasten.core.random_streams import Stream, generator
 from hasten.measuring.likelihood import _dequantised, likelihood, likelihood_of
 
 MEAN, STD = 0.1, 0.4

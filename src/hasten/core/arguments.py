@@ -6,15 +6,15 @@ from collections.abc import Mapping
 
 from hasten.core.errors import UserError, nearest
 
-SAMPLE = ("n", "seed", "first", "cond", "noise", "raw", "batch", "watch")
+SAMPLE = ("n", "seed", "first", "condition", "noise", "raw", "batch", "watch")
 INSTEAD = {  # what other libraries call it -> what to use here
     "callback": "watch=function(call, x0)",
     "callback_on_step_end": "watch=function(call, x0)",
     "generator": "seed=number",
     "latents": "noise=tensor",
-    "class_labels": "cond=labels",
-    "labels": "cond=labels",
-    "prompt": "cond=label, and hasten.load(..., prompts=[...])",
+    "class_labels": "condition=labels",
+    "labels": "condition=labels",
+    "prompt": "condition=label, and hasten.load(..., prompts=[...])",
     "num_images_per_prompt": "n=number",
     "batch_size": "n=number, or batch=number for the pictures per network call",
     "num_inference_steps": "hasten.build(model, 'steps=number')",

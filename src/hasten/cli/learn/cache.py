@@ -1,4 +1,4 @@
-"""``hasten learn reuse``."""
+"""``hasten learn cache``."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Annotated
 from hasten.cli.options import Device, ModelName, OwnPlan, Parameter, Prompts, Quiet, model_of
 
 
-def reuse(
+def cache(
     model: ModelName = "builtin:mnist",
     *,
     plan: OwnPlan = None,
     budget: float = 0.6,
     branch: Annotated[list[int] | None, Parameter(name="--branch", negative="")] = None,
-    cut: Annotated[list[str] | None, Parameter(name="--reuse", negative="")] = None,
+    cut: Annotated[list[str] | None, Parameter(name="--cut", negative="")] = None,
     n: int = 8,
     seed: int = 0,
     prompts: Prompts = None,
-    out: Path = Path("reuse.json"),
+    out: Path = Path("cache.json"),
     device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
