@@ -111,7 +111,7 @@ def test_conditions_of_other_parts_have_graphs_of_their_own(engine):
             self.weight = torch.nn.Parameter(torch.full((1, 1), 0.5))
 
         def forward(self, x, t, condition=None):
-            given = condition.values(x, t)
+            given = {} if condition is None else condition.values(x, t)
             out = x * self.weight + t[:, None]
             if "frames" in given:
                 out = out + given["frames"].view(len(x), 2, -1).sum(1) * given["scale"]
