@@ -18,7 +18,9 @@ check: .venv/all  ## style, types, layers
 	$(BIN)/pyright
 	$(BIN)/python -m pytest tests/test_layers.py
 
-bench: .venv/all  ## measure again, on this machine, what the tables show
+# Tables that need hours, MNIST or Chromium are left as they are; the last line names them, and
+# `python -m benchmarks.run --list` says how each is measured.
+bench: .venv/all  ## measure again, on this machine, what needs nothing but this repository
 	$(BIN)/python -m benchmarks.run
 	$(BIN)/python -m benchmarks.tables
 

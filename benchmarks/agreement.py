@@ -113,7 +113,7 @@ def main() -> None:
     assert real is not None
     assert real.sample is not None
     labels = [i % 10 for i in range(N)]
-    features = real.features(hasten.build(model, PLAN).sample(N, cond=labels, seed=1))
+    features = real.features(hasten.build(model, PLAN).sample(N, condition=labels, seed=1))
     # FD against all of the sample; the rest at equal sizes, as the others have it.
     sample = real.sample.double()
     cut = sample[torch.from_numpy(evenly_spread(len(sample), N))]

@@ -21,7 +21,8 @@ import hasten
 from benchmarks.peers.diffusers_schedulers import CONFIGS, reaching, timing_calls
 from benchmarks.peers.loop import SEED, start
 from benchmarks.results_io import read, write
-from hasten.measuring.measure import QUALITY_SEED, judged
+from hasten.core.random_streams import Seed
+from hasten.measuring.measure import judged
 from hasten.measuring.memory import peak_mb
 from hasten.measuring.real import real_for
 from hasten.measuring.timer import once, summary
@@ -39,8 +40,8 @@ def call_of(spec: Facts) -> Callable[[], object]:
     model, batch = hasten.load("builtin:mnist"), spec["batch"]
     if spec["side"] == "hasten":
         sampler = hasten.build(model, hasten.Plan(**spec["plan"]))
-        noise, cond = start(model, batch), [i % 10 for i in range(batch)]
-        return lambda: sampler.sample(noise=noise, cond=cond, raw=True, batch=batch)
+        noise, condition = start(model, batch), [i % 10 for i in range(batch)]
+        return lambda: sampler.sample(noise=noise, condition=condition, raw=True, batch=batch)
     config = next(config for config in CONFIGS if config.name == spec["config"])
     pairs = timing_calls([(config, spec["steps"])], batch, model)
     return next(call for facts, call in pairs if facts["engine"] == spec["engine"])
@@ -136,7 +137,7 @@ def raced(
     rows = []
     for contender in contenders:
         timing = summary(contender.seconds[0], contender.seconds).milliseconds()
-        timing = {key: timing[key] for key in ("median", "low", "high", "n")}
+        timing = {key: getattr(timing, key) for key in ("median", "low", "high", "n")}
         rows.append({**contender.spec, **timing, "peak_mb": round(contender.peak_mb)})
     return rows
 
@@ -153,7 +154,7 @@ def beside(batch: int) -> Facts:
     """One batch size: the plan's FD, who of diffusers reaches it, and the race."""
     plan = json.loads((FOLDER / f"batch-{batch}" / "plan.json").read_text())
     model = hasten.load("builtin:mnist")
-    assert SEED == QUALITY_SEED  # the same start noise as the peers'
+    assert SEED == Seed.QUALITY  # the same start noise as the peers'
     sampler = hasten.build(model, hasten.Plan(**plan))
     found = judged(sampler, N, real_for(model))
     fd = found["fd"].value

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 import hasten
 from benchmarks.results_io import write
-from hasten.core.seeds import generator
+from hasten.core.random_streams import generator
 from hasten.measuring.quality import quality
 from hasten.measuring.real import real_for
 from hasten.sampling import prepare
@@ -51,7 +51,7 @@ def make(side: str) -> None:
         if side == "hasten":
             sampler = hasten.build(model, PLAN, net=net)
             pictures = sampler.sample(
-                CHUNK, seed=SIDES[side], first=first, cond=labels, batch=CHUNK
+                CHUNK, seed=SIDES[side], first=first, condition=labels, batch=CHUNK
             )
         else:
             pictures = theirs(model, net, first, labels)
@@ -68,9 +68,9 @@ def theirs(model: hasten.Model, net: object, first: int, labels: list[int]) -> t
     scheduler.set_timesteps(STEPS)
     draws = [generator(SIDES["diffusers"], first + index) for index in range(CHUNK)]
     x = torch.stack([torch.randn(model.shape, generator=one) for one in draws])
-    cond = torch.tensor(labels)
+    condition = torch.tensor(labels)
     for t in scheduler.timesteps:
-        answer = net(x, t.expand(CHUNK).float(), cond)  # type: ignore[operator]
+        answer = net(x, t.expand(CHUNK).float(), condition)  # type: ignore[operator]
         x = scheduler.step(answer, t, x, generator=draws).prev_sample
     return model.codec.decode(x)
 

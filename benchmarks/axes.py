@@ -13,10 +13,13 @@ from typing import Any
 
 import hasten
 from benchmarks.results_io import write
+from hasten.tuning.requests import CompareFd, MeasureQuality, TimePlans
+from hasten.tuning.result import Tuning
+from hasten.tuning.serialization import to_json
 from hasten.tuning.space import Space
-from hasten.tuning.trials import Lab
+from hasten.tuning.trials import TrialExecutor
 from hasten.tuning.tune import tune
-from hasten.tuning.worker import Child
+from hasten.tuning.worker import WorkerProcess
 
 FOLDER, MINUTES, N, ROUNDS, BATCHES = Path("runs/axes"), 4, 2000, 21, (1,)
 SPACES = {
@@ -26,35 +29,37 @@ SPACES = {
 MAX_LOSS = 0.05
 
 
-def recommended(batch: int, name: str) -> dict[str, Any]:
+def recommended(batch: int, name: str) -> Tuning:
     """What the tuner finds in one of the spaces."""
     out = FOLDER / f"{name}-{batch}"
     model = hasten.load("builtin:mnist")
-    found = tune(
-        model, minutes=MINUTES, max_loss=MAX_LOSS, space=SPACES[name], batch=batch, out=out
-    )
-    return {"plan": found.best.model_dump(), "why": found.why, "skipped": found.skipped}
+    return tune(model, minutes=MINUTES, max_loss=MAX_LOSS, space=SPACES[name], batch=batch, out=out)
 
 
 def compared(batch: int) -> dict[str, Any]:
     """Both recommended plans, side by side."""
-    found = {name: recommended(batch, name) for name in SPACES}
-    plans = [found[name]["plan"] for name in SPACES]
-    lab = Lab(model=hasten.load("builtin:mnist"))
-    child = Child(lab)
-    race = child.ask({"ask": "race", "plans": plans, "batch": batch, "rounds": ROUNDS}, 600)
-    child.close()
-    old, new = (timing["median"] for timing in race["timings"])
-    quality = [lab.quality(plan, N) for plan in plans]
+    tunings = {name: recommended(batch, name) for name in SPACES}
+    old, new = (tunings[name].best for name in SPACES)
+    executor = TrialExecutor(model=hasten.load("builtin:mnist"))
+    worker = WorkerProcess(executor)
+    race = worker.run(TimePlans(plans=(old, new), batch=batch, rounds=ROUNDS), 600).answer
+    worker.close()
+    assert race is not None
+    old_ms, new_ms = (latency.median for latency in race.latencies)
+    quality = {
+        name: to_json(executor.answer(MeasureQuality(plan=tunings[name].best, samples=N)))
+        for name in SPACES
+    }
+    difference = CompareFd(plan=new, baseline=old, samples=N, allowed_excess=0.0)
     return {
         "batch": batch,
-        "plans": {name: str(hasten.Plan(**found[name]["plan"])) for name in SPACES},
-        "ms": {"without": old, "with": new},
-        "times_faster": old / new,
-        "fd": {name: one["fd"] for name, one in zip(SPACES, quality, strict=True)},
-        "recall": {name: one["recall"] for name, one in zip(SPACES, quality, strict=True)},
-        "fd_minus_without": lab.worse(plans[1], plans[0], N, 0.0),
-        "skipped": found["with"]["skipped"],
+        "plans": {name: str(tunings[name].best) for name in SPACES},
+        "ms": {"without": old_ms, "with": new_ms},
+        "times_faster": old_ms / new_ms,
+        "fd": {name: quality[name]["fd"] for name in SPACES},
+        "recall": {name: quality[name]["recall"] for name in SPACES},
+        "fd_minus_without": to_json(executor.answer(difference)),
+        "skipped": list(tunings["with"].notes),
         "n": N,
     }
 

@@ -81,7 +81,7 @@ def main(folder: Path) -> None:
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     key = hasten.Plan(**plan).key
     best = next(row for row in report["finalists"] if row["key"] == key)
-    fd = (best.get("second") or best)["fd"]
+    fd = (best["final_quality"] or best)["fd"]
     before = next(row for row in read("ahead")["rows"] if row["batch"] == 1)
     try:
         found = raced(1, plan, [before["fastest_peer"]], FULL, ROUNDS, folder / "exported")

@@ -18,10 +18,10 @@ import hasten
 from benchmarks.results_io import FOLDER, read, write
 from hasten.core.files import read_json
 from hasten.learning.students.base import objectives
+from hasten.learning.students.recipe import StudentRecipe
 from hasten.learning.students.student import learn_student
 from hasten.measuring.measure import judged
 from hasten.measuring.real import real_for
-from hasten.training.recipe import StudentRecipe
 
 MINUTES = float(os.environ.get("MINUTES", "8"))
 DATA = os.environ.get("DATA", "mnist-train.parquet")
@@ -37,7 +37,7 @@ OBJECTIVES = {
     "progressive(first=64)": 1,
     "direct": 1,
     "reflow": 1,
-    "matching": 1,
+    "dmd": 1,
     "shortcut": 1,
 }
 TEACHER = (
@@ -62,8 +62,8 @@ def student(model: hasten.Model, objective: str) -> dict[str, Any]:
         precision="no" if objective.startswith("continuous") else "bf16",
         optimizer={"rate": 4e-4, "batch": 128, "warmup": 5000, "decay": "cosine"},  # type: ignore[arg-type]
         engine="openvino",
-        walks=8192,
-        walk_steps=12,
+        trajectories=8192,
+        trajectory_steps=12,
         checkpoint_every=20_000,
         preview_every=10_000,
     )

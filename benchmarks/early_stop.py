@@ -75,7 +75,7 @@ class Bench:
         sampler = self.sampler(facts)
         key = (sampler.plan.key, seed)
         if key not in self._features:
-            pictures = sampler.sample(N, seed=seed, cond=[i % 10 for i in range(N)])
+            pictures = sampler.sample(N, seed=seed, condition=[i % 10 for i in range(N)])
             self._features[key] = self.real.features(pictures)
         return self._features[key]
 
@@ -116,8 +116,11 @@ class Bench:
     def cost(self, sampler: Sampler, batch: int) -> Facts:
         """Milliseconds of the start and of a network call for ``batch`` pictures, timed in turn."""
         noise, level = torch.randn(batch, *self.model.shape), sampler.levels[0]
-        cond, t = torch.full((batch,), 3), torch.full((batch,), level.t)
-        calls = [partial(sampler.begin, noise, level, cond), partial(self.net, noise, t, cond)]
+        condition, t = torch.full((batch,), 3), torch.full((batch,), level.t)
+        calls = [
+            partial(sampler.begin, noise, level, condition),
+            partial(self.net, noise, t, condition),
+        ]
         start, call = side_by_side(calls, device=self.model.device, rounds=ROUNDS)
         times = {"start_ms": start.median * 1e3, "call_ms": call.median * 1e3}
         return {"batch": batch, **times, "n": ROUNDS}

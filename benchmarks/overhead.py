@@ -30,7 +30,7 @@ def overhead(batch: int) -> dict[str, object]:
             model.net(x, t, labels)
 
     def whole() -> None:
-        sampler.sample(batch, cond=3, batch=batch)
+        sampler.sample(batch, condition=3, batch=batch)
 
     for _ in range(3):
         bare(), whole()

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from hasten.core.noise_schedule import Discrete
 
 import hasten
 from benchmarks.results_io import write
 from hasten.core.executor import Executor, executors
 from hasten.core.level import Level
+from hasten.core.noise_schedule import Discrete
 from hasten.core.program import Program
 from hasten.core.solver import trace
 from hasten.executors.sequential import Answers
@@ -76,17 +76,19 @@ def error(got: torch.Tensor, wanted: torch.Tensor) -> dict[str, float]:
 def on_mnist() -> list[dict[str, Any]]:
     """The targets on builtin:mnist: latents in [-1, 1] against those of the sequential run."""
     model, rows = hasten.load("builtin:mnist"), []
-    net, cond = None, list(range(N))
+    net, condition = None, list(range(N))
     for name, (text, wide) in PLANS.items():
         plan = hasten.Plan.read(f"{text},engine=openvino")
         sampler = hasten.build(model, plan, net=net)
         net = sampler.net
-        wanted = sampler.sample(N, cond=cond, raw=True)
+        wanted = sampler.sample(N, condition=condition, raw=True)
         assert sampler.program is not None
         for executor in wide:
             other = hasten.build(model, _with(plan, executor), net=net)
             counts = Counting(other.executor)
-            got = dataclasses.replace(other, executor=counts).sample(N, cond=cond, raw=True)
+            got = dataclasses.replace(other, executor=counts).sample(
+                N, condition=condition, raw=True
+            )
             row = {"program": name, "executor": executor, "n": N, "rounds": counts.rounds}
             rows.append({**row, "evaluations": counts.evaluations, **error(got, wanted)})
             print(rows[-1], flush=True)
@@ -100,7 +102,7 @@ def _with(plan: hasten.Plan, executor: str) -> hasten.Plan:
 
 def _clock(row_by_row: hasten.Sampler, wide: hasten.Sampler) -> dict[str, float]:
     """Seconds of one picture, both ways in turn."""
-    calls = [lambda one=one: one.sample(1, cond=3, raw=True) for one in (row_by_row, wide)]
+    calls = [lambda one=one: one.sample(1, condition=3, raw=True) for one in (row_by_row, wide)]
     slow, fast = side_by_side(calls, rounds=ROUNDS)
     return {
         "sequential_s": slow.median,
@@ -133,7 +135,7 @@ class Prompted:
     def __init__(self, unet: Any, prompt: torch.Tensor) -> None:
         self.unet, self.prompt = unet, prompt
 
-    def many(self, x: torch.Tensor, levels: Sequence[Level], cond: Any = None) -> torch.Tensor:
+    def many(self, x: torch.Tensor, levels: Sequence[Level], condition: Any = None) -> torch.Tensor:
         n = len(x) // len(levels)
 
         def column(values: list[float]) -> torch.Tensor:

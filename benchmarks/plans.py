@@ -37,8 +37,8 @@ def main() -> None:
         ode_error = held.ode_error(plan)
         assert ode_error is not None
         sampler = hasten.build(model, plan)
-        sampler.sample(1, cond=3)
-        times = sorted(once(lambda s=sampler: s.sample(1, cond=3)) for _ in range(15))
+        sampler.sample(1, condition=3)
+        times = sorted(once(lambda s=sampler: s.sample(1, condition=3)) for _ in range(15))
         rows.append(
             {
                 "plan": str(plan),
@@ -62,7 +62,7 @@ def fd(model: hasten.Model) -> None:
     rows = []
     for plan in FOR_FD:
         sampler = hasten.build(model, plan)
-        pictures = sampler.sample(N_FD, cond=labels, seed=1)
+        pictures = sampler.sample(N_FD, condition=labels, seed=1)
         scores = features.net(pictures).argmax(1)
         right = float((scores == torch.tensor(labels)).double().mean())
         value = frechet(*statistics(features(pictures)), features.mean, features.covariance)

@@ -41,7 +41,7 @@ def apart(pictures: torch.Tensor, held: Reference) -> tuple[float, float]:
 
 def peers(held: Reference, net: Any) -> list[dict[str, Any]]:
     """The ODE error of every scheduler of diffusers whose steps make 4, 5, 8 or 10 network calls."""
-    labels = torch.tensor(held.cond)
+    labels = torch.tensor(held.condition)
     rows = []
     for config in available():
         for steps in range(2, max(EVALUATIONS) + 1):

@@ -45,8 +45,8 @@ class DeepCached(torch.nn.Module):
         self.helper.set_params(cache_interval=every, cache_branch_id=branch)
         self.helper.enable()
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor, cond: Any = None) -> torch.Tensor:
-        return self.unet(x, t[0], class_labels=cond, return_dict=False)[0]
+    def forward(self, x: torch.Tensor, t: torch.Tensor, condition: Any = None) -> torch.Tensor:
+        return self.unet(x, t[0], class_labels=condition, return_dict=False)[0]
 
 
 def main() -> None:
@@ -92,7 +92,7 @@ def deep_cached(held: Reference, base: Plan, every: int) -> Row:
     row["plan"] = f"{base}, DeepCache(cache_interval={every}, cache_branch_id=0)"
     ode_error = held.ode_error(base, net)
     assert ode_error is not None
-    made = {"noise": held.noise, "cond": held.cond}
+    made = {"noise": held.noise, "cond": held.condition}
     one, other = hasten.build(model, base, net=net), hasten.build(model, ours)
     row["apart"] = float((one.sample(**made) - other.sample(**made)).abs().max())
     return {**row, "ode_error": ode_error.rmse, "drift_interval": [ode_error.low, ode_error.high]}

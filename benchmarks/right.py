@@ -7,12 +7,12 @@ from typing import Any
 
 import diffusers
 import torch
-from hasten.core.noise_schedule import Discrete
 
 import hasten
 from benchmarks.results_io import write
 from hasten.core.model import Model
-from hasten.core.seeds import generator
+from hasten.core.noise_schedule import Discrete
+from hasten.core.random_streams import generator
 from hasten.core.solver import trace
 from hasten.sampling import START, WALK
 
@@ -83,7 +83,7 @@ def compared(model: Model, case: tuple[Any, ...]) -> dict[str, Any]:
         levels = (*sampler.levels[:-1], schedule.at(0))
         program = trace(sampler.solver, levels)
         sampler = dataclasses.replace(sampler, levels=levels, program=program)
-    ours = sampler.sample(N, noise=noise, cond=LABEL, raw=True)
+    ours = sampler.sample(N, noise=noise, condition=LABEL, raw=True)
     apart = (ours - theirs(model, scheduler, steps, noise)).abs()
     return {
         "sampler": name,

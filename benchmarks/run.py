@@ -1,22 +1,103 @@
-"""Run every benchmark: ``python -m benchmarks.run [NAME ...]``, on an idle machine."""
+"""Run benchmarks, on an idle machine: ``python -m benchmarks.run [NAME ...]``.
+
+Without a name it runs those that need nothing but this repository; ``--list`` shows all of them
+with the tables they make, and how to run those that need hours, data or other programs.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import sys
 
-ALL = (
-    "overhead",
-    "right",
-    "training",
-    "plans",
-    "agreement",
-    "programs",
-    "early_stop",
-    "parallel",
-    "reuse",
-)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """A module of benchmarks/ with ``main()``.
+
+    Attributes:
+        tables: what it makes of the documents, as ``<!-- table: NAME -->`` names them.
+        needs: what it needs beyond an idle machine, "" where that is nothing.
+        command: what runs it, where that is not ``python -m benchmarks.run NAME``.
+    """
+
+    tables: tuple[str, ...]
+    needs: str = ""
+    command: str = ""
+
+
+BENCHMARKS = {
+    "overhead": Benchmark(tables=("limits",)),
+    "right": Benchmark(tables=("right",)),
+    "training": Benchmark(tables=("limits",)),
+    "plans": Benchmark(tables=("plans", "best", "fd")),
+    "agreement": Benchmark(tables=("agreement",)),
+    "programs": Benchmark(tables=("learned",)),
+    "early_stop": Benchmark(tables=("early_stop",)),
+    "parallel": Benchmark(tables=("parallel",)),
+    "reuse": Benchmark(tables=("reuse",)),
+    "students": Benchmark(tables=("students",)),
+    "smaller": Benchmark(tables=("smaller", "drifts", "pruned", "widths")),
+    "axes": Benchmark(tables=("axes",), needs="two tunings of 4 minutes"),
+    "page": Benchmark(tables=("page",), needs="Chromium"),
+    "tuner": Benchmark(
+        tables=("tuner",),
+        needs="hours: a sweep of every plan, and three tunings before it compares them",
+        command="for part in sweep tune; do python -m benchmarks.tuner $part; done; "
+        "python -m benchmarks.tuner",
+    ),
+    "ancestral": Benchmark(
+        tables=("ancestral",),
+        needs="hours: 1000 steps for 2000 pictures, twice",
+        command="for side in hasten diffusers; do python -m benchmarks.ancestral make $side; done; "
+        "python -m benchmarks.ancestral",
+    ),
+    "distilling": Benchmark(
+        tables=("distilling",),
+        needs="MNIST, and 8 minutes of training per objective",
+        command="DATA=mnist-train.parquet python -m benchmarks.distilling",
+    ),
+    "peers": Benchmark(
+        tables=("peers",),
+        needs="hours: every scheduler of diffusers; see benchmarks/peers/README.md",
+        command="python -m benchmarks.peers.diffusers_schedulers --resume",
+    ),
+    "ahead": Benchmark(
+        tables=("ahead",),
+        needs="peers, and a tuning at each batch size",
+        command="for n in 1 64; do hasten tune builtin:mnist --batch $n --minutes 10 "
+        "--out runs/ahead/batch-$n; done; python -m benchmarks.ahead",
+    ),
+}
+
+
+def listed() -> str:
+    """Every benchmark: its tables, what it needs, and the command."""
+    lines = []
+    for name, benchmark in BENCHMARKS.items():
+        command = benchmark.command or f"python -m benchmarks.run {name}"
+        needs = f"  needs {benchmark.needs}" if benchmark.needs else ""
+        lines.append(f"{name}: tables {', '.join(benchmark.tables)}.{needs}\n    {command}")
+    return "\n".join(lines)
+
+
+def main(names: list[str]) -> None:
+    """Run the benchmarks ``names``, or all that need nothing; say which tables were left alone."""
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        sys.exit(f"no benchmark {unknown[0]!r}; there are: {', '.join(BENCHMARKS)}")
+    chosen = names or [name for name, benchmark in BENCHMARKS.items() if not benchmark.needs]
+    for name in chosen:
+        benchmark = BENCHMARKS[name]
+        if benchmark.command:
+            sys.exit(f"{name} needs {benchmark.needs}; run it with: {benchmark.command}")
+        importlib.import_module(f"benchmarks.{name}").main()
+    left = [name for name in BENCHMARKS if name not in chosen]
+    print(f"not measured: {', '.join(left)}; `python -m benchmarks.run --list` says how")
+
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or ALL:
-        importlib.import_module(f"benchmarks.{name}").main()
+    if sys.argv[1:] == ["--list"]:
+        print(listed())
+    else:
+        main(sys.argv[1:])

@@ -26,7 +26,7 @@ from benchmarks.ahead import Contender
 from benchmarks.peers.nncf_static import NncfNet
 from benchmarks.results_io import read, write
 from hasten.core.engine import Prepared, beside, engines
-from hasten.core.seeds import generator
+from hasten.core.random_streams import generator
 from hasten.learning.compression.quantize import learn_quantize
 from hasten.measuring.macs import costs
 from hasten.measuring.measure import judged
@@ -98,11 +98,11 @@ def call_of(spec: Facts) -> Callable[[], object]:
     engine, level = engines.parse(plan.engine), plan.levels(model.schedule)[3]
     x = torch.randn(batch, *model.shape, generator=generator(1))
     t = torch.full((batch,), level.t, dtype=torch.float32)
-    cond = torch.arange(batch) % 10
+    condition = torch.arange(batch) % 10
 
     def call() -> object:
         with torch.inference_mode(), beside(engine):
-            return net(x, t, cond)
+            return net(x, t, condition)
 
     return call
 
@@ -133,14 +133,14 @@ def calls(batch: int) -> list[Facts]:
         for one in held:
             one.close()
     timings = [summary(one.seconds[0], one.seconds).milliseconds() for one in held]
-    first = timings[0]["median"]
+    first = timings[0].median
     return [
         {
             "kind": "call",
             "what": name,
             "batch": batch,
-            **{key: timing[key] for key in ("median", "low", "high", "n")},
-            "times_faster_than_eager": first / timing["median"],
+            **{key: getattr(timing, key) for key in ("median", "low", "high", "n")},
+            "times_faster_than_eager": first / timing.median,
         }
         for name, timing in zip(named, timings, strict=True)
     ]
@@ -179,8 +179,8 @@ def pictures(plan: hasten.Plan, net: Prepared | None = None) -> torch.Tensor:
     """DRIFTS pictures, of the same noise whatever the plan."""
     model = hasten.load("builtin:mnist")
     noise = torch.randn(DRIFTS, *model.shape, generator=generator(3))
-    cond = [i % 10 for i in range(DRIFTS)]
-    return hasten.build(model, plan, net=net).sample(noise=noise, cond=cond, batch=64)
+    condition = [i % 10 for i in range(DRIFTS)]
+    return hasten.build(model, plan, net=net).sample(noise=noise, condition=condition, batch=64)
 
 
 def rmse(here: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -265,7 +265,7 @@ KINDS: dict[str, Callable[[], list[Facts]]] = {
 }
 
 
-def main(only: str) -> None:
+def main(only: str = "") -> None:
     """All five questions, or the kind ``only`` of them."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     before = read("smaller")["rows"] if only else []

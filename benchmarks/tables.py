@@ -35,15 +35,15 @@ PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 def plans() -> str:
     result = read("plans")
-    head = ("plan", "evaluations", "ms a picture", "ode_error", "95%")
+    head = ("plan", "evaluations", "ms a picture", "ODE error", "95%")
     return markdown(head, [_plan(row) for row in result["rows"]]) + where(result)
 
 
 def best() -> str:
-    """The plans that no other beats in both evaluations and drift."""
+    """The plans that no other beats in both evaluations and ODE error."""
     result = read("plans")
     kept = front(result["rows"], lambda row: row["evaluations"], lambda row: row["ode_error"])
-    head = ("plan", "evaluations", "ms a picture", "ode_error", "95%")
+    head = ("plan", "evaluations", "ms a picture", "ODE error", "95%")
     note = (
         f"\nOf {len(result['rows'])} plans; n = {kept[0]['n']} pictures for the ODE error, "
         f"{kept[0]['n_times']} timings, batch 1."
@@ -57,7 +57,7 @@ def _plan(row: dict[str, Any]) -> tuple[str, ...]:
         f"`{row['plan']}`",
         str(row["evaluations"]),
         f"{row['latency_ms']:.0f}",
-        f"{row['ODE error']:.4f}",
+        f"{row['ode_error']:.4f}",
         f"{low:.4f} to {high:.4f}",
     )
 

@@ -49,9 +49,9 @@ def learned() -> str:
         cells.append(
             (
                 str(row["evaluations"]),
-                f"{mine['ODE error']:.4f} ±{mine['half']:.4f}",
-                f"{best['ODE error']:.4f} ({best['config']})",
-                f"{gits['ODE error']:.4f}",
+                f"{mine['ode_error']:.4f} ±{mine['half']:.4f}",
+                f"{best['ode_error']:.4f} ({best['config']})",
+                f"{gits['ode_error']:.4f}",
                 f"{row['ratio']:.2f}",
                 f"{mine['fd']:.2f}",
                 f"{mine['recall']:.2f}",
@@ -83,7 +83,7 @@ def early_stop() -> str:
                     f"{row['fd']:.2f}",
                     f"{apart['value']:.2f} ({apart['low']:.2f} to {apart['high']:.2f})",
                     f"{row['recall']:.2f}",
-                    f"{row['ODE error']:.3f}",
+                    f"{row['ode_error']:.3f}",
                     f"{row['start_share_of_the_budget']:.1%}",
                 )
             )
@@ -94,7 +94,7 @@ def early_stop() -> str:
         "FD",
         "minus noise (95%)",
         "recall",
-        "ode_error",
+        "ODE error",
         "cost of the start",
     )
     note = f"\nFD and recall at n = {row['n']}, ODE error at n = {row['n_drift']}; paired by noise."
@@ -107,7 +107,7 @@ def _start(plan: str) -> str:
 
 
 def reuse() -> str:
-    """How many times fewer multiply-accumulates than DeepCache at its drift."""
+    """How many times fewer multiply-accumulates than DeepCache at its ODE error."""
     result = read("reuse")
     kinds = ("fewer steps", "uniform, forecast", "learned", "learned, forecast")
     cells = []
@@ -210,13 +210,13 @@ def smaller() -> str:
                 f"{many['median']:.1f} ({many['times_faster_than_eager']:.1f})",
                 f"{row['fd']:.2f} ({row['times_the_fd']:.2f})",
                 f"{row['recall']:.2f}",
-                f"{row['ODE error']:.4f}",
+                f"{row['ode_error']:.4f}",
                 f"{row['weights_mb']:.1f}",
                 f"{row['macs']:.0%}",
             )
         )
     head = ("", "ms, batch 1 (times faster)", "ms, batch 64 (times faster)")
-    head += ("FD (times float32's)", "recall", "ode_error", "weights, MB", "multiply-accumulates")
+    head += ("FD (times float32's)", "recall", "ODE error", "weights, MB", "multiply-accumulates")
     n = next(row["n"] for row in result["rows"] if row["kind"] == "call")
     note = (
         f"\nOne network call, each in a process of its own and timed in turn, n = {n}; FD and "

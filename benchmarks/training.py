@@ -14,7 +14,7 @@ from hasten.core.codec import codecs
 from hasten.measuring.timer import once
 from hasten.training.ema import EMA
 from hasten.training.loop import Training
-from hasten.training.recipe import load_recipe
+from hasten.training.recipe import Recipe, load_recipe
 from hasten.training.train import prepared, rows_of
 
 ROOT = Path(__file__).parents[1]
@@ -38,7 +38,7 @@ class Noise:
 def main() -> None:
     from accelerate import Accelerator
 
-    recipe = load_recipe(ROOT / "recipes" / "mnist.yaml")
+    recipe = load_recipe(ROOT / "recipes" / "mnist.yaml", Recipe)
     net, objective = prepared(recipe)
     net.to(memory_format=torch.channels_last)
     batch = recipe.optimizer.batch

@@ -8,6 +8,7 @@ that ODE error decides in both.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -24,17 +25,18 @@ import hasten
 from benchmarks.results_io import write
 from hasten.adapters.folder import save_folder
 from hasten.measuring.ode_error import reference_plan
-from hasten.tuning.journal import Trials
-from hasten.tuning.search import ode_error_of
+from hasten.tuning.journal import Journal
+from hasten.tuning.records import Trial
+from hasten.tuning.requests import ReferenceSpec, Screen, TimePlans
 from hasten.tuning.space import Space
-from hasten.tuning.trials import Lab
+from hasten.tuning.trials import TrialExecutor
 from hasten.tuning.tune import tune
-from hasten.tuning.worker import Child
+from hasten.tuning.worker import WorkerProcess, carry_out
 
 FOLDER = Path("runs/tuner")
 ENGINE, BAR, SEEDS, KILLS, FRESH = "openvino", 0.05, (0, 1, 2), 20, 5
 SPACE = Space(engines=((ENGINE, "float32"),))
-AGAINST = reference_plan(1.0, ENGINE).model_dump()
+REFERENCE = ReferenceSpec(plan=reference_plan(1.0, ENGINE), samples=64)
 
 
 def model() -> hasten.Model:
@@ -45,25 +47,30 @@ def model() -> hasten.Model:
     return hasten.load(folder)
 
 
-def sweep() -> list[dict[str, Any]]:
-    """Every plan of the space: ODE error on 64 pictures, and the seconds that took."""
-    lab = Lab(model=model())
-    trials = Trials(FOLDER / "sweep.jsonl", {"model": lab.model.sha256})
-    lines, _ = SPACE.lines(lab.model, 1.0)
-    rows = []
-    for plan in [plan for line in lines for plan in line.plans]:
-        there = plan.model_copy(update={"engine": ENGINE})
-        question = {"ask": "ode_error", "plan": there.model_dump(), "n": 64, "against": AGAINST}
-
-        def timed(question: dict[str, Any] = question) -> dict[str, Any]:
-            began = time.perf_counter()
-            return {**lab.answer(question), "seconds": time.perf_counter() - began}
-
-        answer = trials.ask(question, timed)
-        rows.append({"plan": there.model_dump(), "text": str(there), **answer})
-        if len(rows) % 50 == 0:
-            print(len(rows), str(plan), flush=True)
-    return rows
+def sweep() -> list[Trial]:
+    """Every plan of the space: ODE error on 64 samples, and the seconds that took."""
+    executor = TrialExecutor(model=model())
+    journal = Journal(file=FOLDER / "sweep.jsonl", subject={"model": executor.model.sha256})
+    ladders, _ = SPACE.ladders(executor.model, 1.0)
+    trials: list[Trial] = []
+    for plan in [plan for ladder in ladders for plan in ladder.plans]:
+        plan = plan.model_copy(update={"engine": ENGINE})
+        request = Screen(plan=plan, samples=64, reference=REFERENCE)
+        outcome = journal.outcome(request, functools.partial(carry_out, executor, request))
+        if outcome.answer is None:
+            raise RuntimeError(f"{plan}: {outcome.failure}")
+        trials.append(
+            Trial(
+                plan=plan,
+                evaluations=outcome.answer.evaluations,
+                ode_error=outcome.answer.ode_error,
+                by="step search",
+                seconds=outcome.seconds,
+            )
+        )
+        if len(trials) % 50 == 0:
+            print(len(trials), str(plan), flush=True)
+    return trials
 
 
 def tuned(seed: int) -> dict[str, Any]:
@@ -78,39 +85,42 @@ def tuned(seed: int) -> dict[str, Any]:
 
 def compared() -> list[dict[str, Any]]:
     """The tuner's plans and random search's beside the sweep's best, timed in turn."""
-    rows = sweep()
-    cost = sum(row["seconds"] for row in rows)
-    good = [row for row in rows if row["ode_error"]["high"] <= BAR]
-    least = min(row["evaluations"] for row in good)
-    best = min((row for row in good if row["evaluations"] == least), key=ode_error_of)
-    plans, out = [best["plan"]], []
+    trials = sweep()
+    cost = sum(trial.seconds for trial in trials)
+    passing = [trial for trial in trials if trial.ode_error and trial.ode_error.high <= BAR]
+    best = min(passing, key=lambda trial: (trial.evaluations, trial.rmse))
+    swept = {str(trial.plan): trial for trial in trials}
+    plans, rows = [best.plan], []
     for seed in SEEDS:
-        found = tuned(seed)
-        luck = found["random"]["best"]
-        plans += [found["best"], {**(luck or best)["plan"], "engine": ENGINE}]
-        swept = {row["text"]: row for row in rows}
-        known = hasten.Plan(**{**found["best"], "device": None})
-        again = swept.get(str(known))
-        out.append(
+        tuning = tuned(seed)
+        drawn = tuning["random"]["best"]
+        random_plan = best.plan if drawn is None else hasten.Plan(**drawn["plan"])
+        plan = hasten.Plan(**tuning["best"])
+        plans += [plan, random_plan.model_copy(update={"engine": ENGINE})]
+        anywhere = plan.model_copy(update={"device": None})
+        again, seconds = swept.get(str(anywhere)), tuning["seconds"] - tuning["random_seconds"]
+        rows.append(
             {
                 "seed": seed,
-                "plan": str(known),
-                "drift_in_the_sweep": None if again is None else again["ode_error"]["rmse"],
-                "seconds": found["seconds"] - found["random_seconds"],
-                "share_of_sweep": (found["seconds"] - found["random_seconds"]) / cost,
-                "random_plan": None if luck is None else luck["text"],
-                "random_evaluations": None if luck is None else luck["evaluations"],
+                "plan": str(anywhere),
+                "drift_in_the_sweep": None if again is None else again.rmse,
+                "seconds": seconds,
+                "share_of_sweep": seconds / cost,
+                "random_plan": None if drawn is None else drawn["text"],
+                "random_evaluations": None if drawn is None else drawn["evaluations"],
             }
         )
-    child = Child(Lab(model=model()))
-    race = child.ask({"ask": "race", "plans": plans, "batch": 1, "rounds": 41}, 600)["timings"]
-    child.close()
-    for place, row in enumerate(out):
-        row["ms"], row["random_ms"] = (race[1 + 2 * place + i]["median"] for i in (0, 1))
-        row["slower_than_best"] = row["ms"] / race[0]["median"] - 1
-        row["random_slower_than_best"] = row["random_ms"] / race[0]["median"] - 1
-    facts = {"plans": len(rows), "seconds": cost, "best": best["text"], "ms": race[0]["median"]}
-    return [{"sweep": facts}, *out]
+    worker = WorkerProcess(TrialExecutor(model=model()))
+    race = worker.run(TimePlans(plans=tuple(plans), batch=1, rounds=41), 600).answer
+    worker.close()
+    assert race is not None
+    medians = [latency.median for latency in race.latencies]
+    for place, row in enumerate(rows):
+        row["ms"], row["random_ms"] = medians[1 + 2 * place], medians[2 + 2 * place]
+        row["slower_than_best"] = row["ms"] / medians[0] - 1
+        row["random_slower_than_best"] = row["random_ms"] / medians[0] - 1
+    facts = {"plans": len(trials), "seconds": cost, "best": str(best.plan), "ms": medians[0]}
+    return [{"sweep": facts}, *rows]
 
 
 def fresh() -> list[dict[str, Any]]:

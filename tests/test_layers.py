@@ -20,11 +20,8 @@ HEIGHT = {
     "editing": 5,
     "exporting": 5,
     "tuning": 6,
-    "cli_words": 7,
-    "cli_learn": 8,
-    "cli_smaller": 9,
-    "cli": 10,
-    "__main__": 11,
+    "cli": 7,
+    "__main__": 8,
 }
 ONLY_ADAPTERS = {"diffusers", "transformers"}
 

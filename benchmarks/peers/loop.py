@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from hasten.core.noise_schedule import ddpm_schedule
 
 from benchmarks.peers.schedulers import NOISE, Config
 from hasten.core.model import Model
-from hasten.core.seeds import generator
+from hasten.core.noise_schedule import ddpm_schedule
+from hasten.core.random_streams import generator
 from hasten.sampling import START, WALK
 
 Network = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]

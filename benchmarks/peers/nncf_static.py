@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 import hasten
+from hasten.core.random_streams import Seed
 from hasten.engines.openvino import OpenVinoNet
-from hasten.learning.compression.quantize import SEED
 
 PICTURES = 64
 
@@ -42,7 +42,11 @@ class NncfNet(OpenVinoNet):
         graph = self._real.read_model(file)
         size = graph.inputs[0].shape[0]
         names = [one.get_any_name() for one in graph.inputs]
-        batches = [state for x, t, cond in self._states for state in self._split(x, t, cond, size)]
+        batches = [
+            state
+            for x, t, condition in self._states
+            for state in self._split(x, t, condition, size)
+        ]
         given = [{k: v.numpy() for k, v in zip(names, state, strict=True)} for state in batches]
         with contextlib.redirect_stdout(sys.stderr):  # its progress
             quantized = self._nncf.quantize(
@@ -54,8 +58,8 @@ class NncfNet(OpenVinoNet):
         self.weights_mb = _megabytes(quantized)
         return self._real.compile_model(quantized, device, options)
 
-    def _split(self, x: torch.Tensor, t: torch.Tensor, cond: Any, size: int) -> list[Any]:
-        inputs = [x, t, cond] if self._shifts is None else [x, self._shifts(t, cond)]
+    def _split(self, x: torch.Tensor, t: torch.Tensor, condition: Any, size: int) -> list[Any]:
+        inputs = [x, t, condition] if self._shifts is None else [x, self._shifts(t, condition)]
         return list(zip(*(one.split(size) for one in inputs), strict=True))
 
     def _check(self, compiled: Any) -> None:
@@ -69,8 +73,10 @@ def _states(model: hasten.Model, plan: hasten.Plan) -> list[Any]:
         lambda _, given: found.append(tuple(one.clone() for one in given))
     )
     try:
-        cond = [i % 10 for i in range(PICTURES)]
-        hasten.build(model, plan).sample(PICTURES, seed=SEED, cond=cond, batch=PICTURES)
+        condition = [i % 10 for i in range(PICTURES)]
+        hasten.build(model, plan).sample(
+            PICTURES, seed=Seed.QUANTIZATION, condition=condition, batch=PICTURES
+        )
     finally:
         hook.remove()
     return found

@@ -14,7 +14,9 @@ import torch
 from hasten.adapters.load import load
 from hasten.adapters.lora import WEIGHTS as LORA
 from hasten.adapters.lora import with_lora
+from hasten.adapters.schedules import schedule
 from hasten.core import resolved
+from hasten.core.arguments import refuse_unknown
 from hasten.core.artifact import BUILTIN, FACTS, located_folder, require_weights
 from hasten.core.call import Answer, Call, Denoiser
 from hasten.core.condition import Condition
@@ -25,25 +27,24 @@ from hasten.core.executor import Executor, Watch, executors
 from hasten.core.level import Level
 from hasten.core.lever import Trait
 from hasten.core.model import Model
-from hasten.core.noise_schedule import NoiseSchedule, schedule
-from hasten.core.plan import Plan, as_plan
+from hasten.core.plan import Plan, PlanLike, as_plan
 from hasten.core.program import Program
+from hasten.core.random_streams import Stream, generator
 from hasten.core.resolved import Resolved
-from hasten.core.seeds import generator
 from hasten.core.session import Session, drive
 from hasten.core.solver import Solver
 from hasten.core.start import Begin, Latents
 from hasten.executors.distributed import shared_out
+from hasten.levers.student import Student
 
-START, WALK = 0, 1  # the two streams of random numbers of a picture
-PlanLike = Plan | str | Folder | dict[str, Any]
+START, WALK = Stream.START, Stream.SOLVER
 
 
-def trace(plan: PlanLike, on: str | dict[str, Any] | NoiseSchedule) -> Program:
-    """The Program of a plan on a noise schedule (or anything :func:`hasten.schedule` takes).
+def trace(plan: PlanLike, on: Any) -> Program:
+    """The Program of a plan on a noise schedule (anything that :func:`hasten.schedule` takes).
 
     Raises:
-        UserError: the plan begins below the top, from what no Program holds.
+        UserError: the plan begins below the highest noise level, from what no Program holds.
     """
     plan = as_plan(plan)
     require(
@@ -68,6 +69,15 @@ def subject(model: Model, plan: Plan) -> Model:
     for lever in plan.parts.levers:
         model = lever.model(model, plan.other_weights, load_beside)
     return model
+
+
+def student_named(model: Model, folder: str) -> Model:
+    """The student of ``model`` in ``folder``.
+
+    Raises:
+        UserError: there is none, or it is one of another model.
+    """
+    return Student(folder=folder).model(model, False, load_beside)
 
 
 def load_beside(name: str, model: Model) -> Model:
@@ -134,7 +144,7 @@ def build(model: Model, plan: PlanLike | None = None, *, net: Prepared | None = 
     Raises:
         UserError: the plan asks for what the model does not have.
     """
-    plan = as_plan(model.plan if plan is None else plan)
+    plan = as_plan(plan, model.plan)
     kind = model.device.type
     require(
         plan.device in (None, kind),
@@ -255,6 +265,7 @@ class Sampler:
         raw: bool = False,
         batch: int = 64,
         watch: Watch | None = None,
+        **unknown: object,
     ) -> torch.Tensor:
         """``n`` pictures (n, c, h, w) in [0, 1], float32, on the CPU.
 
@@ -274,6 +285,7 @@ class Sampler:
             UserError: an argument is out of range.
             NonFiniteError: the network's answer, named by its number, is not finite.
         """
+        refuse_unknown("sample", unknown)
         require_whole("seed", seed, 0, 2**63 - 1)
         require_whole("batch", batch, 1, 1 << 20)
         require_whole("first", first, 0, 2**31)
@@ -301,8 +313,14 @@ class Sampler:
         self.usage.pictures = n
         return torch.cat(out)
 
+    def __call__(self, n: int | None = None, **options: Any) -> torch.Tensor:
+        """:meth:`sample`."""
+        return self.sample(n, **options)
+
     def pil(self, n: int | None = None, **options: Any) -> list[Any]:
         """:meth:`sample` as PIL images."""
+        given = isinstance(n, torch.Tensor)
+        require(not given, "pil makes n pictures; for a tensor, use hasten.media.to_pil(picture).")
         from hasten.media.pictures import to_pil
 
         return [to_pil(picture) for picture in self.sample(n, **options)]

@@ -26,12 +26,13 @@ from diffusers import (
     IPNDMScheduler,
     UniPCMultistepScheduler,
 )
-from hasten.core.noise_schedule import Discrete, schedule
 
 import hasten.grids
 import hasten.solvers  # noqa: F401
+from hasten.adapters.schedules import schedule
 from hasten.core.grid import grids
 from hasten.core.level import Level
+from hasten.core.noise_schedule import Discrete
 from hasten.core.prediction import prediction
 from hasten.core.solver import solvers
 from hasten.executors.sequential import drive

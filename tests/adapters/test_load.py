@@ -100,11 +100,11 @@ def edit(file: Path, **changes: Any) -> None:
     file.write_text(json.dumps(content))
 
 
-def same_net(a: Any, b: Any, shape: tuple[int, ...], cond: Any = None) -> bool:
+def same_net(a: Any, b: Any, shape: tuple[int, ...], condition: Any = None) -> bool:
     torch.manual_seed(1)
     x, t = torch.randn(2, *shape), torch.tensor([3.5, 700.0])
     with torch.no_grad():
-        return torch.equal(a(x, t, cond), b(x, t, cond))
+        return torch.equal(a(x, t, condition), b(x, t, condition))
 
 
 # --- what can be loaded -------------------------------------------------------------------------
@@ -212,10 +212,10 @@ def test_a_pixel_dit_with_learned_variance_knows_its_labels(tmp_path: Path):
     model = load(tmp_path / "m")
     assert (model.labels, model.null_label, model.learned_variance) == (10, 10, True)
     assert model.prediction.part_name == "v"
-    cond = torch.tensor([1, 10])
-    assert same_net(model.net, Network(net), (3, 8, 8), cond)
+    condition = torch.tensor([1, 10])
+    assert same_net(model.net, Network(net), (3, 8, 8), condition)
     x0, variance = Translated(model, model.net).with_variance(
-        torch.randn(2, 3, 8, 8), model.schedule.at(500), cond
+        torch.randn(2, 3, 8, 8), model.schedule.at(500), condition
     )
     assert x0.shape == variance.shape == (2, 3, 8, 8)
 
@@ -267,7 +267,7 @@ def test_arguments_rule_over_the_files(folder: Path):
 
 def test_a_pipeline_saved_with_a_program_still_loads(tmp_path: Path):
     program = trace(DDIM(), [ddpm_schedule().at(place) for place in (900.0, 300.0, -1.0)])
-    pipe = diffusers.DDPMPipeline(tiny_unet(), ProgramScheduler(program))
+    pipe = diffusers.DDPMPipeline(tiny_unet(), ProgramScheduler(program, prediction="epsilon"))
     pipe.save_pretrained(str(tmp_path / "m"))
     refused(tmp_path / "m", "ProgramScheduler", "schedule=")
     assert load(tmp_path / "m", schedule="ddpm", prediction="epsilon").shape == (1, 8, 8)
@@ -315,6 +315,14 @@ def test_a_plain_module_needs_path_prediction_and_shape():
     model = load(Plain(), schedule="edm", prediction="edm", shape=(3, 8, 8))
     assert (model.name, model.sha256, model.shape) == ("Plain", "", (3, 8, 8))
     assert model.net(torch.ones(1, 3, 8, 8), torch.ones(1)).sum() == 192
+
+
+@pytest.mark.parametrize("shape", [(2, 16), (2, 3, 8, 8)])
+def test_a_plain_module_may_have_latents_of_any_rank(shape: tuple[int, ...]):
+    known = {"schedule": "flow", "prediction": "flow"}
+    model = load(Plain(), shape=shape, **known)  # type: ignore[arg-type]
+    assert model.shape == model.picture_shape == shape
+    assert model.family.name == "a plain module"
 
 
 def test_a_diffusers_module_knows_its_shape():

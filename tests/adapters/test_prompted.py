@@ -17,10 +17,11 @@ from hasten.cli import _status
 from hasten.core.errors import UserError
 from hasten.core.files import sha256
 from hasten.core.plan import Plan
-from hasten.core.seeds import generator
+from hasten.core.random_streams import generator
+from hasten.learning.students.recipe import StudentRecipe
 from hasten.learning.students.student import learn_student
-from hasten.training.recipe import StudentRecipe
 from hasten.tuning.page import write_report
+from hasten.tuning.settings import TunerSettings
 from hasten.tuning.space import Space
 from hasten.tuning.tune import tune
 
@@ -98,7 +99,7 @@ def pipeline(folder):
 def test_a_prompt_is_a_label_and_makes_what_the_pipeline_makes(folder, model):
     noise = torch.randn(2, 4, 4, 4, generator=generator(1))
     plan = Plan(solver="ddim", grid="uniform", steps=6, guidance=5.0)
-    mine = hasten.build(model, plan).sample(noise=noise, cond=[0, 1])
+    mine = hasten.build(model, plan).sample(noise=noise, condition=[0, 1])
     pipe = pipeline(folder)
     import diffusers
 
@@ -171,18 +172,25 @@ SMALL = Space(
 )
 
 
-def test_a_pipeline_is_tuned_in_processes_of_their_own(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("hasten.tuning.final_selection.PROCESSES", 0)  # each takes seconds to start
-    monkeypatch.setattr("hasten.tuning.budget.CONVERGED", ((16, 20),))
-    monkeypatch.setattr("hasten.tuning.search.TRIALS", 5)
-    facts = {"guidance": 3.0, "minutes": 1, "max_loss": 0.5, "space": SMALL}
+def test_a_pipeline_is_tuned_in_processes_of_their_own(model, tmp_path):
+    settings = TunerSettings(
+        fresh_processes=0,  # each takes seconds to start
+        reference_sizes=((16, 20),),
+        level_trials=5,
+        report_s=0.0,
+        race_s=0.0,
+        parallel_share=0.0,
+    )
+    facts = {"guidance": 3.0, "minutes": 1000, "max_loss": 0.5, "space": SMALL}
+    facts["settings"] = settings
     found = tune(model, **facts, out=tmp_path)
     assert found.isolated
     assert found.best.guidance == 3.0
     assert found.best.solver == "ddim"
     assert "steps=20," in found.reference
-    assert {row["ode_error"]["n"] for row in found.finalists} == {found.converged} == {16}
-    assert {row["ode_error"]["n"] for row in found.screened} == {2}
+    assert found.reference_samples == 16
+    assert {finalist.report.ode_error.n for finalist in found.finalists} == {16}
+    assert {trial.ode_error.n for trial in found.screened} == {2}
     write_report(found, model, tmp_path)
     shown = Image.open(tmp_path / "pictures" / "reference.png")
     assert shown.width > 8 * 8
@@ -236,8 +244,8 @@ def student(model, out, **changes):
         "guidance": 5.0,
         "lora": 2,
         "pictures": 8 * 10,
-        "walks": 16,
-        "walk_steps": 4,
+        "trajectories": 16,
+        "trajectory_steps": 4,
         "optimizer": {"rate": 1e-2, "batch": 8, "warmup": 0},
         "preview_every": 0,
     }
@@ -256,10 +264,10 @@ def test_a_low_rank_student_is_a_small_file_that_both_load(folder, model, tmp_pa
     assert plan.solver == "consistency"
     sampler = hasten.build(model, plan)
     noise = torch.randn(2, 4, 4, 4, generator=generator(1))
-    mine = sampler.sample(noise=noise, cond=[0, 1], raw=True)
+    mine = sampler.sample(noise=noise, condition=[0, 1], raw=True)
     assert sampler.evaluations == 2
     plain = Plan(**{**plan.chosen(), "student": None})
-    apart = mine - hasten.build(model, plain).sample(noise=noise, cond=[0, 1], raw=True)
+    apart = mine - hasten.build(model, plain).sample(noise=noise, condition=[0, 1], raw=True)
     assert float(apart.abs().max()) > 1e-3  # it learned something
     # Stock diffusers with the same file: the network gives the same answer.
     pipe = pipeline(folder)
@@ -287,12 +295,12 @@ def test_low_rank_weights_are_the_same_in_training_in_a_file_and_in_diffusers(
     pipe = pipeline(folder)
     pipe.load_lora_weights(tmp_path / "low")
     x, t = torch.randn(2, 4, 4, 4, generator=generator(1)), torch.tensor([900.0, 100.0])
-    cond = torch.tensor([0, 1])
+    condition = torch.tensor([0, 1])
     with torch.no_grad():
-        trained, loaded = net(x, t, cond), again.net(x, t, cond)
-        words = model.net.module.table[cond]
+        trained, loaded = net(x, t, condition), again.net(x, t, condition)
+        words = model.net.module.table[condition]
         theirs = pipe.unet(x, t, encoder_hidden_states=words).sample
-        plain = model.net(x, t, cond)
+        plain = model.net(x, t, condition)
     assert float((trained - plain).abs().max()) > 0.01
     assert float((trained - loaded).abs().max()) < 1e-5
     assert float((trained - theirs).abs().max()) < 1e-5
@@ -334,21 +342,21 @@ def painted(pipe, seed: int = 0, **options):
 def test_a_stock_pipeline_reuses_features_as_a_plan_does(folder, model):
     pipe = pipeline(folder)
     plain = painted(pipe)
-    hasten.reuse_(pipe, "deep(branch=0, every=1)")
+    hasten.cache_(pipe, "deep(branch=0, every=1)")
     assert torch.equal(painted(pipe), plain)
     plan = Plan(solver="ddim", grid="uniform", steps=6, guidance=5.0, reuse="deep(branch=0)")
     noise = torch.randn(1, 4, 4, 4, generator=generator(1))
-    mine = hasten.build(model, plan).sample(noise=noise, cond=0)
+    mine = hasten.build(model, plan).sample(noise=noise, condition=0)
     import diffusers
 
     options = {"timestep_spacing": "trailing", "set_alpha_to_one": True}
     pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config, **options)
-    hasten.reuse_(pipe, "deep(branch=0, every=2)")
+    hasten.cache_(pipe, "deep(branch=0, every=2)")
     theirs = painted(pipe, latents=noise)
     assert float((mine - theirs).abs().max()) < 2e-3
     whole = hasten.build(model, Plan(**{**plan.chosen(), "reuse": None}))
-    assert float((whole.sample(noise=noise, cond=0) - theirs).abs().max()) > 2e-3
-    hasten.reuse_(pipe, None)
+    assert float((whole.sample(noise=noise, condition=0) - theirs).abs().max()) > 2e-3
+    hasten.cache_(pipe, None)
     assert "forward" not in vars(pipe.unet)
     assert "set_timesteps" not in vars(pipe.scheduler)
 
@@ -360,7 +368,7 @@ def test_what_a_pipeline_keeps_never_outlives_its_run(folder):
     def fresh():
         pipe = diffusers.StableDiffusionImg2ImgPipeline.from_pretrained(folder)
         pipe.set_progress_bar_config(disable=True)
-        hasten.reuse_(pipe, "deep(branch=0, every=3)")
+        hasten.cache_(pipe, "deep(branch=0, every=3)")
         return pipe
 
     def run(pipe, size: int = 8, strength: float = 1.0, broken: bool = False):
@@ -385,12 +393,12 @@ def test_what_a_pipeline_keeps_never_outlives_its_run(folder):
 def test_reuse_that_a_pipeline_cannot_do_is_refused(folder):
     pipe = pipeline(folder)
     with pytest.raises(UserError, match="cannot split"):
-        hasten.reuse_(pipe, "blocks(first=1)")
+        hasten.cache_(pipe, "blocks(first=1)")
     with pytest.raises(UserError, match="on a schedule"):
-        hasten.reuse_(pipe, "first-block")
-    hasten.reuse_(pipe, "deep(branch=0, mask=(1, 0, 1))")
+        hasten.cache_(pipe, "first-block")
+    hasten.cache_(pipe, "deep(branch=0, mask=(1, 0, 1))")
     with pytest.raises(UserError, match="mask has 3 entries"):
         painted(pipe)
-    hasten.reuse_(pipe, "deep(branch=0)")
+    hasten.cache_(pipe, "deep(branch=0)")
     with pytest.raises(UserError, match="does not read"):
         pipe.unet(torch.zeros(1, 4, 4, 4), 1, torch.zeros(1, 8, 16), timestep_cond=torch.ones(1))

@@ -122,7 +122,7 @@ def test_a_list_of_generators_gives_every_picture_its_own_noise(unet: Any):
 
 def test_clipping_inside_the_program_runs(unet: Any):
     program = trace(Clipped(solver=solvers.parse("ddim")), levels(as_path("ddpm"), 4))
-    scheduler = ProgramScheduler(program)
+    scheduler = ProgramScheduler(program, prediction="epsilon")
     start = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     assert furthest(loop(scheduler, unet, start), own(program, call(unet), start)) <= CLOSE
 
@@ -163,7 +163,7 @@ def test_an_edm_network_in_a_pipeline_that_does_not_scale_is_refused(unet: Any):
 
 def test_a_start_that_the_pipeline_does_not_scale_is_refused(unet: Any):
     program = program_of("ddim", "edm(sigma_max=10.0)")
-    pipe = pixels(diffusers.DDIMPipeline, unet, ProgramScheduler(program))
+    pipe = pixels(diffusers.DDIMPipeline, unet, ProgramScheduler(program, prediction="epsilon"))
     with pytest.raises(UserError, match="init_noise_sigma"):
         pipe(num_inference_steps=4)
 
@@ -180,7 +180,7 @@ def test_a_learned_variance_scatters_the_noise():
             here = as_prediction("v").at(level)
             return here.skip * x + here.out * raw[:, :1]
 
-        def with_variance(self, x: Any, level: Level, cond: Any) -> Any:
+        def with_variance(self, x: Any, level: Level, condition: Any) -> Any:
             return self(x, level), raw[:, 1:]
 
     mine, theirs = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
@@ -196,7 +196,7 @@ def test_a_learned_variance_scatters_the_noise():
 
 
 def test_a_learned_variance_that_the_program_does_not_read_is_dropped():
-    scheduler = ProgramScheduler(program_of("ddim"))
+    scheduler = ProgramScheduler(program_of("ddim"), prediction="epsilon")
     x, raw = torch.randn(2, 1, 8, 8), torch.randn(2, 2, 8, 8)
     t = scheduler.timesteps[0]
     both = scheduler.step(raw, t, x).prev_sample
@@ -207,7 +207,7 @@ def test_a_learned_variance_that_the_program_does_not_read_is_dropped():
 def test_the_state_stays_float32_between_half_precision_steps(unet: Any):
     program = program_of("dpmpp(order=2)", steps=8)
     start = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
-    got = loop(ProgramScheduler(program), unet, start, torch.bfloat16)
+    got = loop(ProgramScheduler(program, prediction="epsilon"), unet, start, torch.bfloat16)
     assert got.dtype == torch.bfloat16
     net = lambda x, t: unet(x.bfloat16().float(), t).sample  # noqa: E731
     wanted = own(program, net, start.float())
@@ -216,7 +216,7 @@ def test_the_state_stays_float32_between_half_precision_steps(unet: Any):
 
 
 def test_a_latent_changed_between_steps_is_used_as_changed():
-    scheduler = ProgramScheduler(program_of("ddim"))
+    scheduler = ProgramScheduler(program_of("ddim"), prediction="epsilon")
     x, t = torch.randn(1, 1, 4, 4).bfloat16(), scheduler.timesteps
     x = scheduler.step(torch.zeros_like(x), t[0], x).prev_sample
     changed = scheduler.step(torch.zeros_like(x), t[1], x + 1).prev_sample
@@ -309,7 +309,7 @@ def test_stable_diffusion_gives_what_sequential_gives(painter: Any, words: Any, 
 
 def test_an_aborted_run_leaves_nothing_behind(painter: Any, words: Any):
     program = program_of("dpmpp(order=3)")
-    painter.scheduler = ProgramScheduler(program)
+    painter.scheduler = ProgramScheduler(program, prediction="epsilon")
     latents = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     wanted = paint(painter, words, program, latents=latents)
 
@@ -325,7 +325,7 @@ def test_an_aborted_run_leaves_nothing_behind(painter: Any, words: Any):
 
 def test_the_wrong_number_of_steps_says_the_right_one(painter: Any, words: Any):
     program = program_of("heun")
-    painter.scheduler = ProgramScheduler(program)
+    painter.scheduler = ProgramScheduler(program, prediction="epsilon")
     for options in ({"num_inference_steps": 4}, {"num_inference_steps": 50}):
         with pytest.raises(UserError, match="num_inference_steps=7"):
             paint(painter, words, program, **options)
@@ -333,7 +333,7 @@ def test_the_wrong_number_of_steps_says_the_right_one(painter: Any, words: Any):
 
 def test_levels_of_the_callers_own_are_refused(painter: Any, words: Any):
     program = program_of("ddim")
-    painter.scheduler = scheduler = ProgramScheduler(program)
+    painter.scheduler = scheduler = ProgramScheduler(program, prediction="epsilon")
     with pytest.raises(UserError, match="timesteps"):
         paint(painter, words, program, timesteps=[999, 500, 200, 1])
     with pytest.raises(UserError, match="sigmas"):
@@ -353,7 +353,7 @@ def test_image_to_image_starts_at_a_later_step(painter: Any, words: Any):
         **painter.components, requires_safety_checker=False
     )
     program = program_of("ddim")
-    pipe.scheduler = ProgramScheduler(program)
+    pipe.scheduler = ProgramScheduler(program, prediction="epsilon")
     image = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     source = torch.Generator().manual_seed(7)
     got = paint(pipe, words, program, image=image, strength=0.5, generator=source)
@@ -369,7 +369,7 @@ def test_a_later_start_is_refused_where_a_solver_remembers(painter: Any, words: 
     )
     for solver in ("dpmpp(order=2)", "unipc"):
         program = program_of(solver)
-        pipe.scheduler = ProgramScheduler(program)
+        pipe.scheduler = ProgramScheduler(program, prediction="epsilon")
         with pytest.raises(UserError, match="cannot start at step"):
             paint(pipe, words, program, image=torch.randn(1, 4, 4, 4), strength=0.5)
 
@@ -493,15 +493,17 @@ def test_programs_that_a_pipeline_cannot_run_are_refused():
 
     program = program_of("ddim")
     with pytest.raises(UserError, match="lowered"):
-        ProgramScheduler(lower(program, as_prediction("epsilon")))
+        ProgramScheduler(lower(program, as_prediction("epsilon")), prediction="epsilon")
     with pytest.raises(UserError, match="signal"):
         ProgramScheduler(program_of("ddim", "flow"), prediction="epsilon")
     with pytest.raises(UserError, match="not about its start"):
-        ProgramScheduler(program_of("euler(churn=10.0)", "edm(sigma_max=10.0)"))
+        ProgramScheduler(
+            program_of("euler(churn=10.0)", "edm(sigma_max=10.0)"), prediction="epsilon"
+        )
 
 
 def test_steps_out_of_turn_are_refused():
-    scheduler = ProgramScheduler(program_of("ddim"))
+    scheduler = ProgramScheduler(program_of("ddim"), prediction="epsilon")
     x, t = torch.zeros(1, 1, 4, 4), scheduler.timesteps
     with pytest.raises(UserError, match="none of this program's"):
         scheduler.step(x, 123.4, x)
@@ -524,7 +526,7 @@ def test_steps_out_of_turn_are_refused():
 
 def test_times_are_floats_and_repeat_where_a_solver_evaluates_twice():
     program = program_of("heun", "vp-linear", steps=3)
-    scheduler = ProgramScheduler(program)
+    scheduler = ProgramScheduler(program, prediction="epsilon")
     assert scheduler.timesteps.dtype == torch.float32
     assert len(scheduler.timesteps) == program.evaluations == 5
     assert scheduler.order == 1

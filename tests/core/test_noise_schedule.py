@@ -130,7 +130,7 @@ def test_squared_cosine_betas_are_capped():
         ({"name": "discrete", "alphas_cumprod": [0.1, 0.9]}, "alphas_cumprod"),
         ({"name": "discrete", "alphas_cumprod": [0.9, float("nan")]}, "alphas_cumprod"),
         ({"beta_schedule": "sigmoidal"}, "beta_schedule"),
-        ({"num_train_timesteps": 10**9}, "num_train_timesteps"),
+        ({"beta_schedule": "linear", "num_train_timesteps": 10**9}, "num_train_timesteps"),
         (7, "schedule is 7"),
     ],
 )

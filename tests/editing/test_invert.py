@@ -155,12 +155,12 @@ def test_a_network_that_is_not_finite_is_reported(gaussian_model):
 
 
 def test_a_wide_program_is_refused(tiny_model, tmp_path):
-    from hasten.learning.programs.fit import Pace
+    from hasten.learning.programs.fit import FitOptions
     from hasten.learning.programs.program import learn_program
-    from hasten.learning.programs.reference_pairs import Teaching
+    from hasten.learning.programs.reference_pairs import ReferenceOptions
 
     model, file = tiny_model(), tmp_path / "wide.json"
-    few = Teaching(pairs=8, held=8, teacher_steps=10)
-    learn_program(model, 2, file, width=2, teaching=few, pace=Pace(batch=4, steps=1))
+    few = ReferenceOptions(pairs=8, held_out=8, teacher_steps=10)
+    learn_program(model, 2, file, width=2, references=few, options=FitOptions(batch=4, steps=1))
     with pytest.raises(UserError, match="wide program"):
         hasten.invert(model, Plan(program=str(file)), torch.rand(1, 1, 8, 8))

@@ -15,7 +15,7 @@ from hasten.core.engine import Static, engines
 from hasten.core.errors import UserError
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.core.seeds import generator
+from hasten.core.random_streams import generator
 from hasten.engines import compile as compiling
 from hasten.engines.group_norm import by_channel
 from hasten.sampling import engines_here, prepare
@@ -33,7 +33,7 @@ def noise() -> torch.Tensor:
 @pytest.mark.parametrize("labels", [None, 3])
 def test_an_engine_makes_the_pictures_that_eager_makes(tiny_model, noise, engine, labels):
     model = tiny_model(labels=labels)
-    cond = None if labels is None else [0, 1, 2, 0, 1]
+    condition = None if labels is None else [0, 1, 2, 0, 1]
     plan = Plan(steps=4, guidance=1.0 if labels is None else 2.0)
     wanted = hasten.build(model, plan).sample(noise=noise, condition=cond)
     other = hasten.build(model, plan.model_copy(update={"engine": engine}))
@@ -276,7 +276,7 @@ def test_torch_has_one_thread_beside_a_runtime_and_all_of_them_again(tiny_model,
 def test_a_start_that_runs_a_network_keeps_torchs_threads(tiny_model):
     before, counts = torch.get_num_threads(), []
 
-    def make(noise, cond):
+    def make(noise, condition):
         counts.append(torch.get_num_threads())
         return noise.clamp(0, 1)
 

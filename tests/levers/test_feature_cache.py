@@ -91,38 +91,38 @@ U_NETS = {
 @pytest.mark.parametrize("name", U_NETS)
 @torch.no_grad()
 def test_every_cut_of_a_unet_answers_with_the_same_bits_as_the_network(name):
-    make, options, shape, cond = U_NETS[name]
+    make, options, shape, condition = U_NETS[name]
     net = make(**options)
     x, t = torch.randn(shape), torch.full((2,), 37.0)
-    asked = {"encoder_hidden_states": cond} if name in ("crossed", "odd size") else {}
+    asked = {"encoder_hidden_states": condition} if name in ("crossed", "odd size") else {}
     if name == "labels":
-        asked = {"class_labels": cond}
+        asked = {"class_labels": condition}
     wanted = net(x, t, **asked, return_dict=False)[0]
     layers = sum(len(block.resnets) for block in net.up_blocks)
     cuts = [("deep", {"branch": branch}) for branch in range(layers)] + [("encoder", {})]
     for kind, where in cuts:
         two = split(net, kind, **where)
-        answer, *kept = two(x, t, cond)
+        answer, *kept = two(x, t, condition)
         assert torch.equal(answer, wanted)
         # The part computes the same from the features of the same x and t.
-        assert torch.equal(two(x, t, cond, *kept), wanted)
+        assert torch.equal(two(x, t, condition, *kept), wanted)
         # Deep features are not x: the part looks at the current time, and all but one at x.
-        assert not torch.equal(two(x, t + 50, cond, *kept), wanted)
-        assert torch.equal(two(x + 1, t, cond, *kept), wanted) == (kind == "encoder")
+        assert not torch.equal(two(x, t + 50, condition, *kept), wanted)
+        assert torch.equal(two(x + 1, t, condition, *kept), wanted) == (kind == "encoder")
 
 
 @torch.no_grad()
 def test_every_cut_of_a_dit_answers_with_the_same_bits_as_the_network():
     net = tiny_dit()
-    x, t, cond = torch.randn(2, 1, 8, 8), torch.full((2,), 37.0), torch.tensor([0, 2])
-    wanted = net(x, timestep=t, class_labels=cond, return_dict=False)[0]
+    x, t, condition = torch.randn(2, 1, 8, 8), torch.full((2,), 37.0), torch.tensor([0, 2])
+    wanted = net(x, timestep=t, class_labels=condition, return_dict=False)[0]
     for first, last in [(0, -1), (0, 0), (1, 2), (1, -2), (3, 3)]:
         two = split(net, "blocks", first=first, last=last)
-        answer, kept = two(x, t, cond)
+        answer, kept = two(x, t, condition)
         assert torch.equal(answer, wanted)
         # a + (b - a) is b but for one rounding each of tokens of size 10, through the blocks after.
-        assert torch.allclose(two(x, t, cond, kept), wanted, rtol=1e-4, atol=1e-4)
-        assert not torch.allclose(two(x + 1, t + 50, cond, kept), wanted, rtol=1e-2)
+        assert torch.allclose(two(x, t, condition, kept), wanted, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(two(x + 1, t + 50, condition, kept), wanted, rtol=1e-2)
 
 
 @pytest.mark.parametrize("cache", ["deep(branch=0,every=1)", "deep(every=1)", "encoder(every=1)"])
@@ -229,14 +229,14 @@ def test_a_dit_keeps_its_attention_and_nothing_else(noise):
     net, draws = tiny_dit(), torch.Generator().manual_seed(2)
     two = split(net, "attention")
     x, other = (torch.randn(3, 1, 8, 8, generator=draws) for _ in range(2))
-    t, cond = torch.tensor([900.0, 500.0, 3.0]), torch.tensor([0, 1, 3])
+    t, condition = torch.tensor([900.0, 500.0, 3.0]), torch.tensor([0, 1, 3])
     with torch.no_grad():
-        whole = net(x, timestep=t, class_labels=cond).sample
-        answer, *kept = two(x, t, cond)
+        whole = net(x, timestep=t, class_labels=condition).sample
+        answer, *kept = two(x, t, condition)
         assert torch.equal(answer, whole)
         assert len(kept) == len(net.transformer_blocks)
-        assert torch.equal(two(x, t, cond, *kept), whole)
-        part = two(other, t, cond, *kept)
+        assert torch.equal(two(x, t, condition, *kept), whole)
+        part = two(other, t, condition, *kept)
         assert not torch.equal(part, whole)  # what is not kept sees the current x
         with torch.no_grad():
             for block in net.transformer_blocks:
@@ -343,13 +343,13 @@ def test_a_forecast_is_exact_for_features_that_are_linear_in_time(noise):
 def test_a_first_block_decides_for_each_picture(noise):
     model = dit_model()
     two = split(model.net.module, "first-block", threshold=0.2)
-    t, cond = torch.full((4,), 500.0), torch.tensor([0, 1, 2, 0])
+    t, condition = torch.full((4,), 500.0), torch.tensor([0, 1, 2, 0])
     with torch.no_grad():
-        first = two(noise, t, cond)[1:]
+        first = two(noise, t, condition)[1:]
         moved = noise.clone()
         moved[1] += 5.0
-        answer, _, rest = two(moved, t, cond, *first)
-        full, _, fresh = two(moved, t, cond)
+        answer, _, rest = two(moved, t, condition, *first)
+        full, _, fresh = two(moved, t, condition)
     same = [torch.equal(rest[i], first[1][i]) for i in range(4)]
     assert same == [True, False, True, True]
     # One picture alone in its batch; tokens of size 10.

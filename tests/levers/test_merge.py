@@ -11,7 +11,7 @@ from hasten import Plan, UserError
 from hasten.core.lever import levers
 from hasten.exporting.export import export
 from hasten.learning.compression.quantize import learn_quantize
-from hasten.levers.merge import Merging, matching
+from hasten.levers.merge import matching
 from hasten.measuring.macs import macs
 
 BASE = Plan(solver="ddim", grid="uniform", steps=3)
@@ -65,7 +65,9 @@ def test_merging_costs_less_moves_pictures_a_little_and_the_model_not_at_all():
     before, after = (macs(hasten.build(model, plan)) for plan in plans)
     assert after < before
     assert not any(
-        isinstance(m.processor, Merging) for m in model.net.modules() if hasattr(m, "processor")
+        isinstance(m.processor, FoldedAttention)
+        for m in model.net.modules()
+        if hasattr(m, "processor")
     )
     assert torch.equal(pictures(model), whole)
 

@@ -72,7 +72,10 @@ def by_hand(model: Model, some: torch.Tensor, means: torch.Tensor) -> tuple[floa
     low, high = (model.schedule.at(place) for place in (model.schedule.low, model.schedule.noisy))
     if not math.isfinite(high.ratio):
         high = model.schedule.at(model.schedule.position(-math.log(80.0)))
-    x = _dequantised(some, [generator(0, row, STREAM) for row in range(len(some))]) * 2 - 1
+    x = (
+        _dequantised(some, [generator(0, row, Stream.LIKELIHOOD) for row in range(len(some))]) * 2
+        - 1
+    )
     narrow, wide = math.hypot(STD, low.ratio), math.hypot(STD, high.ratio)
     mean, spread = means.view(-1, 1, 1, 1).double(), high.spread / high.alpha
     away = (x - mean) / narrow

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import sys
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -25,7 +22,7 @@ from hasten.adapters.vision import load_vision
 from hasten.core.errors import NonFiniteError, UserError
 from hasten.core.files import write_manifest
 from hasten.core.report import Estimate
-from hasten.data.rows import Pictures, evenly_spread, load_rows
+from hasten.data.rows import evenly_spread, load_rows
 from hasten.measuring.features import FeatureNet, features_for
 from hasten.measuring.frechet import frechet, frechet_estimate, influence, statistics
 from hasten.measuring.kernel import kernel_estimate
@@ -33,6 +30,7 @@ from hasten.measuring.precision_recall import precision_recall, wilson
 from hasten.measuring.quality import quality
 from hasten.measuring.random_features import RandomFeatures
 from hasten.measuring.real import real_for
+from many_pictures import many_pictures
 
 
 class Given(torch.nn.Module):
@@ -54,22 +52,7 @@ def rows(n: int, seed: int, shift: float = 0.0, width: int = 12) -> torch.Tensor
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Eighty pictures of many sizes and modes in two classes, and files that are none."""
-    place = tmp_path_factory.mktemp("many")
-    rng = np.random.default_rng(0)
-    modes = ("RGB", "L", "P", "RGBA", "CMYK", "1", "LA")
-    for index in range(80):
-        size = tuple(int(side) for side in rng.integers(9, 40, 2))
-        image = Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8))
-        mode = modes[index % len(modes)]
-        inner = place / ("cats" if index % 2 else "do[g]s")
-        inner.mkdir(exist_ok=True)
-        suffix = "tiff" if mode == "CMYK" else "PNG" if index % 3 else "png"
-        image.convert(mode).save(inner / f"test-{index:02d}.{suffix}")
-    (place / "notes.txt").write_text("no picture")
-    (place / ".hidden.png").write_text("no picture")
-    (place / ".cache").mkdir()
-    (place / ".cache" / "broken.png").write_text("no picture")
-    return place
+    return many_pictures(tmp_path_factory.mktemp("many"))
 
 
 def test_frechet_is_torchmetrics_number():
@@ -426,44 +409,3 @@ def test_too_few_pictures_are_refused_with_how_many_are_needed(tmp_path, tiny_mo
         quality(torch.rand(4, 1, 8, 8), real)
     with pytest.raises(NonFiniteError):
         quality(torch.full((9, 1, 8, 8), torch.nan), real)
-
-
-def test_a_broken_picture_is_named(folder, tmp_path):
-    place = shutil.copytree(folder, tmp_path / "copy")
-    whole = (place / "cats" / "test-03.png").read_bytes()
-    (place / "cats" / "half.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"cats/half\.png cannot be read") as caught:
-        Pictures(load_rows(str(place)), (3, 8, 8))
-    assert "\n" not in str(caught.value)
-    broken = [{"bytes": whole, "path": None}, {"bytes": b"no picture", "path": None}]
-    pq.write_table(pa.table({"image": broken}), tmp_path / "rows.parquet")
-    with pytest.raises(UserError, match="row 1 cannot be read"):
-        Pictures(load_rows(str(tmp_path / "rows.parquet")), (3, 8, 8))
-
-
-def test_a_folder_is_read_by_its_classes_or_its_splits(folder, tmp_path):
-    found = load_rows(str(folder))
-    assert (len(found), found.features["label"].names) == (80, ["cats", "do[g]s"])
-    for split, count in (("train", 3), ("test", 2)):
-        (tmp_path / split / "inner").mkdir(parents=True)
-        for index in range(count):
-            Image.new("L", (8, 8)).save(tmp_path / split / "inner" / f"{index}.png")
-    assert len(load_rows(str(tmp_path))) == 3
-    assert len(load_rows(str(tmp_path), "test")) == 2
-    shutil.rmtree(tmp_path / "train")
-    assert len(load_rows(str(tmp_path))) == 2
-
-
-def test_a_folder_without_pictures_is_refused(tmp_path):
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    (tmp_path / "notes.txt").write_text("no picture")
-    (tmp_path / ".hidden.png").write_text("no picture")
-    with pytest.raises(UserError, match="holds no picture"):
-        load_rows(str(tmp_path))
-
-
-def test_sixteen_bits_are_scaled_to_eight(tmp_path):
-    grey = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000
-    Image.fromarray(grey).save(tmp_path / "deep.png")
-    found = Pictures(load_rows(str(tmp_path)), (1, 8, 8))[np.arange(1)][0, 0]
-    assert (found.double() - torch.from_numpy(grey / 257.0)).abs().max() <= 0.5

@@ -18,7 +18,8 @@ from hasten.core.errors import UserError
 from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.core.noise_schedule import EDM, NoiseSchedule
-from hasten.core.seeds import generator
+from hasten.core.random_streams import generator
+from hasten.learning.starts.recipe import VaeRecipe
 from hasten.learning.starts.starts import (
     Examples,
     learn_gaussian,
@@ -136,8 +137,8 @@ def test_each_label_has_its_own_gaussian_and_no_label_that_of_all(tiny_model, tm
     start = f"gaussian(file={str(tmp_path / 'g.safetensors')!r}, ratio=0.05)"
     sampler = build(model, Plan(start=start))
     x0 = model.codec.encode(given.pictures.float() / 255)
-    for cond, mine in ((0, given.labels == 0), (1, given.labels == 1), (2, given.labels >= 0)):
-        labels = torch.full((2000,), cond)
+    for condition, mine in ((0, given.labels == 0), (1, given.labels == 1), (2, given.labels >= 0)):
+        labels = torch.full((2000,), condition)
         noise = torch.randn(2000, *model.shape)
         x = begun(sampler, noise, labels).mean(dim=(1, 2, 3))
         # All pictures together lie along one direction: their means are 0.47 apart; 5 sigma.
@@ -257,7 +258,7 @@ def test_a_mixture_goes_to_the_label_that_is_wanted(tiny_model, tmp_path, steps)
 
 def test_generated_pictures_are_noised_with_alpha_and_sigma():
     model = exact_model()
-    offer("grey", lambda noise, cond: torch.full((len(noise), *SHAPE), 0.9))
+    offer("grey", lambda noise, condition: torch.full((len(noise), *SHAPE), 0.9))
     sampler = build(model, Plan(start="generator(source='offered:grey', ratio=0.7)"))
     level, noise = sampler.levels[0], torch.randn(50, *SHAPE)
     x = begun(sampler, noise)
@@ -267,7 +268,7 @@ def test_generated_pictures_are_noised_with_alpha_and_sigma():
 
 def test_a_generator_is_given_other_noise_than_it_is_noised_with():
     model, n = exact_model(), 8000
-    offer("echo", lambda noise, cond: (noise * 0.1 + 0.5).clamp(0, 1))
+    offer("echo", lambda noise, condition: (noise * 0.1 + 0.5).clamp(0, 1))
     sampler = build(model, Plan(start="generator(source='offered:echo', ratio=1.0)"))
     level = sampler.levels[0]
     x = begun(sampler, torch.randn(n, *SHAPE))
@@ -330,7 +331,7 @@ def starts_for(folder, model) -> list[str]:
     for label in (0, 1):
         for i in range(10):
             save_png(torch.rand(1, 8, 8), folder / "pictures" / str(label) / f"{i}.png")
-    offer("echo", lambda noise, cond: (noise * 0.1 + 0.5).clamp(0, 1))
+    offer("echo", lambda noise, condition: (noise * 0.1 + 0.5).clamp(0, 1))
     return [
         f"gaussian(file={str(folder / 'g.safetensors')!r}, ratio=3.0)",
         f"mixture(file={str(folder / 'm.safetensors')!r}, ratio=3.0)",
@@ -374,7 +375,7 @@ preview_every: 0
 def test_a_vae_gives_each_label_its_pictures_and_the_right_spread(tiny_model, tmp_path):
     (tmp_path / "vae.yaml").write_text(RECIPE)
     model, given, file = tiny_model(labels=2), labelled(), tmp_path / "v.safetensors"
-    learn_vae(model, given, file, recipe=load_recipe(tmp_path / "vae.yaml"), quiet=True)
+    learn_vae(model, given, file, recipe=load_recipe(tmp_path / "vae.yaml", VaeRecipe), quiet=True)
     sampler = build(model, Plan(steps=2, start=f"vae(file={str(file)!r}, ratio=0.05)"))
     x0 = model.codec.encode(given.pictures.float() / 255)
     for cond in (0, 1):
@@ -390,7 +391,7 @@ def test_a_vae_gives_each_label_its_pictures_and_the_right_spread(tiny_model, tm
         learn_start(model, "vae", file, rank=3)
     with pytest.raises(UserError, match="kind vae takes a recipe"):
         learn_vae(model, given, file)
-    recipe = load_recipe(tmp_path / "vae.yaml", codec="pixel-unshuffle")
+    recipe = load_recipe(tmp_path / "vae.yaml", VaeRecipe, codec="pixel-unshuffle")
     with pytest.raises(UserError, match="is for codec"):
         learn_vae(model, given, file, recipe=recipe)
 
@@ -443,10 +444,13 @@ def test_a_ratio_that_is_no_number_is_refused():
 @pytest.mark.parametrize(
     ("make", "why"),
     [
-        (lambda noise, cond: torch.rand(len(noise), 3, 8, 8), r"gave \(2, 3, 8, 8\); it has to"),
-        (lambda noise, cond: noise * 5, r"gave values from -?\d.* pictures lie in \[0, 1\]"),
-        (lambda noise, cond: noise * float("nan"), "gave values from nan to nan"),
-        (lambda noise, cond: "a picture", "gave str; it has to give pictures"),
+        (
+            lambda noise, condition: torch.rand(len(noise), 3, 8, 8),
+            r"gave \(2, 3, 8, 8\); it has to",
+        ),
+        (lambda noise, condition: noise * 5, r"gave values from -?\d.* pictures lie in \[0, 1\]"),
+        (lambda noise, condition: noise * float("nan"), "gave values from nan to nan"),
+        (lambda noise, condition: "a picture", "gave str; it has to give pictures"),
     ],
 )
 def test_a_generator_that_gives_no_pictures_is_refused(tiny_model, make, why):

@@ -1,4 +1,4 @@
-"""Network families: how each class of network is called. One line a family."""
+"""Network families of diffusers: one line each in the table at the end."""
 
 from __future__ import annotations
 
@@ -7,77 +7,171 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
 
-from hasten.core.condition import Condition
-from hasten.core.errors import require_choice
+from hasten.adapters.attention import fold_tokens_, tokens_seen
+from hasten.adapters.conditioning import DiTConditioning, UNetConditioning
+from hasten.adapters.narrowing import DiTShortening, UNetNarrowing, options
+from hasten.adapters.quiet import diffusers
+from hasten.adapters.split import split
+from hasten.core.condition import COND, Condition, PerSample, as_condition
+from hasten.core.errors import require, require_choice
+from hasten.core.family import PLAIN, Conditioning, Family, Folding, Narrowing, Shortening, inner
 
-Call = Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
-
-
-def _labelled(
-    net: Any, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None
-) -> torch.Tensor:
-    return net(x, t, class_labels=cond, return_dict=False)[0]
-
-
-def _dit(net: Any, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
-    return net(x, timestep=t, class_labels=cond, return_dict=False)[0]
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
 
 
-def _plain(net: Any, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
-    return net(x, t) if cond is None else net(x, t, cond)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DiffusersFamily(Family):
+    """A class of diffusers.
 
+    Attributes:
+        labels: the option of its configuration that counts its classes.
+        null: whether one more embedding stands for "no label".
+        stacks: where its blocks are, in running order.
+        loadable: it can be loaded and made anew by itself.
+    """
 
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """``labels``: the config option that counts its classes; ``null``: whether one more embedding
-    stands for "no label"."""
-
-    call: Call
-    labels: str
+    name: str
+    labels: str = ""
     null: bool = False
+    kept: tuple[str, ...] = ()
+    low_rank: tuple[str, ...] = ()
+    stacks: tuple[str, ...] = ()
+    loadable: bool = True
+
+    def call(
+        self, net: Any, x: torch.Tensor, t: torch.Tensor, condition: Condition
+    ) -> torch.Tensor:
+        inputs = condition.values(x, t)
+        if "labels" in inputs:
+            inputs["class_labels"] = inputs.pop("labels")
+        return net(x, t, **inputs, return_dict=False)[0]
+
+    def blocks(self, net: nn.Module) -> list[nn.Module]:
+        stacks = [getattr(inner(net), name, None) for name in self.stacks]
+        lists = [list(one) if isinstance(one, nn.ModuleList) else [one] for one in stacks]
+        return [block for blocks in lists for block in blocks if block is not None]
+
+    def split(self, net: nn.Module, kind: str, **where: Any) -> nn.Module:
+        cut: Any = split(inner(net), kind, **where)
+        cut.family = self
+        return cut
+
+    def fresh(self, net: nn.Module) -> nn.Module:
+        able = ", ".join(name for name, family in FAMILIES.items() if family.loadable)
+        require(self.loadable, f"hasten makes new networks of {able}; this is a {self.name}.")
+        return new_network(options(inner(net)))
+
+    def tokens(self, net: nn.Module, run: Callable[[], object]) -> dict[nn.Module, int]:
+        return tokens_seen(net, run)
+
+    def fold_tokens_(self, attention: nn.Module, folding: Folding) -> None:
+        fold_tokens_(attention, folding)
 
 
-FAMILIES: dict[str, Family] = {
-    "UNet2DModel": Family(_labelled, "num_class_embeds"),
-    "DiTTransformer2DModel": Family(_dit, "num_embeds_ada_norm", null=True),
+class UNet(DiffusersFamily):
+    """Labels go into the embedding of times."""
+
+    def conditioning(self, net: nn.Module) -> Conditioning:
+        return UNetConditioning(inner(net), takes_label=False)
+
+    def narrowing(self, net: nn.Module) -> Narrowing | None:
+        return UNetNarrowing(inner(net), new_network)
+
+
+class ConditionalUNet(DiffusersFamily):
+    """The condition is what the cross-attention reads."""
+
+    def conditioning(self, net: nn.Module) -> Conditioning:
+        return UNetConditioning(inner(net), takes_label=True)
+
+
+class PromptedUNet(ConditionalUNet):
+    """A conditional U-Net in :class:`hasten.adapters.prompted.Prompted`, which looks up the words
+    that a label stands for."""
+
+    def call(
+        self, net: Any, x: torch.Tensor, t: torch.Tensor, condition: Condition
+    ) -> torch.Tensor:
+        return net(x, t, condition.labels)
+
+
+class DiT(DiffusersFamily):
+    """Labels go into the embedding that every block has of its own."""
+
+    def conditioning(self, net: nn.Module) -> Conditioning:
+        return DiTConditioning(inner(net))
+
+    def shortening(self, net: nn.Module) -> Shortening | None:
+        return DiTShortening(inner(net), new_network, Network)
+
+
+UNET: dict[str, Any] = {
+    "labels": "num_class_embeds",
+    "kept": (
+        *("conv_in", "conv_out", "time_emb", "time_embedding", "class_embedding"),
+        *("time_emb_proj", "norm1", "emb"),
+    ),
+    "low_rank": (
+        *(*ATTENTION, "proj_in", "proj_out", "conv1", "conv2", "conv_shortcut"),
+        *("downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj", "linear_1", "linear_2"),
+    ),
+    "stacks": ("down_blocks", "mid_block", "up_blocks"),
 }
+TRANSFORMER: dict[str, Any] = {
+    "kept": ("pos_embed", "norm1", "emb", "proj_out_1", "proj_out_2"),
+    "low_rank": (*ATTENTION, "linear_1", "linear_2"),
+    "stacks": ("transformer_blocks",),
+}
+FAMILIES: dict[str, DiffusersFamily] = {
+    "UNet2DModel": UNet(name="UNet2DModel", **UNET),
+    "UNet2DConditionModel": ConditionalUNet(name="UNet2DConditionModel", loadable=False, **UNET),
+    "DiTTransformer2DModel": DiT(
+        name="DiTTransformer2DModel", labels="num_embeds_ada_norm", null=True, **TRANSFORMER
+    ),
+}
+PROMPTED = PromptedUNet(name="UNet2DConditionModel", loadable=False, **UNET)
 
 
-def family(module: torch.nn.Module) -> Family | None:
+def loadable() -> list[str]:
+    """The classes that can be loaded and made anew by themselves."""
+    return [name for name, family in FAMILIES.items() if family.loadable]
+
+
+def family(module: nn.Module) -> DiffusersFamily | None:
     """The family of ``module`` or of a class it derives from; None for a plain module."""
     names = [cls.__name__ for cls in type(module).__mro__]
     return next((FAMILIES[name] for name in names if name in FAMILIES), None)
 
 
-class Network(torch.nn.Module):
-    """A network of any family as ``net(x, t, condition)``."""
+class Network(nn.Module):
+    """A network of any family as ``net(x, t, condition)``, which carries its family."""
 
-    def __init__(self, module: torch.nn.Module) -> None:
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
-        known = family(module)
-        self._call = known.call if known else _plain
+        own = getattr(module, "family", None)
+        self.family: Family = own if isinstance(own, Family) else family(module) or PLAIN
+        self._call = self.family.call
 
     def forward(
         self, x: torch.Tensor, t: torch.Tensor, condition: Condition | torch.Tensor | None = None
     ) -> torch.Tensor:
-        return self._call(self.module, x, t, labels_in(condition))
+        return self._call(self.module, x, t, as_condition(condition, len(x)))
 
-    def split(self, kind: str, **where: Any) -> torch.nn.Module:
-        """The network cut as reuse ``kind`` does it, see :mod:`hasten.core.feature_cache`."""
-        from hasten.adapters.split import split
-
+    def split(self, kind: str, **where: Any) -> nn.Module:
+        """The network cut as the feature cache ``kind`` does it, see
+        :mod:`hasten.core.feature_cache`."""
         own = getattr(self.module, "split", None)
-        return SplitNetwork(
-            split(self.module, kind, **where) if own is None else own(kind, **where)
-        )
+        cut = self.family.split(self.module, kind, **where) if own is None else own(kind, **where)
+        return SplitNetwork(cut)
 
 
-class SplitNetwork(torch.nn.Module):
+class SplitNetwork(nn.Module):
     """A split network of any family: called with what was kept, it answers in part."""
 
-    def __init__(self, module: torch.nn.Module) -> None:
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
@@ -88,19 +182,22 @@ class SplitNetwork(torch.nn.Module):
         condition: Condition | torch.Tensor | None = None,
         *kept: torch.Tensor,
     ) -> Any:
-        return self.module(x, t, labels_in(condition), *kept)
+        return self.module(x, t, read_by_split(condition), *kept)
 
 
-def labels_in(condition: Condition | torch.Tensor | None) -> torch.Tensor | None:
-    """The class labels (n,) of a condition."""
-    return condition.labels if isinstance(condition, Condition) else condition
+def read_by_split(condition: Condition | torch.Tensor | None) -> torch.Tensor | None:
+    """What a split network reads of a condition: its labels, or its text embeddings."""
+    if not isinstance(condition, Condition):
+        return condition
+    if condition.labels is not None:
+        return condition.labels
+    leaf = condition.branches[COND].get("encoder_hidden_states")
+    return leaf.tensor if isinstance(leaf, PerSample) else None
 
 
 def new_network(config: dict[str, Any]) -> Network:
     """A freshly initialised network from ``{"class": "UNet2DModel", ...its options}``."""
-    import diffusers
-
     name = config.get("class", "UNet2DModel")
-    require_choice("network class", name, FAMILIES)
-    options = {key: value for key, value in config.items() if key != "class"}
-    return Network(getattr(diffusers, name)(**options))
+    require_choice("network class", name, loadable())
+    chosen = {key: value for key, value in config.items() if key != "class"}
+    return Network(getattr(diffusers(), name)(**chosen))

@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from hasten.adapters.families import FAMILIES
+from hasten.adapters.families import loadable
+from hasten.adapters.quiet import diffusers
 from hasten.core.artifact import FACTS
 from hasten.core.codec import codecs
 from hasten.core.errors import UserError, require
@@ -40,8 +41,6 @@ def save_folder(model: Model, target: Path, card: str = "") -> None:
 
     The folder appears whole or not at all; stock diffusers loads its network and scheduler.
     """
-    from diffusers import __version__ as version
-
     module: Any = model.net.module
     component = "transformer" if "Transformer" in type(module).__name__ else "unet"
     pipeline = "DiTPipeline" if component == "transformer" else "DDPMPipeline"
@@ -51,7 +50,7 @@ def save_folder(model: Model, target: Path, card: str = "") -> None:
         scheduler.save_pretrained(str(folder / "scheduler"))
         index = {
             "_class_name": pipeline,
-            "_diffusers_version": version,
+            "_diffusers_version": diffusers().__version__,
             component: ["diffusers", type(module).__name__],
             "scheduler": ["diffusers", type(scheduler).__name__],
         }
@@ -79,10 +78,8 @@ def facts(model: Model) -> dict[str, Any]:
 
 
 def stock_scheduler(model: Model) -> Any:
-    """The diffusers scheduler that comes nearest to the model's path, for stock diffusers."""
-    import diffusers
-
-    stock: Any = diffusers
+    """The diffusers scheduler that comes nearest to the model's noise schedule."""
+    stock = diffusers()
     if isinstance(model.schedule, Discrete):
         kinds = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}
         table = torch.tensor(model.schedule.alphas_cumprod, dtype=torch.float64)
@@ -179,13 +176,14 @@ def network_part(index: dict[str, Any], where: str) -> str:
         not latent,
         f"{where}: part {latent[:1]} makes this a latent model. Stable Diffusion takes "
         "prompts (--prompts FILE, load(..., prompts=[...])); there is no codec for others yet: set "
-        "pipe.scheduler = ProgramScheduler(program).",
+        "pipe.scheduler = ProgramScheduler(program, like=pipe.scheduler).",
     )
     _known_class(parts[part][1], where)
     require(
         not others,
         f"{where}: hasten does not know what part {others[:1]} does to the pictures; load the "
-        "network's folder alone, or set pipe.scheduler = ProgramScheduler(program).",
+        "network's folder alone, or set pipe.scheduler = ProgramScheduler(program, "
+        "like=pipe.scheduler).",
     )
     return part
 
@@ -247,10 +245,10 @@ def one_line(error: Exception) -> str:
 
 def _known_class(name: Any, where: str) -> None:
     require(
-        isinstance(name, str) and name in FAMILIES,
-        f"{where}: network class {name!r} is not supported; hasten loads {', '.join(FAMILIES)}. "
+        isinstance(name, str) and name in loadable(),
+        f"{where}: network class {name!r} is not supported; hasten loads {', '.join(loadable())}. "
         "Any other diffusers pipeline can be sped up with pipe.scheduler = "
-        "ProgramScheduler(program).",
+        "ProgramScheduler(program, like=pipe.scheduler).",
     )
 
 
@@ -291,9 +289,9 @@ def weights_digest(folder: Path, part: str) -> str:
 def _empty(config: dict[str, Any], where: Path) -> Any:
     """The network that ``config`` describes, its parameters without memory."""
     import accelerate
-    import diffusers
 
-    cls = getattr(diffusers, config["_class_name"])
+    library = diffusers()
+    cls = getattr(library, config["_class_name"])
     allowed = inspect.signature(cls.__init__).parameters
     options = {key: value for key, value in config.items() if not key.startswith("_")}
     for key, value in options.items():
@@ -301,7 +299,7 @@ def _empty(config: dict[str, Any], where: Path) -> Any:
         require(
             key in allowed or value is None,
             f"{where} has option {key!r}, which {cls.__name__} of diffusers "
-            f"{diffusers.__version__} does not know; update diffusers, or remove the option.",
+            f"{library.__version__} does not know; update diffusers, or remove the option.",
         )
     with accelerate.init_empty_weights(include_buffers=False):
         return cls(**{key: value for key, value in options.items() if key in allowed})

@@ -25,13 +25,14 @@ from hasten.adapters.folder import (
 )
 from hasten.adapters.frozen import frozen
 from hasten.adapters.prompted import load_prompted
+from hasten.adapters.schedules import config_of, read_prediction, read_schedule
+from hasten.adapters.schedules import prediction as as_prediction
+from hasten.adapters.schedules import schedule as as_schedule
 from hasten.core.codec import Codec, Shape, codecs
 from hasten.core.errors import UserError, nearest, require, require_whole
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule
-from hasten.core.noise_schedule import schedule as as_schedule
 from hasten.core.prediction import Prediction
-from hasten.core.prediction import prediction as as_prediction
 
 ASSETS = FilePath(__file__).parent.parent / "assets"
 BUILTIN = "builtin:"
@@ -63,9 +64,10 @@ def load(
             not changed; it is shared as it is, or copied around the same weights where its mode,
             device or dtype has to differ.
         schedule: how noise was added, where the files do not say (or say it wrong).
-        prediction: what the network answers; ``schedule`` and ``prediction`` are needed for a module.
+        prediction: what the network predicts; a module needs both, ``schedule`` and ``prediction``.
         codec: how pictures become what the network sees; pixels in [-1, 1] by default.
-        shape: (c, h, w) that the network sees; needed for a module that is not diffusers' own.
+        shape: (c, h, w), or (c, ...) of another rank, that the network sees; needed for a module
+            that is not diffusers' own.
         labels: how many classes there are.
         null_label: the label that stands for "no label".
         learned_variance: the network answers twice the channels, the second half a variance.
@@ -253,45 +255,10 @@ def _from_files(name: str, contents: Contents, given: dict[str, Any]) -> dict[st
     with refusing(f"{where} cannot be used", "mend it, or give schedule= and prediction=."):
         said: dict[str, Any] = {}
         if "schedule" not in have:
-            _require_schedule(scheduler, where)
-            said["schedule"] = as_schedule(
-                {key: scheduler[key] for key in scheduler if key != "name"}
-            )
+            said["schedule"] = read_schedule(config_of(scheduler), where)
         if "prediction" not in have:
-            said["prediction"] = _scheduler_prediction(scheduler, where)
+            said["prediction"] = read_prediction(config_of(scheduler), where)
     return {**said, **facts}
-
-
-def _require_schedule(config: dict[str, Any], where: str) -> None:
-    """Schedulers that say nothing about betas (consistency, score SDE, unCLIP) would be taken for
-    DDPM's default."""
-    kind = str(config.get("_class_name", ""))
-    flow = "FlowMatch" in kind or config.get("prediction_type") == "flow_prediction"
-    says = any(key in config for key in ("beta_schedule", "trained_betas", "beta_start"))
-    require(
-        flow or kind.startswith("EDM") or says,
-        f"{where}: {kind or 'a scheduler without a name'} does not say how noise was added in a "
-        "way hasten knows; give schedule= and prediction=.",
-    )
-    require(
-        not config.get("snr_shift_scale") or float(config["snr_shift_scale"]) == 1.0,
-        f"{where}: snr_shift_scale is not supported; give schedule= with the shifted alphas_cumprod.",
-    )
-
-
-def _scheduler_prediction(config: dict[str, Any], where: str) -> Prediction:
-    kind = str(config.get("_class_name", ""))
-    said = config.get("prediction_type", "epsilon")
-    if "FlowMatch" in kind:
-        return as_prediction("flow")
-    if kind.startswith("EDM"):
-        require(
-            said == "epsilon",
-            f"{where}: {kind} with prediction_type {said!r} is not supported; give prediction=.",
-        )
-        return as_prediction(f"edm(sigma_data={float(config.get('sigma_data', 0.5))})")
-    require(isinstance(said, str), f"{where}: prediction_type is {said!r}; it takes a name.")
-    return as_prediction(said)
 
 
 def _from_module(module: Any) -> dict[str, Any]:
@@ -362,7 +329,8 @@ def _part(kind: type[Part], given: Any) -> Part:
 
 def _shape(given: Any) -> Shape:
     sizes = tuple(given)
-    require(len(sizes) == 3, f"shape is {given!r}; it takes (channels, height, width).")
+    fits = len(sizes) >= 2
+    require(fits, f"shape is {given!r}; it takes (channels, height, width), or (channels, ...).")
     for size in sizes:
         require_whole("shape", size, 1, 1_000_000)
     return sizes

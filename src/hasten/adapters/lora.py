@@ -14,19 +14,27 @@ from typing import Any
 import torch
 
 from hasten.adapters.folder import facts, read_object, refusing
+from hasten.adapters.quiet import diffusers
 from hasten.core.artifact import FACTS
 from hasten.core.errors import UserError, require
+from hasten.core.family import family_of
 from hasten.core.files import new_folder
 from hasten.core.model import Model
 from hasten.core.prediction import prediction
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
-TARGETS = (
-    *("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2"),
-    *("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv"),
-    *("time_emb_proj", "linear_1", "linear_2"),
-)
 NAME = "default"
+CARD = """Low-rank weights in diffusers' own format: `pipe.load_lora_weights("this/folder")`,
+with a consistency scheduler such as `LCMScheduler` and guidance 1; or in hasten
+
+```python
+import hasten
+
+model = hasten.load("the/teacher", prompts=["a cat"])
+pictures = hasten.build(model, hasten.Plan(student="this/folder")).sample(4, condition=0)
+```
+"""
+"""How to use such weights, for their model card."""
 
 
 def inner(net: torch.nn.Module) -> Any:
@@ -52,14 +60,14 @@ def add_lora_(net: torch.nn.Module, rank: int) -> None:
         from peft import LoraConfig
     except ImportError as error:
         raise UserError('low-rank students need: pip install "hasten[train]"') from error
+    module, targets = inner(net), family_of(net).low_rank
     net.requires_grad_(False)
-    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS))
-    inner(net).add_adapter(config, adapter_name=NAME)
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets))
+    module.add_adapter(config, adapter_name=NAME)
 
 
 def save_lora(student: Model, target: Path, card: str) -> None:
     """Write the low-rank weights of ``student`` with a card and its plans; whole or not at all."""
-    import diffusers
     from peft import get_peft_model_state_dict
 
     module = inner(student.net)
@@ -67,7 +75,7 @@ def save_lora(student: Model, target: Path, card: str) -> None:
     # In peft's own names: diffusers' older ones for attention are not read beside these.
     weights: dict[str, Any] = {key: value.contiguous() for key, value in named.items()}
     with new_folder(target) as folder:
-        diffusers.StableDiffusionPipeline.save_lora_weights(str(folder), unet_lora_layers=weights)
+        diffusers().StableDiffusionPipeline.save_lora_weights(str(folder), unet_lora_layers=weights)
         known = {**facts(student), "lora": True}
         (folder / FACTS).write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(card, encoding="utf-8")

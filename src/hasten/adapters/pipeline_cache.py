@@ -1,5 +1,5 @@
-"""Feature reuse inside a stock diffusers pipeline: the pipeline stays as it is, its network is
-asked in part where the schedule says so."""
+"""A feature cache inside a stock diffusers pipeline: the pipeline stays as it is, and its network
+runs in part where the schedule says so."""
 
 from __future__ import annotations
 
@@ -12,113 +12,133 @@ from hasten.adapters.folder import NETWORKS
 from hasten.adapters.split import split
 from hasten.core.engine import Prepared
 from hasten.core.errors import UserError, require
-from hasten.core.feature_cache import Features, Reuse, Scheduled, Split, reuses
+from hasten.core.feature_cache import FeatureCache, Kept, Scheduled, Split
+from hasten.core.lever import levers
 
-ATTRIBUTE = "_hasten_reuse"
+ATTRIBUTE = "_hasten_cache"
 READ = ("sample", "hidden_states", "timestep", "encoder_hidden_states", "class_labels")
 READ += ("return_dict",)
+WRAPPED = ("set_timesteps", "step")  # of the scheduler
 
 
-def reuse_(pipe: Any, reuse: str | Reuse | None) -> None:
-    """Let the network of ``pipe`` reuse features from step to step; None takes that back.
+def cache_(pipe: Any, cache: str | FeatureCache | None) -> None:
+    """Let the network of ``pipe`` use cached features from step to step; None takes that back.
 
-    What is kept belongs to one run: it is dropped when the pipeline sets its timesteps, when the
-    batch or the size changes, and where a step does not follow the one before (another strength).
-    The first step of a run is always full. With ``every=1`` nothing is changed.
+    What is kept belongs to one run: it is dropped when the pipeline sets its timesteps, and when
+    the batch or the size changes. Steps are counted by ``scheduler.step``, and several calls within
+    a step (guidance by two calls, say) keep their features apart. The first step of a run is always
+    full. With ``every=1`` nothing is changed.
 
     Args:
-        reuse: such as ``"deep(branch=0, every=2)"`` or ``"blocks(first=1, mask=(1, 0, ...))"``.
+        cache: such as ``"deep(branch=0, every=2)"`` or ``"blocks(first=1, mask=(1, 0, ...))"``.
 
     Raises:
-        UserError: a network that cannot be split so, reuse that is no schedule, or, in a call of
+        UserError: a network that cannot be split so, a cache without a schedule, or, in a call of
             the pipeline, an input that a split network does not read.
     """
     name = next((name for name in NETWORKS if getattr(pipe, name, None) is not None), None)
     require(name is not None, f"{type(pipe).__name__} has neither {' nor '.join(NETWORKS)}.")
     network = getattr(pipe, str(name))
-    held = network.__dict__.pop(ATTRIBUTE, None)
-    if held is not None:
-        held.undo()
-    if reuse is None:
+    before = network.__dict__.pop(ATTRIBUTE, None)
+    if before is not None:
+        before.undo()
+    if cache is None:
         return
-    part = reuses.parse(reuse)
-    require(
-        isinstance(part, Scheduled),
-        f"reuse is {reuse!r}, which decides while it runs; in a pipeline give one on a schedule: "
-        "deep, encoder or blocks, with every or mask.",
-    )
-    assert isinstance(part, Scheduled)
+    part = levers.parse(cache)
+    if not isinstance(part, Scheduled):
+        raise UserError(
+            f"cache is {cache!r}; in a pipeline it takes a feature cache on a schedule: deep, "
+            "encoder or blocks, with every or mask."
+        )
     if part.mask is None and part.every == 1:
         return
-    network.__dict__[ATTRIBUTE] = _Reusing(pipe, network, part)
+    network.__dict__[ATTRIBUTE] = _Caching(pipe, network, part)
 
 
-class _Reusing:
+class _Caching:
     """Stands in for ``network.forward``, and begins anew at every ``set_timesteps``."""
 
     def __init__(self, pipe: Any, network: Any, part: Scheduled) -> None:
         self._pipe, self._network, self._part = pipe, network, part
         self._forward = network.forward
         net = split(network, part.part_name, **part.where())
-        self._split = Split(_Direct(net), part)
+        self._split = Split(_Direct(net), part.cut)
         self._scheduler: Any = None
-        self._features: Features | None = None
-        self._last, self._shape = -1, torch.Size()
+        self._begin_()
 
         @functools.wraps(self._forward)
-        def forward(*given: Any, **options: Any) -> Any:
-            return self._called(*given, **options)
+        def forward(*inputs: Any, **options: Any) -> Any:
+            return self._called(*inputs, **options)
 
         network.forward = forward
 
     def undo(self) -> None:
         """Leave pipeline and network as they were."""
         self._network.__dict__.pop("forward", None)
-        if self._scheduler is not None:
-            self._scheduler.__dict__.pop("set_timesteps", None)
+        self._let_go_()
+
+    def _begin_(self) -> None:
+        """A new run: nothing is kept."""
+        self._steps = self._call = 0
+        self._kept: dict[int, Kept] = {}  # by the number of the call within a step
+        self._shape = torch.Size()
+
+    def _let_go_(self) -> None:
+        for name in WRAPPED if self._scheduler is not None else ():
+            self._scheduler.__dict__.pop(name, None)
 
     def _follow_scheduler(self) -> None:
         """Pipelines may be given another scheduler at any time."""
         scheduler = self._pipe.scheduler
         if scheduler is self._scheduler:
             return
-        self._scheduler, real = scheduler, scheduler.set_timesteps
+        self._let_go_()
+        self._scheduler = scheduler
+        real = {name: getattr(scheduler, name) for name in WRAPPED}
 
-        @functools.wraps(real)
-        def set_timesteps(*given: Any, **options: Any) -> Any:
-            self._features = None
-            return real(*given, **options)
+        @functools.wraps(real["set_timesteps"])
+        def set_timesteps(*inputs: Any, **options: Any) -> Any:
+            self._begin_()
+            return real["set_timesteps"](*inputs, **options)
 
-        scheduler.__dict__["set_timesteps"] = set_timesteps
-        self._features = None
+        @functools.wraps(real["step"])
+        def step(*inputs: Any, **options: Any) -> Any:
+            self._steps, self._call = self._steps + 1, 0
+            return real["step"](*inputs, **options)
 
-    def _called(self, sample: Any = None, timestep: Any = None, *given: Any, **options: Any) -> Any:
+        scheduler.__dict__.update(set_timesteps=set_timesteps, step=step)
+        self._begin_()
+
+    def _called(
+        self, sample: Any = None, timestep: Any = None, *inputs: Any, **options: Any
+    ) -> Any:
         x = options.pop("hidden_states", sample)
-        cond = _condition(self._network, given, options)
+        condition = _condition(self._network, inputs, options)
         self._follow_scheduler()
-        times = torch.as_tensor(self._pipe.scheduler.timesteps).double().cpu()
-        now = torch.as_tensor(timestep).double().flatten().cpu()
-        index = int((times - now[0]).abs().argmin())
+        if x.shape != self._shape:
+            self._kept, self._shape = {}, x.shape
         t = torch.as_tensor(timestep, device=x.device).to(torch.float32).expand(len(x))
-        follows = index == self._last + 1 and x.shape == self._shape
-        again = self._features is not None and follows and not self._full(index, len(times))
-        self._last, self._shape = index, x.shape
-        if again:
-            assert self._features is not None
-            answer = self._features.part(x, t, cond)
+        number, self._call = self._call, self._call + 1
+        kept = self._kept.get(number)
+        if kept is not None and not self._full():
+            answer = self._split.cached(x, t, condition, *kept.at(t))
         else:
-            if self._features is None or not follows:
-                self._features = Features(self._split, self._part.forecast)
-            answer = self._features.full(x, t, cond)
+            answer, features = self._split.full(x, t, condition)
+            kept = kept or Kept(forecast=self._part.forecast)
+            self._kept[number] = kept.after(t, features)
         return _as_asked(self._network, answer, options)
 
-    def _full(self, index: int, count: int) -> bool:
+    def _full(self) -> bool:
+        """Whether the schedule says that this step is full."""
         mask = self._part.mask
+        begin = getattr(self._scheduler, "begin_index", None) or 0
+        index = begin + self._steps
         if mask is None:
             return index % self._part.every == 0
+        count = len(self._scheduler.timesteps)
         require(
             len(mask) == count,
-            f"reuse option mask has {len(mask)} entries, and the pipeline takes {count} steps; "
+            f"lever option mask has {len(mask)} entries, and the pipeline takes {count} steps; "
             "give one for each.",
         )
         return bool(mask[index])
@@ -133,9 +153,9 @@ class _Direct(Prepared):
         self.net, self.versions = net, {}
 
     def __call__(
-        self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, *kept: torch.Tensor
+        self, x: torch.Tensor, t: torch.Tensor, condition: Any = None, *kept: torch.Tensor
     ) -> Any:
-        return self.net(x, t, cond, *kept)
+        return self.net(x, t, condition, *kept)
 
 
 def _condition(network: Any, given: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -147,8 +167,8 @@ def _condition(network: Any, given: tuple[Any, ...], options: dict[str, Any]) ->
     empty = [name for name in other if named[name] not in ({}, False)]
     if empty or len(given) > 1:
         raise UserError(
-            f"reuse in a pipeline: {type(network).__name__} was given {empty[:1] or 'more inputs'},"
-            " which a network split for reuse does not read; call hasten.reuse_(pipe, None)."
+            f"feature cache in a pipeline: {type(network).__name__} was given {empty[:1] or 'more inputs'},"
+            " which a split network does not read; call hasten.cache_(pipe, None)."
         )
     words = named.get("encoder_hidden_states")
     return named.get("class_labels") if words is None else words

@@ -6,30 +6,31 @@ and measurements work as they do for a model with classes.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from hasten.adapters.families import Network
+from hasten.adapters.families import PROMPTED, Network
 from hasten.adapters.folder import INDEX, LIBRARIES, read_object, refusing, weights_digest
 from hasten.adapters.frozen import frozen
+from hasten.adapters.quiet import diffusers, quiet
+from hasten.adapters.schedules import config_of, read_prediction, read_schedule
 from hasten.adapters.split import split
 from hasten.core.codec import Codec, Shape, codecs
 from hasten.core.errors import UserError, require
 from hasten.core.model import Model
-from hasten.core.noise_schedule import schedule
-from hasten.core.prediction import prediction
 
 KNOWN = "StableDiffusionPipeline"
 
 
 class Prompted(torch.nn.Module):
-    """A network that reads embeddings, told which of ``table`` (k, length, width) to read."""
+    """A network that reads embeddings; a label says which of ``table`` (k, length, width)."""
+
+    family = PROMPTED
 
     def __init__(self, module: torch.nn.Module, table: torch.Tensor) -> None:
         super().__init__()
@@ -37,16 +38,16 @@ class Prompted(torch.nn.Module):
         self.register_buffer("table", table, persistent=False)
 
     def forward(
-        self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None = None
+        self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None
     ) -> torch.Tensor:
-        words = self._words(x, cond)
+        words = self._words(x, condition)
         return self.module(x, t, encoder_hidden_states=words, return_dict=False)[0]
 
-    def _words(self, x: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
-        return self.table[cond].to(x.dtype)  # type: ignore[index]
+    def _words(self, x: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
+        return self.table[condition].to(x.dtype)  # type: ignore[index]
 
     def split(self, kind: str, **where: Any) -> PromptedSplit:
-        """The network cut as reuse ``kind`` does it, told prompts as before."""
+        """The network cut as reuse ``kind`` does it, with the same prompts."""
         return PromptedSplit(split(self.module, kind, **where), self.table)  # type: ignore[arg-type]
 
 
@@ -54,9 +55,9 @@ class PromptedSplit(Prompted):
     """A split network: called with what was kept, it answers in part."""
 
     def forward(
-        self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None = None, *kept: Any
+        self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None, *kept: Any
     ) -> Any:
-        return self.module(x, t, self._words(x, cond), *kept)
+        return self.module(x, t, self._words(x, condition), *kept)
 
 
 @codecs.add("vae")
@@ -136,7 +137,7 @@ def load_prompted(
     require(
         whole,
         f"{name} with prompts: hasten knows {KNOWN} with all its parts; for another, set "
-        "pipe.scheduler = ProgramScheduler(program).",
+        "pipe.scheduler = ProgramScheduler(program, like=pipe.scheduler).",
     )
     if named:
         pipe.to(device)
@@ -144,9 +145,8 @@ def load_prompted(
         words = pipe.encode_prompt([*prompts, ""], pipe.device, 1, False)[0].float()
     unet, scheduler = frozen(pipe.unet, device, dtype), pipe.scheduler
     with refusing(f"{type(scheduler).__name__} of the pipeline cannot be read", "mend its config."):
-        settings = {**scheduler.config, "_class_name": type(scheduler).__name__}
-        known = schedule({key: value for key, value in settings.items() if key != "name"})
-        answers = prediction(settings.get("prediction_type", "epsilon"))
+        settings, kind = config_of(scheduler), type(scheduler).__name__
+        known, answers = read_schedule(settings, kind), read_prediction(settings, kind)
     config: Any = unet.config
     size = config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
@@ -176,15 +176,13 @@ def _folder(source: str) -> Path:
         f"{source!r} is no folder here and no hub id (owner/name), and prompts are for a {KNOWN}; "
         "drop them, or name one.",
     )
-    import diffusers
-
     name, _, revision = source.partition("@")
     with (
         refusing(f"{source} is no {KNOWN} that can be loaded", "check the folder or the name."),
-        _quiet(),
+        quiet(),
     ):
         return Path(
-            diffusers.StableDiffusionPipeline.download(
+            diffusers().StableDiffusionPipeline.download(
                 name,
                 revision=revision or None,
                 use_safetensors=True,
@@ -195,14 +193,12 @@ def _folder(source: str) -> Path:
 
 
 def _opened(folder: Path, source: str, dtype: torch.dtype | None) -> Any:
-    import diffusers
-
     _require_stock(read_object(folder / INDEX), str(folder / INDEX))
     with (
         refusing(f"{source} is no {KNOWN} that can be loaded", "check the folder or the name."),
-        _quiet(),
+        quiet(),
     ):
-        pipe = diffusers.StableDiffusionPipeline.from_pretrained(
+        pipe = diffusers().StableDiffusionPipeline.from_pretrained(
             folder,
             use_safetensors=True,
             trust_remote_code=False,
@@ -212,32 +208,12 @@ def _opened(folder: Path, source: str, dtype: torch.dtype | None) -> Any:
         return pipe if dtype is None else pipe.to(dtype=dtype)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the progress bars of diffusers and transformers, and their remarks."""
-    import diffusers
-    import transformers
-
-    talkers: list[Any] = [one.utils.logging for one in (diffusers, transformers)]
-    before = [(one.get_verbosity(), one.is_progress_bar_enabled()) for one in talkers]
-    for one in talkers:
-        one.set_verbosity_error()
-        one.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for one, (verbosity, bars) in zip(talkers, before, strict=True):
-            one.set_verbosity(verbosity)
-            if bars:
-                one.enable_progress_bar()
-
-
 def _require_stock(index: dict[str, Any], where: str) -> None:
     """Refuse an index that names classes which are not diffusers' or transformers' own."""
     require(
         index.get("_class_name") == KNOWN,
         f"{where} is of {index.get('_class_name')!r}, and with prompts hasten knows {KNOWN}; set "
-        "pipe.scheduler = ProgramScheduler(program) on another.",
+        "pipe.scheduler = ProgramScheduler(program, like=pipe.scheduler) on another.",
     )
     libraries = (*LIBRARIES, "stable_diffusion")
     for name, value in index.items():

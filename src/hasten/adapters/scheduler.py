@@ -1,23 +1,33 @@
-"""Any Program as a diffusers scheduler: ``pipe.scheduler = ProgramScheduler(program)``."""
+"""Any Program as a diffusers scheduler:
+``pipe.scheduler = ProgramScheduler(program, like=pipe.scheduler)``."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from diffusers.configuration_utils import ConfigMixin
-from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
-from diffusers.utils.torch_utils import randn_tensor
 
+from hasten.adapters.quiet import quiet_import
+from hasten.adapters.scheduler_arguments import (
+    as_program,
+    check_program,
+    near,
+    predicted,
+    refuse_other,
+    sigmas_of,
+)
+from hasten.core.ask import Ask
 from hasten.core.errors import UserError, require
-from hasten.core.level import Level
 from hasten.core.prediction import Prediction, Translation, predictions
-from hasten.core.prediction import prediction as as_prediction
 from hasten.core.program import START, Program
+from hasten.core.stepping import Answers, Pending, follow, stepping
+
+with quiet_import():
+    from diffusers.configuration_utils import ConfigMixin
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
+    from diffusers.utils.torch_utils import randn_tensor
 
 Generators = torch.Generator | list[torch.Generator] | None
 
@@ -43,11 +53,15 @@ class ProgramScheduler(SchedulerMixin, ConfigMixin):
 
     Args:
         program: a Program, its JSON text, or that JSON as a dict.
-        prediction: what the pipeline's network answers: ``epsilon``, ``v``, ``flow``, ...
-        num_train_timesteps: kept for pipelines that ask the config for it.
+        like: the scheduler that it replaces (or its config), which says what the pipeline's network
+            predicts; it stays in the config, so that :func:`hasten.schedule` can read this one too.
+        prediction: what the network predicts, where ``like`` is not given or does not know better:
+            ``epsilon``, ``v``, ``x0``, ``flow``, ``edm(sigma_data=0.5)``.
+        num_train_timesteps: for pipelines that ask the config for it; by default that of ``like``.
 
     Raises:
-        UserError: a program that is lowered, or whose first network call is not about its start.
+        UserError: neither ``like`` nor ``prediction``; a scheduler that cannot be read; a program
+            that is lowered, or whose first network call is not about its start.
     """
 
     _compatibles: list[str] = []  # noqa: RUF012  (diffusers reads it from the class)
@@ -56,21 +70,24 @@ class ProgramScheduler(SchedulerMixin, ConfigMixin):
     def __init__(
         self,
         program: Program | str | dict[str, Any] | None = None,
-        prediction: str | Prediction = "epsilon",
-        num_train_timesteps: int = 1000,
+        prediction: str | Prediction | None = None,
+        num_train_timesteps: int | None = None,
+        like: Any = None,
     ) -> None:
-        self.program = _program(program)
-        self.prediction = as_prediction(prediction)
+        self.program = as_program(program)
+        self.prediction, replaced = predicted(prediction, like)
+        count = (replaced or {}).get("num_train_timesteps", 1000)
         self.register_to_config(
             program=json.loads(self.program.to_json()),
             prediction=predictions.text(self.prediction),
-            num_train_timesteps=num_train_timesteps,
+            num_train_timesteps=count if num_train_timesteps is None else num_train_timesteps,
+            like=replaced,
         )
         self._calls = [i for i, row in enumerate(self.program.rows) if row.ask.calls]
         self._levels = self.program.levels
         self._translations = [self.prediction.at(level) for level in self._levels]
         self._read_start = False
-        _check(self.program, self._calls)
+        check_program(self.program, self._calls)
         self.set_timesteps()
 
     def set_timesteps(
@@ -93,9 +110,9 @@ class ProgramScheduler(SchedulerMixin, ConfigMixin):
                 f"evaluations; call the pipeline with num_inference_steps={n}, or trace another."
             )
         times = [level.t for level in self._levels]
-        own = _sigmas(self._levels)
-        _refuse_other("timesteps", timesteps, [times])
-        _refuse_other("sigmas", sigmas, [own, [*own, 0.0], [1 - k / n for k in range(n)]])
+        own = sigmas_of(self._levels)
+        refuse_other("timesteps", timesteps, [times])
+        refuse_other("sigmas", sigmas, [own, [*own, 0.0], [1 - k / n for k in range(n)]])
         self.num_inference_steps = n
         self.timesteps = torch.tensor(times, dtype=torch.float32, device=device)
         self.sigmas = torch.tensor([*own, 0.0], dtype=torch.float32)
@@ -227,12 +244,7 @@ class ProgramScheduler(SchedulerMixin, ConfigMixin):
             self._run(0, self._calls[0], answer)
 
     def _run(self, first: int, stop: int, answer: _Answer) -> None:
-        for number in range(first, stop):
-            row = self.program.rows[number]
-            given = [self._values[name] for name in row.ask.reads()]
-            self._values.update(zip(row.out, row.ask.answer(answer, *given), strict=True))
-            for name in self.program.frees[number]:
-                self._values.pop(name, None)
+        follow(stepping(self.program, self._values, rows=range(first, stop)), answer)
 
     def _state(self, asked: str, sample: torch.Tensor) -> torch.Tensor:
         """``sample`` in float32 or wider; what a half-precision pipeline rounded is not lost unless
@@ -256,7 +268,7 @@ class ProgramScheduler(SchedulerMixin, ConfigMixin):
         own = self.timesteps[index]
         # A view of our own timesteps needs no look at its value, which would wait for the device.
         ours = isinstance(timestep, torch.Tensor) and timestep.data_ptr() == own.data_ptr()
-        if timestep is not None and not ours and not _near(float(timestep), float(own)):
+        if timestep is not None and not ours and not near(float(timestep), float(own)):
             raise UserError(
                 f"step {index} of this program is at timestep {float(own):g}, not "
                 f"{float(timestep):g}; step through scheduler.timesteps in order."
@@ -269,7 +281,7 @@ class ProgramScheduler(SchedulerMixin, ConfigMixin):
         t, times = float(timestep), [level.t for level in self._levels]
         index = min(range(len(times)), key=lambda i: abs(times[i] - t))
         require(
-            _near(t, times[index]),
+            near(t, times[index]),
             f"timestep {t:g} is none of this program's; take one from scheduler.timesteps "
             f"(nearest: {times[index]:g}).",
         )
@@ -302,7 +314,7 @@ class ProgramScheduler(SchedulerMixin, ConfigMixin):
 
 
 class _Answer:
-    """The Machine of one step: the pipeline has called the network already."""
+    """Answers the rows of one step: the pipeline has called the network already."""
 
     def __init__(
         self, output: torch.Tensor, here: Translation, like: torch.Tensor, generator: Generators
@@ -310,25 +322,24 @@ class _Answer:
         self._output, self._here, self._like, self._generator = output, here, like, generator
         self.x0: torch.Tensor | None = None
 
-    def denoise(self, x: Any, level: Level) -> Any:
-        return self._believe(x, self._split()[0])
+    def __call__(self, pending: tuple[Pending, ...]) -> list[Answers]:
+        return [self._row(row.ask, row.values) for row in pending]
 
-    def denoise_with_variance(self, x: Any, level: Level) -> tuple[Any, Any]:
+    def _row(self, ask: Ask, values: tuple[torch.Tensor, ...]) -> Answers:
+        if not ask.calls:
+            return (self._noise(),)
         output, variance = self._split()
+        self.x0 = self._here.skip * values[0] + self._here.out * output
+        if ask.op == "denoise":
+            return (self.x0,)
         if variance is None:
             raise UserError(
                 "this program reads the variance that the network learned, but the pipeline gave "
                 "none (it drops it, or the network has none); trace ddpm(variance='small')."
             )
-        return self._believe(x, output), variance
+        return self.x0, variance
 
-    def network(self, x: Any, t: float, branch: str) -> Any:
-        raise UserError("this program is lowered; give the one that hasten.trace made.")
-
-    def reusing(self) -> Any:
-        raise UserError("this program reuses features, which a pipeline keeps none of.")
-
-    def noise(self) -> Any:
+    def _noise(self) -> torch.Tensor:
         like = self._like
         shape = tuple(like.shape)
         return randn_tensor(shape, self._generator, device=like.device, dtype=like.dtype)
@@ -338,58 +349,3 @@ class _Answer:
             return self._output, None
         output, variance = self._output.chunk(2, dim=1)
         return output, variance
-
-    def _believe(self, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        self.x0 = self._here.skip * x + self._here.out * output
-        return self.x0
-
-
-def _program(given: Program | str | dict[str, Any] | None) -> Program:
-    if isinstance(given, Program):
-        return given
-    require(
-        given is not None,
-        "ProgramScheduler has no program; give the one that hasten.trace(plan, path) makes (the "
-        "config of another scheduler does not hold one).",
-    )
-    return Program.from_json(given if isinstance(given, str) else json.dumps(given))
-
-
-def _check(program: Program, calls: Sequence[int]) -> None:
-    lowered = any(row.ask.op == "network" for row in program.rows)
-    require(not lowered, "this program is lowered; give the one that hasten.trace made.")
-    require(
-        not any(program.reuses),
-        "this program reuses features, which a pipeline keeps none of; trace without reuse.",
-    )
-    require(len(calls) > 0, "this program never asks the network; trace it on two levels or more.")
-    first = program.rows[calls[0]].ask.reads()[0]
-    require(
-        first == START,
-        f"this program first asks the network about {first!r}, not about its start; a diffusers "
-        "pipeline cannot run that. Trace a solver that evaluates at its first level.",
-    )
-
-
-def _sigmas(levels: Sequence[Level]) -> list[float]:
-    """What diffusers calls sigmas: the noise itself on straight paths, else sigma / alpha."""
-    straight = all(abs(level.alpha + level.sigma - 1) < 1e-9 for level in levels)
-    return [level.sigma if straight or level.alpha == 0 else level.ratio for level in levels]
-
-
-def _refuse_other(name: str, given: Any, allowed: list[list[float]]) -> None:
-    if given is None:
-        return
-    values = given.tolist() if isinstance(given, torch.Tensor) else list(given)
-    same = [
-        np.allclose(values, own, rtol=1e-4, atol=1e-4) for own in allowed if len(own) == len(values)
-    ]
-    if not any(same):
-        raise UserError(
-            f"{name} has {len(values)} values that are not this program's; the program's own "
-            f"{len(allowed[0])} levels rule. Leave {name} out, or trace a program on these levels."
-        )
-
-
-def _near(a: float, b: float) -> bool:
-    return abs(a - b) <= 1e-4 * max(1.0, abs(b))

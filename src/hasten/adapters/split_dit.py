@@ -17,18 +17,23 @@ class SplitDiT(nn.Module):
         super().__init__()
         self.dit = dit
 
+    @property
+    def module(self) -> nn.Module:
+        """The network that is split."""
+        return self.dit
+
     def through(
-        self, tokens: torch.Tensor, t: torch.Tensor, cond: Any, first: int, last: int
+        self, tokens: torch.Tensor, t: torch.Tensor, condition: Any, first: int, last: int
     ) -> torch.Tensor:
         """``tokens`` through the blocks ``first`` to ``last``, both included."""
         for block in self.dit.transformer_blocks[first : last + 1]:
-            tokens = block(tokens, timestep=t, class_labels=cond)
+            tokens = block(tokens, timestep=t, class_labels=condition)
         return tokens
 
-    def left(self, tokens: torch.Tensor, t: torch.Tensor, cond: Any) -> torch.Tensor:
+    def left(self, tokens: torch.Tensor, t: torch.Tensor, condition: Any) -> torch.Tensor:
         """The answer (n, c, h, w) that ``tokens`` hold."""
         dit, size = self.dit, self.dit.patch_size
-        embedding = dit.transformer_blocks[0].norm1.emb(t, cond, hidden_dtype=tokens.dtype)
+        embedding = dit.transformer_blocks[0].norm1.emb(t, condition, hidden_dtype=tokens.dtype)
         shift, scale = dit.proj_out_1(nn.functional.silu(embedding)).chunk(2, dim=1)
         tokens = dit.norm_out(tokens) * (1 + scale[:, None]) + shift[:, None]
         tokens = dit.proj_out_2(tokens)
@@ -53,13 +58,13 @@ class BlocksSplit(SplitDiT):
         self.first, self.last = first, end
 
     def forward(
-        self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, *kept: torch.Tensor
+        self, x: torch.Tensor, t: torch.Tensor, condition: Any = None, *kept: torch.Tensor
     ) -> Any:
         end = len(self.dit.transformer_blocks) - 1
-        before = self.through(self.dit.pos_embed(x), t, cond, 0, self.first - 1)
-        inner = () if kept else (self.through(before, t, cond, self.first, self.last),)
+        before = self.through(self.dit.pos_embed(x), t, condition, 0, self.first - 1)
+        inner = () if kept else (self.through(before, t, condition, self.first, self.last),)
         after = inner[0] if inner else before + kept[0]
-        answer = self.left(self.through(after, t, cond, self.last + 1, end), t, cond)
+        answer = self.left(self.through(after, t, condition, self.last + 1, end), t, condition)
         return answer if kept else (answer, after - before)
 
 
@@ -76,22 +81,22 @@ class AttentionSplit(SplitDiT):
         )
 
     def forward(
-        self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, *kept: torch.Tensor
+        self, x: torch.Tensor, t: torch.Tensor, condition: Any = None, *kept: torch.Tensor
     ) -> Any:
         tokens, seen = self.dit.pos_embed(x), []
         for number, block in enumerate(self.dit.transformer_blocks):
             attended = kept[number] if kept else None
-            tokens, attended = self._block(block, tokens, t, cond, attended)
+            tokens, attended = self._block(block, tokens, t, condition, attended)
             seen.append(attended)
-        answer = self.left(tokens, t, cond)
+        answer = self.left(tokens, t, condition)
         return answer if kept else (answer, *seen)
 
     def _block(
-        self, block: Any, tokens: torch.Tensor, t: torch.Tensor, cond: Any, attended: Any
+        self, block: Any, tokens: torch.Tensor, t: torch.Tensor, condition: Any, attended: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The block's own forward, in its order, with its attention given or computed."""
         dtype = tokens.dtype
-        normed, gate, shift, scale, gate_mlp = block.norm1(tokens, t, cond, hidden_dtype=dtype)
+        normed, gate, shift, scale, gate_mlp = block.norm1(tokens, t, condition, hidden_dtype=dtype)
         if attended is None:
             attended = block.attn1(normed)
         tokens = gate[:, None] * attended + tokens
@@ -110,20 +115,20 @@ class FirstBlockSplit(SplitDiT):
         self.threshold, self.end = threshold, count - 1
 
     def forward(
-        self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, *kept: torch.Tensor
+        self, x: torch.Tensor, t: torch.Tensor, condition: Any = None, *kept: torch.Tensor
     ) -> Any:
         start = self.dit.pos_embed(x)
-        before = self.through(start, t, cond, 0, 0)
+        before = self.through(start, t, condition, 0, 0)
         added = before - start
         if not kept:
-            rest = self.through(before, t, cond, 1, self.end) - before
-            return self.left(before + rest, t, cond), added, rest
+            rest = self.through(before, t, condition, 1, self.end) - before
+            return self.left(before + rest, t, condition), added, rest
         first, rest = (one.clone() for one in kept)
         moved = (added - first).abs().mean((1, 2)) / first.abs().mean((1, 2)).clamp_min(1e-12)
         rows = (moved >= self.threshold).nonzero().flatten()
         if len(rows):
-            labels = None if cond is None else cond[rows]
+            labels = None if condition is None else condition[rows]
             some = before[rows]
             rest[rows] = self.through(some, t[rows], labels, 1, self.end) - some
             first[rows] = added[rows]
-        return self.left(before + rest, t, cond), first, rest
+        return self.left(before + rest, t, condition), first, rest

@@ -35,7 +35,12 @@ class SplitUNet(nn.Module):
         self.unet = unet
         self._crossed = hasattr(unet, "get_time_embed")  # UNet2DConditionModel
 
-    def embedding(self, x: torch.Tensor, t: torch.Tensor, cond: Any) -> torch.Tensor:
+    @property
+    def module(self) -> nn.Module:
+        """The network that is split."""
+        return self.unet
+
+    def embedding(self, x: torch.Tensor, t: torch.Tensor, condition: Any) -> torch.Tensor:
         """The embedding of time, and of the label where the network has labels."""
         unet = self.unet
         if self._crossed:
@@ -44,10 +49,12 @@ class SplitUNet(nn.Module):
         times = t * torch.ones(x.shape[0], dtype=t.dtype, device=t.device)
         found = unet.time_embedding(unet.time_proj(times).to(dtype=unet.dtype))
         if unet.class_embedding is None:
-            require(cond is None, "this network has no labels, but a condition was given.")
+            require(condition is None, "this network has no labels, but a condition was given.")
             return found
-        require(cond is not None, "this network was trained with labels, but none were given.")
-        label = unet.time_proj(cond) if unet.config.class_embed_type == "timestep" else cond
+        require(condition is not None, "this network was trained with labels, but none were given.")
+        label = (
+            unet.time_proj(condition) if unet.config.class_embed_type == "timestep" else condition
+        )
         return found + unet.class_embedding(label).to(dtype=unet.dtype)
 
     def entered(self, x: torch.Tensor) -> torch.Tensor:
@@ -55,21 +62,21 @@ class SplitUNet(nn.Module):
         return self.unet.conv_in(2 * x - 1.0 if self.unet.config.center_input_sample else x)
 
     def encoded(
-        self, x: torch.Tensor, embedding: torch.Tensor, cond: Any, layers: list[Layer]
+        self, x: torch.Tensor, embedding: torch.Tensor, condition: Any, layers: list[Layer]
     ) -> list[torch.Tensor]:
         """The first ``1 + len(layers)`` skip connections, the outermost first."""
         skips = [self.entered(x)]
         for layer in layers:
-            skips.append(self._through(skips[-1], embedding, cond, layer))
+            skips.append(self._through(skips[-1], embedding, condition, layer))
         return skips
 
-    def middle(self, hidden: torch.Tensor, embedding: torch.Tensor, cond: Any) -> torch.Tensor:
+    def middle(self, hidden: torch.Tensor, embedding: torch.Tensor, condition: Any) -> torch.Tensor:
         """The block between encoder and decoder."""
         middle = self.unet.mid_block
         if middle is None:
             return hidden
         if getattr(middle, "has_cross_attention", False):
-            return middle(hidden, embedding, encoder_hidden_states=cond)
+            return middle(hidden, embedding, encoder_hidden_states=condition)
         return middle(hidden, embedding)
 
     def decoded(
@@ -77,7 +84,7 @@ class SplitUNet(nn.Module):
         hidden: torch.Tensor,
         skips: list[torch.Tensor],
         embedding: torch.Tensor,
-        cond: Any,
+        condition: Any,
         stop: int = 0,
     ) -> torch.Tensor:
         """``hidden`` through the decoder, from the layer of the last of ``skips`` to that of
@@ -86,7 +93,7 @@ class SplitUNet(nn.Module):
         for index in range(len(skips) - 1, stop - 1, -1):
             layer, after = layers[index]
             hidden = torch.cat([hidden, skips[index]], dim=1)
-            hidden = self._through(hidden, embedding, cond, layer)
+            hidden = self._through(hidden, embedding, condition, layer)
             for grow in after:
                 more = embedding if _is_residual(grow) else self._size(skips, index)
                 hidden = grow(hidden, more)
@@ -103,7 +110,7 @@ class SplitUNet(nn.Module):
         return hidden
 
     def _through(
-        self, hidden: torch.Tensor, embedding: torch.Tensor, cond: Any, layer: Layer
+        self, hidden: torch.Tensor, embedding: torch.Tensor, condition: Any, layer: Layer
     ) -> torch.Tensor:
         block, attention = layer
         if not _is_residual(block):
@@ -112,7 +119,7 @@ class SplitUNet(nn.Module):
         if attention is None:
             return hidden
         if self._crossed and hasattr(attention, "transformer_blocks"):
-            return attention(hidden, encoder_hidden_states=cond, return_dict=False)[0]
+            return attention(hidden, encoder_hidden_states=condition, return_dict=False)[0]
         return attention(hidden)
 
     def _size(self, skips: list[torch.Tensor], index: int) -> Any:
@@ -139,16 +146,16 @@ class DeepSplit(SplitUNet):
         self.branch = branch
 
     def forward(
-        self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, *kept: torch.Tensor
+        self, x: torch.Tensor, t: torch.Tensor, condition: Any = None, *kept: torch.Tensor
     ) -> Any:
-        embedding, layers = self.embedding(x, t, cond), encoder_layers(self.unet)
+        embedding, layers = self.embedding(x, t, condition), encoder_layers(self.unet)
         if kept:
-            skips, deep = self.encoded(x, embedding, cond, layers[: self.branch]), kept[0]
+            skips, deep = self.encoded(x, embedding, condition, layers[: self.branch]), kept[0]
         else:
-            skips = self.encoded(x, embedding, cond, layers)
-            deep = self.middle(skips[-1], embedding, cond)
-            deep = self.decoded(deep, skips, embedding, cond, stop=self.branch + 1)
-        hidden = self.decoded(deep, skips[: self.branch + 1], embedding, cond)
+            skips = self.encoded(x, embedding, condition, layers)
+            deep = self.middle(skips[-1], embedding, condition)
+            deep = self.decoded(deep, skips, embedding, condition, stop=self.branch + 1)
+        hidden = self.decoded(deep, skips[: self.branch + 1], embedding, condition)
         answer = self.left(hidden, t)
         return answer if kept else (answer, deep)
 
@@ -157,15 +164,15 @@ class EncoderSplit(SplitUNet):
     """Keeps every skip connection and what enters the decoder."""
 
     def forward(
-        self, x: torch.Tensor, t: torch.Tensor, cond: Any = None, *kept: torch.Tensor
+        self, x: torch.Tensor, t: torch.Tensor, condition: Any = None, *kept: torch.Tensor
     ) -> Any:
-        embedding = self.embedding(x, t, cond)
+        embedding = self.embedding(x, t, condition)
         if kept:
             features = list(kept)
         else:
-            skips = self.encoded(x, embedding, cond, encoder_layers(self.unet))
-            features = [self.middle(skips[-1], embedding, cond), *skips]
-        answer = self.left(self.decoded(features[0], features[1:], embedding, cond), t)
+            skips = self.encoded(x, embedding, condition, encoder_layers(self.unet))
+            features = [self.middle(skips[-1], embedding, condition), *skips]
+        answer = self.left(self.decoded(features[0], features[1:], embedding, condition), t)
         return answer if kept else (answer, *features)
 
 

@@ -17,7 +17,7 @@ import torch
 
 from hasten.core.call import FULL, Call
 from hasten.core.condition import Condition, Structure, as_condition
-from hasten.core.conditioning_cache import told
+from hasten.core.conditioning_cache import Rows, conditioning_cache
 from hasten.core.errors import UserError, require
 from hasten.core.model import Model
 from hasten.core.registry import Registry
@@ -145,7 +145,8 @@ class Static(Prepared):
     fast on fixed shapes. A batch that fills at least half of a compiled size is padded up to it, so
     the number of sizes stays below log2 of the largest.
 
-    ``ahead``: what depends on time and label alone is computed before the runtime is called.
+    ``ahead``: what depends on time and label alone is computed before the runtime is called, in
+    float32; ``time_in_graph`` says why it is not for this network ("" where it is).
     ``network``: what is compiled, ``(x, t, condition, *kept)``.
     ``threads``: as many as torch had when it was made, for the runtime.
     """
@@ -155,11 +156,14 @@ class Static(Prepared):
 
     def __init__(self, model: Model) -> None:
         self.threads = torch.get_num_threads()
-        found = told(model.net) if self.ahead else None
-        self._shifts = None
-        if found is not None:
-            net, self._shifts = found
-            model = dataclasses.replace(model, net=net)
+        self._rows: Rows | None = None
+        self._takes_condition, self.time_in_graph = True, ""
+        if self.ahead:
+            try:
+                net, self._rows, self._takes_condition = conditioning_cache(model.net)
+                model = dataclasses.replace(model, net=net)
+            except UserError as error:
+                self.time_in_graph = str(error)
         self.model, self.network = model, model.net
         self._compiled: dict[tuple[Any, ...], dict[int, Runner]] = {}
 
@@ -175,8 +179,9 @@ class Static(Prepared):
         *kept: torch.Tensor,
     ) -> Any:
         n, condition = len(x), as_condition(condition, len(x))
-        if self._shifts is not None:
-            t, condition = self._shifts(t, condition.labels), Condition.none(n)
+        if self._rows is not None:
+            t = self._rows(t, condition.labels)
+            condition = condition if self._takes_condition else Condition.none(n)
         # Which graph it is follows from what the condition is made of, not from its size.
         structure, tensors = condition.flat(x, t)
         sizes = self._compiled.setdefault((structure.key, len(kept)), {})

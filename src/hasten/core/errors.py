@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
+import numbers
+import reprlib
 from collections.abc import Iterable
 
 
@@ -42,21 +44,29 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_whole(name: str, value: object, low: int, high: int) -> None:
-    """Raise unless ``value`` is a whole number with ``low <= value <= high``."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
+    """Raise unless ``value`` is a whole number with ``low <= value <= high``; NumPy's will do."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     require(
         whole and low <= value <= high,  # type: ignore[operator]
-        f"{name} is {value!r}; it takes a whole number from {low} to {high}.",
+        f"{name} is {_shown(value)}; it takes a whole number from {low} to {high}.",
     )
 
 
 def require_number(name: str, value: object, low: float, high: float) -> None:
-    """Raise unless ``value`` is a finite number with ``low <= value <= high``."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Raise unless ``value`` is a finite number with ``low <= value <= high``; NumPy's will do."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     require(
         number and math.isfinite(value) and low <= value <= high,  # type: ignore[arg-type, operator]
-        f"{name} is {value!r}; it takes a number from {low:g} to {high:g}.",
+        f"{name} is {_shown(value)}; it takes a number from {low:g} to {high:g}.",
     )
+
+
+def _shown(value: object) -> str:
+    """``value`` within a line: a number or a text itself, anything else by its type."""
+    if isinstance(value, str):
+        return reprlib.repr(value)
+    plain = value is None or isinstance(value, numbers.Number)
+    return str(value) if plain else f"a {type(value).__name__}"
 
 
 def require_choice(name: str, value: object, allowed: Iterable[str]) -> None:

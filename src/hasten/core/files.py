@@ -22,13 +22,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: str | Path, text: str) -> None:
     """:func:`write_bytes` of ``text`` in UTF-8."""
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: str | Path, content: bytes) -> None:
     """Write ``path`` so that a reader sees the old file or the new one, never a half."""
+    path = Path(path)
     with _named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -42,15 +43,16 @@ def write_bytes(path: Path, content: bytes) -> None:
             beside.unlink(missing_ok=True)
 
 
-def read_lines(what: str, path: Path) -> list[str]:
+def read_lines(what: str, path: str | Path) -> list[str]:
     """The lines of a text file that are not empty; ``what`` names it in an error."""
+    path = Path(path)
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{what}: {path} cannot be read ({error}); give a text file.") from error
     lines = [line for line in lines if line]
     if not lines:
-        raise UserError(f"{what}: {path} holds no line; write one a line.")
+        raise UserError(f"{what}: {path} holds no line; write one per line.")
     return lines
 
 

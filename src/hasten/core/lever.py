@@ -71,6 +71,7 @@ class Lever(ABC):
             levers on the rest of a pipeline).
         stage: when it is applied.
         traits: what it does to a plan; exclusions follow from them.
+        engines: those that can run it, () for all.
         exports: whether a network that it was applied to can be exported.
         decides: it decides solver, grid, steps and clip of a plan that gives none of them.
     """
@@ -79,6 +80,7 @@ class Lever(ABC):
     target: ClassVar[str] = "network"
     stage: ClassVar[Stage] = Stage.STRUCTURE
     traits: ClassVar[frozenset[Trait]] = frozenset()
+    engines: ClassVar[tuple[str, ...]] = ()
     exports: ClassVar[bool] = True
     decides: ClassVar[bool] = False
 
@@ -131,8 +133,10 @@ class Lever(ABC):
         """
         return {}
 
-    def candidates(self, model: Model) -> Sequence[Lever]:
-        """Configurations of this lever that the tuner may try on ``model`` unasked."""
+    @classmethod
+    def candidates(cls, model: Model) -> Sequence[Lever]:
+        """Configurations of this lever that the tuner may try on ``model`` unasked, on the fastest
+        plan that passes; none where it has to be calibrated or learned first."""
         return ()
 
 

@@ -10,7 +10,9 @@ import torch
 
 from hasten.core.codec import Codec, Identity, Shape
 from hasten.core.condition import Condition
-from hasten.core.errors import require, require_whole
+from hasten.core.errors import require
+from hasten.core.family import Family, family_of
+from hasten.core.labels import class_labels
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.prediction import Prediction
 
@@ -53,6 +55,16 @@ class Model:
     imitates: bool = False
     prompts: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        network = type(getattr(self.net, "module", self.net)).__name__
+        millions = sum(value.numel() for value in self.net.parameters()) / 1e6
+        labels = "no labels" if self.labels is None else f"{self.labels} labels"
+        return (
+            f"<Model {self.name!r}: {network}, {millions:.3g}M parameters, pictures "
+            f"{self.picture_shape}, {labels}, predicts {self.prediction.part_name} on "
+            f"{self.schedule.part_name}, on {self.device.type}>"
+        )
+
     @property
     def device(self) -> torch.device:
         return next(self.net.parameters(), torch.empty(0)).device
@@ -60,6 +72,11 @@ class Model:
     @property
     def dtype(self) -> torch.dtype:
         return next(self.net.parameters(), torch.empty(0)).dtype
+
+    @property
+    def family(self) -> Family:
+        """What others may ask of the network without knowing its class: the network carries it."""
+        return family_of(self.net)
 
     @property
     def plan(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from hasten.core.errors import require, require_choice, require_number, require_whole
+from hasten.core.errors import require, require_number
 from hasten.core.level import Array, Level
 from hasten.core.registry import Registry
 
@@ -109,7 +109,7 @@ class VPCosine(NoiseSchedule):
     """Variance preserving with the cosine curve (Nichol & Dhariwal 2102.09672, eq. 17).
 
     Positions are fractions in [0, 1]; the network is told ``1000 * position``. At 1 there is no
-    signal left (alpha = 0), which an epsilon network cannot answer, so the schedule ends at ``end``.
+    signal left (alpha = 0), which an epsilon network cannot answer, so it ends at ``end``.
     """
 
     offset: float = 0.008
@@ -285,15 +285,19 @@ class Discrete(NoiseSchedule):
     @staticmethod
     def from_betas(betas: Sequence[float] | Array, zero_terminal_snr: bool = False) -> Discrete:
         """From the betas of DDPM; ``zero_terminal_snr`` rescales them (Lin et al. 2305.08891)."""
-        table = np.cumprod(1.0 - np.asarray(betas, np.float64))
-        if zero_terminal_snr:
-            root = np.sqrt(table)
-            table = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+        table: Array = np.cumprod(1.0 - np.asarray(betas), dtype=np.float64)
+        table = zero_terminal(table) if zero_terminal_snr else table
         return Discrete(alphas_cumprod=tuple(table.tolist()))
 
 
+def zero_terminal(alphas_cumprod: Array) -> Array:
+    """``alphas_cumprod`` rescaled to end without signal (Lin et al. 2305.08891, algorithm 1)."""
+    root = np.sqrt(alphas_cumprod)
+    return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+
+
 def betas(schedule: str, count: int, start: float, end: float) -> Array:
-    """The named beta schedules of ``scheduler_config.json``, in float64."""
+    """The beta schedules ``linear``, ``scaled_linear`` and ``squaredcos_cap_v2``, in float64."""
     if schedule == "linear":
         return np.linspace(start, end, count)
     if schedule == "scaled_linear":
@@ -308,8 +312,8 @@ def ddpm_schedule(levels: int = 1000) -> Discrete:
 
 
 def schedule(given: str | dict[str, Any] | NoiseSchedule) -> NoiseSchedule:
-    """A NoiseSchedule from a name (``"vp-linear"``, ``"flow(shift=3.0)"``, ``"ddpm"``), a dict as
-    :meth:`NoiseSchedule.config` gives it, or the dict of a diffusers ``scheduler_config.json``.
+    """A NoiseSchedule from a name (``"vp-linear"``, ``"flow(shift=3.0)"``, ``"ddpm"``), or a dict
+    as :meth:`NoiseSchedule.config` gives it.
 
     Raises:
         UserError: unknown name, option or schedule.
@@ -319,31 +323,10 @@ def schedule(given: str | dict[str, Any] | NoiseSchedule) -> NoiseSchedule:
     if isinstance(given, str):
         return ddpm_schedule() if given.strip() == "ddpm" else schedules.parse(given)
     require(isinstance(given, dict), f"schedule is {given!r}; give a name or a dict.")
-    if "name" in given:
-        options = {key: value for key, value in given.items() if key != "name"}
-        return (
-            ddpm_schedule(**options)
-            if given["name"] == "ddpm"
-            else schedules.make(given["name"], options)
-        )
-    return _from_scheduler(given)
-
-
-def _from_scheduler(config: dict[str, Any]) -> NoiseSchedule:
-    kind = str(config.get("_class_name", ""))
-    if "FlowMatch" in kind or config.get("prediction_type") == "flow_prediction":
-        shift = config.get("shift", config.get("flow_shift", 1.0))
-        return Flow(shift=float(shift or 1.0))
-    if kind.startswith("EDM"):
-        low, high = config.get("sigma_min", 0.002), config.get("sigma_max", 80.0)
-        return EDM(sigma_min=float(low), sigma_max=float(high))
-    if config.get("trained_betas") is not None:
-        return Discrete.from_betas(config["trained_betas"])
-    schedule = config.get("beta_schedule", "linear")
-    names = ["linear", "scaled_linear", "squaredcos_cap_v2"]
-    require_choice("scheduler_config.json beta_schedule", schedule, names)
-    count = config.get("num_train_timesteps", 1000)
-    require_whole("scheduler_config.json num_train_timesteps", count, 2, 100_000)
-    start, end = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
-    zero = bool(config.get("rescale_betas_zero_snr", False))
-    return Discrete.from_betas(betas(schedule, count, start, end), zero_terminal_snr=zero)
+    require("name" in given, "schedule is a dict without 'name'; put the name of a schedule in.")
+    options = {key: value for key, value in given.items() if key != "name"}
+    return (
+        ddpm_schedule(**options)
+        if given["name"] == "ddpm"
+        else schedules.make(given["name"], options)
+    )

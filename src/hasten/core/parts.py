@@ -101,6 +101,11 @@ class Parts:
         )
 
     @property
+    def unclipped(self) -> Solver:
+        """The solver without the clipping of x0."""
+        return self.solver.solver if isinstance(self.solver, Clipped) else self.solver
+
+    @property
     def stochastic(self) -> bool:
         """Whether noise is drawn on the way."""
         return self.solver.draws_noise()

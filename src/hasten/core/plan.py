@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path as File
 from typing import Annotated, Any, Literal
 
@@ -16,7 +17,7 @@ import yaml
 from hasten.core.errors import UserError
 from hasten.core.files import write_text
 from hasten.core.level import Level
-from hasten.core.lever import Lever, check_traits, levers
+from hasten.core.lever import Lever, Trait, check_traits, levers
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.parts import DECIDED, DEFAULTS, REGISTRIES, Parts, decided_by, parsed_levers
 from hasten.core.plan_upgrade import VERSION, upgraded
@@ -145,6 +146,10 @@ class Plan(Settings):
         old fields is kept."""
         return type(self)(**{**self.model_dump(), **(update or {})})
 
+    def has(self, trait: Trait) -> bool:
+        """Whether a lever of the plan has ``trait``."""
+        return any(trait in lever.traits for lever in parsed_levers(self.levers))
+
     def with_lever(self, lever: Lever | str) -> Plan:
         """The plan with one more lever."""
         text = lever if isinstance(lever, str) else levers.text(lever)
@@ -207,20 +212,34 @@ class Plan(Settings):
             raise UserError(f"plan file {given!r} holds no fields; see `hasten tune`.")
         return Plan.of(body)
 
-    def write(self, file: File | str) -> None:
+    def write(self, file: str | File) -> None:
         """Write the plan as JSON."""
         body = {"version": VERSION, **self.model_dump()}
         write_text(File(file), json.dumps(body, indent=1) + "\n")
 
 
-def as_plan(given: Plan | str | File | dict[str, Any] | None) -> Plan:
-    """A Plan from one, from the text ``key=value,...``, from a file, from a dict of fields; the
-    default plan from None."""
+PlanLike = Plan | str | File | Mapping[str, Any]
+
+
+def as_plan(given: PlanLike | None, default: Mapping[str, Any] | None = None) -> Plan:
+    """A Plan from a Plan, a file, the text ``key=value,...``, or a mapping of fields; from the
+    fields ``default`` where None is given.
+
+    Raises:
+        UserError: it is none of these, or a field is wrong.
+    """
     if isinstance(given, Plan):
         return given
-    if given is None or isinstance(given, dict):
-        return Plan.of(given or {})
-    return Plan.read(given)
+    if given is None:
+        given = default or {}
+    if isinstance(given, (str, File)):
+        return Plan.read(given)
+    if not isinstance(given, Mapping):
+        raise UserError(
+            f"plan is a {type(given).__name__}; give a hasten.Plan, the text 'key=value,...', a "
+            "file, or a dict of fields."
+        )
+    return Plan.of(dict(given))
 
 
 def _listed(given: Any) -> list[Any]:

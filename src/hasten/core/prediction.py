@@ -107,7 +107,5 @@ class Preconditioned(Prediction):
 
 
 def prediction(given: str | Prediction) -> Prediction:
-    """A Prediction from its name: ``epsilon``, ``v``, ``x0``, ``flow``, ``edm(sigma_data=0.5)``, or
-    diffusers' ``sample``, ``v_prediction``, ``flow_prediction``."""
-    theirs = {"sample": "x0", "v_prediction": "v", "flow_prediction": "flow"}
-    return predictions.parse(theirs.get(given, given) if isinstance(given, str) else given)
+    """A Prediction from its name: ``epsilon``, ``v``, ``x0``, ``flow``, ``edm(sigma_data=0.5)``."""
+    return predictions.parse(given)

@@ -6,6 +6,37 @@ import dataclasses
 import json
 from typing import Any
 
+from hasten.core.plan import Plan
+
+Conditions = dict[str, str | int | None]
+"""Device, dtype computed in, threads and versions."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Milliseconds of ``n`` repeated runs; ``first`` is the first of all, where compiling happens.
+    ``low`` and ``high`` bound the median with 95% confidence."""
+
+    first: float
+    median: float
+    p90: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Throughput:
+    """Samples a second in batches of ``batch``, from ``n`` runs; ``low`` and ``high`` are its 95%
+    interval, ``first_s`` the seconds of the first run."""
+
+    pictures_per_s: float
+    low: float
+    high: float
+    batch: int
+    n: int
+    first_s: float
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Timing:
@@ -18,16 +49,15 @@ class Timing:
     low: float
     high: float
 
-    def milliseconds(self) -> dict[str, float]:
-        """As a Report shows it; ``low`` and ``high`` bound the median with 95% confidence."""
+    def milliseconds(self) -> Latency:
+        """The same in milliseconds, rounded to 0.1 microseconds."""
         names = ("first", "median", "p90", "low", "high")
-        out: dict[str, float] = {name: round(getattr(self, name) * 1e3, 4) for name in names}
-        return {**out, "n": self.n}
+        return Latency(**{name: round(getattr(self, name) * 1e3, 4) for name in names}, n=self.n)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OdeError:
-    """Distance of pictures in [0, 1] from the model's own converged solution from the same noise.
+    """Distance of samples in [0, 1] from the model's own converged solution from the same noise.
 
     ``rmse`` is the mean over pictures, ``low`` and ``high`` its 95% interval; ``features`` the same
     distance in features, relative to the spread of the reference, None without a feature network.
@@ -56,28 +86,28 @@ class Report:
     """One plan on one model and device.
 
     Attributes:
-        macs: multiply-accumulates of one picture, None where they depend on the data.
-        evaluations: network calls a picture; rounds: sequential batches of calls; means over a few
-            pictures where they depend on the data.
-        latency_ms: one picture at a time; throughput: pictures a second in batches.
+        macs: multiply-accumulates of one sample, None where they depend on the data.
+        evaluations: network evaluations a sample; rounds: sequential batches of them; means over a
+            few samples where they depend on the data.
+        latency_ms: one sample at a time; throughput: samples a second in batches.
         ode_error: None for a plan that draws noise on the way.
         peak_mb: the most memory the process (CPU) or the device held while sampling.
         conditions: device, dtype in use, threads, versions.
-        fd, kd, precision, recall: the pictures against real ones; None where there are none.
+        fd, kd, precision, recall: the samples against real pictures; None without those.
         features: in which features, such as "random convolutions, seed 0".
     """
 
-    plan: dict[str, Any]
+    plan: Plan
     key: str
     model: str
     evaluations: float
     rounds: float
-    latency_ms: dict[str, float]
-    throughput: dict[str, float]
+    latency_ms: Latency
+    throughput: Throughput
     ode_error: OdeError | None
     peak_mb: float
     weights_mb: float
-    conditions: dict[str, Any]
+    conditions: Conditions
     fd: Estimate | None = None
     kd: Estimate | None = None
     precision: Estimate | None = None
@@ -87,7 +117,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as ``--json`` prints it."""
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "plan": self.plan.model_dump()}
 
     def to_json(self) -> str:
         """One JSON object."""

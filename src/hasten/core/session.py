@@ -91,6 +91,17 @@ class Session:
         )
         return other
 
+    @property
+    def states(self) -> Mapping[str, State]:
+        """What the run keeps of the main condition, by branch."""
+        return self._states.get(MAIN, {})
+
+    def resumed(self, states: Mapping[str, State]) -> Session:
+        """The same run with other ``states``, which another run kept."""
+        other = copy.copy(self)
+        other._states = {**self._states, MAIN: states}
+        return other
+
     def answered_by(self, denoiser: Denoiser) -> Session:
         """The same run from here on, its evaluations answered by another denoiser."""
         other = copy.copy(self)

@@ -1,11 +1,12 @@
-"""Real pictures through `datasets`: parquet files, a folder of pictures, or a hub name."""
+"""Real pictures through `datasets`: a parquet file, a folder of pictures, or a hub name."""
 
 from __future__ import annotations
 
 import glob
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from PIL import Image, ImageOps
 
 from hasten.core.codec import Shape
 from hasten.core.errors import UserError, nearest, require
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 IN_MEMORY_BYTES = 4 << 30
 MAX_PIXELS = 89_478_485  # where Pillow begins to warn of decompression bombs
@@ -31,11 +35,13 @@ class Pictures:
         image, label: the columns; ``label=None`` for pictures without labels.
     """
 
-    def __init__(self, rows: Any, shape: Shape, image: str = "image", label: str | None = None):
+    def __init__(
+        self, rows: Dataset, shape: Shape, image: str = "image", label: str | None = None
+    ) -> None:
         datasets = _datasets()
         for name in filter(None, (image, label)):
-            have = nearest(name, rows.column_names)
-            require(name in rows.column_names, f"data has no column {name!r}. {have}")
+            columns = nearest(name, rows.column_names)
+            require(name in rows.column_names, f"data has no column {name!r}. {columns}")
         require(len(rows) > 0, "data holds no picture; name a file or folder that does.")
         require(shape[0] in (1, 3), f"shape {shape} has {shape[0]} channels; pictures have 1 or 3.")
         self.shape = shape
@@ -59,14 +65,14 @@ class Pictures:
     def _decode(self, index: np.ndarray) -> torch.Tensor:
         out = torch.empty((len(index), *self.shape), dtype=torch.uint8)
 
-        def one(place: int) -> None:
-            out[place] = self._one(int(index[place]))
+        def decode_row(place: int) -> None:
+            out[place] = self._picture(int(index[place]))
 
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(one, range(len(index))))
+            list(pool.map(decode_row, range(len(index))))
         return out
 
-    def _one(self, row: int) -> torch.Tensor:
+    def _picture(self, row: int) -> torch.Tensor:
         coded = self._rows[row][self._image]
         name = f"row {row}" if not coded or not coded.get("path") else str(coded["path"])
         try:
@@ -101,24 +107,28 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray((grey / scale).round().clip(0, 255).astype(np.uint8))
 
 
-def load_rows(source: str, split: str = "train") -> Any:
+def load_rows(source: str | Path, split: str = "train") -> Dataset:
     """The `datasets` rows of a parquet file, a folder of pictures, or a data set's hub name.
 
-    A folder may hold a folder a class (its rows then have a ``label``), or a folder a split, of
-    which ``split`` is read. Hidden files and files that are no pictures are passed over.
+    A folder may hold one folder per class (its rows then have a ``label``), or one folder per
+    split, of which ``split`` is read. Hidden files and files that are not pictures are ignored.
 
     Raises:
         UserError: the source is none of the three, or cannot be read.
     """
     datasets = _datasets()
     datasets.disable_progress_bars()
-    path = Path(source)
+    source, path = str(source), Path(source)
     try:
         if path.is_file():
-            require(path.suffix == ".parquet", f"data {source!r} is no parquet file nor folder.")
+            require(path.suffix == ".parquet", f"data {source!r} is no parquet file; {KINDS}")
             files = glob.escape(str(path))
-            return datasets.load_dataset("parquet", data_files=files, split="train")
-        return _folder(path, split) if path.is_dir() else datasets.load_dataset(source, split=split)
+            rows = datasets.load_dataset("parquet", data_files=files, split="train")
+        elif path.is_dir():
+            return _folder(path, split)
+        else:
+            rows = datasets.load_dataset(source, split=split)
+        return cast("Dataset", rows)
     except UserError:
         raise
     except Exception as error:
@@ -127,11 +137,10 @@ def load_rows(source: str, split: str = "train") -> Any:
         )
 
 
-def picture_column(rows: Any) -> str:
+def picture_column(rows: Dataset) -> str:
     """The column that holds the pictures: ``image``, ``img``, or the only one that can."""
     datasets, names = _datasets(), rows.column_names
-    kinds = {name: rows.features[name] for name in names}
-    able = [name for name, kind in kinds.items() if isinstance(kind, datasets.Image)]
+    able = [name for name in names if isinstance(rows.features[name], datasets.Image)]
     usual = [name for name in ("image", "img") if name in names]
     require(
         bool(usual) or len(able) == 1,
@@ -141,12 +150,12 @@ def picture_column(rows: Any) -> str:
 
 
 def evenly_spread(n: int, most: int) -> np.ndarray:
-    """At most ``most`` of the places 0 to n - 1, evenly spread, in order."""
+    """At most ``most`` of the indices 0 to n - 1, evenly spread, in order."""
     count = min(n, most)
     return np.arange(count, dtype=np.int64) * n // max(count, 1)
 
 
-def _folder(folder: Path, split: str) -> Any:
+def _folder(folder: Path, split: str) -> Dataset:
     datasets = _datasets()
     inner = {path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."}
     if inner and inner <= SPLITS:
@@ -171,7 +180,7 @@ def _is_picture(path: Path, folder: Path) -> bool:
     return not hidden and path.suffix.lower() in SUFFIXES and path.is_file()
 
 
-def _datasets() -> Any:
+def _datasets() -> ModuleType:
     try:
         import datasets
     except ImportError as error:

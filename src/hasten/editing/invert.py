@@ -10,7 +10,7 @@ import torch
 from hasten.core.condition import Condition
 from hasten.core.errors import NonFiniteError, UserError, require, require_number, require_whole
 from hasten.core.model import Model
-from hasten.core.plan import Plan
+from hasten.core.plan import PlanLike
 from hasten.core.program import Program
 from hasten.editing.backwards import Backwards, steps_of
 from hasten.sampling import Sampler, build
@@ -35,7 +35,7 @@ class Inversion:
 
 def invert(
     model: Model,
-    plan: Plan,
+    plan: PlanLike,
     pictures: torch.Tensor,
     *,
     condition: Any = None,
@@ -83,8 +83,8 @@ def invert(
         raise UserError(
             f"{len(missed)} of {len(residual)} pictures were not inverted to tolerance "
             f"{tolerance:g} in {sweeps} sweeps (picture {worst} came to {residual[worst]:.2g}); "
-            f"use more steps than {plan.steps}, a first-order solver such as ddim, or a larger "
-            "tolerance."
+            f"use more steps than {sampler.plan.steps}, a first-order solver such as ddim, or a "
+            "larger tolerance."
         )
     return Inversion(noise=torch.cat(found), residual=residual, evaluations=evaluations)
 

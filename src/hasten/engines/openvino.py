@@ -29,7 +29,9 @@ class OpenVinoNet(Static):
 
     def __init__(self, model: Model, dtype: str, core: Any, version: str) -> None:
         super().__init__(model)
-        self.precision, self._core = dtype, core
+        self.dtype, self.precision, self._core = dtype, dtype, core
+        if dtype != "float32" and self.time_in_graph:
+            self.precision = f"{dtype}, times as well: {self.time_in_graph}"
         self.versions = {"openvino": version.split("-")[0]}
         if dtype == "float32" and getattr(self.model.net, "integers", ()):
             self.model = dataclasses.replace(self.model, net=by_channel(self.model.net))
@@ -40,7 +42,7 @@ class OpenVinoNet(Static):
     def compile(self, flat: Flat, inputs: list[torch.Tensor]) -> Runner:
         file = onnx_file(self.model, flat, inputs)
         options = {
-            "INFERENCE_PRECISION_HINT": HINTS[self.precision],
+            "INFERENCE_PRECISION_HINT": HINTS[self.dtype],
             "INFERENCE_NUM_THREADS": self.threads,
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
@@ -50,7 +52,7 @@ class OpenVinoNet(Static):
         except RuntimeError as error:
             what = str(error).strip().splitlines()[-1][:160]
             raise UserError(
-                f"engine 'openvino' cannot compile {self.model.name!r} in {self.precision} "
+                f"engine 'openvino' cannot compile {self.model.name!r} in {self.dtype} "
                 f"({what}); set engine=eager."
             ) from error
         self._check(compiled)
@@ -69,12 +71,12 @@ class OpenVinoNet(Static):
     def _check(self, compiled: Any) -> None:
         """Raise unless the graph's heavy operators run in the precision asked for."""
         found = _precisions(compiled)
-        wanted = HINTS[self.precision]
+        wanted = HINTS[self.dtype]
         got = found.most_common(1)[0][0] if found else wanted
         # A network in few bits names the integers that its layers may run in.
         if got not in (wanted, *getattr(self.model.net, "integers", ())):
             raise UserError(
-                f"dtype is {self.precision!r}, but OpenVINO computes in {got} on this CPU; set "
+                f"dtype is {self.dtype!r}, but OpenVINO computes in {got} on this CPU; set "
                 "dtype=float32, or engine=eager."
             )
 

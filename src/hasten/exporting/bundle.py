@@ -18,7 +18,7 @@ from typing import Any
 from hasten.core.artifact import digest
 from hasten.core.ask import Denoise
 from hasten.core.codec import codecs
-from hasten.core.conditioning_cache import Known, at_times
+from hasten.core.conditioning_cache import AtTimes, at_times
 from hasten.core.errors import UserError, require
 from hasten.core.lever import Trait
 from hasten.core.lower import lower
@@ -153,7 +153,7 @@ def _at_its_times(bundle: Bundle) -> Bundle:
     rows = [row for one in bundle.samplers for row in table(one)["rows"]]
     times = sorted({float(row["t"]) for row in rows if row["op"] == "network"})
     net = at_times(bundle.model.net, times, always=True)
-    if not isinstance(net, Known):
+    if not isinstance(net, AtTimes):
         return dataclasses.replace(bundle, dtype="float32")
     return dataclasses.replace(bundle, model=dataclasses.replace(bundle.model, net=net.eval()))
 

@@ -8,11 +8,10 @@ from pathlib import Path
 from hasten.core.artifact import digest
 from hasten.core.files import new_folder
 from hasten.core.model import Model
-from hasten.core.plan import as_plan
+from hasten.core.plan import PlanLike, as_plan
 from hasten.exporting.bundle import bundle
 from hasten.exporting.parity import Parity, parity
 from hasten.exporting.target import targets
-from hasten.sampling import PlanLike
 
 
 def export(model: Model, plan: PlanLike | None, to: str, out: str | Path) -> Parity:
@@ -20,7 +19,7 @@ def export(model: Model, plan: PlanLike | None, to: str, out: str | Path) -> Par
     it was found to make the same pictures, or not at all.
 
     Args:
-        plan: None for the model's own.
+        plan: a Plan, a file, ``"key=value,..."`` or a dict; None for the model's own.
         to: ``onnx``, ``openvino``, ``executorch``, ``web`` or ``folder``.
 
     Raises:
@@ -29,7 +28,7 @@ def export(model: Model, plan: PlanLike | None, to: str, out: str | Path) -> Par
     """
     target = targets.parse(to)
     target.check(model)
-    plan = as_plan(model.plan if plan is None else plan)
+    plan = as_plan(plan, model.plan)
     held = bundle(model, plan, others=target.others, dtypes=target.dtypes)
     out = Path(out)
     with new_folder(out, {"target": target.part_name, "weights": digest(held.model)}) as folder:

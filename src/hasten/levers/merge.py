@@ -10,7 +10,7 @@ import functools
 import math
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -42,7 +42,8 @@ class Merge(Lever):
     def transform(self, model: Model, resolved: Resolved) -> Model:
         return dataclasses.replace(model, net=merged(model, self.share))
 
-    def candidates(self, model: Model) -> list[Lever]:
+    @classmethod
+    def candidates(cls, model: Model) -> list[Lever]:
         return [Merge()]
 
 
@@ -58,7 +59,7 @@ def merged(model: Model, share: float) -> torch.nn.Module:
         tensors = [*model.net.parameters(), *model.net.buffers()]
         net = copy.deepcopy(model.net, {id(one): one for one in tensors})
         for part in _widest(net, model):
-            part.set_processor(Merging(part.processor, share))
+            model.family.fold_tokens_(part, functools.partial(matching, share=share))
         kept[share] = net
     return kept[share]
 
@@ -66,25 +67,6 @@ def merged(model: Model, share: float) -> torch.nn.Module:
 _KEPT: weakref.WeakKeyDictionary[torch.nn.Module, dict[float, torch.nn.Module]] = (
     weakref.WeakKeyDictionary()
 )
-
-
-class Merging:
-    """An attention processor of diffusers around another one."""
-
-    def __init__(self, inner: Any, share: float) -> None:
-        self.inner, self.share = inner, share
-
-    def __call__(
-        self,
-        attn: Any,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        temb: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        fold, unfold = matching(hidden_states, self.share)
-        answer = self.inner(attn, fold(hidden_states), encoder_hidden_states, attention_mask, temb)
-        return unfold(answer)
 
 
 def matching(x: torch.Tensor, share: float) -> tuple[Fold, Fold]:
@@ -137,33 +119,20 @@ def _places(tokens: int) -> tuple[list[int], list[int], list[int]]:
     return into, others, [place[k] for k in range(tokens)]
 
 
-def _widest(net: torch.nn.Module, model: Model) -> list[Any]:
+def _widest(net: torch.nn.Module, model: Model) -> list[torch.nn.Module]:
     """The self-attentions of transformer blocks that see the most tokens."""
-    seen: dict[Any, int] = {}
-
-    def keep(part: Any, given: tuple[Any, ...], options: dict[str, Any]) -> None:
-        x = given[0] if given else options["hidden_states"]
-        rest = [*given[1:], *(value for key, value in options.items() if key != "hidden_states")]
-        if x.ndim == 3 and not part.residual_connection and not any(o is not None for o in rest):
-            seen[part] = x.shape[1]
-
-    hooks = [
-        part.register_forward_pre_hook(keep, with_kwargs=True)
-        for part in net.modules()
-        if hasattr(part, "set_processor") and hasattr(part, "residual_connection")
-    ]
-    condition = model.condition(1)
+    condition = model.condition(1).to(model.device)
     like = {"device": model.device, "dtype": model.dtype}
-    try:
-        with torch.no_grad():
-            net(
-                torch.zeros(1, *model.shape, **like),
-                torch.ones(1, device=model.device),
-                condition.to(model.device),
-            )
-    finally:
-        for hook in hooks:
-            hook.remove()
+
+    @torch.no_grad()
+    def run() -> None:
+        net(
+            torch.zeros(1, *model.shape, **like),
+            torch.ones(1, device=model.device),
+            condition,
+        )
+
+    seen = model.family.tokens(net, run)
     require(
         bool(seen),
         f"lever 'merge' merges the tokens of transformer blocks, and model {model.name!r} has none "

@@ -23,8 +23,9 @@ from torch import nn
 from hasten.core.artifact import located, require_weights
 from hasten.core.condition import Condition
 from hasten.core.conditioning_cache import Columns, Row, at_times, nearest
-from hasten.core.engine import Prepared
+from hasten.core.engine import Engine, Prepared
 from hasten.core.errors import UserError, require
+from hasten.core.family import family_of
 from hasten.core.files import write_bytes
 from hasten.core.lever import Lever, Stage, Trait, levers
 from hasten.core.model import Model
@@ -37,8 +38,6 @@ FORMAT = "hasten-quantization-2"
 RANGE, WHOLE = "range.", "whole."  # how the keys of tensors begin
 FIELD = "lever 'quantize', option file"
 NEAR = 0.5  # how far a time may be from one that was calibrated, in the network's unit
-KEPT = ("conv_in", "conv_out", "time_emb", "time_embedding", "class_embedding", "pos_embed")
-KEPT += ("time_emb_proj", "norm1", "proj_out_1", "proj_out_2", "emb")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -276,6 +275,12 @@ class Calibrated(Prepared):
         return self._net(x, t, condition, *kept)
 
 
+def prepared(quantization: Quantization, model: Model, engine: Engine, dtype: str) -> Calibrated:
+    """``model``'s network in integers, prepared by ``engine``."""
+    whole = dataclasses.replace(model, net=quantization.alone(model.net))
+    return Calibrated(quantization, engine.prepare(whole, dtype), whole.net)
+
+
 def layers(net: nn.Module) -> list[tuple[str, nn.Module]]:
     """The layers that can be quantized: convolutions and linear ones, without the first and last,
     the embeddings of time and label, and what normalises."""
@@ -284,7 +289,8 @@ def layers(net: nn.Module) -> list[tuple[str, nn.Module]]:
         for name, part in net.named_modules()
         if isinstance(part, nn.Conv2d | nn.Linear)
     ]
-    return [(name, part) for name, part in found if not set(name.split(".")) & set(KEPT)]
+    kept = set(family_of(net).kept)
+    return [(name, part) for name, part in found if not set(name.split(".")) & kept]
 
 
 def replace_(net: nn.Module, name: str, layer: nn.Module) -> None:

@@ -37,6 +37,7 @@ class TorchAO(Lever):
 
     stage = Stage.NUMBERS
     traits = frozenset({Trait.WHOLE, Trait.INTEGERS, Trait.BITS})
+    engines = ENGINES
     exports = False
 
     def __post_init__(self) -> None:
@@ -80,7 +81,8 @@ class TorchAO(Lever):
         net.weights_mb = round(sum(map(_bytes, tensors)) / 1e6, 3)
         return net
 
-    def candidates(self, model: Model) -> list[Lever]:
+    @classmethod
+    def candidates(cls, model: Model) -> list[Lever]:
         return [TorchAO()]
 
 

@@ -14,12 +14,11 @@ from hasten.core.condition import Condition
 from hasten.core.denoiser import NetworkDenoiser
 from hasten.core.errors import NonFiniteError, UserError, require, require_choice, require_whole
 from hasten.core.model import Model
-from hasten.core.plan import Plan
-from hasten.core.seeds import generator
+from hasten.core.plan import Plan, PlanLike, as_plan
+from hasten.core.random_streams import Stream, generator
 from hasten.data.rows import Pictures, evenly_spread, load_rows, picture_column
 from hasten.measuring.probability_flow import Flow
 
-STREAM = 11
 CHECKED = 8  # pictures whose integral is also taken with half the steps
 PROBES = ("rademacher", "gaussian")
 DEQUANTISATION = "uniform, one draw a picture"
@@ -69,7 +68,7 @@ def likelihood(
     pictures: torch.Tensor,
     *,
     condition: Any = None,
-    plan: Plan | None = None,
+    plan: PlanLike | None = None,
     steps: int = 50,
     probes: int = 1,
     probe: str = "rademacher",
@@ -91,7 +90,7 @@ def likelihood(
         UserError: latents of another model's codec, an engine without gradients, no labels where
             the model needs them, or an argument out of range.
     """
-    plan = plan or Plan()
+    plan = as_plan(plan)
     for name, value, low, high in (("steps", steps, 2, 100_000), ("probes", probes, 1, 1000)):
         require_whole(name, value, low, high)
     require_whole("seed", seed, 0, 2**63 - 1)
@@ -127,7 +126,7 @@ def likelihood_of(
     data: str | None,
     *,
     pictures: int = 1000,
-    plan: Plan | None = None,
+    plan: PlanLike | None = None,
     **options: Any,
 ) -> Likelihood:
     """:func:`likelihood` of ``pictures`` of ``data``, evenly spread through its rows, given their
@@ -143,7 +142,8 @@ def likelihood_of(
     require_whole("pictures", pictures, 1, 10_000_000)
     if data is None:
         raise UserError("likelihood is of real pictures; name them with data.")
-    _require_plan(model, plan or Plan())
+    plan = as_plan(plan)
+    _require_plan(model, plan)
     rows = load_rows(data)
     places = evenly_spread(len(rows), pictures)
     label = "label" if model.labels is not None and "label" in rows.column_names else None
@@ -165,7 +165,7 @@ def _bits(
     found, change = [], 0.0
     for first in range(0, len(pictures), batch):
         part = pictures[first : first + batch]
-        streams = [generator(seed, first + k, STREAM) for k in range(len(part))]
+        streams = [generator(seed, first + k, Stream.LIKELIHOOD) for k in range(len(part))]
         x, draws = _dequantised(part, streams), flow.draws(streams)
         places = range(first, first + len(part))
         some = condition.rows(places).to(flow.model.device)

@@ -9,8 +9,9 @@ import torch
 from hasten.core.engine import Prepared
 from hasten.core.errors import require_whole
 from hasten.core.model import Model
-from hasten.core.plan import Plan, as_plan
-from hasten.core.report import OdeError, Report
+from hasten.core.plan import Plan, PlanLike, as_plan
+from hasten.core.random_streams import Seed
+from hasten.core.report import OdeError, Report, Throughput
 from hasten.measuring.conditions import conditions
 from hasten.measuring.macs import macs
 from hasten.measuring.memory import forget_peak, peak_mb, require_memory
@@ -19,9 +20,7 @@ from hasten.measuring.ode_error import Reference, reference, reference_plan
 from hasten.measuring.quality import quality
 from hasten.measuring.real import Real, real_for
 from hasten.measuring.timer import timed
-from hasten.sampling import PlanLike, Sampler, build
-
-QUALITY_SEED = 1  # other pictures than the ODE error's
+from hasten.sampling import Sampler, build
 
 
 def measure(
@@ -36,10 +35,11 @@ def measure(
     seconds: float = 5.0,
     net: Prepared | None = None,
 ) -> Report:
-    """What ``plan`` costs on this device, how far its pictures ODE error from the model's own converged
-    solution, and how far they are from real ones.
+    """What ``plan`` costs on this device, how far its pictures are from the model's own converged
+    solution (the ODE error), and how far they are from real ones.
 
     Args:
+        plan: a Plan, a file, ``"key=value,..."`` or a dict; None for the model's own.
         n: starts for the ODE error; 0 leaves it out.
         against: a reference to share between plans; made here where it is None.
         pictures: how many for FD, KD, precision and recall; 0 leaves them out.
@@ -52,7 +52,7 @@ def measure(
     Raises:
         UserError: the batch does not fit into memory, or the plan does not fit the model.
     """
-    plan = as_plan(model.plan if plan is None else plan)
+    plan = as_plan(plan, model.plan)
     require_whole("batch", batch, 1, 1 << 20)
     require_memory(model, plan, batch)
     sampler = build(model, plan, net=net)
@@ -66,20 +66,20 @@ def measure(
     )
     evaluations, rounds = nfe(sampler)
     return Report(
-        plan=plan.model_dump(),
+        plan=plan,
         key=plan.key,
         model=model.name,
         evaluations=evaluations,
         rounds=rounds,
         latency_ms=latency.milliseconds(),
-        throughput={
-            "pictures_per_s": batch / many.median,
-            "low": batch / many.high,
-            "high": batch / many.low,
-            "batch": batch,
-            "n": many.n,
-            "first_s": round(many.first, 3),
-        },
+        throughput=Throughput(
+            pictures_per_s=batch / many.median,
+            low=batch / many.high,
+            high=batch / many.low,
+            batch=batch,
+            n=many.n,
+            first_s=round(many.first, 3),
+        ),
         peak_mb=peak_mb(model.device),
         weights_mb=sampler.net.weights_mb + sampler.resolved.start.weights_mb(),
         macs=macs(sampler),
@@ -106,7 +106,7 @@ def pictures_of(sampler: Sampler, n: int, batch: int = 64) -> torch.Tensor:
     and other noise than the ODE error's."""
     labels = sampler.model.labels
     condition = None if labels is None else [i % labels for i in range(n)]
-    return sampler.sample(n, seed=QUALITY_SEED, condition=condition, batch=batch)
+    return sampler.sample(n, seed=Seed.QUALITY, condition=condition, batch=batch)
 
 
 def _drift(

@@ -16,13 +16,12 @@ from hasten.core.engine import Prepared
 from hasten.core.errors import NonFiniteError, UserError, require_whole
 from hasten.core.model import Model
 from hasten.core.plan import Plan
+from hasten.core.random_streams import Stream, generator
 from hasten.core.report import OdeError
-from hasten.core.seeds import generator
 from hasten.measuring.features import FeatureNet
 from hasten.sampling import build
 
 REFERENCE = Plan(solver="dpmpp(order=3)", grid="log-snr", steps=150)
-NOISE_STREAM = 7
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,7 +96,7 @@ def reference(
     """
     require_whole("n", n, 1, 100_000)
     shape = model.shape
-    rows = [torch.randn(shape, generator=generator(seed, i, NOISE_STREAM)) for i in range(n)]
+    rows = [torch.randn(shape, generator=generator(seed, i, Stream.ODE_ERROR)) for i in range(n)]
     noise = torch.stack(rows)
     condition = None if model.labels is None else [i % model.labels for i in range(n)]
     try:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from hasten.core.errors import require
 from hasten.core.features import in_batches
-from hasten.core.seeds import generator
+from hasten.core.random_streams import generator
 
 WIDTHS = (32, 64, 64)
 SIZE = 64  # larger pictures are shrunk to this many pixels a side

@@ -1,33 +1,57 @@
-"""Pictures as files: single PNGs, grids, and a GIF of the denoising."""
+"""Pictures as PIL images and as files: single PNGs, grids of them, and GIFs."""
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image, PngImagePlugin
 
-from hasten.core.errors import NonFiniteError
+from hasten.core.errors import NonFiniteError, UserError, require, require_whole
 from hasten.core.files import write_bytes
+
+Facts = Mapping[str, object]
 
 
 def to_pil(picture: torch.Tensor) -> Image.Image:
-    """A picture (c, h, w) in [0, 1], c 1 or 3, as a PIL image; NaN raises, it would turn black."""
+    """A picture (c, h, w) in [0, 1], with 1 or 3 channels, as a PIL image.
+
+    Raises:
+        NonFiniteError: it holds NaN or infinity, which would turn black.
+        UserError: it is no tensor of that shape.
+    """
+    if not isinstance(picture, torch.Tensor):
+        raise UserError(f"picture is a {type(picture).__name__}; it takes a tensor (c, h, w).")
+    shape = tuple(picture.shape)
+    require(
+        picture.ndim == 3 and shape[0] in (1, 3),
+        f"picture has the shape {shape}; it takes (c, h, w) with 1 or 3 channels"
+        + (", so give one picture at a time." if picture.ndim == 4 else "."),
+    )
     if not bool(torch.isfinite(picture).all()):
         raise NonFiniteError("the picture holds NaN or infinity; nothing was written.")
-    pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8)
-    array = pixels[0] if pixels.shape[0] == 1 else pixels[:3].permute(1, 2, 0)
+    pixels = (picture.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    array = pixels[0] if pixels.shape[0] == 1 else pixels.permute(1, 2, 0)
     return Image.fromarray(array.contiguous().numpy())
 
 
 def grid(pictures: torch.Tensor, columns: int | None = None, gap: int = 2) -> torch.Tensor:
-    """Pictures (n, c, h, w) side by side, row by row, as one picture on white."""
+    """Pictures (n, c, h, w) side by side, row by row, as one picture (c, h', w') on white.
+
+    Args:
+        columns: pictures per row; by default as many as there are rows.
+        gap: white pixels between pictures and around them.
+    """
+    require(
+        isinstance(pictures, torch.Tensor) and pictures.ndim == 4 and len(pictures) > 0,
+        "grid takes pictures as one tensor (n, c, h, w).",
+    )
     n, channels, height, width = pictures.shape
-    columns = columns or math.ceil(math.sqrt(n))
+    columns = math.ceil(math.sqrt(n)) if columns is None else columns
+    require_whole("columns", columns, 1, 1 << 20)
     rows = math.ceil(n / columns)
     size = rows * (height + gap) + gap, columns * (width + gap) + gap
     sheet = torch.ones(channels, *size)
@@ -38,11 +62,14 @@ def grid(pictures: torch.Tensor, columns: int | None = None, gap: int = 2) -> to
     return sheet
 
 
-def png(picture: torch.Tensor, facts: dict[str, Any] | None = None, zoom: int = 1) -> bytes:
-    """A picture as PNG bytes, with ``facts`` (plan, seed, model) in its text."""
-    image = to_pil(picture)
-    if zoom > 1:
-        image = image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
+def png(picture: torch.Tensor, facts: Facts | None = None, zoom: int = 1) -> bytes:
+    """A picture (c, h, w) in [0, 1] as the bytes of a PNG.
+
+    Args:
+        facts: written into the PNG's text (plan, seed, model).
+        zoom: how many times larger each pixel is shown.
+    """
+    image = _zoomed(to_pil(picture), zoom)
     text = PngImagePlugin.PngInfo()
     for key, value in (facts or {}).items():
         text.add_text(f"hasten:{key}", str(value))
@@ -52,21 +79,65 @@ def png(picture: torch.Tensor, facts: dict[str, Any] | None = None, zoom: int = 
 
 
 def save_png(
-    picture: torch.Tensor, file: Path, facts: dict[str, Any] | None = None, zoom: int = 1
+    picture: torch.Tensor, file: str | Path, facts: Facts | None = None, zoom: int = 1
 ) -> None:
-    """Write :func:`png`, whole or not at all."""
+    """Write :func:`png` to ``file``, whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     write_bytes(file, png(picture, facts, zoom))
 
 
 def save_gif(
-    frames: Sequence[torch.Tensor], file: Path, *, milliseconds: int = 120, zoom: int = 1
+    frames: Sequence[torch.Tensor], file: str | Path, *, milliseconds: int = 120, zoom: int = 1
 ) -> None:
-    """Write pictures as a GIF that stays a second on the last."""
-    images = [to_pil(frame).convert("RGB") for frame in frames]
-    if zoom > 1:
-        size = images[0].width * zoom, images[0].height * zoom
-        images = [image.resize(size, Image.Resampling.NEAREST) for image in images]
+    """Write pictures (c, h, w) as a GIF that shows the last one for a second.
+
+    Raises:
+        UserError: there is no picture, or the file cannot be written.
+    """
+    require(len(frames) > 0, "frames is empty; a GIF takes at least one picture.")
+    images = [_zoomed(to_pil(frame).convert("RGB"), zoom) for frame in frames]
     times = [milliseconds] * (len(images) - 1) + [1000]
     buffer = io.BytesIO()
     images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=times, loop=0)
     write_bytes(file, buffer.getvalue())
+
+
+def save_pictures(
+    pictures: torch.Tensor,
+    folder: str | Path,
+    facts: Facts | None = None,
+    *,
+    frames: Sequence[torch.Tensor] | None = None,
+    zoom: int = 1,
+) -> list[str]:
+    """Write pictures (n, c, h, w) into ``folder``: one PNG each (00000.png, ...), grid.png, and
+    denoising.gif where there are ``frames``, which the grid then ends.
+
+    Args:
+        facts: written into every PNG's text, with the number of the picture.
+        frames: grids of the pictures while they are denoised.
+        zoom: how many times larger the grid and the GIF show each pixel.
+
+    Returns:
+        What was written, in words.
+    """
+    folder, sheet = Path(folder), grid(pictures)
+    for index, picture in enumerate(pictures):
+        save_png(picture, folder / f"{index:05d}.png", {**(facts or {}), "picture": index})
+    save_png(sheet, folder / "grid.png", facts, zoom)
+    written = [f"{len(pictures)} pictures", "grid.png"]
+    if frames is not None:
+        save_gif([*frames, sheet], folder / "denoising.gif", zoom=zoom)
+        written.append("denoising.gif")
+    return written
+
+
+def _zoomed(image: Image.Image, zoom: int) -> Image.Image:
+    require_whole("zoom", zoom, 1, 64)
+    if zoom == 1:
+        return image
+    size = image.width * zoom, image.height * zoom
+    return image.resize(size, Image.Resampling.NEAREST)

@@ -10,7 +10,7 @@ import torch
 from hasten.core.errors import require, require_number
 from hasten.core.level import Level
 from hasten.core.noise_schedule import NoiseSchedule
-from hasten.core.seeds import generator
+from hasten.core.random_streams import generator
 from hasten.core.start import Start
 
 BITS = 8  # how many of a picture's noise values seed the numbers that follow from it

@@ -77,7 +77,7 @@ def _maker(source: str, model: Model) -> Make:
         have = nearest(name, _offered) if _offered else "Nothing was offered in this process."
         raise UserError(f"start option source is {source!r}. {have}")
     make = _offered[name]
-    return lambda noise, cond: make(second(noise), cond)
+    return lambda noise, condition: make(second(noise), condition)
 
 
 def _checked(source: str, pictures: Any, noise: torch.Tensor, shape: Shape) -> torch.Tensor:
@@ -105,8 +105,8 @@ class _Folder:
         self._every = [file for pool in self._pools for file in pool]
         self._read(self._every[0])  # refuses another shape before anything is sampled
 
-    def make(self, noise: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
-        labels = [None] * len(noise) if cond is None else cond.tolist()
+    def make(self, noise: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
+        labels = [None] * len(noise) if condition is None else condition.tolist()
         rows = []
         for label, stream in zip(labels, streams(noise), strict=True):
             pool = self._every if label is None or label == self._null else self._pools[label]

@@ -84,9 +84,9 @@ class Codes:
         return Codes(mean=mean, root=root, share=share, labels=model.labels, null=model.null_label)
 
     def __call__(
-        self, noise: torch.Tensor, cond: torch.Tensor | None
+        self, noise: torch.Tensor, condition: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        given = [None] * len(noise) if cond is None else cond.tolist()
+        given = [None] * len(noise) if condition is None else condition.tolist()
         codes, labels = [], []
         for label, stream in zip(given, streams(noise), strict=True):
             if label is None or label == self.null:

@@ -5,22 +5,38 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import pydantic
 import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
 from hasten.core.errors import require
 from hasten.core.files import new_folder
-from hasten.core.seeds import generator
+from hasten.core.random_streams import generator
 from hasten.data.rows import Pictures, evenly_spread
 from hasten.measuring.features import Classifier
 from hasten.measuring.frechet import statistics
 from hasten.training.order import order
-from hasten.training.recipe import ClassifierRecipe
+from hasten.training.recipe import Data, Document, Whole
 
 BATCH = 128
-SAMPLE = 10_000  # features that are kept one by one
+SAMPLE = 10_000  # features that are stored one by one
+
+
+class ClassifierRecipe(Document):
+    """A small classifier whose features measure pictures, and the statistics of ``data``'s."""
+
+    objective: Literal["classifier"]
+    data: Data
+    test: Data
+    epochs: Whole = 4
+    seed: Annotated[int, pydantic.Field(ge=0)] = 0
+
+    @classmethod
+    def takes(cls, objective: Any) -> bool:
+        return objective == "classifier"
 
 
 def train_classifier(

@@ -22,15 +22,15 @@ from accelerate.utils.memory import should_reduce_batch_size
 from tqdm import tqdm
 
 from hasten.core.errors import NonFiniteError, UserError, require
-from hasten.core.seeds import generator
+from hasten.core.random_streams import StepStream, generator
 from hasten.training import checkpoint
+from hasten.training.budget import Deadline, Length
 from hasten.training.ema import EMA, trained
 from hasten.training.objective import Batch, Objective, Rows
 from hasten.training.order import order
 from hasten.training.recipe import Optimizer, Run
 
-DROPOUT, DRAWS = 0, 1  # streams of random numbers within one step
-SETTLE = 10  # steps before the rate is measured
+LOG_EVERY = 20  # steps
 
 Preview = Callable[[torch.nn.Module, int], dict[str, float] | None]
 
@@ -48,8 +48,11 @@ class Training:
         rows: what it is trained on.
         preview: called with the averaged network and the pictures seen so far, every so often; what
             it returns stands in the progress bar, and it may raise :class:`Enough`.
-        minutes: the budget; the length of the run is set from the rate of its first steps.
+        deadline: when the run has to end; its length follows from the rate of its steps. Time that
+            a run took before it was killed counts.
         parts: how many parts a step's pictures are taken in, one after another.
+        local: whether ``net`` stays where it is, trained by this process alone.
+        step: how many steps were taken, those of earlier sessions of the run among them.
 
     A step that does not fit into memory is taken again in twice as many parts.
     """
@@ -60,10 +63,18 @@ class Training:
     rows: Rows
     run: Path
     preview: Preview | None = None
-    minutes: float | None = None
+    deadline: Deadline | None = None
     quiet: bool = False
     parts: int = 1
+    local: bool = False
+    step: int = dataclasses.field(default=0, init=False)
+    _seconds: float = dataclasses.field(default=0.0, init=False)
     _shown: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @property
+    def seen(self) -> int:
+        """How many pictures the run has seen."""
+        return self.step * self.recipe.optimizer.batch
 
     def fit_(self) -> EMA:
         """Train (or go on with) the run to its end; returns the averaged weights.
@@ -73,6 +84,25 @@ class Training:
             NonFiniteError: the loss is not finite; the last good checkpoint stays.
         """
         tracker = None if self.recipe.track == "none" else self.recipe.track
+        accelerator = self._accelerator(tracker)
+        if tracker:
+            accelerator.init_trackers(f"hasten-{self.recipe.name}")
+        ema = EMA(self.net, self.recipe.ema)
+        optimizer = _adam(self.net, self.recipe.optimizer)
+        steps = self._resume_(ema, optimizer)
+        if self.recipe.channels_last:
+            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net: Any = self.net
+        if not self.local:
+            net, optimizer = accelerator.prepare(self.net, optimizer)
+        ema.move_to_(self.net)
+        stepper = torch.compile(net) if self.recipe.compile else net
+        self._loop_(accelerator, stepper, optimizer, ema, steps)
+        if tracker:
+            accelerator.end_training()
+        return ema
+
+    def _accelerator(self, tracker: str | None) -> Accelerator:
         partly = getattr(self.net, "partly", False)
         try:
             accelerator = Accelerator(
@@ -87,30 +117,26 @@ class Training:
                 f"({error}); a process that has trained in another precision keeps that one, so "
                 "train in a new process."
             ) from error
-        if tracker:
-            accelerator.init_trackers(f"hasten-{self.recipe.name}")
         batch, processes = self.recipe.optimizer.batch, accelerator.num_processes
         require(
             batch % processes == 0,
             f"recipe field 'optimizer.batch' is {batch}, no multiple of {processes} processes.",
         )
-        ema = EMA(self.net, self.recipe.ema)
-        optimizer = _adam(self.net, self.recipe.optimizer)
-        step, steps = self._resume_(ema, optimizer)
-        if self.recipe.channels_last:
-            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        net, optimizer = accelerator.prepare(self.net, optimizer)
-        ema.average = [value.to(accelerator.device) for value in ema.average]
-        stepper = torch.compile(net) if self.recipe.compile else net
-        self._loop_(accelerator, stepper, optimizer, ema, step, steps)
-        if tracker:
-            accelerator.end_training()
-        return ema
+        require(
+            processes == 1 or not self.local,
+            f"{self.recipe.name!r} is trained by one process, and there are {processes}; start "
+            "one.",
+        )
+        return accelerator
 
     def _loop_(
-        self, accelerator: Accelerator, net: Any, optimizer: Any, ema: EMA, step: int, steps: int
+        self, accelerator: Accelerator, net: Any, optimizer: Any, ema: EMA, steps: int
     ) -> None:
-        recipe, batch = self.recipe, self.recipe.optimizer.batch
+        recipe, batch, step = self.recipe, self.recipe.optimizer.batch, self.step
+        clock = time.monotonic if self.deadline is None else self.deadline.clock
+        began, before, length = clock(), self._seconds, None
+        if self.deadline is not None:
+            length = Length(self.deadline.earlier(before), step, recipe.steps)
         bar = tqdm(
             total=steps * batch,
             initial=step * batch,
@@ -121,25 +147,20 @@ class Training:
             file=sys.stderr,
             mininterval=1.0,
         )
-        began = settled = time.monotonic()
-        measure = self.minutes is not None and step == 0
         recent = None
         while step < steps:
             _set_rate_(optimizer, recipe.optimizer, step, steps)
             loss = self._step_(accelerator, net, optimizer, step, steps)
             ema.update_(self.net, step)
             recent = loss if recent is None else torch.lerp(recent, loss, 0.02)
-            step += 1
+            self.step = step = step + 1
             bar.update(batch)
-            if step % 20 == 0 or step == steps:
-                self._log(accelerator, bar, recent, step)
-            if measure and step == SETTLE:
-                settled = time.monotonic()  # compiling and caching are over
-            if measure and step == 4 * SETTLE:
-                now = time.monotonic()
-                each = (now - settled) / (3 * SETTLE)
-                steps = self._budget(accelerator, step, now - began, each, steps)
+            if length is not None:
+                steps = self._length(accelerator, length, recent, step, steps)
                 bar.total = steps * batch
+            if step % LOG_EVERY == 0 or step == steps:
+                self._log(accelerator, bar, recent, step)
+            self._seconds = before + clock() - began
             if _due(step, batch, recipe.checkpoint_every) or step == steps:
                 self._save(accelerator, optimizer, ema, step, steps)
             due = recipe.preview_every and _due(step, batch, recipe.preview_every)
@@ -184,13 +205,13 @@ class Training:
             batch = Batch(
                 rows=self.rows.at(mine, key, device),
                 labels=None if labels is None else labels[torch.from_numpy(mine)].to(device),
-                generator=generator(*key, DRAWS, device=device),
+                generator=generator(*key, StepStream.OBJECTIVE, device=device),
                 step=step,
                 progress=progress,
             )
             more = number + 1 < self.parts
             with (
-                _dropout_seeded(generator(*key, DROPOUT).initial_seed(), device),
+                _dropout_seeded(generator(*key, StepStream.DROPOUT).initial_seed(), device),
                 accelerator.no_sync(net) if more else contextlib.nullcontext(),
             ):
                 with accelerator.autocast():
@@ -214,13 +235,16 @@ class Training:
             "Lower optimizer.rate, or use precision: no."
         )
 
-    def _budget(
-        self, accelerator: Accelerator, step: int, spent: float, each: float, steps: int
+    def _length(
+        self, accelerator: Accelerator, length: Length, loss: torch.Tensor, step: int, steps: int
     ) -> int:
-        """The run's length in steps: what fits into ``minutes``, at most the recipe's; the same on
-        every process."""
-        assert self.minutes is not None
-        mine = min(steps, max(step, step + int((self.minutes * 60 - spent) / each)))
+        """The run's length in steps as it looks after ``step``; the same on every process."""
+        due = length.due(step)
+        if due:
+            loss.item()  # a device may be steps behind
+        elif accelerator.num_processes > 1 and step % LOG_EVERY:
+            return steps
+        mine = length.estimate(step) if due else step if length.over() else steps
         every: Any = accelerator.gather(torch.tensor([mine], device=accelerator.device))
         return int(every.min())
 
@@ -234,26 +258,33 @@ class Training:
         if not bool(torch.isfinite(sums).all()):
             raise self._not_finite("a weight is not finite", step)
         tensors = {
-            "weights": self._kept(),
+            "weights": self._changing(),
             "average": ema.tensors(),
             "optimizer": checkpoint.optimizer_tensors(optimizer),
         }
         recipe = self.recipe.model_dump(mode="json")
         facts = {"step": step, "steps": steps, "parts": self.parts, "recipe": recipe}
+        facts["seconds"] = round(self._seconds, 3)
         checkpoint.save(self.run, step, tensors, facts)
 
-    def _kept(self) -> dict[str, torch.Tensor]:
+    def _changing(self) -> dict[str, torch.Tensor]:
         """What a checkpoint holds of the network: all but the parameters that never change."""
         still = {name for name, value in self.net.named_parameters() if not value.requires_grad}
         return {name: v for name, v in self.net.state_dict().items() if name not in still}
 
-    def _resume_(self, ema: EMA, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
-        found = checkpoint.newest(self.run)
-        if found is None:
-            return 0, self.recipe.steps
-        tensors, facts = checkpoint.load(found)
+    def _resume_(self, ema: EMA, optimizer: torch.optim.Optimizer) -> int:
+        """Go on from the newest checkpoint where there is one; returns the run's length."""
+        folder = checkpoint.newest(self.run)
+        if folder is None:
+            return self.recipe.steps
+        tensors, facts = checkpoint.load(folder)
+        require(
+            "recipe" in facts and "weights" in tensors,
+            f"{folder} was written by an older hasten; name another --out, or delete {self.run}.",
+        )
         mine = self.recipe.model_dump(mode="json")
-        theirs = {**_defaults(self.recipe), **facts["recipe"]}  # which may lack a younger field
+        # What an older version wrote may have other names and lack a younger field.
+        theirs = {**_defaults(self.recipe), **type(self.recipe).upgraded(facts["recipe"])}
         differ = [name for name in mine if mine[name] != theirs.get(name) and name not in _FREE]
         if differ:
             each = "; ".join(
@@ -266,12 +297,13 @@ class Training:
         self.parts = int(facts.get("parts", 1))
         missing, extra = self.net.load_state_dict(tensors["weights"], strict=False)
         require(
-            not extra and not set(missing) & set(self._kept()),
-            f"{found} does not fit the network; name another folder with --out.",
+            not extra and not set(missing) & set(self._changing()),
+            f"{folder} does not fit the network; name another folder with --out.",
         )
         ema.load_(tensors["average"])
         checkpoint.restore_optimizer(optimizer, tensors["optimizer"])
-        return int(facts["step"]), int(facts["steps"])
+        self.step, self._seconds = int(facts["step"]), float(facts.get("seconds", 0.0))
+        return int(facts["steps"])
 
     def _enough(self, accelerator: Accelerator, ema: EMA, step: int) -> bool:
         """Show the preview; whether it has seen enough, on every process."""
@@ -288,14 +320,14 @@ class Training:
     def _show(self, ema: EMA, seen: int) -> None:
         assert self.preview is not None
         module = self.net
-        held = list(trained(module).values())
-        kept = [value.detach().clone() for value in held]
+        parameters = list(trained(module).values())
+        values = [value.detach().clone() for value in parameters]
         ema.put_(module)
         module.eval()
         try:
             self._shown = self.preview(module, seen) or {}
         finally:
-            torch._foreach_copy_(held, kept)
+            torch._foreach_copy_(parameters, values)
             module.train()
 
 

@@ -1,5 +1,5 @@
-"""Train a network to tell the noise from the picture: algorithm 1 of DDPM, for any path and
-prediction (Ho et al. 2006.11239; Karras et al. 2206.00364 for ``edm``)."""
+"""Train a network to predict the noise, or what else its prediction is: algorithm 1 of DDPM, for
+any noise schedule (Ho et al. 2006.11239; Karras et al. 2206.00364 for ``edm``)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import torch
 from hasten.core.level import Array, Level
 from hasten.core.noise_schedule import Discrete, NoiseSchedule
 from hasten.core.prediction import Prediction
+from hasten.training.columns import columns
+from hasten.training.labels import drop_labels
 from hasten.training.objective import Batch
 from hasten.training.recipe import Times
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoisePrediction:
-    """Draw times and noise, mix, ask the network, compare with what it should have said."""
+    """Draw times and noise, mix, evaluate the network, compare with what it should predict."""
 
     schedule: NoiseSchedule
     prediction: Prediction
@@ -40,28 +42,11 @@ class NoisePrediction:
         return torch.nn.functional.mse_loss(answer, of_x0 * x0 + of_noise * noise)
 
 
-def columns(x0: torch.Tensor, *values: Array | float) -> list[torch.Tensor]:
-    """A number for each picture, or one for all, as float32 (n, 1, 1, 1) on the device of x0."""
-    rows = [np.broadcast_to(np.asarray(value, np.float32), len(x0)) for value in values]
-    together = torch.from_numpy(np.stack(rows)).to(x0.device, non_blocking=True)
-    return [row.view(-1, 1, 1, 1) for row in together]
-
-
-def drop_labels(
-    labels: torch.Tensor | None, null: int | None, share: float, generator: torch.Generator
-) -> torch.Tensor | None:
-    """Labels with a ``share`` of them replaced by ``null`` (Ho & Salimans 2207.12598)."""
-    if labels is None or null is None:
-        return labels
-    drop = torch.rand(len(labels), generator=generator, device=labels.device) < share
-    return labels.masked_fill(drop, null)
-
-
 def draw_positions(
     schedule: NoiseSchedule, times: Times, n: int, generator: torch.Generator
 ) -> Array:
-    """``n`` positions on ``path`` by the law of ``times``, drawn on the CPU: float64 numbers are
-    computed from them there, and fetching them from a device would wait for it."""
+    """``n`` positions on ``schedule`` by the law of ``times``, drawn on the CPU: float64 numbers
+    are computed from them there, and fetching them from a device would wait for it."""
     if generator.device.type != "cpu":
         generator = torch.Generator().manual_seed(generator.initial_seed())
     if times.law == "lognormal":

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import torch
 
 from hasten.core.codec import Codec
-from hasten.core.seeds import generator
-
-FLIPS = 2  # a stream of random numbers within one step
+from hasten.core.random_streams import StepStream, generator
+from hasten.training.columns import column
+from hasten.training.labels import drop_labels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,8 @@ class Batch:
     """What one step sees.
 
     Attributes:
-        rows: pictures (n, c, h, w) in the network's space, or what else its :class:`Rows` hold.
+        rows: (n, *shape) latents of any rank in the network's space, or what else its :class:`Rows`
+            hold.
         labels: (n,), or None.
         generator: of everything the objective draws, on the device of ``rows``.
         step: from 0.
@@ -73,8 +74,9 @@ class Encoded:
     def at(self, index: Any, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
         pictures = self.pictures[index].to(device).float() / 255
         if self.flip:
-            coin = torch.rand(len(index), generator=generator(*key, FLIPS)) < 0.5
-            pictures = torch.where(coin.to(device).view(-1, 1, 1, 1), pictures.flip(-1), pictures)
+            coin = torch.rand(len(index), generator=generator(*key, StepStream.FLIPS)) < 0.5
+            flipped = column(coin.to(device), pictures)
+            pictures = torch.where(flipped, pictures.flip(-1), pictures)
         return self.codec.encode(pictures)
 
 
@@ -87,7 +89,5 @@ class LabelsDropped:
     share: float
 
     def loss(self, net: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        assert batch.labels is not None
-        draw = torch.rand(len(batch.labels), generator=batch.generator, device=batch.labels.device)
-        labels = batch.labels.masked_fill(draw < self.share, self.null_label)
+        labels = drop_labels(batch.labels, self.null_label, self.share, batch.generator)
         return self.objective.loss(net, dataclasses.replace(batch, labels=labels))

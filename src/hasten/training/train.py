@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
 
-from hasten.adapters.families import new_network
 from hasten.adapters.folder import save_folder
+from hasten.adapters.recipe_network import recipe_network
+from hasten.adapters.schedules import prediction
 from hasten.core.codec import codecs
-from hasten.core.errors import UserError, require, require_number
+from hasten.core.errors import UserError, require
 from hasten.core.learned_schedule import LearnedSchedule
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.core.prediction import prediction
 from hasten.data.rows import Pictures, load_rows
-from hasten.learning.schedules.learned_schedule import (
+from hasten.media.pictures import grid, save_png
+from hasten.sampling import build
+from hasten.training.budget import Deadline
+from hasten.training.classifier import ClassifierRecipe, train_classifier
+from hasten.training.learned_schedule import (
     LearnedSchedulePrediction,
     MonotoneShape,
     WithShape,
 )
-from hasten.media.pictures import grid, save_png
-from hasten.sampling import build
-from hasten.training.classifier import train_classifier
 from hasten.training.loop import Training
 from hasten.training.noise_prediction import NoisePrediction
 from hasten.training.objective import Encoded, Objective
-from hasten.training.recipe import ClassifierRecipe, Data, Recipe, StudentRecipe, VaeRecipe
+from hasten.training.recipe import Data, Document, Recipe
 
 PREVIEW = Plan(solver="dpmpp(order=2)", grid="log-snr", steps=12)
 
 
 def train(
-    recipe: Recipe | ClassifierRecipe,
+    recipe: Document,
     out: str | Path,
     *,
     minutes: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
     quiet: bool = False,
 ) -> Path:
     """Train ``recipe`` (or go on with the run in ``out``); returns the folder of the result.
@@ -45,25 +49,25 @@ def train(
     ``out`` gets ``checkpoints/``, ``previews/`` and ``model/``, a diffusers folder with a card; a
     classifier is ``features/``, to lie in the folder of the model it measures.
 
+    Args:
+        minutes: a budget; the run's length follows from the rate of its steps.
+        clock: of that budget, in seconds.
+
     Raises:
         UserError: data that cannot be read, or a run of another recipe in ``out``.
     """
     out = Path(out)
-    if minutes is not None:
-        require_number("minutes", minutes, 0.01, 1e6)
+    deadline = None if minutes is None else Deadline.after(minutes, clock)
+    require(
+        recipe.command == Document.command,
+        f"recipe {recipe.name!r} is for another command: {recipe.command}.",
+    )
     if isinstance(recipe, ClassifierRecipe):
         require(minutes is None, "minutes: a classifier's length is its recipe's epochs; drop it.")
         target = out / "features"
         train_classifier(_pictures(recipe.data), _pictures(recipe.test), target, recipe, quiet)
         return target
-    require(
-        not isinstance(recipe, VaeRecipe),
-        f"recipe {recipe.name!r} is of a start: hasten learn start MODEL --kind vae --recipe FILE.",
-    )
-    require(
-        not isinstance(recipe, StudentRecipe),
-        f"recipe {recipe.name!r} is of a student: hasten learn student MODEL --recipe FILE.",
-    )
+    assert isinstance(recipe, Recipe)
     net, objective = prepared(recipe)
     pictures = _pictures(recipe.data)
     _check_labels(recipe, pictures)
@@ -71,8 +75,8 @@ def train(
     def preview(module: torch.nn.Module, seen: int) -> None:
         model = as_model(recipe, module)
         n = 16 if recipe.labels is None else 2 * min(recipe.labels, 10)
-        cond = None if recipe.labels is None else [i % recipe.labels for i in range(n)]
-        sheet = grid(build(model, PREVIEW).sample(n, cond=cond), columns=n // 2)
+        condition = None if recipe.labels is None else [i % recipe.labels for i in range(n)]
+        sheet = grid(build(model, PREVIEW).sample(n, condition=condition), columns=n // 2)
         save_png(sheet, out / "previews" / f"{seen:010d}.png", {"pictures": seen}, zoom=2)
 
     training = Training(
@@ -82,13 +86,13 @@ def train(
         rows=rows_of(recipe, pictures),
         run=out / "checkpoints",
         preview=preview if recipe.preview_every else None,
-        minutes=minutes,
+        deadline=deadline,
         quiet=quiet,
     )
     average = training.fit_()
     average.put_(net)
     if PartialState().is_main_process:
-        save_folder(as_model(recipe, net.eval()), out / "model", card(recipe))
+        save_folder(as_model(recipe, net.eval()), out / "model", card(recipe, training.seen))
     PartialState().wait_for_everyone()
     return out / "model"
 
@@ -105,21 +109,27 @@ def rows_of(recipe: Recipe, pictures: Pictures) -> Encoded:
 def prepared(recipe: Recipe) -> tuple[torch.nn.Module, Objective]:
     """The module to train and what to minimise."""
     net: torch.nn.Module = initial_network(recipe)
-    kept = {"null_label": recipe.null_label, "label_dropout": recipe.label_dropout}
+    dropout = {"null_label": recipe.null_label, "label_dropout": recipe.label_dropout}
     kind, schedule = prediction(recipe.prediction), recipe.noise_schedule
     if isinstance(schedule, LearnedSchedule):
         shape = MonotoneShape(schedule.ends)
         return WithShape(net, shape), LearnedSchedulePrediction(
-            prediction=kind, shape=shape, **kept
+            prediction=kind, shape=shape, **dropout
         )
-    return net, NoisePrediction(schedule=schedule, prediction=kind, times=recipe.times, **kept)
+    return net, NoisePrediction(schedule=schedule, prediction=kind, times=recipe.times, **dropout)
 
 
 def initial_network(recipe: Recipe) -> Any:
-    """The recipe's network with the weights its seed gives."""
+    """The recipe's network with the weights its seed gives.
+
+    Raises:
+        UserError: an option of the network that does not fit the pictures or the labels.
+    """
+    shape = codecs.parse(recipe.codec).encoded_shape(recipe.data.shape)
+    null = recipe.null_label is not None
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(recipe.seed)
-        return new_network(recipe.network)
+        return recipe_network(recipe.network, shape, recipe.labels, null=null)
 
 
 def as_model(recipe: Recipe, net: torch.nn.Module) -> Model:
@@ -150,8 +160,8 @@ def _check_labels(recipe: Recipe, pictures: Pictures) -> None:
         )
 
 
-def card(recipe: Recipe) -> str:
-    """The model card: what it is, how it was made, how to use it."""
+def card(recipe: Recipe, seen: int) -> str:
+    """The model card: what it is, how it was made from ``seen`` pictures, how to use it."""
     data, options = recipe.data, recipe.optimizer
     source = Path(data.source).name
     labels = f"{recipe.labels} classes" if recipe.labels else "no labels"
@@ -163,13 +173,13 @@ tags: [hasten, diffusion, {"class-conditional" if recipe.labels else "unconditio
 ---
 # {recipe.name}
 
-A diffusion model trained with `hasten train`. It predicts {recipe.prediction} on the path
+A diffusion model trained with `hasten train`. It predicts {recipe.prediction} on the noise schedule
 `{recipe.schedule if isinstance(recipe.schedule, str) else recipe.schedule["name"]}`; pictures are
 {data.shape[1]}x{data.shape[2]} with {data.shape[0]} channel(s), {labels}{dropped}; \
 codec `{recipe.codec}`.
 
 - data: `{source}` ({data.split})
-- pictures seen: {recipe.pictures:,}, batch {options.batch}, rate {options.rate:g}, \
+- pictures seen: {seen:,}, batch {options.batch}, rate {options.rate:g}, \
 decay {options.decay}, EMA {recipe.ema}
 - precision: {recipe.precision}; seed {recipe.seed}
 

@@ -1,4 +1,4 @@
-"""Finished trials on disk: one line of JSON each, appended whole, so that a crash loses none."""
+"""Finished measurements on disk: one line of JSON each, appended whole, so a crash loses none."""
 
 from __future__ import annotations
 
@@ -7,23 +7,34 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from hasten.core.errors import UserError
+from hasten.tuning.requests import (
+    AnswerT,
+    Outcome,
+    Request,
+    outcome_from_json,
+    outcome_to_json,
+    request_to_json,
+)
+from hasten.tuning.serialization import Json
 
-Facts = dict[str, Any]
+VERSION = 2
 
 
-@dataclasses.dataclass
-class Trials:
-    """A journal of (question, answer) for one ``subject`` (weights, device, reference).
+@dataclasses.dataclass(kw_only=True)
+class Journal:
+    """Outcomes of requests for one ``subject`` (weights, device, reference, samples' seed).
 
     Without a ``file`` it is kept in memory only.
+
+    Raises:
+        UserError: the file is damaged, or holds measurements of another subject or version.
     """
 
     file: Path | None
-    subject: Facts
-    known: dict[str, Any] = dataclasses.field(default_factory=dict)
+    subject: Json
+    _outcomes: dict[str, Json] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         lines = [""]
@@ -32,40 +43,52 @@ class Trials:
         if len(lines) == 1:  # nothing yet, or killed over the first line
             if self.file is not None:
                 self.file.unlink(missing_ok=True)
-            self._append({"subject": self.subject})
+            self._append({"version": VERSION, "subject": self.subject})
             return
         assert self.file is not None
         try:
             rows = [json.loads(line) for line in lines[:-1]]  # one without its end was cut off
-            known = {_key(row["question"]): row["answer"] for row in rows[1:]}
-            mine = rows[0].get("subject") == self.subject
+            version, subject = rows[0].get("version", 1), rows[0]["subject"]
+            if version == VERSION:
+                self._outcomes = {_key(row["request"]): row["outcome"] for row in rows[1:]}
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise UserError(
-                f"{self.file} is damaged; name another folder with --out, or remove it."
+                f"{self.file} is damaged; choose another --out, or remove it."
             ) from error
-        if not mine:
+        if version != VERSION:
+            age = "an older" if version < VERSION else "a newer"
             raise UserError(
-                f"{self.file} holds trials of another model, device or setting; name another "
-                "folder with --out, or remove it."
+                f"{self.file} was written by {age} version of hasten; choose another --out."
             )
-        self.known = known
+        if subject != self.subject:
+            raise UserError(
+                f"{self.file} holds measurements of another model, device or setting; choose "
+                "another --out, or remove it."
+            )
         if lines[-1]:
             with self.file.open("r+b") as file:
                 file.truncate(len("\n".join(lines[:-1]).encode()) + 1)
 
-    def knows(self, question: Facts) -> bool:
-        """Whether ``question`` has been answered."""
-        return _key(question) in self.known
+    def __len__(self) -> int:
+        return len(self._outcomes)
 
-    def ask(self, question: Facts, answer: Callable[[], Any]) -> Any:
-        """The recorded answer to ``question``, or ``answer()`` recorded now."""
-        key = _key(question)
-        if key not in self.known:
-            self.known[key] = answer()
-            self._append({"question": question, "answer": self.known[key]})
-        return self.known[key]
+    def __contains__(self, request: Request[AnswerT]) -> bool:
+        """Whether the outcome of ``request`` is known."""
+        return _key(request_to_json(request)) in self._outcomes
 
-    def _append(self, row: Facts) -> None:
+    def outcome(
+        self, request: Request[AnswerT], measure: Callable[[], Outcome[AnswerT]]
+    ) -> Outcome[AnswerT]:
+        """The recorded outcome of ``request``, or that of ``measure()``, recorded now."""
+        body = request_to_json(request)
+        key = _key(body)
+        if key not in self._outcomes:
+            measured = outcome_to_json(measure())
+            self._outcomes[key] = measured
+            self._append({"request": body, "outcome": measured})
+        return outcome_from_json(request, self._outcomes[key])
+
+    def _append(self, row: Json) -> None:
         if self.file is None:
             return
         try:
@@ -78,5 +101,5 @@ class Trials:
             raise UserError(f"{self.file} cannot be written: {error.strerror}.") from error
 
 
-def _key(question: Facts) -> str:
-    return json.dumps(question, sort_keys=True)
+def _key(request: Json) -> str:
+    return json.dumps(request, sort_keys=True)

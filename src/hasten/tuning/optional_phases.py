@@ -1,6 +1,6 @@
-"""Tricks that pay under conditions: asked about where they may pay, and said where they do not.
+"""Levers that pay under conditions: tried where they may pay, with a note where they do not.
 
-Parallel sampling needs a device on which many pictures cost hardly more than one. Feature reuse
+A parallel executor needs a device on which many samples cost hardly more than one. A feature cache
 needs many steps: below about ten evaluations, fewer steps of a better solver are cheaper.
 """
 
@@ -8,71 +8,93 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
-from hasten.core.feature_cache import reuses
+from hasten.core.call import FULL
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.measuring.macs import costs
-from hasten.tuning.search import Search, ode_error_of
-
-MANY = 10  # evaluations from which reusing features may be cheaper than fewer steps
-REUSES = ("deep(branch=0, forecast=1)", "blocks(forecast=1)")  # a U-Net's, a transformer's
-TRIED = 3  # programs with which reuse is tried
-PARALLEL = "anderson"
-STEPS = 50
-RUNS, REPEATS = 2, 10  # of each, and how often it evaluates every step, about
-SHARE = 0.1  # of the budget that this may take
-RACE = {"rounds": 3, "seconds": 10.0, "least": 1}
+from hasten.measuring.macs import variant_macs
+from hasten.sampling import resolve
+from hasten.tuning.candidates import Candidate, RaceRules, RelativeLatency, relative_latency
+from hasten.tuning.records import Trial
+from hasten.tuning.runner import TrialRunner
+from hasten.tuning.search import ProgramSearch
 
 
-def try_reuse(search: Search, model: Model) -> str | None:
-    """Ask about the best programs of many evaluations with features reused in every second one;
-    why not, where that cannot pay."""
-    able = [row["evaluations"] for row in search.rows if ode_error_of(row) <= search.bar]
-    least = min(able, default=math.inf)
-    if least < MANY:
-        return f"feature reuse: {least:g} evaluations pass, and it pays from about {MANY} on"
-    rows = [row for row in search.rows if row["evaluations"] >= MANY]
-    for row in sorted(rows, key=ode_error_of)[:TRIED]:
-        for text in REUSES:
-            plan = Plan(**row["plan"]).model_copy(update={"reuse": reuses.canonical(text)})
-            found = search.ask(plan, "reuse")
-            if found is not None:
-                each = costs(model, plan)
-                marked = plan.trace(model.schedule).reuses
-                units = sum(each.part / each.full if part else 1.0 for part in marked)
-                search.rows.append({**found, "evaluations": math.ceil(units)})
+def try_feature_caches(search: ProgramSearch, model: Model) -> str | None:
+    """Screen the best programs of many evaluations with a feature cache.
+
+    Returns:
+        Why not, where that cannot pay.
+    """
+    many = search.settings.many_evaluations
+    passing = [trial.evaluations for trial in search.trials if trial.rmse <= search.max_loss]
+    fewest = min(passing, default=math.inf)
+    if fewest < many:
+        return (
+            f"feature cache: not tried, because {fewest:g} evaluations pass and it pays from about "
+            f"{many} on"
+        )
+    expensive = [trial for trial in search.trials if trial.evaluations >= many]
+    best = sorted(expensive, key=lambda trial: trial.rmse)[: search.settings.expensive_plans]
+    for uncached in best:
+        for candidate in cache_candidates(uncached.plan, search.settings.feature_caches):
+            assert candidate.plan is not None
+            trial = search.screen(candidate.plan, "feature cache")
+            if trial is not None:
+                search.trials.append(_in_full_evaluations(model, trial))
                 break
     return None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Parallel:
-    """What parallel sampling costs here: ``times`` the sequential run, and that in a sentence."""
+def cache_candidates(plan: Plan, caches: tuple[str, ...]) -> list[Candidate]:
+    """The plan with each feature cache; a network supports one of them at most."""
+    return [
+        Candidate(
+            name=f"feature cache {cache}",
+            plan=plan.with_lever(cache),
+        )
+        for cache in caches
+    ]
 
-    times: float
-    why: str
 
-    @property
-    def pays(self) -> bool:
-        return self.times < 1.0
+def _in_full_evaluations(model: Model, trial: Trial) -> Trial:
+    """The trial with its evaluations counted by their cost, in whole full ones."""
+    costs = variant_macs(resolve(trial.plan, model))
+    assert costs is not None
+    variants = trial.plan.trace(model.schedule).variants
+    full = sum(costs[variant] / costs[FULL] for variant in variants)
+    return dataclasses.replace(trial, evaluations=math.ceil(full))
 
 
-def ask_parallel(run: Any, guidance: float, batch: int) -> Parallel | None:
-    """DDIM-50 sampled in parallel beside the same in order, both in eager float32; None where that
-    cannot be run. Not tried where it takes more than a SHARE of the budget."""
-    took = RUNS * STEPS * (run.pace.call + batch * REPEATS * run.pace.each)
-    if took > SHARE * run.pace.budget:
-        why = f"parallel sampling: not tried, as that takes about {took:.0f} s here"
-        return Parallel(times=math.inf, why=why)
-    plan = Plan(solver="ddim", grid="uniform", steps=STEPS, guidance=guidance)
-    both = [plan, plan.model_copy(update={"executor": PARALLEL})]
-    facts = {"plans": [one.model_dump() for one in both], "batch": batch, **RACE}
-    done = run.ask("race", "sampling in parallel", **facts)
-    if done is None:
-        return None
-    times = done["timings"][1]["median"] / done["timings"][0]["median"]
-    verdict = "it is tried with the finalists" if times < 1 else "so it is not used"
-    why = f"parallel sampling of {STEPS} steps takes {times:.2g} times as long as in order here"
-    return Parallel(times=times, why=f"{why}, {verdict}")
+def try_parallel(runner: TrialRunner, guidance: float, batch: int) -> bool:
+    """Time DDIM with a parallel executor against the same in order, both in eager float32, and note
+    what came of it. Not tried where it would take too much of the budget.
+
+    Returns:
+        Whether the parallel executor is faster here.
+    """
+    settings, budget = runner.settings, runner.budget
+    steps, name = settings.parallel_steps, "parallel sampling"
+    step_s = budget.call_s + batch * settings.parallel_repeats * budget.sample_s
+    estimated_s = settings.parallel_runs * steps * step_s
+    if estimated_s > settings.parallel_share * budget.seconds:
+        runner.notes.append(f"{name}: not tried, because it takes about {estimated_s:.0f} s here")
+        return False
+    in_order = Plan(solver="ddim", grid="uniform", steps=steps, guidance=guidance)
+    in_parallel = in_order.model_copy(update={"executor": settings.parallel_executor})
+    rules = RaceRules(
+        batch=batch,
+        rounds=settings.parallel_rounds,
+        seconds=settings.parallel_s,
+        min_rounds=1,
+    )
+    timed = relative_latency(runner, in_order, Candidate(name=name, plan=in_parallel), rules)
+    runner.notes.append(f"{name}: {_verdict(timed, steps)}")
+    return timed.is_faster
+
+
+def _verdict(timed: RelativeLatency, steps: int) -> str:
+    if timed.ratio is None:
+        return f"not possible here: {timed.why}"
+    verdict = "it is tried with the finalists" if timed.is_faster else "it is not used"
+    return f"{steps} steps take {timed.ratio:.2g} times as long as in order here, so {verdict}"

@@ -5,169 +5,180 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+import torch
+
+from hasten.core.engine import Prepared
 from hasten.core.errors import UserError
 from hasten.core.files import write_text
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.measuring.ode_error import Reference
 from hasten.media.pictures import grid, png, save_png
-from hasten.sampling import build, prepare
-from hasten.tuning.final_selection import loss_of
+from hasten.sampling import build, network_key, prepare
 from hasten.tuning.pareto import front
-from hasten.tuning.table import COLUMNS, QUALITY, cells
-from hasten.tuning.trials import Lab
-from hasten.tuning.tune import Tuning
+from hasten.tuning.records import Finalist
+from hasten.tuning.requests import ReferenceSpec
+from hasten.tuning.result import Tuning
+from hasten.tuning.serialization import Json
+from hasten.tuning.table import cells, columns
+from hasten.tuning.trials import TrialExecutor
 
-SHOWN = 20  # pictures of each plan on the page, at most
+SHOWN = 20  # samples of each plan on the page, at most
 WIDE = 1000  # pixels of a sheet that fills a page
 TEMPLATE = Path(__file__).with_name("page.html")
+GREY, BLUE, ORANGE = "#9aa5b1", "#0b7285", "#e8590c"
 
 
-def write_report(found: Tuning, model: Model, out: str | Path) -> None:
-    """Write plan.json, report.json, report.html and a grid of pictures for each plan on the front.
+def write_report(tuning: Tuning, model: Model, out: str | Path) -> None:
+    """Write plan.json, report.json, report.html and a grid of samples for each plan on the front.
 
     Raises:
         UserError: plotly or Jinja2 is missing, or ``out`` cannot be written.
     """
     out = Path(out)
     try:
-        import jinja2
         import plotly.offline
     except ImportError as error:
         raise UserError('the report needs: pip install "hasten[tune]"') from error
-    lab = Lab(model=model, seed=found.seed, folder=out)
-    against = {"plan": Plan.read(found.reference).model_dump(), "n": found.converged}
-    held = lab.converged(against).first(SHOWN)
-    sheets = _sheets(found, model, held)
+    executor = TrialExecutor(model=model, seed=tuning.seed, folder=out)
+    spec = ReferenceSpec(plan=Plan.read(tuning.reference), samples=tuning.reference_samples)
+    sheets = _sheets(tuning, model, executor.reference(spec).first(SHOWN))
     for name, sheet in sheets.items():
         facts = {"model": model.name, "plan": name}
         save_png(sheet, out / "pictures" / f"{name}.png", facts, _zoom(sheet))
+    write_text(out / "report.html", page(tuning, sheets, plotly.offline.get_plotlyjs()))
+    write_text(out / "report.json", json.dumps(tuning.to_dict(), indent=1) + "\n")
+    tuning.best.write(out / "plan.json")
+
+
+def page(tuning: Tuning, sheets: Mapping[str, torch.Tensor], plotly: str) -> str:
+    """The page as HTML. ``sheets`` are the grids of samples by the key of their plan, that of the
+    reference as "reference"; ``plotly`` is the source of plotly.js."""
+    try:
+        import jinja2
+    except ImportError as error:
+        raise UserError('the report needs: pip install "hasten[tune]"') from error
+    judged = next((finalist.report for finalist in tuning.finalists if finalist.report.fd), None)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        found=found,
-        rows=_rows(found, sheets),
-        columns=COLUMNS + (QUALITY if any(row["fd"] for row in found.front) else ()),
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        tuning=tuning,
+        samples="one picture" if tuning.batch == 1 else f"{tuning.batch} pictures",
+        rows=_rows(tuning, sheets),
+        columns=columns([finalist.report for finalist in tuning.front]),
         reference=_embedded(sheets["reference"]),
-        screened=sorted(found.screened, key=lambda row: row["ode_error"]["rmse"]),
-        plotly=plotly.offline.get_plotlyjs(),
-        figure=_figure(found),
-        luck=_luck(found),
-        **_judged(found),
+        screened=sorted(tuning.screened, key=lambda trial: trial.rmse),
+        plotly=plotly,
+        figure=_figure(tuning),
+        random=_random_search(tuning),
+        features=None if judged is None else judged.features,
+        fd_samples=None if judged is None or judged.fd is None else judged.fd.n,
     )
-    write_text(out / "report.html", page)
-    write_text(out / "report.json", json.dumps(found.to_dict(), indent=1) + "\n")
-    found.best.write(out / "plan.json")
 
 
-def _judged(found: Tuning) -> dict[str, Any]:
-    """In which features FD is, and of how many pictures."""
-    row = next((row for row in found.finalists if row["fd"]), None)
-    none = {"features": None, "judged": None}
-    return none if row is None else {"features": row["features"], "judged": row["fd"]["n"]}
-
-
-def _luck(found: Tuning) -> str:
+def _random_search(tuning: Tuning) -> str:
     """What random search came to, in a sentence."""
-    luck = found.random
-    spent = f"{luck['plans']} programs in {luck['seconds']:.1f} s of questions"
-    if luck["share"] < 1:
-        spent += f" ({luck['share']:.0%} of what the search took; the budget ended)"
-    if luck["best"] is None:
-        return f"Random search tried {spent} and found none below the bar."
-    best, bar = luck["best"], found.max_loss
-    mine = [row["evaluations"] for row in found.screened if row["ode_error"]["rmse"] <= bar]
-    ours = f"the search's takes {min(mine)}" if mine else "the search found none"
+    baseline = tuning.random
+    effort = f"{baseline.plans} programs in {baseline.seconds:.1f} s of measurements"
+    if baseline.share < 1:
+        effort += f" ({baseline.share:.0%} of what the search took; the budget ended)"
+    if baseline.best is None:
+        return f"Random search tried {effort} and found none below the bar."
+    bar = tuning.max_loss
+    passing = [trial.evaluations for trial in tuning.screened if trial.rmse <= bar]
+    ours = f"the search's takes {min(passing)}" if passing else "the search found none"
     return (
-        f"Random search tried {spent}; its cheapest program with an ODE error below {bar:g} takes "
-        f"{best['evaluations']} evaluations ({best['text']}), {ours}."
+        f"Random search tried {effort}; its cheapest program with an ODE error below {bar:g} takes "
+        f"{baseline.best.evaluations} evaluations ({baseline.best.plan}), {ours}."
     )
 
 
-def _sheets(found: Tuning, model: Model, held: Reference) -> dict[str, Any]:
-    sheets = {"reference": grid(held.pictures, columns=10)}
-    nets: dict[tuple[str, ...], Any] = {}
-    for row in found.front:
-        plan = Plan(**row["plan"])
-        net = nets.setdefault(plan.network, prepare(model, plan))
-        sampler = build(model, plan, net=net)
-        pictures = sampler.sample(noise=held.noise, cond=held.cond)
-        sheets[row["key"]] = grid(pictures, columns=10)
+def _sheets(tuning: Tuning, model: Model, reference: Reference) -> dict[str, torch.Tensor]:
+    sheets = {"reference": grid(reference.pictures, columns=10)}
+    nets: dict[tuple[str, ...], Prepared] = {}
+    for finalist in tuning.front:
+        plan = finalist.plan
+        key = network_key(model, plan)
+        if key not in nets:
+            nets[key] = prepare(model, plan)
+        sampler = build(model, plan, net=nets[key])
+        pictures = sampler.sample(noise=reference.noise, condition=reference.condition)
+        sheets[finalist.report.key] = grid(pictures, columns=10)
     return sheets
 
 
-def _rows(found: Tuning, sheets: dict[str, Any]) -> list[dict[str, Any]]:
-    best = found.best.key
+def _rows(tuning: Tuning, sheets: Mapping[str, torch.Tensor]) -> list[Json]:
+    """The rows of the table of plans."""
     return [
         {
-            "key": row["key"],
-            "name": str(Plan(**row["plan"])),
-            "cells": cells(row),
-            "best": row["key"] == best,
-            "picture": _embedded(sheets[row["key"]]),
+            "key": finalist.report.key,
+            "name": str(finalist.plan),
+            "cells": cells(finalist.report, finalist.latency),
+            "best": finalist.report.key == tuning.best.key,
+            "picture": _embedded(sheets[finalist.report.key]),
         }
-        for row in found.front
+        for finalist in tuning.front
     ]
 
 
-def _embedded(sheet: Any) -> str:
+def _embedded(sheet: torch.Tensor) -> str:
     return "data:image/png;base64," + base64.b64encode(png(sheet, zoom=_zoom(sheet))).decode()
 
 
-def _zoom(sheet: Any) -> int:
+def _zoom(sheet: torch.Tensor) -> int:
     """Twice as large where the pictures are small."""
     return 2 if sheet.shape[-1] <= WIDE else 1
 
 
-def _figure(found: Tuning) -> dict[str, Any]:
-    """Plotly data: every plan looked at closely, the front, and the recommended one."""
-    best = [row for row in found.finalists if row["key"] == found.best.key]
-    grey, line, star = "#9aa5b1", "#0b7285", {"color": "#e8590c", "size": 14, "symbol": "star"}
-    rows = found.finalists
-    judged = any(row["fd"] for row in rows)
-    loss = f"FD (n = {found.front[0]['fd']['n']})" if judged else "ODE error (RMSE)"
-    line_of = front(rows, lambda row: row["race_ms"]["median"], loss_of)
-    bar = {"x0": 0, "x1": 1, "y0": found.max_loss, "y1": found.max_loss}
-    dotted = {"dash": "dot", "color": star["color"], "width": 1}
+def _figure(tuning: Tuning) -> Json:
+    """Plotly data: every plan measured closely, the front, and the recommended finalist."""
+    finalists, batch = tuning.finalists, tuning.batch
+    best = [finalist for finalist in finalists if finalist.report.key == tuning.best.key]
+    two_sided = front(
+        finalists, lambda finalist: finalist.latency.median, lambda finalist: finalist.loss
+    )
+    star = {"color": ORANGE, "size": 14, "symbol": "star"}
+    judged = next((finalist.report.fd for finalist in tuning.front if finalist.report.fd), None)
+    loss = "ODE error (RMSE)" if judged is None else f"FD (n = {judged.n})"
+    bar = {"x0": 0, "x1": 1, "y0": tuning.max_loss, "y1": tuning.max_loss}
+    dotted = {"dash": "dot", "color": ORANGE, "width": 1}
+    line = {"type": "line", "xref": "paper", **bar, "line": dotted}
+    latencies = [finalist.latency.median / batch for finalist in finalists]
     return {
         "data": [
-            _points(found.finalists, found.batch, "measured", "markers", {"color": grey}),
-            _points(line_of, found.batch, "front", "lines+markers", {"color": line}),
-            _points(best, found.batch, "recommended", "markers", star),
+            _points(finalists, batch, "measured", "markers", {"color": GREY}),
+            _points(two_sided, batch, "front", "lines+markers", {"color": BLUE}),
+            _points(best, batch, "recommended", "markers", star),
         ],
         "layout": {
-            "xaxis": _axis(
-                "milliseconds a picture", [row["race_ms"]["median"] / found.batch for row in rows]
-            ),
-            "yaxis": _axis(loss, [loss_of(row) for row in rows]),
+            "xaxis": _axis("milliseconds a picture", latencies),
+            "yaxis": _axis(loss, [finalist.loss for finalist in finalists]),
             "margin": {"l": 60, "r": 10, "t": 10, "b": 50},
             "legend": {"orientation": "h", "y": 1.12},
             "height": 420,
-            "shapes": [] if judged else [{"type": "line", "xref": "paper", **bar, "line": dotted}],
+            "shapes": [line] if judged is None else [],
         },
     }
 
 
-def _axis(title: str, values: list[float]) -> dict[str, Any]:
+def _axis(title: str, values: Sequence[float]) -> Json:
     """A logarithmic axis with readable ticks however short it is."""
-    known = [value for value in values if 0 < value < math.inf]
+    finite = [value for value in values if 0 < value < math.inf]
     steps = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
-    every = [step * 10.0**power for power in range(-9, 9) for step in steps]
-    inside = [tick for tick in every if min(known) / 1.3 <= tick <= max(known) * 1.3]
+    candidates = [step * 10.0**power for power in range(-9, 9) for step in steps]
+    inside = [tick for tick in candidates if min(finite) / 1.3 <= tick <= max(finite) * 1.3]
     ticks = inside[:: len(inside) // 10 + 1]
-    shown = {"tickvals": ticks, "ticktext": [f"{tick:.3g}" for tick in ticks]}
-    return {"title": {"text": title}, "type": "log", **shown}
+    labels = {"tickvals": ticks, "ticktext": [f"{tick:.3g}" for tick in ticks]}
+    return {"title": {"text": title}, "type": "log", **labels}
 
 
-def _points(
-    rows: list[dict[str, Any]], batch: int, name: str, mode: str, marker: dict[str, Any]
-) -> dict[str, Any]:
+def _points(finalists: Sequence[Finalist], batch: int, name: str, mode: str, marker: Json) -> Json:
     return {
-        "x": [row["race_ms"]["median"] / batch for row in rows],
-        "y": [loss_of(row) for row in rows],
-        "text": [_hover(row) for row in rows],
+        "x": [finalist.latency.median / batch for finalist in finalists],
+        "y": [finalist.loss for finalist in finalists],
+        "text": [_hover(finalist) for finalist in finalists],
         "hovertemplate": "%{text}<br>%{x:.1f} ms a picture<extra></extra>",
         "name": name,
         "mode": mode,
@@ -175,11 +186,11 @@ def _points(
     }
 
 
-def _hover(row: dict[str, Any]) -> str:
-    lines = str(Plan(**row["plan"])).split(",")
-    lines.append(f"{row['evaluations']} evaluations")
-    if row["ode_error"]:
-        lines.append(f"ODE error {row['ODE error']['rmse']:.4f} (n = {row['ODE error']['n']})")
-    if row["fd"]:
-        lines.append(f"FD {row['fd']['value']:.2f} (n = {row['fd']['n']})")
+def _hover(finalist: Finalist) -> str:
+    report = finalist.report
+    lines = [*str(report.plan).split(","), f"{report.evaluations:g} evaluations"]
+    if report.ode_error:
+        lines.append(f"ODE error {report.ode_error.rmse:.4f} (n = {report.ode_error.n})")
+    if report.fd:
+        lines.append(f"FD {report.fd.value:.2f} (n = {report.fd.n})")
     return "<br>".join(lines)

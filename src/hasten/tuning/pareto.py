@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-Item = TypeVar("Item")
+ItemT = TypeVar("ItemT")
 
 
 def front(
-    items: Iterable[Item], cost: Callable[[Item], float], *losses: Callable[[Item], float]
-) -> list[Item]:
+    items: Iterable[ItemT], cost: Callable[[ItemT], float], *losses: Callable[[ItemT], float]
+) -> list[ItemT]:
     """The non-dominated ``items``, cheapest first."""
-    kept: list[Item] = []
+    best: list[ItemT] = []
     for item in sorted(items, key=lambda item: (cost(item), *(loss(item) for loss in losses))):
-        if not any(all(loss(one) <= loss(item) for loss in losses) for one in kept):
-            kept.append(item)
-    return kept
+        if not any(all(loss(cheaper) <= loss(item) for loss in losses) for cheaper in best):
+            best.append(item)
+    return best

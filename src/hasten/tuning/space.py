@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Any
+import math
+import random
+from collections.abc import Mapping
 
 from hasten.core.artifact import BUILTIN, FACTS, student_plans
 from hasten.core.engine import engines
@@ -13,6 +15,9 @@ from hasten.core.files import read_json
 from hasten.core.learned_program import LearnedProgram
 from hasten.core.model import Model
 from hasten.core.plan import Plan
+from hasten.levers.student import Student
+from hasten.tuning.records import UnsupportedPlan
+from hasten.tuning.serialization import Json
 
 SOLVERS = (
     "ddim",
@@ -27,8 +32,6 @@ SOLVERS = (
 )
 NOISY = ("ddpm", "dpmpp-sde")
 EARLY = ("unipc(order=3)", "dpmpp(order=2)")
-RATIOS = (5.0, 20.0)  # sigma / alpha where walks from a start beside the model begin
-FEW_STEPS = 8  # more steps are not worth it for solvers that draw noise, once a plan is to be fast
 GRIDS = ("uniform", "quadratic", "karras", "log-snr")
 STEPS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50)
 ON_CPU = (
@@ -47,13 +50,16 @@ ELSEWHERE = tuple(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Space:
-    """Every solver on every grid with every number of steps, x0 left alone and clipped (where the
-    network sees pixels), and on every engine in its dtypes.
+    """The plans to consider: every solver on every grid with every number of steps, with x0
+    unclipped and clipped (where the network sees pixels), in every engine and its dtypes.
 
-    ``programs``, ``students``: whether those that were learned for the model are tried;
-    ``noisy``: solvers that draw noise, ``early``: solvers from the starts beside the model; both
-    are tried on the first grid where real pictures decide;
-    ``engines``: pairs of engine and dtype, cheap to try first; None for all that suit the device.
+    Attributes:
+        programs, students: whether those that were learned for the model are tried.
+        noisy: solvers that draw noise; early: solvers from the starts beside the model. Both are
+            tried on the first grid, with up to ``few_steps`` steps, where real pictures decide.
+        start_ratios: sigma / alpha at which sampling from a start beside the model begins.
+        engines: pairs of engine and dtype, the cheapest to try first; None for all that suit the
+            device.
     """
 
     solvers: tuple[str, ...] = SOLVERS
@@ -61,6 +67,8 @@ class Space:
     students: bool = True
     noisy: tuple[str, ...] = NOISY
     early: tuple[str, ...] = EARLY
+    few_steps: int = 8
+    start_ratios: tuple[float, ...] = (5.0, 20.0)
     grids: tuple[str, ...] = GRIDS
     steps: tuple[int, ...] = STEPS
     engines: tuple[tuple[str, str], ...] | None = None
@@ -72,60 +80,64 @@ class Space:
         pairs = ON_CPU if kind == "cpu" else ELSEWHERE
         return tuple(pair for pair in pairs if kind in engines[pair[0]].devices)
 
-    def lines(self, model: Model, guidance: float) -> tuple[list[Line], list[Refused]]:
-        """Every solver on every grid, without what ``model``'s path refuses."""
-        kept: list[Line] = []
-        refused: list[Refused] = []
+    def ladders(
+        self, model: Model, guidance: float
+    ) -> tuple[list[StepLadder], list[UnsupportedPlan]]:
+        """Every solver on every grid, and the plans that the model's schedule or prediction
+        refuses."""
+        ladders: list[StepLadder] = []
+        unsupported: list[UnsupportedPlan] = []
         for solver, grid, clip in itertools.product(self.solvers, self.grids, clips(model)):
             plans = []
             for steps in self.steps:
                 plan = Plan(solver=solver, grid=grid, steps=steps, clip=clip, guidance=guidance)
-                why = cannot(model, plan)
+                why = why_unsupported(model, plan)
                 if why is None:
                     plans.append(plan)
                 else:
-                    refused.append(Refused(plan, why))
+                    unsupported.append(UnsupportedPlan(plan=plan, why=why))
             if plans:
-                kept.append(Line(tuple(plans)))
-        return kept, refused
+                ladders.append(StepLadder(tuple(plans)))
+        return ladders, unsupported
 
-    def drawing(self, model: Model, guidance: float) -> list[Plan]:
+    def stochastic(self, model: Model, guidance: float) -> list[Plan]:
         """The solvers that draw noise, on the first grid, with few steps."""
-        few = [steps for steps in self.steps if 2 < steps <= FEW_STEPS]
+        few = [steps for steps in self.steps if 2 < steps <= self.few_steps]
         plans = [
             Plan(solver=solver, grid=self.grids[0], steps=steps, clip=clip, guidance=guidance)
             for solver, clip, steps in itertools.product(self.noisy, clips(model), few)
         ]
-        return [plan for plan in plans if cannot(model, plan) is None]
+        return [plan for plan in plans if why_unsupported(model, plan) is None]
 
     def early_starts(self, model: Model, guidance: float) -> list[Plan]:
-        """Walks that begin below the top, from every Gaussian beside the model, with few steps."""
-        few = [steps for steps in self.steps if steps <= FEW_STEPS]
-        begins = [
+        """Plans of few steps that begin below the noisiest level, from every Gaussian beside the
+        model."""
+        few = [steps for steps in self.steps if steps <= self.few_steps]
+        starts = [
             f"gaussian(ratio={ratio}, file={file!r})"
-            for file in beside(model, "starts", "gaussian*.safetensors")
-            for ratio in RATIOS
+            for file in files_beside(model, "starts", "gaussian*.safetensors")
+            for ratio in self.start_ratios
         ]
         plans = [
-            Plan(solver=solver, grid=self.grids[0], steps=steps, start=begin, guidance=guidance)
-            for solver, begin, steps in itertools.product(self.early, begins, few)
+            Plan(solver=solver, grid=self.grids[0], steps=steps, start=start, guidance=guidance)
+            for solver, start, steps in itertools.product(self.early, starts, few)
         ]
-        return [plan for plan in plans if cannot(model, plan) is None]
+        return [plan for plan in plans if why_unsupported(model, plan) is None]
 
-    def suggest(self, trial: Any, model: Model, guidance: float) -> Plan:
-        """One plan at random: any number of steps, and grids with their options."""
-        solver = trial.suggest_categorical("solver", self.solvers)
-        grid = trial.suggest_categorical("grid", self.grids)
+    def random_plan(self, generator: random.Random, model: Model, guidance: float) -> Plan:
+        """One plan at random: any number of steps (log-uniform), and grids with their options."""
+        solver, grid = generator.choice(self.solvers), generator.choice(self.grids)
         if grid == "karras":
-            grid = f"karras(rho={round(trial.suggest_float('rho', 1.0, 12.0, step=0.5), 1)})"
+            grid = f"karras(rho={round(1.0 + 0.5 * generator.randrange(23), 1)})"
         elif grid == "quadratic":
-            grid = f"quadratic(top={round(trial.suggest_float('top', 0.8, 1.0, step=0.025), 3)})"
-        steps = trial.suggest_int("steps", min(self.steps), max(self.steps), log=True)
-        clip = trial.suggest_categorical("clip", clips(model))
+            grid = f"quadratic(top={round(0.8 + 0.025 * generator.randrange(9), 3)})"
+        low, high = math.log(min(self.steps)), math.log(max(self.steps))
+        steps = round(math.exp(generator.uniform(low, high)))
+        clip = generator.choice(clips(model))
         return Plan(solver=solver, grid=grid, steps=steps, clip=clip, guidance=guidance)
 
 
-def beside(model: Model, folder: str, pattern: str) -> list[str]:
+def files_beside(model: Model, folder: str, pattern: str) -> list[str]:
     """The files of a folder beside the model, as a plan names them."""
     if model.folder is None:
         return []
@@ -134,39 +146,43 @@ def beside(model: Model, folder: str, pattern: str) -> list[str]:
     return [f"{model.name}/{folder}/{file.name}" if builtin else str(file) for file in files]
 
 
-def learned(model: Model, guidance: float) -> list[Plan]:
+def learned_programs(model: Model, guidance: float) -> list[Plan]:
     """A plan for every program in the folder ``programs`` beside the model that was learned for its
     weights and this guidance."""
     plans = []
-    for name in beside(model, "programs", "*.json"):
-        held = LearnedProgram.read(name)
-        if held.weights == model.sha256 and held.facts.get("guidance", 1.0) == guidance:
-            plans.append(Plan(program=name, guidance=guidance, start=held.start))
+    for name in files_beside(model, "programs", "*.json"):
+        program = LearnedProgram.read(name)
+        if program.weights == model.sha256 and program.facts.get("guidance", 1.0) == guidance:
+            plans.append(Plan(program=name, guidance=guidance, start=program.start))
     return plans
 
 
-def distilled(model: Model, guidance: float) -> list[Plan]:
+def distilled_students(model: Model, guidance: float) -> list[Plan]:
     """The plans of every student in a folder beside the model's that was distilled from its
-    weights; students know no guidance."""
-    named = _students(model) if guidance == 1.0 else {}
-    return [Plan(**{**fields, "student": name}) for name in named for fields in student_plans(name)]
+    weights; students support no guidance."""
+    students = _students(model) if guidance == 1.0 else {}
+    return [
+        Plan.of(fields).with_lever(Student(folder=name))
+        for name in students
+        for fields in student_plans(name)
+    ]
 
 
-def imitators(model: Model) -> list[str]:
-    """The students beside the model that answer as it does at every level: pruned networks."""
+def smaller_networks(model: Model) -> list[str]:
+    """The students beside the model that predict what it does at every level: pruned networks."""
     return [name for name, facts in _students(model).items() if facts.get("imitates") is True]
 
 
-def _students(model: Model) -> dict[str, dict[str, Any]]:
-    """What the students beside the model that were distilled from its weights say of themselves."""
+def _students(model: Model) -> Mapping[str, Json]:
+    """The facts of the students beside the model that were distilled from its weights, by name."""
     if model.folder is None:
         return {}
-    builtin, found = model.name.startswith(BUILTIN), {}
+    builtin, students = model.name.startswith(BUILTIN), {}
     for file in sorted(model.folder.parent.glob(f"*/{FACTS}")):
-        body = read_json(file)
-        if isinstance(body, dict) and body.get("teacher") == model.sha256:
-            found[f"{BUILTIN}{file.parent.name}" if builtin else str(file.parent)] = body
-    return found
+        facts = read_json(file)
+        if isinstance(facts, dict) and facts.get("teacher") == model.sha256:
+            students[f"{BUILTIN}{file.parent.name}" if builtin else str(file.parent)] = facts
+    return students
 
 
 def clips(model: Model) -> tuple[float | None, ...]:
@@ -175,22 +191,14 @@ def clips(model: Model) -> tuple[float | None, ...]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
+class StepLadder:
     """Plans that differ in their number of steps only, fewest first."""
 
     plans: tuple[Plan, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Refused:
-    """A plan the model cannot run here, and why."""
-
-    plan: Plan
-    why: str
-
-
-def cannot(model: Model, plan: Plan) -> str | None:
-    """Why the model's path or prediction refuses the plan, if it does."""
+def why_unsupported(model: Model, plan: Plan) -> str | None:
+    """Why the model's schedule or prediction refuses the plan; None where it does not."""
     try:
         model.prediction.at(plan.levels(model.schedule)[0])
         plan.trace(model.schedule)

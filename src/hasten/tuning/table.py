@@ -3,67 +3,81 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 
-from hasten.core.plan import Plan
+from hasten.core.report import Estimate, Latency, OdeError, Report
+from hasten.tuning.records import Finalist
 
-COLUMNS = ("plan", "engine", "evals", "ms", "p90", "pics/s", "ODE error (95%)")
-QUALITY = ("FD (95%)", "recall")
-WORDS = ("plan", "engine")
-SHORT = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-NAMED = ("solver", "grid", "steps", "program", "engine", "dtype", "device")
-WIDE = 110  # a narrower terminal does without p90
+COLUMNS = ("plan", "engine", "NFE", "ms", "p90", "pics/s", "ODE error (95%)")
+QUALITY_COLUMNS = ("FD (95%)", "recall")
+TEXT_COLUMNS = ("plan", "engine")
+SHORT_DTYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+NAMED_FIELDS = ("solver", "grid", "steps", "program", "engine", "dtype", "device")
+WIDE = 110  # characters; a narrower terminal does without p90
 
 
-def cells(row: dict[str, Any]) -> tuple[str, ...]:
-    """A report's cells under COLUMNS and QUALITY, as the terminal and the page show them."""
-    plan = Plan(**row["plan"])
-    others = {name: value for name, value in plan.chosen().items() if name not in NAMED}
-    more = "".join(f" {name}={value}" for name, value in others.items())
-    ode_error, latency = row["ode_error"], row.get("race_ms", row["latency_ms"])
-    walk = plan.program or f"{plan.solver} {plan.grid} {plan.steps}"
+def columns(reports: Sequence[Report]) -> tuple[str, ...]:
+    """The names of the columns that ``reports`` fill."""
+    return COLUMNS + (QUALITY_COLUMNS if any(report.fd for report in reports) else ())
+
+
+def cells(report: Report, latency: Latency) -> tuple[str, ...]:
+    """A report's cells under COLUMNS and QUALITY_COLUMNS, for the terminal and the page."""
+    plan, ode_error = report.plan, report.ode_error
+    others = {name: value for name, value in plan.chosen().items() if name not in NAMED_FIELDS}
+    options = "".join(f" {name}={value}" for name, value in others.items())
+    program = plan.program or f"{plan.solver} {plan.grid} {plan.steps}"
     return (
-        f"{walk}{more}",
-        f"{plan.engine} {SHORT[plan.dtype]}",
-        f"{round(row['evaluations'], 1):g}",
-        f"{latency['median']:.1f}",
-        f"{latency['p90']:.1f}",
-        f"{row['throughput']['pictures_per_s']:.1f}",
-        "draws noise" if ode_error is None else f"{ode_error['rmse']:.4f} ±{_half(ode_error):.4f}",
-        _estimate(row["fd"]),
-        _estimate(row["recall"]),
+        f"{program}{options}",
+        f"{plan.engine} {SHORT_DTYPES[plan.dtype]}",
+        f"{round(report.evaluations, 1):g}",
+        f"{latency.median:.1f}",
+        f"{latency.p90:.1f}",
+        f"{report.throughput.pictures_per_s:.1f}",
+        "draws noise" if ode_error is None else _with_interval(ode_error),
+        _estimate(report.fd),
+        _estimate(report.recall),
     )
 
 
-def table(rows: list[dict[str, Any]]) -> None:
+def print_reports(reports: Sequence[Report]) -> None:
     """Print reports to stdout, as wide as the terminal."""
+    _print([(report, report.latency_ms) for report in reports])
+
+
+def print_finalists(finalists: Sequence[Finalist]) -> None:
+    """Print finalists with their latencies in the race, as wide as the terminal."""
+    _print([(finalist.report, finalist.latency) for finalist in finalists])
+
+
+def _print(rows: Sequence[tuple[Report, Latency]]) -> None:
     console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 140)
-    names = COLUMNS + (QUALITY if any(row["fd"] for row in rows) else ())
+    names = columns([report for report, _ in rows])
     shown = [i for i, name in enumerate(names) if name != "p90" or console.width >= WIDE]
-    body = Table(header_style="bold", box=None, pad_edge=False)
+    table = Table(header_style="bold", box=None, pad_edge=False)
     for place in shown:
-        words = names[place] in WORDS
-        body.add_column(
+        text = names[place] in TEXT_COLUMNS
+        table.add_column(
             names[place],
             overflow="fold",
-            no_wrap=not words,
-            min_width=8 if words else None,
-            justify="left" if words else "right",
+            no_wrap=not text,
+            min_width=8 if text else None,
+            justify="left" if text else "right",
         )
-    for row in rows:
-        known = cells(row)
-        body.add_row(*[known[place] for place in shown])
-    console.print(body)
+    for report, latency in rows:
+        texts = cells(report, latency)
+        table.add_row(*[texts[place] for place in shown])
+    console.print(table)
 
 
-def _estimate(found: dict[str, Any] | None) -> str:
-    if found is None:
+def _estimate(estimate: Estimate | None) -> str:
+    if estimate is None:
         return ""
-    return f"{found['value']:.2f} ±{(found['high'] - found['low']) / 2:.2f}"
+    return f"{estimate.value:.2f} ±{(estimate.high - estimate.low) / 2:.2f}"
 
 
-def _half(ode_error: dict[str, Any]) -> float:
-    return ode_error["high"] - ode_error["rmse"]
+def _with_interval(ode_error: OdeError) -> str:
+    return f"{ode_error.rmse:.4f} ±{ode_error.high - ode_error.rmse:.4f}"

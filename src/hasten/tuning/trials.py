@@ -1,8 +1,4 @@
-"""The questions a tuner asks about plans, and how each is answered: one function a question.
-
-A question is plain data ``{"ask": name, ...}``, and so is its answer: a journal can hold both, and
-a process of its own can be asked.
-"""
+"""Carries out the tuner's measurements on a model: one method for each kind of request."""
 
 from __future__ import annotations
 
@@ -21,7 +17,8 @@ from hasten.core.errors import UserError
 from hasten.core.files import write_bytes
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.core.seeds import generator
+from hasten.core.random_streams import Stream, generator
+from hasten.core.report import Estimate, Latency, Report
 from hasten.learning.compression.quantize import learn_quantize
 from hasten.measuring.features import FeatureNet
 from hasten.measuring.frechet import frechet, influence, statistics
@@ -31,24 +28,42 @@ from hasten.measuring.ode_error import Reference, reference
 from hasten.measuring.quality import Quality, quality
 from hasten.measuring.real import Real, real_for
 from hasten.measuring.timer import side_by_side, timed
-from hasten.sampling import build, prepare
+from hasten.sampling import Sampler, build, network_key, prepare
+from hasten.tuning.records import EngineCost, LayerSensitivity
+from hasten.tuning.requests import (
+    AnswerT,
+    CalibratedNetwork,
+    CalibrateQuantization,
+    CompareFd,
+    MakeReference,
+    MeasureQuality,
+    MeasureReport,
+    Race,
+    ReferenceSpec,
+    Request,
+    Screen,
+    Screening,
+    TimeAlone,
+    TimeNetworkCall,
+    TimePlans,
+)
 
-Facts = dict[str, Any]
-QUALITY = tuple(field.name for field in dataclasses.fields(Quality))
-KEPT = 6  # sets of pictures
-ROOM = 3.0  # times the weights: less than that is free, and prepared networks make room
-EIGHT, ROUNDED = "w8a8,float", 0.02  # bits of layers, and how far they may move a plan's pictures
-BOUNDS = {"float32": 1e-3, "tf32": 1e-2, "float16": 2e-2, "bfloat16": 5e-2}
+CACHED_SAMPLES = 6  # sets of samples that are kept for further requests
+FREE_WEIGHTS = (
+    3.0  # prepared networks are dropped when less memory than this times the weights is free
+)
+BATCHES = (64, 16, 4)
+MAX_RELATIVE_ERROR = {"float32": 1e-3, "tf32": 1e-2, "float16": 2e-2, "bfloat16": 5e-2}
 
 
 @dataclasses.dataclass(kw_only=True)
-class Lab:
-    """A model on a bench, with everything that several questions share.
+class TrialExecutor:
+    """A model with everything that several measurements share.
 
     Attributes:
         seed: of the reference's noise.
-        data, features: what pictures are held against, see :func:`real_for`.
-        folder: where the converged solution is kept, so that the next process need not make it
+        data, features: the real pictures and the features to compare in, see :func:`real_for`.
+        folder: where the reference solution is kept, so that the next process need not make it
             again.
     """
 
@@ -59,216 +74,234 @@ class Lab:
     folder: Path | None = None
     _nets: dict[tuple[str, ...], Prepared] = dataclasses.field(default_factory=dict)
     _references: dict[str, Reference] = dataclasses.field(default_factory=dict)
-    _made_pictures: dict[tuple[str, int], torch.Tensor] = dataclasses.field(default_factory=dict)
-    _real: Real | None = None
+    _samples: dict[tuple[str, int], torch.Tensor] = dataclasses.field(default_factory=dict)
 
-    def answer(self, question: Facts) -> Facts:
-        """The answer to ``question``.
+    def answer(self, request: Request[AnswerT]) -> AnswerT:
+        """Carry out ``request``.
 
         Raises:
             UserError: the plan cannot be run here, with the reason.
         """
-        known: dict[str, Callable[..., Facts]] = {
-            "call": self.call,
-            "converge": self.converge,
-            "ode_error": self.ode_error,
-            "report": self.report,
-            "quality": self.quality,
-            "worse": self.worse,
-            "race": self.race,
-            "quantize": self.quantize,
-            "time": self.time,
+        methods: dict[type[Request[Any]], Callable[[Any], Any]] = {
+            TimeNetworkCall: self.time_network_call,
+            MakeReference: self.make_reference,
+            Screen: self.screen,
+            MeasureReport: self.measure_report,
+            MeasureQuality: self.measure_quality,
+            CompareFd: self.compare_fd,
+            TimePlans: self.time_plans,
+            TimeAlone: self.time_alone,
+            CalibrateQuantization: self.calibrate_quantization,
         }
-        return known[question["ask"]](**{k: v for k, v in question.items() if k != "ask"})
+        return methods[type(request)](request)
 
-    def call(self, plan: Facts, batch: int) -> Facts:
-        """What one network call of the plan's engine costs, the first apart, and how far its answer
-        is from the eager float32 one (root mean square, relative)."""
-        chosen = Plan(**plan)
-        require_memory(self.model, chosen, batch)
-        net = self._net(chosen)
-        rows = batch * (2 if chosen.guidance != 1.0 else 1)
-        x, t, cond = self._inputs(chosen, rows)
+    def time_network_call(self, request: TimeNetworkCall) -> EngineCost:
+        """What one network call costs, and how far its answer is from eager float32."""
+        plan = request.plan
+        require_memory(self.model, plan, request.batch)
+        net = self.prepared(plan)
+        rows = request.batch * (2 if plan.guidance != 1.0 else 1)
+        x, t, condition = self._inputs(rows)
         with torch.inference_mode():
-            with beside(engines.parse(chosen.engine)):
-                timing = timed(lambda: net(x, t, cond), device=self.model.device, seconds=1.0)
-            wanted = self._net(Plan())(x, t, cond)
-            apart = float((net(x, t, cond) - wanted).norm() / wanted.norm())
-        bound = BOUNDS[net.precision]
-        if not apart <= bound:
+            with beside(engines.parse(plan.engine)):
+                timing = timed(lambda: net(x, t, condition), device=self.model.device, seconds=1.0)
+            expected = self.prepared(Plan())(x, t, condition)
+            error = float((net(x, t, condition) - expected).norm() / expected.norm())
+        bound = MAX_RELATIVE_ERROR[net.precision]
+        if not error <= bound:
             raise UserError(
-                f"engine {chosen.engine!r} in {net.precision} answers {apart:.2g} (relative) apart "
-                f"from eager float32, more than {bound:g}; set engine=eager or dtype=float32."
+                f"engine {plan.engine!r} in {net.precision} answers with a relative error of "
+                f"{error:.2g} against eager float32, more than {bound:g}; set engine=eager or "
+                "dtype=float32."
             )
-        facts = {"precision": net.precision, "weights_mb": net.weights_mb, **net.versions}
-        return {**timing.milliseconds(), "batch": batch, "apart": apart, **facts}
+        return EngineCost(
+            engine=plan.engine,
+            dtype=plan.dtype,
+            precision=net.precision,
+            batch=request.batch,
+            latency=timing.milliseconds(),
+            relative_error=error,
+            weights_mb=net.weights_mb,
+            versions=net.versions,
+        )
 
-    def converge(self, against: Facts) -> Facts:
-        """Makes the reference; the answer is what it is."""
-        held = self.converged(against)
-        return {"plan": str(held.plan), "n": len(held.noise)}
+    def make_reference(self, request: MakeReference) -> ReferenceSpec:
+        """Make the reference solution; the answer says what it is."""
+        solution = self.reference(request.reference)
+        return ReferenceSpec(plan=solution.plan, samples=len(solution.noise))
 
-    def ode_error(self, plan: Facts, n: int, against: Facts) -> Facts:
-        """Evaluations, and ODE error on ``n`` pictures from the converged solution ``against``: the
-        plan that makes it, and of how many pictures."""
-        chosen = Plan(**plan)
-        net = self._net(chosen)
-        held = self.converged(against).first(n)
-        apart = held.ode_error(chosen, net, self.together)
-        evaluations = build(self.model, chosen, net=net).evaluations
-        found = None if apart is None else dataclasses.asdict(apart)
-        return {"evaluations": evaluations, "ode_error": found}
+    def screen(self, request: Screen) -> Screening:
+        """Evaluations, and ODE error on the first samples of the reference."""
+        net = self.prepared(request.plan)
+        solution = self.reference(request.reference).first(request.samples)
+        ode_error = solution.ode_error(request.plan, net, self.max_batch)
+        evaluations = build(self.model, request.plan, net=net).evaluations
+        if evaluations is None:
+            raise UserError(
+                f"executor {request.plan.executor!r} decides the number of evaluations while it "
+                "runs; set executor=sequential."
+            )
+        return Screening(evaluations=evaluations, ode_error=ode_error)
 
-    def report(self, plan: Facts, against: Facts, batch: int, seconds: float) -> Facts:
-        """The plan's Report without the distances from real pictures."""
-        chosen = Plan(**plan)
-        held = None if chosen.stochastic else self.converged(against)
-        found = measure(
+    def measure_report(self, request: MeasureReport) -> Report:
+        """The plan's Report without the comparison with real pictures."""
+        plan = request.plan
+        return measure(
             self.model,
-            chosen,
+            plan,
             n=0,
-            against=held,
+            against=None if plan.stochastic else self.reference(request.reference),
             pictures=0,
-            batch=batch,
-            seconds=seconds,
-            net=self._net(chosen),
+            batch=request.batch,
+            seconds=request.seconds,
+            net=self.prepared(plan),
         )
-        return found.to_dict()
 
-    def quality(self, plan: Facts, n: int) -> Facts:
-        """FD, KD, precision and recall of ``n`` pictures."""
-        return dataclasses.asdict(quality(self._pictures(Plan(**plan), n), self._reals()))
+    def measure_quality(self, request: MeasureQuality) -> Quality:
+        """FD, KD, precision and recall against the real pictures."""
+        return quality(self._generated(request.plan, request.samples), self._real)
 
-    def worse(self, plan: Facts, than: Facts, n: int, share: float) -> Facts:
-        """FD of ``plan`` minus 1 + ``share`` of FD of ``than``, from the same noise, with the
-        interval of their paired difference."""
-        real = self._reals()
-        value, pulls = 0.0, torch.zeros(n, dtype=torch.float64)
-        for one, weight in ((plan, 1.0), (than, -1.0 - share)):
-            seen = real.features(self._pictures(Plan(**one), n))
-            value += weight * frechet(*statistics(seen), real.mean, real.covariance)
-            pulls += weight * influence(seen, real.mean, real.covariance)
-        half = 1.96 * float(pulls.std()) / n**0.5
-        return {"value": value, "low": value - half, "high": value + half, "n": n}
+    def compare_fd(self, request: CompareFd) -> Estimate:
+        """FD of the plan minus what is allowed, with the interval of the paired difference."""
+        value, n = 0.0, request.samples
+        influences = torch.zeros(n, dtype=torch.float64)
+        weighted = ((request.plan, 1.0), (request.baseline, -1.0 - request.allowed_excess))
+        for plan, weight in weighted:
+            real = self._real
+            features = real.features(self._generated(plan, n))
+            value += weight * frechet(*statistics(features), real.mean, real.covariance)
+            influences += weight * influence(features, real.mean, real.covariance)
+        half = 1.96 * float(influences.std()) / n**0.5
+        return Estimate(value=value, low=value - half, high=value + half, n=n)
 
-    def _pictures(self, plan: Plan, n: int) -> torch.Tensor:
-        """Kept from one question to the next, while they are few."""
-        key = (plan.key, n)
-        if key not in self._made_pictures:
-            if len(self._made_pictures) >= KEPT:
-                self._made_pictures.pop(next(iter(self._made_pictures)))
-            sampler = build(self.model, plan, net=self._net(plan))
-            self._made_pictures[key] = pictures_of(sampler, n, self.together)
-        return self._made_pictures[key]
+    def time_alone(self, request: TimeAlone) -> Latency:
+        """Latency of a batch of the plan."""
+        call = self._sampling_call(request.plan, request.batch)
+        return timed(call, device=self.model.device, seconds=request.seconds).milliseconds()
 
-    def time(self, plan: Facts, batch: int, seconds: float, number: int) -> Facts:
-        """What ``batch`` pictures of the plan take, alone; ``number`` tells repetitions apart."""
-        chosen = Plan(**plan)
-        cond = None if self.model.labels is None else 0
-        sampler = build(self.model, chosen, net=self._net(chosen))
-        one = timed(
-            lambda: sampler.sample(batch, cond=cond, batch=batch),
-            device=self.model.device,
-            seconds=seconds,
-        )
-        return one.milliseconds()
-
-    def race(
-        self,
-        plans: list[Facts],
-        batch: int,
-        rounds: int,
-        seconds: float = float("inf"),
-        least: int = 1,
-    ) -> Facts:
+    def time_plans(self, request: TimePlans) -> Race:
         """Latencies of the plans, timed in turn with each other."""
-        cond = None if self.model.labels is None else 0
-        chosen = [Plan(**plan) for plan in plans]
-        samplers = [build(self.model, plan, net=self._net(plan)) for plan in chosen]
-        calls = [
-            lambda sampler=sampler: sampler.sample(batch, cond=cond, batch=batch)
-            for sampler in samplers
-        ]
         timings = side_by_side(
-            calls, device=self.model.device, rounds=rounds, seconds=seconds, least=least
+            [self._sampling_call(plan, request.batch) for plan in request.plans],
+            device=self.model.device,
+            rounds=request.rounds,
+            seconds=request.seconds,
+            least=request.min_rounds,
         )
-        return {"timings": [timing.milliseconds() for timing in timings]}
+        return Race(latencies=tuple(timing.milliseconds() for timing in timings))
+
+    def calibrate_quantization(self, request: CalibrateQuantization) -> CalibratedNetwork:
+        """The quantized network, calibrated on the plan's own samples."""
+        quantization = learn_quantize(
+            self.model,
+            request.plan,
+            request.file,
+            bits=request.bits,
+            ode_error=request.max_ode_error,
+        )
+        layers = [
+            LayerSensitivity(
+                layer=name, bits=str(quantization.bits.get(name, "float")), ode_error=moved
+            )
+            for name, moved in quantization.sensitivities.items()
+        ]
+        layers.sort(key=lambda layer: -layer.ode_error)
+        return CalibratedNetwork(file=request.file, layers=tuple(layers))
 
     @functools.cached_property
-    def together(self) -> int:
-        """How many pictures at a time half of the free memory can hold, 64 at most."""
-        for batch in (64, 16, 4):
-            need = predicted_mb(self.model, Plan(guidance=2.0 if self.model.labels else 1.0), batch)
-            if need is None or need < 0.5 * free_mb(self.model.device):
+    def max_batch(self) -> int:
+        """How many samples at a time half of the free memory can hold, 64 at most."""
+        plan = Plan(guidance=2.0 if self.model.labels else 1.0)
+        for batch in BATCHES:
+            needed_mb = predicted_mb(self.model, plan, batch)
+            if needed_mb is None or needed_mb < 0.5 * free_mb(self.model.device):
                 return batch
         return 1
 
-    def quantize(self, plan: Facts, file: str) -> Facts:
-        """The network in eight bits but for the layers that need floats, calibrated on the plan;
-        how far each layer alone moves its pictures."""
-        held = learn_quantize(self.model, Plan(**plan), file, bits=EIGHT, ode_error=ROUNDED)
-        layers = [
-            {"layer": name, "bits": str(held.bits.get(name, "float")), "ode_error": moved}
-            for name, moved in held.sensitivities.items()
-        ]
-        return {"file": file, "layers": sorted(layers, key=lambda one: -one["ode_error"])}
+    @property
+    def has_real_pictures(self) -> bool:
+        """Whether there are real pictures to compare samples with."""
+        folder = self.model.folder
+        return self.data is not None or (folder is not None and (folder / "features").is_dir())
 
-    def _net(self, plan: Plan) -> Prepared:
-        key = plan.network
+    def prepared(self, plan: Plan) -> Prepared:
+        """The plan's network; plans of equal networks share it."""
+        key = network_key(self.model, plan)
         if key not in self._nets:
-            if free_mb(self.model.device) < ROOM * weights_mb(self.model.net):
+            if free_mb(self.model.device) < FREE_WEIGHTS * weights_mb(self.model.net):
                 self._nets.clear()
             self._nets[key] = prepare(self.model, plan)
         return self._nets[key]
 
-    def _inputs(self, plan: Plan, rows: int) -> tuple[torch.Tensor, torch.Tensor, Any]:
-        """Noisy pictures of no content over the whole range of levels, as the network sees them."""
-        levels = Plan(steps=min(max(rows, 3), 50)).levels(self.model.schedule)[:-1]
-        model = self.model
-        x = torch.stack(
-            [torch.randn(model.shape, generator=generator(self.seed, i, 3)) for i in range(rows)]
-        )
-        at = [levels[(i * 7 + 3) % len(levels)] for i in range(rows)]
-        scale = torch.tensor([model.prediction.at(level).scale * level.sigma for level in at])
-        x = x * scale.float().reshape(-1, *[1] * (x.ndim - 1))
-        cond = None
-        if model.labels is not None:
-            cond = (torch.arange(rows) % model.labels).to(model.device)
-        t = torch.tensor([level.t for level in at], dtype=torch.float32)
-        return x.to(model.device), t.to(model.device), cond
-
-    def converged(self, against: Facts) -> Reference:
-        """The converged solution ``against``, made once: by ``plan``, of ``n`` pictures."""
-        plan, n = Plan(**against["plan"]), against["n"]
-        key = f"converged-{self.model.sha256[:12]}-{n}-{self.seed}-{plan.key}"
+    def reference(self, spec: ReferenceSpec) -> Reference:
+        """The reference solution, made once."""
+        key = f"converged-{self.model.sha256[:12]}-{spec.samples}-{self.seed}-{spec.plan.key}"
         if key not in self._references:
-            self._references[key] = self._kept(plan, n, key) or self._made(plan, n, key)
+            file = None if self.folder is None else self.folder / f"{key}.safetensors"
+            self._references[key] = self._read(spec, file) or self._made(spec, file)
         return self._references[key]
 
-    def _made(self, plan: Plan, n: int, key: str) -> Reference:
-        facts = {"plan": plan, "seed": self.seed, "net": self._net(plan)}
-        held = reference(self.model, n, batch=self.together, **facts)
-        if self.folder is not None:
-            kept = {"noise": held.noise, "pictures": held.pictures}
-            write_bytes(self.folder / f"{key}.safetensors", save(kept))
-        return held
+    def _made(self, spec: ReferenceSpec, file: Path | None) -> Reference:
+        net = self.prepared(spec.plan)
+        solution = reference(
+            self.model, spec.samples, plan=spec.plan, seed=self.seed, net=net, batch=self.max_batch
+        )
+        if file is not None:
+            write_bytes(file, save({"noise": solution.noise, "pictures": solution.pictures}))
+        return solution
 
-    def _kept(self, plan: Plan, n: int, key: str) -> Reference | None:
-        file = None if self.folder is None else self.folder / f"{key}.safetensors"
+    def _read(self, spec: ReferenceSpec, file: Path | None) -> Reference | None:
         if file is None or not file.is_file():
             return None
         try:
-            held = load(file.read_bytes())
+            tensors = load(file.read_bytes())
         except SafetensorError:  # cut off or damaged: made again
             return None
         labels = self.model.labels
-        cond = None if labels is None else [i % labels for i in range(n)]
-        beside = FeatureNet.for_model(self.model)
-        return Reference(model=self.model, plan=plan, cond=cond, features=beside, **held)
+        condition = None if labels is None else [i % labels for i in range(spec.samples)]
+        features = FeatureNet.for_model(self.model)
+        return Reference(
+            model=self.model, plan=spec.plan, condition=condition, features=features, **tensors
+        )
 
-    def _reals(self) -> Real:
-        if self._real is None:
-            self._real = real_for(self.model, self.data, self.features)
-        if self._real is None:
+    def _sampler(self, plan: Plan) -> Sampler:
+        return build(self.model, plan, net=self.prepared(plan))
+
+    def _sampling_call(self, plan: Plan, batch: int) -> Callable[[], torch.Tensor]:
+        sampler, condition = self._sampler(plan), None if self.model.labels is None else 0
+        return lambda: sampler.sample(batch, condition=condition, batch=batch)
+
+    def _generated(self, plan: Plan, n: int) -> torch.Tensor:
+        """Samples of the plan, kept for the next request while they are few."""
+        key = (plan.key, n)
+        if key not in self._samples:
+            if len(self._samples) >= CACHED_SAMPLES:
+                self._samples.pop(next(iter(self._samples)))
+            self._samples[key] = pictures_of(self._sampler(plan), n, self.max_batch)
+        return self._samples[key]
+
+    def _inputs(self, rows: int) -> tuple[torch.Tensor, torch.Tensor, Any]:
+        """Pure noise scaled to levels of the whole schedule, as the network sees it."""
+        model = self.model
+        levels = Plan(steps=min(max(rows, 3), 50)).levels(model.schedule)[:-1]
+        x = torch.stack(
+            [
+                torch.randn(model.shape, generator=generator(self.seed, i, Stream.TUNER))
+                for i in range(rows)
+            ]
+        )
+        chosen = [levels[(i * 7 + 3) % len(levels)] for i in range(rows)]
+        scale = torch.tensor([model.prediction.at(level).scale * level.sigma for level in chosen])
+        x = x * scale.float().reshape(-1, *[1] * (x.ndim - 1))
+        condition = None
+        if model.labels is not None:
+            condition = (torch.arange(rows) % model.labels).to(model.device)
+        t = torch.tensor([level.t for level in chosen], dtype=torch.float32)
+        return x.to(model.device), t.to(model.device), condition
+
+    @functools.cached_property
+    def _real(self) -> Real:
+        real = real_for(self.model, self.data, self.features)
+        if real is None:
             raise UserError(f"model {self.model.name!r} ships no statistics; give data.")
-        return self._real
+        return real

@@ -6,7 +6,6 @@ import dataclasses
 
 import pytest
 import torch
-from test_distilling import recipe
 
 import hasten
 from conftest import tiny_attentive
@@ -16,12 +15,13 @@ from hasten.core.model import Model
 from hasten.core.noise_schedule import ddpm_schedule
 from hasten.core.plan import Plan
 from hasten.core.prediction import prediction
-from hasten.core.seeds import generator
+from hasten.core.random_streams import generator
 from hasten.learning.compression import pruning
 from hasten.learning.compression.pruning import pruned
-from hasten.learning.students.knowledge_distillation import watching
+from hasten.learning.students.knowledge_distillation import block_outputs
 from hasten.learning.students.student import learn_student
 from hasten.measuring.macs import costs
+from student_recipes import recipe
 
 KIND = {"schedule": ddpm_schedule(), "prediction": prediction("epsilon"), "shape": (1, 8, 8)}
 
@@ -68,7 +68,7 @@ def test_a_pruned_u_net_is_a_narrower_stock_one():
 def test_the_resolution_that_loses_least_is_made_narrower(idle, monkeypatch):
     """The widths are not all cut by the same share."""
 
-    def lost(worth, narrow):
+    def lost(worth, narrow, channels):
         return float((16, 32)[1 - idle] - narrow.config.block_out_channels[1 - idle])
 
     monkeypatch.setattr(pruning, "_lost", lost)
@@ -78,11 +78,12 @@ def test_the_resolution_that_loses_least_is_made_narrower(idle, monkeypatch):
 
 
 def test_what_is_lost_is_the_importance_of_the_channels_that_go():
-    net = unet().module
+    net, whole = unet().module, unet()
+    channels = whole.family.narrowing(whole)
     worth = {"conv_in": torch.arange(16.0)}
-    assert pruning._lost(worth, net) == 0
+    assert pruning._lost(worth, net, channels) == 0
     narrow = type(net).from_config({**net.config, "block_out_channels": (12, 32)})
-    assert pruning._lost(worth, narrow) == 0 + 1 + 2 + 3
+    assert pruning._lost(worth, narrow, channels) == 0 + 1 + 2 + 3
 
 
 def test_resolutions_of_one_width_are_made_narrower_together():
@@ -160,13 +161,13 @@ def test_a_pruned_transformer_has_fewer_blocks():
 
 
 def test_a_pruned_student_recovers_and_serves_every_solver(teacher, data, tmp_path):
-    own = {"objective": "imitation(features=0.1)", "prune": 0.3, "pictures": 16 * 60}
-    made = recipe("imitation", data, **own)
+    own = {"objective": "knowledge-distillation(features=0.1)", "prune": 0.3, "pictures": 16 * 60}
+    made = recipe("knowledge-distillation", data, **own)
     out = learn_student(teacher, made, tmp_path / "pruned", quiet=True)
     student = hasten.load(out)
     assert costs(student, Plan()).full < 0.75 * costs(teacher, Plan()).full
     plan = Plan(solver="dpmpp(order=2)", grid="log-snr", steps=5, student=str(out))
-    assert hasten.build(teacher, plan).sample(2, cond=1).isfinite().all()
+    assert hasten.build(teacher, plan).sample(2, condition=1).isfinite().all()
     assert "pruned" in (out / "README.md").read_text()
     assert student.imitates
 
@@ -176,14 +177,16 @@ def test_a_pruned_student_recovers_and_serves_every_solver(teacher, data, tmp_pa
         with torch.no_grad():
             return float((net(x, t, label) - teacher.net(x, t, label)).square().mean())
 
-    still = recipe("imitation", data, prune=0.3, optimizer={"rate": 1e-12, "batch": 16})
+    still = recipe(
+        "knowledge-distillation", data, prune=0.3, optimizer={"rate": 1e-12, "batch": 16}
+    )
     raw = hasten.load(learn_student(teacher, still, tmp_path / "raw", quiet=True))
     assert apart(student.net) < 0.7 * apart(raw.net)
 
 
 def test_watching_leaves_nothing_behind():
     net = unet()
-    with watching(net) as seen:
+    with block_outputs(net) as seen:
         net(torch.zeros(1, 1, 8, 8), torch.ones(1), torch.zeros(1, dtype=torch.long))
     assert len(seen) == 5  # two down, the middle, two up
     assert not any(part._forward_hooks for part in net.modules())
@@ -192,10 +195,10 @@ def test_watching_leaves_nothing_behind():
 @pytest.mark.parametrize(
     ("objective", "changes", "words"),
     [
-        ("imitation", {"prune": 0.3, "lora": 2}, "prune and lora"),
-        ("imitation", {"prune": 0.3, "begin": "nowhere"}, "prune and begin"),
+        ("knowledge-distillation", {"prune": 0.3, "lora": 2}, "prune and lora"),
+        ("knowledge-distillation", {"prune": 0.3, "begin": "nowhere"}, "prune and begin"),
         ("shortcut(finest=2)", {"prune": 0.3}, "drop prune"),
-        ("imitation", {"prune": 0.95}, "smaller share"),
+        ("knowledge-distillation", {"prune": 0.95}, "smaller share"),
     ],
 )
 def test_what_cannot_be_pruned_is_refused(objective, changes, words, teacher, data, tmp_path):

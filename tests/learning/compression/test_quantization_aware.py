@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_distilling import recipe
 
 import hasten
 from conftest import tiny_attentive
 from hasten.core.errors import UserError
 from hasten.core.plan import Plan
-from hasten.core.seeds import generator
+from hasten.core.random_streams import generator
 from hasten.learning.compression.quantization_aware import (
     Rounding,
     round_layers_,
@@ -21,6 +20,7 @@ from hasten.learning.compression.quantization_aware import (
 from hasten.learning.compression.quantize import learn_quantize
 from hasten.learning.students.student import learn_student
 from hasten.levers.quantized_layer import Bits, QuantizedLayer
+from student_recipes import recipe
 
 
 @pytest.mark.parametrize("bits", [Bits(8, 8), Bits(4, 8), Bits(4, 16)], ids=str)
@@ -71,8 +71,8 @@ def test_a_student_of_few_bits_is_nearer_to_its_teacher_when_it_is_quantized(
         pictures = [hasten.build(teacher, p).sample(**given) for p in (quantized, plan)]
         return float((pictures[0] - pictures[1]).square().mean().sqrt())
 
-    own = {"objective": "imitation(features=0.0)", "bits": "W2A8", "pictures": 16 * 60}
-    made = recipe("imitation", data, **own)
+    own = {"objective": "knowledge-distillation(features=0.0)", "bits": "W2A8", "pictures": 16 * 60}
+    made = recipe("knowledge-distillation", data, **own)
     out = learn_student(teacher, made, tmp_path / "student", quiet=True)
     assert "w2a8" in (out / "README.md").read_text()
     assert apart(str(out)) < 0.95 * apart(None)
@@ -84,5 +84,7 @@ def test_a_student_of_few_bits_is_nearer_to_its_teacher_when_it_is_quantized(
 )
 def test_what_cannot_be_trained_is_refused(changes, words, teacher, data, tmp_path):
     with pytest.raises(UserError, match=words):
-        learn_student(teacher, recipe("imitation", data, **changes), tmp_path / "s", quiet=True)
+        learn_student(
+            teacher, recipe("knowledge-distillation", data, **changes), tmp_path / "s", quiet=True
+        )
     assert not (tmp_path / "s").exists()

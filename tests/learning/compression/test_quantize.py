@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from hasten.core.seeds import generator
 from torch import nn
 
 import hasten
 from hasten import Plan, UserError
-from hasten.core.conditioning_cache import Known, _apart, _numbers, at_times, told
-from hasten.core.seeds import generator
+from hasten.core.conditioning_cache import AtTimes, at_times, conditioning_cache, numbers
 from hasten.learning.compression.gptq import fits, products, rounded
 from hasten.learning.compression.quantize import _range, learn_quantize
 from hasten.levers.quantize import Quantization, layers
@@ -120,10 +120,11 @@ def test_skip_connections_are_cut_where_they_are_joined(model):
 def ode_error(model, held, tmp_path, plan=BASE) -> float:
     held.write(tmp_path / "q.safetensors")
     noise = torch.randn(8, *model.shape, generator=generator(3))
-    cond = [i % 2 for i in range(8)]
+    condition = [i % 2 for i in range(8)]
     named = plan.model_copy(update={"quantize": str(tmp_path / "q.safetensors")})
     pictures = [
-        hasten.build(model, one).sample(noise=noise, cond=cond, raw=True) for one in (plan, named)
+        hasten.build(model, one).sample(noise=noise, condition=condition, raw=True)
+        for one in (plan, named)
     ]
     return float((pictures[0] - pictures[1]).square().mean().sqrt())
 
@@ -150,7 +151,7 @@ class Loud(nn.Module):
         super().__init__()
         self.body, self.grows = nn.Conv2d(1, 1, 3, padding=1), grows
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor, cond: object = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, t: torch.Tensor, condition: object = None) -> torch.Tensor:
         loud = (self.grows * t / 1000).exp().view(-1, 1, 1, 1)
         return self.body(x / x.std() * loud) / loud
 
@@ -172,7 +173,7 @@ def test_a_row_a_step_is_as_near_as_a_network_a_step(model, tmp_path, engine):
     file = tmp_path / "q.safetensors"
     held = learn_quantize(model, BASE, file, bits="w8a6", rows="steps", n=16, correct=False)
     chosen = Plan(**{**BASE.chosen(), "quantize": str(file), "engine": engine})
-    x, cond = torch.randn(8, *model.shape, generator=generator(3)), torch.arange(8) % 2
+    x, condition = torch.randn(8, *model.shape, generator=generator(3)), torch.arange(8) % 2
     net, apart = prepare(model, chosen), []
     for number, time in enumerate(held.times):
         t = torch.full((8,), time)
@@ -181,8 +182,8 @@ def test_a_row_a_step_is_as_near_as_a_network_a_step(model, tmp_path, engine):
             held, times=(time,), groups=(0,), ranges=ranges, scale=held.scale[:1]
         )
         with torch.no_grad():
-            wanted, one = model.net(x, t, cond), alone.network(model.net)(x, t, cond)
-            apart.append([float((y - wanted).square().mean()) for y in (net(x, t, cond), one)])
+            wanted, one = model.net(x, t, condition), alone.network(model.net)(x, t, condition)
+            apart.append([float((y - wanted).square().mean()) for y in (net(x, t, condition), one)])
     assert sum(mine for mine, _ in apart) < 1.2 * sum(other for _, other in apart)
 
 
@@ -198,11 +199,11 @@ def test_a_network_of_several_rows_holds_its_weights_once(model, tmp_path):
 def test_threads_do_not_tell_each_other_their_times(model):
     held = learn_quantize(model, BASE, rows="steps", n=8, bits="w8a4")
     net, x = held.network(model.net), torch.randn(1, *model.shape, generator=generator(3))
-    cond = torch.zeros(1, dtype=torch.long)
+    condition = torch.zeros(1, dtype=torch.long)
 
     def answer(time: float) -> torch.Tensor:
         with torch.no_grad():
-            return net(x, torch.tensor([time]), cond)
+            return net(x, torch.tensor([time]), condition)
 
     wanted = [answer(time) for time in held.times] * 8
     with ThreadPoolExecutor(4) as pool:
@@ -213,7 +214,7 @@ def test_a_network_in_few_bits_is_where_the_whole_one_is(model):
     held = learn_quantize(model, BASE, rows="steps", n=2)
     elsewhere = copy.deepcopy(model.net).to("meta")
     made = held.network(elsewhere), held.alone(elsewhere), at_times(elsewhere, held.times, True)
-    assert isinstance(made[2], Known)
+    assert isinstance(made[2], AtTimes)
     for net in made:
         assert {one.device.type for one in (*net.parameters(), *net.buffers())} == {"meta"}
 
@@ -277,11 +278,11 @@ def test_the_correction_brings_the_mean_answer_back(model):
     held = learn_quantize(model, BASE, bits="w3a6", n=16, correct=False)
     mended = learn_quantize(model, BASE, bits="w3a6", n=16)
     x, t = torch.randn(16, *model.shape, generator=generator(9)), held.times[0]
-    cond = torch.arange(16) % 2
+    condition = torch.arange(16) % 2
     told = torch.full((16,), t)
     with torch.no_grad():
-        wanted = model.net(x, told, cond)
-        rough, fine = (one.network(model.net)(x, told, cond) for one in (held, mended))
+        wanted = model.net(x, told, condition)
+        rough, fine = (one.network(model.net)(x, told, condition) for one in (held, mended))
     assert (fine - wanted).square().mean() < (rough - wanted).square().mean()
 
 
@@ -295,8 +296,8 @@ def test_runtimes_compute_what_the_simulation_says(model, tmp_path, engine):
         Plan(**{**BASE.chosen(), "quantize": str(file), "engine": name})
         for name in ("eager", engine)
     ]
-    a, b = (hasten.build(model, one).sample(noise=noise, cond=1, raw=True) for one in plans)
-    plain = hasten.build(model, BASE).sample(noise=noise, cond=1, raw=True)
+    a, b = (hasten.build(model, one).sample(noise=noise, condition=1, raw=True) for one in plans)
+    plain = hasten.build(model, BASE).sample(noise=noise, condition=1, raw=True)
     # A value on the border of two steps may fall to either side; that is all.
     assert (a - b).square().mean() < 0.3 * (a - plain).square().mean()
 
@@ -311,7 +312,7 @@ def test_the_rest_may_run_in_bfloat16_where_the_runtime_can(model, tmp_path):
 
     def made(**fields: str) -> torch.Tensor:
         plan = Plan(**{**BASE.chosen(), **fields})
-        return hasten.build(model, plan).sample(noise=noise, cond=1, raw=True)
+        return hasten.build(model, plan).sample(noise=noise, condition=1, raw=True)
 
     plain, few = made(), {"quantize": str(file)}
     there = {"engine": "openvino", "dtype": "bfloat16"}
@@ -328,7 +329,7 @@ def test_other_weights_other_steps_and_other_files_are_refused(model, tiny_model
     named = BASE.model_copy(update={"quantize": str(file)})
     other = hasten.build(model, named.model_copy(update={"steps": 7}))
     with pytest.raises(UserError, match="calibrate on this plan"):
-        other.sample(1, cond=0)
+        other.sample(1, condition=0)
     twin = tiny_model(labels=2)
     with torch.no_grad():
         next(twin.net.parameters()).add_(1.0)
@@ -360,25 +361,25 @@ def test_pictures_at_different_times_get_their_own_ranges(model, tmp_path):
     learn_quantize(model, BASE, file, n=8)
     named = BASE.model_copy(update={"quantize": str(file)})
     noise = torch.randn(2, *model.shape, generator=generator(3))
-    one = hasten.build(model, named).sample(noise=noise, cond=1, raw=True)
+    one = hasten.build(model, named).sample(noise=noise, condition=1, raw=True)
     side = named.model_copy(update={"executor": "picard(tolerance=1e-6)"})
-    two = hasten.build(model, side).sample(noise=noise, cond=1, raw=True)
+    two = hasten.build(model, side).sample(noise=noise, condition=1, raw=True)
     assert (one - two).abs().max() < 1e-3
 
 
 def test_what_the_times_tell_is_worked_out_ahead_where_that_is_less(model, tmp_path):
     held = learn_quantize(model, BASE, rows="static", n=8)
     whole, alone = held.network(model.net), held.alone(model.net)
-    assert _numbers(alone) <= _numbers(whole)
-    assert isinstance(at_times(whole, held.times[:1]), Known)
+    assert numbers(alone) <= numbers(whole)
+    assert isinstance(at_times(whole, held.times[:1]), AtTimes)
     assert at_times(whole, held.times * 10_000) is whole
-    known = Known(*_apart(whole), held.times)
+    known = AtTimes(*conditioning_cache(whole)[:2], held.times)
     x, t = torch.randn(3, *model.shape), torch.tensor(held.times)[[0, 1, 0]]
-    cond = None if model.labels is None else torch.tensor([0, 1, 0])
+    condition = None if model.labels is None else torch.tensor([0, 1, 0])
     with torch.no_grad():
-        assert (known(x, t, cond) - whole(x, t, cond)).abs().max() < 1e-5
-    told_net, shifts = told(known)
-    assert torch.equal(told_net(x, shifts(t, cond)), known(x, t, cond))
+        assert (known(x, t, condition) - whole(x, t, condition)).abs().max() < 1e-5
+    net, rows, _ = conditioning_cache(known)
+    assert torch.equal(net(x, rows(t, condition)), known(x, t, condition))
 
 
 def test_a_mix_with_floats_leaves_the_layers_that_matter_most(model, tmp_path):

@@ -16,19 +16,21 @@ from hasten.core.errors import UserError
 from hasten.core.learned_program import LearnedProgram
 from hasten.core.program import Program
 from hasten.executors.sequential import Answers, Sequential
-from hasten.learning.programs.fit import Pace
+from hasten.learning.programs import fit
+from hasten.learning.programs.fit import FitOptions
 from hasten.learning.programs.program import learn_program
-from hasten.learning.programs.reference_pairs import Teaching
-from hasten.learning.programs.solver_coefficients import Theory
-from hasten.learning.programs.student_program import Crossing, StudentProgram
+from hasten.learning.programs.reference_pairs import ReferenceOptions
+from hasten.learning.programs.solver_coefficients import SolverCoefficients
+from hasten.learning.programs.student_program import DifferentiableRun, StudentProgram
 from hasten.learning.schedules.bezier import learn_bezier
 from hasten.learning.schedules.dmn import dmn
 from hasten.learning.schedules.gits import gits
 from hasten.measuring.ode_error import reference
+from hasten.training import checkpoint
 
 PATH = hasten.schedule("ddpm")
-FEW = Teaching(pairs=16, held=8, teacher_steps=12)
-SHORT = Pace(batch=8, rate=0.02, steps=12)
+FEW = ReferenceOptions(pairs=16, held_out=8, teacher_steps=12)
+SHORT = FitOptions(batch=8, rate=0.02, steps=12)
 DETERMINISTIC = (
     "ddim",
     "euler",
@@ -66,20 +68,20 @@ def test_a_program_that_draws_noise_is_no_matrix(solver):
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp(order=3)", "ipndm"])
-def test_theory_is_the_solver(solver):
+def test_coefficients_is_the_solver(solver):
     plan = Plan(solver=solver, grid="uniform", steps=5)
     want = CoefficientMatrix.of(plan.trace(PATH))
-    theory = Theory(solver=plan.crossing, schedule=PATH)
+    coefficients = SolverCoefficients(solver=plan.crossing, schedule=PATH)
     places = torch.tensor([[level.half_log_snr] for level in want.levels], dtype=torch.float64)
-    student = StudentProgram(theory, places)
-    got = student.table().coefficient_matrix(None)
+    student = StudentProgram(coefficients, places)
+    got = student().coefficient_matrix(None)
     assert np.allclose(got.matrix, want.matrix, atol=1e-9)
     times = [[level.t for level in one.levels] for one in (got, want)]
     assert np.allclose(*times, atol=1e-6)
 
 
 def test_the_gradient_of_a_table_is_that_of_its_numbers():
-    theory = Theory(
+    coefficients = SolverCoefficients(
         solver=Plan(solver="dpmpp(order=3)").crossing, schedule=hasten.schedule("vp-linear")
     )
     places = torch.tensor([[-4.0], [-1.0], [0.5], [2.0]], dtype=torch.float64)
@@ -87,7 +89,7 @@ def test_the_gradient_of_a_table_is_that_of_its_numbers():
     weights = torch.randn(25, dtype=torch.float64)
 
     def number(values):
-        table = theory.table(values, told)
+        table = coefficients.table(values, told)
         return (table.matrix.flatten() * weights).sum() + table.t.sum() + table.alpha.sum()
 
     places.requires_grad_(True)
@@ -106,24 +108,24 @@ def test_the_differentiable_run_is_the_sampler(tiny_model):
     plan = Plan(solver="ipndm", grid="uniform", steps=4, clip=1.0, guidance=2.0)
     matrix = CoefficientMatrix.of(plan.trace(model.schedule))
     student = StudentProgram(
-        Theory(solver=Plan(solver="ipndm").crossing, schedule=model.schedule),
+        SolverCoefficients(solver=Plan(solver="ipndm").crossing, schedule=model.schedule),
         torch.tensor([[level.half_log_snr] for level in matrix.levels], dtype=torch.float64),
     )
-    noise, cond = torch.randn(2, *model.shape), torch.tensor([0, 2])
-    want = build(model, plan).sample(noise=noise, cond=cond, raw=True)
-    crossing = Crossing(model=model, guidance=2.0, clip=1.0)
-    got = crossing(student.table(), noise * matrix.start.spread, cond)
+    noise, condition = torch.randn(2, *model.shape), torch.tensor([0, 2])
+    want = build(model, plan).sample(noise=noise, condition=condition, raw=True)
+    crossing = DifferentiableRun(model=model, guidance=2.0, clip=1.0)
+    got = crossing(student(), noise * matrix.start.spread, condition)
     assert (got - want).abs().max() < 1e-4
 
 
 def test_wide_rounds_are_one_call_each(tiny_model, tmp_path):
     model = tiny_model(labels=3)
-    found = learn_program(model, 3, tmp_path / "wide.json", width=2, teaching=FEW, pace=SHORT)
+    found = learn_program(model, 3, tmp_path / "wide.json", width=2, references=FEW, options=SHORT)
     assert (found.program.evaluations, found.program.rounds) == (6, 3)
     assert CoefficientMatrix.of(found.program).depths == [0, 0, 1, 1, 2, 2]
     sampler = build(model, Plan(program=str(tmp_path / "wide.json")))
     seen = []
-    together = sampler.sample(2, cond=[0, 1], watch=lambda call, x0: seen.append(call))
+    together = sampler.sample(2, condition=[0, 1], watch=lambda call, x0: seen.append(call))
     assert seen == [0, 1, 2]
 
     class OneByOne:
@@ -135,7 +137,7 @@ def test_wide_rounds_are_one_call_each(tiny_model, tmp_path):
 
     apart = dataclasses.replace(sampler, denoiser=OneByOne(sampler.denoiser))
     # Other batch sizes run other kernels: float32 sums in another order.
-    assert (apart.sample(2, cond=[0, 1]) - together).abs().max() < 1e-4
+    assert (apart.sample(2, condition=[0, 1]) - together).abs().max() < 1e-4
 
 
 def test_learning_brings_a_program_nearer(tiny_model, tmp_path):
@@ -143,7 +145,7 @@ def test_learning_brings_a_program_nearer(tiny_model, tmp_path):
     base = Plan(solver="ddim", grid="log-snr", steps=3)
     file = tmp_path / "three.json"
     learned = learn_program(
-        model, 3, file, base=base, teaching=FEW, pace=dataclasses.replace(SHORT, steps=40)
+        model, 3, file, base=base, references=FEW, options=dataclasses.replace(SHORT, steps=40)
     )
     held = reference(model, 16, plan=FEW.plan)  # noise that no pair had
     before, after = (held.ode_error(plan) for plan in (base, Plan(program=str(file))))
@@ -154,9 +156,11 @@ def test_learning_brings_a_program_nearer(tiny_model, tmp_path):
 
 def test_a_learned_program_runs_in_a_diffusers_scheduler(tiny_model, tmp_path):
     model = tiny_model()
-    learn_program(model, 2, tmp_path / "two.json", teaching=FEW, pace=SHORT)
+    learn_program(model, 2, tmp_path / "two.json", references=FEW, options=SHORT)
     plan = Plan(program=str(tmp_path / "two.json"))
-    scheduler = hasten.ProgramScheduler(hasten.trace(plan, model.schedule))
+    scheduler = hasten.ProgramScheduler(
+        hasten.trace(plan, model.schedule), prediction=model.prediction
+    )
     noise = torch.randn(1, *model.shape)
     x = noise * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
@@ -168,35 +172,46 @@ def test_a_learned_program_runs_in_a_diffusers_scheduler(tiny_model, tmp_path):
 
 
 def test_a_killed_run_ends_as_one_that_was_not(tiny_model, tmp_path, monkeypatch):
-    import hasten.learning.programs.fit as fit
-
     model = tiny_model()
-    options = {"base": Plan(solver="ddim", grid="log-snr"), "teaching": FEW, "pace": SHORT}
+    options = {"base": Plan(solver="ddim", grid="log-snr"), "references": FEW, "options": SHORT}
     whole = learn_program(model, 2, tmp_path / "whole.json", **options)
-    monkeypatch.setattr(fit, "EVERY_S", 0.0)
-    step = fit.Fit._step_
+    monkeypatch.setattr(fit, "CHECKPOINT", 3)
+    loss = fit.OdeErrorLoss.loss
 
-    def killed(self, optimizer, number, steps):
-        if number == 7:
+    def killed(self, net, batch):
+        if batch.step == 7:
             raise KeyboardInterrupt
-        return step(self, optimizer, number, steps)
+        return loss(self, net, batch)
 
-    monkeypatch.setattr(fit.Fit, "_step_", killed)
+    monkeypatch.setattr(fit.OdeErrorLoss, "loss", killed)
     with pytest.raises(KeyboardInterrupt):
         learn_program(model, 2, tmp_path / "part.json", **options)
     assert not (tmp_path / "part.json").exists()
-    monkeypatch.setattr(fit.Fit, "_step_", step)
+    newest = checkpoint.newest(tmp_path / "part.json.run")
+    assert newest is not None
+    assert newest.name == "step-000000006"
+    monkeypatch.setattr(fit.OdeErrorLoss, "loss", loss)
     part = learn_program(model, 2, tmp_path / "part.json", **options)
     assert part.program == whole.program
-    with pytest.raises(UserError, match="other settings"):
-        learn_program(model, 2, tmp_path / "part.json", **{**options, "pace": Pace(steps=9)})
+    assert part.facts == whole.facts
+    with pytest.raises(UserError, match="another recipe"):
+        learn_program(
+            model, 2, tmp_path / "part.json", **{**options, "options": FitOptions(steps=9)}
+        )
+
+
+def test_a_run_that_an_older_version_wrote_is_refused_by_name(tiny_model, tmp_path):
+    tensors = {"student": {"sticks": torch.zeros(2)}}
+    checkpoint.save(tmp_path / "p.json.run", 3, tensors, {"step": 3, "subject": {}})
+    with pytest.raises(UserError, match=r"older hasten.*delete .*p\.json\.run"):
+        learn_program(tiny_model(), 2, tmp_path / "p.json", references=FEW, options=SHORT)
 
 
 def test_recomputing_activations_changes_nothing(tiny_model, tmp_path):
     found = [
         learn_program(
-            tiny_model(), 2, tmp_path / f"{frugal}.json", teaching=FEW,
-            pace=dataclasses.replace(SHORT, frugal=frugal, steps=4),
+            tiny_model(), 2, tmp_path / f"{frugal}.json", references=FEW,
+            options=dataclasses.replace(SHORT, frugal=frugal, steps=4),
         )
         for frugal in (False, True)
     ]  # fmt: skip
@@ -299,10 +314,10 @@ def test_dmn_of_a_first_order_solver_is_even_in_log_snr():
 
 def test_one_curve_serves_every_number_of_steps(tiny_model, tmp_path):
     model = tiny_model()
-    plan = learn_bezier(model, (2, 4), tmp_path, solver="ddim", teaching=FEW, pace=SHORT)
+    plan = learn_bezier(model, (2, 4), tmp_path, solver="ddim", references=FEW, options=SHORT)
     assert plan.grid.startswith("bezier(")
     clipped = learn_bezier(
-        model, (2,), tmp_path / "c", solver="ddim", clip=0.7, teaching=FEW, pace=SHORT
+        model, (2,), tmp_path / "c", solver="ddim", clip=0.7, references=FEW, options=SHORT
     )
     assert clipped.clip == 0.7
     for steps in (2, 3, 7):
@@ -316,7 +331,10 @@ def test_one_curve_serves_every_number_of_steps(tiny_model, tmp_path):
         ({"rounds": 21}, "evaluations is 21"),
         ({"rounds": 2, "width": 0}, "width is 0"),
         ({"rounds": 2, "minutes": 0.0}, "minutes is 0"),
-        ({"rounds": 2, "base": Plan(solver="heun", grid="log-snr", steps=2)}, "once a step"),
+        (
+            {"rounds": 2, "base": Plan(solver="heun", grid="log-snr", steps=2)},
+            "one evaluation a step",
+        ),
         ({"rounds": 2, "base": Plan(solver="ddpm", grid="log-snr", steps=2)}, "noise"),
         ({"rounds": 2, "base": Plan(dtype="bfloat16")}, "plan sets dtype"),
         ({"rounds": 2, "base": Plan(guidance=3.0)}, "set --guidance"),
@@ -324,16 +342,18 @@ def test_one_curve_serves_every_number_of_steps(tiny_model, tmp_path):
 )
 def test_settings_out_of_range_are_refused(tiny_model, tmp_path, options, words):
     with pytest.raises(UserError, match=words):
-        learn_program(tiny_model(), out=tmp_path / "p.json", teaching=FEW, pace=SHORT, **options)
+        learn_program(
+            tiny_model(), out=tmp_path / "p.json", references=FEW, options=SHORT, **options
+        )
 
 
 @pytest.mark.parametrize(
     ("kind", "options", "words"),
     [
-        (Teaching, {"pairs": 1}, "pairs is 1"),
-        (Teaching, {"guidance": float("nan")}, "guidance is nan"),
-        (Pace, {"rate": 0.0}, "rate is 0"),
-        (Pace, {"batch": 0}, "batch is 0"),
+        (ReferenceOptions, {"pairs": 1}, "pairs is 1"),
+        (ReferenceOptions, {"guidance": float("nan")}, "guidance is nan"),
+        (FitOptions, {"rate": 0.0}, "rate is 0"),
+        (FitOptions, {"batch": 0}, "batch is 0"),
     ],
 )
 def test_teaching_and_pace_are_checked(kind, options, words):
@@ -365,29 +385,31 @@ def test_the_command_line_learns_a_program_and_a_grid(tiny_model, tmp_path, caps
 
 def test_the_tuner_tries_the_programs_beside_a_model(tiny_model, tmp_path):
     from hasten.adapters.folder import save_folder
-    from hasten.tuning.search import Search
-    from hasten.tuning.space import Space, learned
+    from hasten.tuning.records import Trial
+    from hasten.tuning.search import ProgramSearch
+    from hasten.tuning.space import Space, learned_programs
 
     folder = tmp_path / "model"
     save_folder(tiny_model(), folder)
     model = hasten.load(folder)
-    learn_program(model, 3, folder / "programs" / "3.json", teaching=FEW, pace=SHORT)
+    learn_program(model, 3, folder / "programs" / "3.json", references=FEW, options=SHORT)
     other = LearnedProgram.read(str(folder / "programs" / "3.json"))
     dataclasses.replace(other, weights="0" * 64).write(folder / "programs" / "other.json")
-    plans = learned(model, 1.0)
+    plans = learned_programs(model, 1.0)
     assert [plan.program for plan in plans] == [str(folder / "programs" / "3.json")]
-    assert learned(model, 2.0) == []  # it was learned without guidance
-    search = Search(
+    assert learned_programs(model, 2.0) == []  # it was learned without guidance
+    search = ProgramSearch(
         model=model,
         space=Space(),
         guidance=1.0,
-        bar=0.05,
+        max_loss=0.05,
         seed=0,
-        ask=lambda plan, by: {"text": str(plan), "plan": plan.model_dump(), "by": by, "seconds": 0},
+        screen=lambda plan, by: Trial(plan=plan, evaluations=3, ode_error=None, by=by, seconds=0),
+        clock=lambda: 0.0,
     )
-    search.learned(plans)
-    assert [(row["by"], row["plan"]["program"]) for row in search.rows] == [
-        ("learned", plans[0].program)
+    search.try_programs(plans)
+    assert [(trial.by, trial.plan.program) for trial in search.trials] == [
+        ("program", plans[0].program)
     ]
 
 
@@ -397,7 +419,7 @@ def test_a_program_can_be_learned_for_a_start_below_the_top(tiny_model, tmp_path
     model, file = tiny_model(), tmp_path / "two.json"
     learn_start(model, "gaussian", tmp_path / "g.safetensors", n=60)
     start = f"gaussian(ratio=5.0, file={str(tmp_path / 'g.safetensors')!r})"
-    found = learn_program(model, 2, file, start=start, teaching=FEW, pace=SHORT)
+    found = learn_program(model, 2, file, start=start, references=FEW, options=SHORT)
     assert abs(found.program.start.ratio - 5.0) < 1e-6
     plan = Plan(program=str(file), start=start)
     assert Plan.read(str(plan)) == plan
@@ -409,7 +431,7 @@ def test_a_program_can_be_learned_for_a_start_below_the_top(tiny_model, tmp_path
 def test_a_walk_from_noise_may_learn_to_begin_below_the_top(tiny_model, tmp_path):
     model, file = tiny_model("edm", "edm"), tmp_path / "two.json"
     base = Plan(solver="ddim", grid="karras(high=20.0)", steps=2)
-    learned = learn_program(model, 2, file, base=base, teaching=FEW, pace=SHORT)
+    learned = learn_program(model, 2, file, base=base, references=FEW, options=SHORT)
     assert learned.program.start.ratio < 40
     noise = torch.randn(2, *model.shape)
     sampler = build(model, Plan(program=str(file)))

@@ -1,8 +1,8 @@
-"""Learns which evaluations of a plan shall reuse features: a static mask, from measured drift.
+"""Learns which evaluations of a plan take cached features: a static mask, from measured errors.
 
 One run in full gives the features of every evaluation, and so how far those kept from s (or
 forecast from r and s) are from the right ones at t. How much such a distance moves the finished
-pictures is measured at some evaluations, by reusing features in that one alone. Drifts of several
+pictures is measured at some evaluations, by reusing features in that one alone. Errors of several
 evaluations add up nearly, so dynamic programming finds the mask with the least sum under a budget
 of multiply-accumulates; the pictures of what it found are then measured.
 """
@@ -16,23 +16,26 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from hasten.core.call import FULL
 from hasten.core.errors import UserError, require, require_number, require_whole
-from hasten.core.feature_cache import Scheduled, reuses
+from hasten.core.feature_cache import FeatureCache, Scheduled
+from hasten.core.lever import levers
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.core.seeds import generator
+from hasten.core.program import CACHED
+from hasten.core.random_streams import Stream, generator
 from hasten.learning.compression.feature_error import Distances, Sweep
-from hasten.measuring.macs import costs, rows_asked
+from hasten.levers.feature_cache import Deep
+from hasten.measuring.macs import network_rows, variant_macs
 from hasten.measuring.ode_error import reference_plan
 from hasten.sampling import Sampler, build, prepare
 
-STREAM = 11  # other noise than that of ODE error and quality
-POWERS = (1.0, 2.0)  # the drifts of stretches may add up as they are, or as their squares
+POWERS = (1.0, 2.0)  # the errors of stretches may add up as they are, or as their squares
 LONGEST = 200  # evaluations
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LearnedReuse:
+class LearnedCacheMask:
     """What was found.
 
     Attributes:
@@ -51,7 +54,7 @@ class LearnedReuse:
     tried: dict[str, dict[str, float]]
 
 
-def learn_reuse(
+def learn_cache_mask(
     model: Model,
     plan: Plan,
     *,
@@ -60,7 +63,7 @@ def learn_reuse(
     n: int = 8,
     seed: int = 0,
     say: Callable[[str], None] = lambda line: None,
-) -> LearnedReuse:
+) -> LearnedCacheMask:
     """The mask of least ODE error for ``plan`` on ``model`` under a budget.
 
     Args:
@@ -101,7 +104,7 @@ def branches(model: Model) -> list[str]:
     while True:
         number = len(out) // 2
         try:
-            reuses.parse(f"deep(branch={number})").split(model.net)
+            Deep(branch=number).split(model.net)
         except UserError:
             if out:
                 return out
@@ -113,33 +116,40 @@ class Bench:
     """A plan with one cut, its calibration pictures, and its run in full."""
 
     def __init__(self, model: Model, plan: Plan, cut: str, *, n: int = 8, seed: int = 0) -> None:
-        require(plan.reuse is None, f"the plan reuses already ({plan.reuse}); learn without that.")
-        part = reuses.parse(cut)
+        caches = [part for part in plan.parts.levers if isinstance(part, FeatureCache)]
+        require(not caches, "the plan has a feature cache already; learn without it.")
+        part = levers.parse(cut)
         if not isinstance(part, Scheduled):
-            raise UserError(f"reuse {cut!r} decides by what it sees; there is no mask to learn.")
+            raise UserError(
+                f"lever {cut!r} is no feature cache on a schedule; there is no mask to learn."
+            )
         self.model, self.plan, self.part = model, plan, part
         whole = self._with(dataclasses.replace(part, every=1, mask=None))
         self.net = prepare(model, whole)
         self.sampler = build(model, whole, net=self.net)
-        self.units = [count for count, _ in rows_asked(self.sampler)]
+        self.units = [count for count, _ in network_rows(self.sampler)]
         count = len(self.units)
         require(
             2 <= count <= LONGEST,
             f"the plan makes {count} evaluations; a mask is learned for 2 to {LONGEST}.",
         )
-        each = costs(model, whole)
-        self.share = each.part / each.full
+        costs = variant_macs(self.sampler.resolved)
+        assert costs is not None
+        self.share = costs[CACHED] / costs[FULL]
         self.lowest = self._macs([1] + [0] * (count - 1))
-        rows = [torch.randn(model.shape, generator=generator(seed, i, STREAM)) for i in range(n)]
+        rows = [
+            torch.randn(model.shape, generator=generator(seed, i, Stream.FEATURE_CACHE))
+            for i in range(n)
+        ]
         self.noise = torch.stack(rows)
-        self.cond = None if model.labels is None else [i % model.labels for i in range(n)]
+        self.condition = None if model.labels is None else [i % model.labels for i in range(n)]
         self.pictures = self._made(self.sampler)
         self.wanted = self.pictures if plan.stochastic else converged(self)
         self._distances: Distances | None = None
 
-    def best(self, budget: float) -> LearnedReuse:
-        """The mask whose pictures have the least ODE error, of those found with errors added as they are and as
-        squares, and the one with full evaluations at equal distances."""
+    def best(self, budget: float) -> LearnedCacheMask:
+        """The mask whose pictures have the least ODE error, of those found with errors added as
+        they are and as squares, and the one with full evaluations at equal distances."""
         total = sum(self.units)
         most = math.floor((budget - self.share) * total / (1 - self.share) + 1e-9)
         most = max(most, self.units[0])
@@ -147,28 +157,30 @@ class Bench:
         found = [self.measured(mask) for mask in dict.fromkeys([*masks, even(self.units, most)])]
         return min(found, key=lambda one: one.ode_error)
 
-    def measured(self, mask: tuple[int, ...]) -> LearnedReuse:
+    def measured(self, mask: tuple[int, ...]) -> LearnedCacheMask:
         """What ``mask`` costs and gives."""
         plan = self._with(dataclasses.replace(self.part, every=2, mask=mask))
         pictures = self._made(build(self.model, plan, net=self.net))
         ode_error = apart(pictures, self.wanted)
         macs = self._macs(mask)
-        return LearnedReuse(plan=plan, macs=macs, ode_error=ode_error, n=len(pictures), tried={})
+        return LearnedCacheMask(
+            plan=plan, macs=macs, ode_error=ode_error, n=len(pictures), tried={}
+        )
 
     @torch.inference_mode()
     def drifts(self) -> Distances:
         """How far reuse moves the pictures, measured once."""
         if self._distances is None:
-            sweep = Sweep(self.sampler, self.noise, self.cond)
+            sweep = Sweep(self.sampler, self.noise, self.condition)
             moved = functools.partial(apart, self.pictures)
             self._distances = sweep.distances(moved, self.part.forecast)
         return self._distances
 
     def _with(self, part: Scheduled) -> Plan:
-        return Plan(**{**self.plan.model_dump(), "reuse": reuses.text(part)})
+        return self.plan.with_lever(part)
 
     def _made(self, sampler: Sampler) -> torch.Tensor:
-        return sampler.sample(noise=self.noise, cond=self.cond, batch=len(self.noise))
+        return sampler.sample(noise=self.noise, condition=self.condition, batch=len(self.noise))
 
     def _macs(self, mask: Sequence[int]) -> float:
         each = [1.0 if full else self.share for full in mask]
@@ -181,9 +193,10 @@ def least(
 ) -> tuple[int, ...]:
     """The mask of least ODE error whose full evaluations cost at most ``most`` units.
 
-    The ODE error of a stretch, from one full evaluation to the next, is the sum of what its evaluations
-    add, and the ODE error of a mask the sum of its stretches to ``power``. Dynamic programming over
-    (the last two full evaluations, units spent); without forecast the last one alone.
+    The ODE error of a stretch, from one full evaluation to the next, is the sum of what its
+    evaluations add, and the ODE error of a mask the sum of its stretches to ``power``. Dynamic
+    programming over (the last two full evaluations, units spent); without forecast the last one
+    alone.
 
     Args:
         units: what a full evaluation costs beyond one that reuses.
@@ -227,9 +240,9 @@ def converged(bench: Bench) -> torch.Tensor:
     changes = {"guidance_interval": given.guidance_interval, "dtype": given.dtype}
     plan = reference_plan(given.guidance, given.engine).model_copy(update=changes)
     sampler = build(bench.model, plan, net=bench.net)
-    return sampler.sample(noise=bench.noise, cond=bench.cond, batch=len(bench.noise))
+    return sampler.sample(noise=bench.noise, condition=bench.condition, batch=len(bench.noise))
 
 
 def apart(pictures: torch.Tensor, wanted: torch.Tensor) -> float:
     """Root mean square of a picture's difference from the wanted one, mean over pictures."""
-    return float((pictures - wanted).square().mean((1, 2, 3)).sqrt().mean())
+    return float((pictures - wanted).square().flatten(1).mean(1).sqrt().mean())

@@ -3,27 +3,30 @@ does to the pictures."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from hasten.core.feature_cache import Features, Split
-from hasten.executors.sequential import Answers
+from hasten.core.ask import Denoise, DenoiseWithVariance
+from hasten.core.call import State
+from hasten.core.condition import COND, Condition
+from hasten.core.executor import Registers
+from hasten.core.program import CACHED
+from hasten.core.session import Session
+from hasten.core.stepping import Answers, Pending, follow, stepping
 from hasten.sampling import Sampler
 
-State = dict[str, torch.Tensor]
 PROBES = 12  # evaluations at which the effect on the pictures is measured
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Distances:
-    """``distances(r, s, t)``: what evaluation t adds to the ODE error of the pictures where it reuses
-    the features of s, or those forecast from r and s; r is -1 where there is no earlier one.
+    """``distances(r, s, t)``: what evaluation t adds to the ODE error of the pictures where it
+    reuses the features of s, or those forecast from r and s; r is -1 where there is no earlier one.
 
     Attributes:
         products: (k, k), the features' inner products between evaluations.
@@ -53,30 +56,27 @@ class Distances:
 class Sweep:
     """One run in full, cut open before every evaluation."""
 
-    def __init__(self, sampler: Sampler, noise: torch.Tensor, cond: Any) -> None:
-        model, program, reuse = sampler.model, sampler.program, sampler.plan.reusing
+    def __init__(self, sampler: Sampler, noise: torch.Tensor, condition: Any) -> None:
+        model, program = sampler.model, sampler.program
         assert program is not None
-        assert reuse is not None
-        assert isinstance(sampler.net, Split)
-        labels = model.conditions(len(noise), cond)
-        self.sampler, self.program, self.n = sampler, program, len(noise)
-        self.cond = None if labels is None else labels.to(model.device)
+        self.sampler, self.program = sampler, program
+        self.condition = model.condition(len(noise), condition).to(model.device)
         calls = [i for i, row in enumerate(program.rows) if row.ask.calls]
         self.stops = [*calls, len(program.rows)]
-        x = sampler.begin(noise.to(model.device).float(), sampler.levels[0], self.cond)
+        x = sampler.begin(noise.to(model.device).float(), sampler.levels[0], self.condition)
         self.fresh = [torch.randn_like(x) for _ in range(program.draws)]
-        features = reuse.open(sampler.net)
-        self.states: list[State] = []
-        self.kept: list[Features] = []
-        state = self._run({"x": x}, 0, self.stops[0])
+        self.before: list[Registers] = []  # the registers before each evaluation
+        self.states: list[Mapping[str, State]] = []  # what the run keeps after it
+        registers, states = self._run({"x": x}, range(self.stops[0]))
         for start, stop in zip(self.stops, self.stops[1:], strict=False):
-            self.states.append(state)
-            state = self._run(state, start, stop, features)
-            self.kept.append(copy.copy(features))
+            self.before.append(registers)
+            registers, states = self._run(registers, range(start, stop), states)
+            self.states.append(states)
 
     def distances(self, apart: Callable[[torch.Tensor], float], forecast: int) -> Distances:
         """The measured distances; ``apart`` is the ODE error of pictures."""
-        rows = [torch.cat([one[: self.n].flatten() for one in kept.kept]) for kept in self.kept]
+        kept: list[Any] = [states[COND] for states in self.states]
+        rows = [torch.cat([one.flatten() for one in state.features]) for state in kept]
         features = torch.stack(rows).double().cpu().numpy()
         features -= features.mean(0)  # inner products of what changes alone
         plain = Distances(
@@ -89,7 +89,7 @@ class Sweep:
 
     def _weights(self, plain: Distances, apart: Callable[[torch.Tensor], float]) -> np.ndarray:
         """Drift for a unit of distance: measured at the probes, interpolated between them."""
-        count = len(self.kept)
+        count = len(self.states)
         probes = sorted(set(np.linspace(1, count - 1, PROBES).round().astype(int).tolist()))
         found = zip(probes, self._probed(probes), strict=True)
         moved = [apart(pictures) / max(plain.apart(-1, t - 1, t), 1e-12) for t, pictures in found]
@@ -98,51 +98,51 @@ class Sweep:
 
     def _probed(self, probes: list[int]) -> list[torch.Tensor]:
         """For each probe the pictures where it alone reuses the features of the one before."""
-        walking: list[State] = []
-        for t in range(1, len(self.kept)):
-            first, stop = self.stops[t], self.stops[t + 1]
+        walking: list[Registers] = []
+        for t in range(1, len(self.states)):
+            rows = range(self.stops[t], self.stops[t + 1])
             if walking:
-                walking = self._side_by_side(walking, first, stop)
+                walking = self._side_by_side(walking, rows)
             if t in probes:
-                state = self._run(self.states[t], first, stop, self.kept[t - 1], part=True)
-                walking.append(state)
+                registers, _ = self._run(self.before[t], rows, self.states[t - 1], cached=True)
+                walking.append(registers)
         decode, last = self.sampler.model.codec.decode, self.program.output
-        return [decode(state[last]).cpu() for state in walking]
+        return [decode(registers[last]).cpu() for registers in walking]
 
-    def _side_by_side(self, states: list[State], first: int, stop: int) -> list[State]:
-        """Several states through the same rows in one batch."""
-        many = len(states)
-        together = {name: torch.cat([one[name] for one in states]) for name in states[0]}
-        done = self._run(together, first, stop, times=many)
+    def _side_by_side(self, several: list[Registers], rows: range) -> list[Registers]:
+        """Several runs through the same rows in one batch."""
+        many = len(several)
+        together = {name: torch.cat([one[name] for one in several]) for name in several[0]}
+        done, _ = self._run(together, rows, times=many)
         parts = {name: value.chunk(many) for name, value in done.items()}
         return [{name: part[i] for name, part in parts.items()} for i in range(many)]
 
     def _run(
         self,
-        state: State,
-        first: int,
-        stop: int,
-        features: Features | None = None,
-        part: bool = False,
+        registers: Registers,
+        rows: range,
+        states: Mapping[str, State] | None = None,
+        cached: bool = False,
         times: int = 1,
-    ) -> State:
-        """The registers after rows ``first`` to ``stop``; ``state`` stays as it is. The noise is
+    ) -> tuple[Registers, Mapping[str, State]]:
+        """The registers and the state after ``rows``; those given stay as they are. The noise is
         that of the run in full, ``times`` over."""
-        drawn = sum(row.ask.op == "noise" for row in self.program.rows[:first])
+        drawn = sum(row.ask.op == "noise" for row in self.program.rows[: rows.start])
         fresh = iter(self.fresh[drawn:])
-        backend = Answers(
+        session = Session(
             self.sampler.denoiser,
-            lambda: torch.cat([next(fresh)] * times),
-            None if self.cond is None else self.cond.repeat(times),
-            keep=None if features is None else lambda: features,
-        )
-        who = backend.reusing() if part else backend
-        values = dict(state)
-        for number in range(first, stop):
-            row = self.program.rows[number]
-            given = [values[name] for name in row.ask.reads()]
-            values.update(zip(row.out, row.ask.answer(who, *given), strict=True))
-            for name in self.program.frees[number]:
-                del values[name]
-        backend.check()
-        return values
+            lambda *_: torch.cat([next(fresh)] * times),
+            Condition.cat([self.condition] * times),
+        ).resumed(states or {})
+
+        def answer(pending: tuple[Pending, ...]) -> list[Answers]:
+            (row,) = pending
+            if cached and isinstance(row.ask, Denoise | DenoiseWithVariance):
+                ask = dataclasses.replace(row.ask, variant=CACHED)
+                row = dataclasses.replace(row, ask=ask)
+            return session.answer((row,))
+
+        after = dict(registers)
+        follow(stepping(self.program, after, rows=rows), answer)
+        session.check()
+        return after, session.states

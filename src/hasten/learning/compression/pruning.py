@@ -18,22 +18,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from hasten.adapters.families import Network, new_network
 from hasten.core.errors import UserError, require, require_number
+from hasten.core.family import Narrowing, Shortening, inner
 from hasten.core.level import Level
 from hasten.core.model import Model
-from hasten.core.plan import Plan
-from hasten.core.seeds import generator
+from hasten.core.random_streams import Seed, generator
 from hasten.learning.students.batched_denoiser import Levels
-from hasten.measuring.macs import costs
-from hasten.training.noise_prediction import columns
+from hasten.measuring.macs import network_macs
+from hasten.training.columns import columns
 from hasten.training.objective import Rows
 
 LEVELS = 32  # of the path at which importance is measured
 PICTURES = 64  # at each of them
 MATTERS = 0.05  # of the largest loss: levels below it are left out
-SEED = 17
-BLOCKS = "transformer_blocks"
 Noisy = tuple[Level, torch.Tensor, torch.Tensor, tuple[Any, ...]]
 """A level, x0, noise, and what the network is called with: x, times, labels."""
 
@@ -51,42 +48,34 @@ def pruned(model: Model, share: float, rows: Rows) -> Model:
     """
     require_number("prune", share, 0.0, 0.95)
     whole, model = model, dataclasses.replace(model, net=copy.deepcopy(model.net).cpu())
-    module = getattr(model.net, "module", model.net)
-    config = {key: value for key, value in getattr(module, "config", {}).items() if key[0] != "_"}
-    config["class"] = type(module).__name__
-    if "block_out_channels" in config:
-        narrow = _narrower(model, config, share, rows)
-    elif "num_layers" in config and hasattr(module, BLOCKS):
-        narrow = _shallower(model, config, share, rows)
+    channels, blocks = model.family.narrowing(model.net), model.family.shortening(model.net)
+    if channels is not None:
+        narrow = _narrower(model, channels, share, rows)
+    elif blocks is not None:
+        narrow = _shallower(model, blocks, share, rows)
     else:
         raise UserError(
             f"prune takes channels from U-Nets and blocks from transformers, and the network of "
-            f"model {model.name!r} is a {type(module).__name__}; drop prune."
+            f"model {model.name!r} is a {type(inner(model.net)).__name__}; drop prune."
         )
     narrow = narrow.to(whole.device).eval().requires_grad_(False)
     return dataclasses.replace(whole, net=narrow, sha256="")
 
 
 def _cost(model: Model, net: torch.nn.Module) -> int:
-    return costs(dataclasses.replace(model, net=net.eval()), Plan()).full
+    return network_macs(dataclasses.replace(model, net=net.eval()))[0]
 
 
-def _narrower(model: Model, config: dict[str, Any], share: float, rows: Rows) -> Network:
+def _narrower(model: Model, channels: Narrowing, share: float, rows: Rows) -> torch.nn.Module:
     """The network with the weights of the channels of ``model`` that matter most, each resolution
     as wide as is worth it: the width that loses least importance for what it saves is taken down by
     about an eighth, until the network costs little enough.
-
-    Widths are multiples of the groups of its normalisation, and no head of attention is cut.
     """
-    module = getattr(model.net, "module", model.net)
-    unit = int(config.get("norm_num_groups") or 1)
-    least = max(unit, int(config.get("attention_head_dim") or 1))
-    widths, whole = list(config["block_out_channels"]), _cost(model, model.net)
+    unit, least = channels.unit, channels.least
+    widths, whole = list(channels.widths), _cost(model, model.net)
     steps = [unit * max(1, round(width / 8 / unit)) for width in widths]
-    # The embedding of times keeps its size: it costs next to nothing and everything hangs on it.
-    config = {**config, "time_embedding_dim": config.get("time_embedding_dim") or 4 * widths[0]}
-    worth = _worth(module, model, rows)
-    net, cost, lost = Network(module), whole, 0.0
+    worth = _worth(model, rows)
+    net, cost, lost = model.net, whole, 0.0
     while cost > (1 - share) * whole:
         found = []
         for places in _together(widths):
@@ -94,10 +83,10 @@ def _narrower(model: Model, config: dict[str, Any], share: float, rows: Rows) ->
             while all(narrow[i] - steps[i] >= least for i in places):
                 for i in places:
                     narrow[i] -= steps[i]
-                fresh = new_network({**config, "block_out_channels": narrow})
+                fresh = channels.narrowed(narrow)
                 # Between two resolutions of one width there is no layer, between others there is.
-                if fresh.module.state_dict().keys() == module.state_dict().keys():
-                    after, gone = _cost(model, fresh), _lost(worth, fresh.module)
+                if fresh.state_dict().keys() == model.net.state_dict().keys():
+                    after, gone = _cost(model, fresh), _lost(worth, inner(fresh), channels)
                     if after < cost:
                         found.append(((gone - lost) / (cost - after), narrow, fresh, after, gone))
                     break
@@ -107,8 +96,8 @@ def _narrower(model: Model, config: dict[str, Any], share: float, rows: Rows) ->
                 f"channels, at least {least}) costs more; set a smaller share."
             )
         _, widths, net, cost, lost = min(found, key=lambda one: one[0])
-    if net.module is not module:
-        _fill_(net.module, module, model, worth)
+    if net is not model.net:
+        _fill_(inner(net), model, worth, channels)
     return net
 
 
@@ -118,26 +107,26 @@ def _together(widths: list[int]) -> list[tuple[int, ...]]:
     return sorted(alike | {(i,) for i in range(len(widths))})
 
 
-def _dependencies(module: torch.nn.Module, model: Model) -> tuple[Network, Any, dict[Any, str]]:
-    """A copy of ``module``, which of its channels go together, and the names of its layers."""
+def _dependencies(model: Model) -> tuple[torch.nn.Module, Any, dict[Any, str]]:
+    """A copy of the network, which of its channels go together, and the names of its layers."""
     try:
         import torch_pruning as tp
     except ImportError:
         raise UserError("prune needs torch-pruning: pip install 'hasten[train]'.") from None
-    work = Network(copy.deepcopy(module).float().requires_grad_(True))
+    work = copy.deepcopy(model.net).float().requires_grad_(True)
     graph = tp.DependencyGraph()
     x, t = torch.zeros(1, *model.shape), torch.ones(1)
-    cond = None if model.labels is None else torch.zeros(1, dtype=torch.long)
+    condition = None if model.labels is None else torch.zeros(1, dtype=torch.long)
     graph.build_dependency(
-        work, example_inputs=(x, t, cond), forward_fn=lambda net, given: net(*given)
+        work, example_inputs=(x, t, condition), forward_fn=lambda net, given: net(*given)
     )
-    return work, graph, {layer: name for name, layer in work.module.named_modules()}
+    return work, graph, {layer: name for name, layer in inner(work).named_modules()}
 
 
-def _worth(module: torch.nn.Module, model: Model, rows: Rows) -> dict[str, torch.Tensor]:
+def _worth(model: Model, rows: Rows) -> dict[str, torch.Tensor]:
     """The importance of every channel of the layers, by name, that lead a group of layers whose
     channels go together."""
-    work, graph, names = _dependencies(module, model)
+    work, graph, names = _dependencies(model)
     import torch_pruning as tp
 
     scorer: Any = tp.importance.GroupTaylorImportance(normalizer=None)  # type: ignore[arg-type]
@@ -148,18 +137,18 @@ def _worth(module: torch.nn.Module, model: Model, rows: Rows) -> dict[str, torch
     return worth
 
 
-def _lost(worth: dict[str, torch.Tensor], narrow: Any) -> float:
+def _lost(worth: dict[str, torch.Tensor], narrow: Any, channels: Narrowing) -> float:
     """The importance of what ``narrow`` has no room for."""
     gone = 0.0
     for name, score in worth.items():
         surplus = len(score) - _out_channels(narrow.get_submodule(name))
-        gone += float(score[_least(score, surplus, _head(narrow, name))].sum())
+        gone += float(score[_least(score, surplus, channels.together(narrow, name))].sum())
     return gone
 
 
-def _fill_(narrow: Any, module: Any, model: Model, worth: dict[str, torch.Tensor]) -> None:
-    """Give ``narrow`` the weights of the channels of ``module`` that matter most."""
-    work, graph, names = _dependencies(module, model)
+def _fill_(narrow: Any, model: Model, worth: dict[str, torch.Tensor], channels: Narrowing) -> None:
+    """Give ``narrow`` the weights of the channels of ``model`` that matter most."""
+    work, graph, names = _dependencies(model)
     for group in list(graph.get_all_groups()):
         layer = group[0].dep.target.module
         name = names[layer]
@@ -168,21 +157,17 @@ def _fill_(narrow: Any, module: Any, model: Model, worth: dict[str, torch.Tensor
             fresh = graph.get_pruning_group(
                 layer, group[0].dep.handler, range(_out_channels(layer))
             )
-            fresh.prune(idxs=_least(worth[name], surplus, _head(work.module, name)))
-    state = work.module.state_dict()
-    _translate_times_(state, narrow, module, model)
+            together = channels.together(inner(work), name)
+            fresh.prune(idxs=_least(worth[name], surplus, together))
+    state = inner(work).state_dict()
+    places = np.linspace(model.schedule.low, model.schedule.noisy, 2048)
+    times = np.asarray(model.schedule.curve(places)[0], np.float32)
+    channels.refit_times_(state, narrow, torch.tensor(times))
     narrow.load_state_dict(state)
 
 
 def _out_channels(layer: Any) -> int:
     return int(getattr(layer, "out_channels", None) or layer.out_features)
-
-
-def _head(module: torch.nn.Module, name: str) -> int:
-    """How many channels go together: those of a head where ``name`` is a layer of attention."""
-    parent = module.get_submodule(name.rpartition(".")[0])
-    inner = getattr(parent, "inner_dim", None)
-    return inner // parent.heads if inner and name.rpartition(".")[2].startswith("to_") else 1
 
 
 def _least(score: torch.Tensor, count: int, together: int) -> list[int]:
@@ -210,9 +195,9 @@ def _noisy(model: Model, rows: Rows, levels: int, n: int) -> Iterator[Noisy]:
     """``n`` noisy pictures at each of ``levels`` levels, evenly from the cleanest."""
     schedule = model.schedule
     for number, place in enumerate(np.linspace(schedule.low, schedule.noisy, levels)):
-        draw, level = generator(SEED, number), schedule.at(float(place))
+        draw, level = generator(Seed.PRUNING, number), schedule.at(float(place))
         index = torch.randint(len(rows), (n,), generator=draw).numpy()
-        x0 = rows.at(index, (SEED, number), model.device)
+        x0 = rows.at(index, (Seed.PRUNING, number), model.device)
         labels = None if rows.labels is None else rows.labels[torch.from_numpy(index)]
         noise = torch.randn(x0.shape, generator=draw)
         t, scale = columns(x0, level.t, model.prediction.at(level).scale)
@@ -220,49 +205,23 @@ def _noisy(model: Model, rows: Rows, levels: int, n: int) -> Iterator[Noisy]:
         yield level, x0, noise, (x, t.flatten(), labels)
 
 
-def _translate_times_(
-    state: dict[str, torch.Tensor], narrow: Any, module: Any, model: Model
-) -> None:
-    """The first layer of the time embedding reads fewer waves of other lengths: the weights with
-    which it says nearly the same of every time of the path, by least squares."""
-    key = "time_embedding.linear_1.weight"
-    if key not in state or state[key].shape[1] == narrow.time_embedding.linear_1.in_features:
-        return
-    places = np.linspace(model.schedule.low, model.schedule.noisy, 2048)
-    times = torch.tensor(np.asarray(model.schedule.curve(places)[0], np.float32))
-    old, new = (net.time_proj(times).double() for net in (module, narrow))
-    said = old @ state[key].double().T
-    ridge = 1e-6 * len(times) * torch.eye(new.shape[1], dtype=torch.float64)
-    state[key] = torch.linalg.solve(new.T @ new + ridge, new.T @ said).T.to(state[key].dtype)
-
-
 @torch.no_grad()
-def _shallower(model: Model, config: dict[str, Any], share: float, rows: Rows) -> Network:
+def _shallower(model: Model, blocks: Shortening, share: float, rows: Rows) -> torch.nn.Module:
     """A transformer without the blocks whose absence changes its answers least, taken one by one
     until it costs little enough."""
-    net = copy.deepcopy(getattr(model.net, "module", model.net))
-    blocks: Any = getattr(net, BLOCKS)
-    kept, whole = list(range(len(blocks))), _cost(model, Network(net))
-    every = list(blocks)
+    kept, whole = list(range(blocks.count)), _cost(model, model.net)
     asked = [given for *_, given in _noisy(model, rows, LEVELS // 4, PICTURES // 4)]
     wanted = [model.net(*given) for given in asked]
 
-    def without(chosen: list[int]) -> Network:
-        setattr(net, BLOCKS, torch.nn.ModuleList(every[i] for i in chosen))
-        return Network(net)
-
     def apart(chosen: list[int]) -> float:
-        answers = [without(chosen)(*given) for given in asked]
+        answers = [blocks.without_(chosen)(*given) for given in asked]
         pairs = zip(answers, wanted, strict=True)
         return float(sum((a - b).square().mean() / b.square().mean() for a, b in pairs))
 
-    while _cost(model, without(kept)) > (1 - share) * whole:
+    while _cost(model, blocks.without_(kept)) > (1 - share) * whole:
         require(
             len(kept) > 1,
             f"prune is {share:g}, and one block of this transformer costs more; set a smaller one.",
         )
         kept = min((list(some) for some in itertools.combinations(kept, len(kept) - 1)), key=apart)
-    config = {**config, "num_layers": len(kept)}
-    narrow = new_network(config)
-    narrow.module.load_state_dict(without(kept).module.state_dict())
-    return narrow
+    return blocks.shortened(kept)

@@ -10,14 +10,18 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from hasten.core.artifact import digest
 from hasten.core.engine import engines
 from hasten.core.errors import require, require_choice, require_number, require_whole
+from hasten.core.lever import Trait
 from hasten.core.model import Model
 from hasten.core.plan import Plan
+from hasten.core.random_streams import Seed
 from hasten.learning.compression.gptq import fits, products, rounded
-from hasten.levers.quantize import Calibrated, Quantization, layers
+from hasten.levers.quantize import Quantization, layers
+from hasten.levers.quantize import prepared as in_integers
 from hasten.levers.quantized_layer import FLOAT, Bits, in_few_bits, stretched, weight_scale
 from hasten.sampling import build, subject
 
@@ -25,7 +29,6 @@ SAMPLE = 4096  # numbers of a layer's input that are kept a picture batch
 SHRUNK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)  # ranges that are tried, of the whole
 POWER = 4.0  # of an error: the far ones count for more
 PAYS = 2.0  # how many times smaller, squared, rows a step have to make the rounding of inputs
-SEED = 5  # other noise than any measurement's
 
 
 @dataclasses.dataclass
@@ -67,8 +70,8 @@ def learn_quantize(
         bits: ``w8a8``, ``w8a16``, ``w4a8``; or two, the fewer first, as in ``w4a8,w8a8`` or
             ``w8a8,float``: then the sensitivity of every layer is measured, and those that matter
             least for their size get the fewer bits.
-        ode_error: how far (root mean square) the pictures of such a mix may be from those of the float
-            network; errors of layers are taken to add in squares.
+        ode_error: how far (root mean square) the pictures of such a mix may be from those of the
+            float network; errors of layers are taken to add in squares.
         rows: "steps" for ranges of each step's own, "static" for one row, or how many groups. With
             several, what layers see is stretched and shrunk again in every call. "auto" is one row
             where activations have eight bits or more and :meth:`Calibration.gained` is below 2.
@@ -88,16 +91,21 @@ def learn_quantize(
     else:
         require_whole("rows", rows, 1, 10_000)
     require_choice("rounding", rounding, ("gptq", "nearest"))
+    chosen_levers = plan.parts.levers
     require(
-        plan.quantize is None and plan.reuse is None and plan.executor == "sequential",
-        "a quantization is calibrated step by step; drop quantize, reuse and executor of the plan.",
+        plan.executor == "sequential"
+        and not any(
+            Trait.WHOLE in lever.traits or Trait.SPLITS in lever.traits for lever in chosen_levers
+        ),
+        "a quantization is calibrated step by step on one whole network; drop quantization, feature "
+        "cache and executor of the plan.",
     )
     plain = plan.model_copy(update={"engine": "eager", "dtype": "float32", "device": None})
     run = Calibration(subject(model, plain), only, rounding == "gptq")
     sampler = build(model, plain)
-    cond = None if model.labels is None else [i % model.labels for i in range(n)]
+    condition = None if model.labels is None else [i % model.labels for i in range(n)]
     with run.watching():
-        sampler.sample(n, seed=SEED, cond=cond, batch=n)
+        sampler.sample(n, seed=Seed.QUANTIZATION, condition=condition, batch=n)
     if rows == "auto":
         few = min((one for one in (fewer, chosen) if one), key=lambda one: one.activations)
         pays = few.activations < 8 or (few.activations < FLOAT and run.gained(few) >= PAYS)
@@ -119,7 +127,8 @@ def _bits(given: str | Bits, ode_error: float | None) -> tuple[Bits | None, Bits
     require(len(texts) <= 2, f"bits is {given!r}; give one, or two as in w4a8,w8a8.")
     require(
         (len(texts) == 2) == (ode_error is not None),
-        f"bits is {given!r} and ODE error is {ode_error}; a mix of two (w4a8,w8a8) is chosen under a "
+        f"bits is {given!r} and ODE error is {ode_error}; a mix of two (w4a8,w8a8) is chosen under "
+        "a "
         "ODE error, so give both or neither.",
     )
     if ode_error is not None:
@@ -138,8 +147,8 @@ def mixed(
     ode_error: float,
     n: int = 16,
 ) -> Quantization:
-    """``held`` with as many weights in the bits ``fewer`` as an ODE error of ``ode_error`` leaves room for,
-    by the sensitivities of the layers, each measured on ``n`` pictures."""
+    """``held`` with as many weights in the bits ``fewer`` as an ODE error of ``ode_error`` leaves
+    room for, by the sensitivities of the layers, each measured on ``n`` pictures."""
     net = subject(model, plan).net
     wanted = _pictures(model, plan, None, n)
 
@@ -157,7 +166,8 @@ def mixed(
         bits[name] = fewer
     require(
         bool(bits),
-        f"ODE error is {ode_error:g}, and no layer can be in {fewer} within it; the least moves the "
+        f"ODE error is {ode_error:g}, and no layer can be in {fewer} within it; the least moves "
+        "the "
         f"pictures by {min(alone.values()):.2g}.",
     )
     return dataclasses.replace(run.in_bits(held, bits), sensitivities=alone)
@@ -167,9 +177,11 @@ def _pictures(model: Model, plan: Plan, held: Quantization | None, n: int) -> to
     """``n`` pictures of ``plan`` as the network's space has them, in the bits of ``held``."""
     prepared = None
     if held is not None:
-        prepared = Calibrated(held, subject(model, plan), engines.parse("eager"), "float32")
-    cond = None if model.labels is None else [i % model.labels for i in range(n)]
-    return build(model, plan, net=prepared).sample(n, seed=SEED + 1, cond=cond, batch=n, raw=True)
+        prepared = in_integers(held, subject(model, plan), engines.make("eager", {}), "float32")
+    condition = None if model.labels is None else [i % model.labels for i in range(n)]
+    return build(model, plan, net=prepared).sample(
+        n, seed=Seed.QUANTIZATION_SENSITIVITY, condition=condition, batch=n, raw=True
+    )
 
 
 class Calibration:
@@ -185,24 +197,16 @@ class Calibration:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Hooks on the network and its layers, and on the concatenations before them."""
-        joined: dict[int, tuple[torch.Tensor, int]] = {}
-        real = torch.cat
-
-        def cat(tensors: Any, dim: int = 0, **options: Any) -> torch.Tensor:
-            out = real(tensors, dim=dim, **options)
-            if dim == 1 and len(tensors) == 2 and out.ndim == 4:
-                joined[id(out)] = (out, tensors[0].shape[1])
-            return out
+        """Hooks on the network and its layers; concatenations before them are seen too."""
+        joined = _Concatenations()
 
         def keep(name: str, layer: nn.Module) -> Any:
             by_products = self.gptq and fits(layer)
 
             def hook(_: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
                 x, seen = given[0], self.seen[name]
-                known = joined.get(id(x))
-                if known is not None and seen.cut is None and not seen.values:
-                    seen.cut = known[1]
+                if seen.cut is None and not seen.values:
+                    seen.cut = joined.first_channels(x)
                 pieces = [x] if seen.cut is None else [x[:, : seen.cut], x[:, seen.cut :]]
                 seen.values.append([_sampled(piece) for piece in pieces])
                 if by_products:
@@ -213,17 +217,16 @@ class Calibration:
 
         def answered(_: nn.Module, given: tuple[Any, ...], answer: torch.Tensor) -> None:
             x, t, *rest = given
-            cond = rest[0] if rest else None
-            self.calls.append((x.clone(), t.clone(), cond, answer.clone()))
-            joined.clear()
+            condition = rest[0] if rest else None
+            self.calls.append((x.clone(), t.clone(), condition, answer.clone()))
+            joined.seen.clear()
 
         hooks = [layer.register_forward_pre_hook(keep(name, layer)) for name, layer in self.layers]
         hooks.append(self.model.net.register_forward_hook(answered))
-        torch.cat = cat  # type: ignore[assignment]
         try:
-            yield
+            with joined:
+                yield
         finally:
-            torch.cat = real  # type: ignore[assignment]
             for hook in hooks:
                 hook.remove()
 
@@ -302,15 +305,41 @@ class Calibration:
         net = held.network(self.model.net)
         for row in range(held.rows):
             calls = [call for call, own in zip(self.calls, held.groups, strict=True) if own == row]
-            mine = torch.cat([net(x, t, cond) for x, t, cond, _ in calls]).double()
+            mine = torch.cat([net(x, t, condition) for x, t, condition, _ in calls]).double()
             wanted = torch.cat([answer for *_, answer in calls]).double()
-            over = (0, 2, 3)
+            over = (0, *range(2, mine.ndim))
             a, b = mine.mean(over, keepdim=True), wanted.mean(over, keepdim=True)
             spread = ((mine - a) ** 2).mean(over).clamp(min=1e-12)
             slope = ((mine - a) * (wanted - b)).mean(over) / spread
             scale[row] = slope.float()
             shift[row] = (b.flatten() - slope * a.flatten()).float()
         return dataclasses.replace(held, scale=scale, shift=shift)
+
+
+class _Concatenations(TorchFunctionMode):
+    """Remembers, within its context and in this thread alone, which feature maps are two others
+    concatenated over their channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[int, tuple[torch.Tensor, int]] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if func in (torch.cat, torch.concat, torch.concatenate):
+            tensors = args[0] if args else kwargs["tensors"]
+            dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+            if dim == 1 and len(tensors) == 2 and out.ndim == 4:
+                self.seen[id(out)] = (out, tensors[0].shape[1])
+        return out
+
+    def first_channels(self, x: torch.Tensor) -> int | None:
+        """How many channels the first of two concatenated maps has, None where ``x`` is none."""
+        known = self.seen.get(id(x))
+        return None if known is None else known[1]
 
 
 def _sampled(x: torch.Tensor) -> torch.Tensor:

@@ -9,10 +9,10 @@ import torch
 from hasten.core.errors import require, require_number, require_whole
 from hasten.core.model import Model
 from hasten.core.plan import Plan
+from hasten.core.random_streams import Seed
+from hasten.levers.small import Small
 from hasten.measuring.macs import macs
 from hasten.sampling import build
-
-SEED = 23  # other noise than any measurement's
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,14 +20,17 @@ class Narrowed:
     """What was found.
 
     Attributes:
-        plan: the plan with its column ``small_at``.
-        ode_error: root mean square distance (pixels in 0 to 1) of its pictures from those of the whole
-            network; ``alone``: of each evaluation, where it alone is narrow; of ``n`` pictures.
+        at: for each evaluation 1 where the small network answers it.
+        plan: the plan with the lever ``small``.
+        ode_error: root mean square distance (pixels in 0 to 1) of its pictures from those of the
+            whole network; ``alone``: of each evaluation, where it alone is narrow; of ``n``
+            pictures.
         macs: multiply-accumulates, as a share of those of the whole network.
     """
 
     plan: Plan
     ode_error: float
+    at: tuple[int, ...]
     alone: tuple[float, ...]
     n: int
     macs: float
@@ -37,8 +40,8 @@ def learn_narrow(
     model: Model, plan: Plan, small: str, *, ode_error: float, n: int = 16
 ) -> Narrowed:
     """As many evaluations of ``plan`` for the network of the folder ``small`` as an ODE error of
-    ``ode_error`` leaves room for, the cheapest ones first; errors are taken to add in squares, and the
-    column that this gives is measured, and shortened while its error is too large.
+    ``ode_error`` leaves room for, the cheapest ones first; errors are taken to add in squares, and
+    the column that this gives is measured, and shortened while its error is too large.
 
     Raises:
         UserError: a folder that is no student of the model, a plan without a Program, an option out
@@ -46,7 +49,7 @@ def learn_narrow(
     """
     require_number("ode_error", ode_error, 1e-9, 1e3)
     require_whole("n", n, 1, 100_000)
-    require(plan.small is None, "the plan has a small network already; drop small and small_at.")
+    require(plan.lever("small") is None, "the plan has a small network already; drop small.")
     whole = build(model, plan)
     require(
         whole.program is not None and not plan.stochastic,
@@ -55,14 +58,16 @@ def learn_narrow(
     )
     assert whole.program is not None
     count = whole.program.evaluations
-    cond = None if model.labels is None else [i % model.labels for i in range(n)]
-    wanted = whole.sample(n, seed=SEED, cond=cond)
+    condition = None if model.labels is None else [i % model.labels for i in range(n)]
+    wanted = whole.sample(n, seed=Seed.SMALL_NETWORK, condition=condition)
 
     def with_column(at: tuple[int, ...]) -> Plan:
-        return plan.model_copy(update={"small": small, "small_at": at})
+        return plan.with_lever(Small(folder=small, at=at))
 
     def apart(at: tuple[int, ...]) -> float:
-        pictures = build(model, with_column(at)).sample(n, seed=SEED, cond=cond)
+        pictures = build(model, with_column(at)).sample(
+            n, seed=Seed.SMALL_NETWORK, condition=condition
+        )
         return float((pictures - wanted).square().mean().sqrt())
 
     alone = [apart(tuple(int(i == k) for i in range(count))) for k in range(count)]
@@ -79,4 +84,4 @@ def learn_narrow(
     chosen = with_column(at)
     before, after = macs(whole), macs(build(model, chosen))
     share = after / before if before and after else 1.0
-    return Narrowed(plan=chosen, ode_error=found, alone=tuple(alone), n=n, macs=share)
+    return Narrowed(plan=chosen, at=at, ode_error=found, alone=tuple(alone), n=n, macs=share)

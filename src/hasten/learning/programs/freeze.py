@@ -10,19 +10,17 @@ import numpy as np
 import torch
 
 from hasten.core.errors import UserError, require, require_whole
-from hasten.core.grid import grids
 from hasten.core.level import Level
 from hasten.core.model import Model
-from hasten.core.plan import Plan
+from hasten.core.plan import Plan, PlanLike, as_plan
 from hasten.core.program import Walk
-from hasten.core.solver import Clipped, solvers
-from hasten.core.start import starts
+from hasten.core.solver import Clipped
 from hasten.sampling import build
 from hasten.solvers.adaptive import Adaptive, Trail
 from hasten.solvers.off_grid import Between, Read
 
 
-def freeze(model: Model, plan: Plan, *, n: int = 64, seed: int = 0, batch: int = 64) -> Plan:
+def freeze(model: Model, plan: PlanLike, *, n: int = 64, seed: int = 0, batch: int = 64) -> Plan:
     """The plan that takes for every picture the steps that ``plan``'s adaptive solver took for
     most: the median over ``n`` pictures of the half log-SNR at equal shares of their steps.
 
@@ -40,7 +38,9 @@ def freeze(model: Model, plan: Plan, *, n: int = 64, seed: int = 0, batch: int =
         UserError: the plan's solver is another one, or its grid leaves it no room for a step.
     """
     require_whole("n", n, 1, 100_000)
-    solver = solvers.parse(plan.solver)
+    plan = as_plan(plan)
+    parts = plan.parts
+    solver = parts.unclipped
     if not isinstance(solver, Adaptive) or plan.program is not None:
         raise UserError(
             f"solver is {plan.solver!r}, which does not choose its steps; freeze takes a plan with "
@@ -48,9 +48,13 @@ def freeze(model: Model, plan: Plan, *, n: int = 64, seed: int = 0, batch: int =
         )
     watched = Watched(solver=solver)
     crossing = watched if plan.clip is None else Clipped(solver=watched, bound=plan.clip)
-    sampler = dataclasses.replace(build(model, plan), solver=crossing.on(model.schedule))
-    cond = None if model.labels is None else [i % model.labels for i in range(n)]
-    sampler.sample(n, seed=seed, cond=cond, batch=batch)
+    sampler = build(model, plan)
+    watching = dataclasses.replace(parts, solver=crossing)
+    sampler = dataclasses.replace(
+        sampler, resolved=dataclasses.replace(sampler.resolved, parts=watching)
+    )
+    condition = None if model.labels is None else [i % model.labels for i in range(n)]
+    sampler.sample(n, seed=seed, condition=condition, batch=batch)
     require(
         len(watched.trails) == n,
         f"grid {plan.grid!r} with steps={plan.steps} leaves solver {plan.solver!r} no room for a "
@@ -58,8 +62,9 @@ def freeze(model: Model, plan: Plan, *, n: int = 64, seed: int = 0, batch: int =
     )
     within = with_between(middle_steps(watched.trails), solver.inner())
     # The ends are the grid's own, to the bit; so is a first level without signal.
-    shorter = starts.parse(plan.start).shortened(model.schedule)
-    ends = grids.parse(plan.grid).positions(shorter, plan.steps)
+    assert parts.grid is not None
+    assert parts.steps is not None
+    ends = parts.grid.positions(parts.start.shortened(model.schedule), parts.steps)
     head = ends[: 2 if sampler.levels[0].alpha == 0 else 1]
     at = (*head, *(model.schedule.position(value) for value in within[1:-1]), ends[-1])
     fields = {"solver": solver.frozen(), "grid": f"given({at=})", "steps": len(at)}

@@ -1,6 +1,6 @@
 """Learn a Program for a model: few evaluations that land where many would.
 
-Levels, times told to the network and all coefficients are learned by back-propagation through the
+Levels, times given to the network and all coefficients are learned by back-propagation through the
 program (generalized solvers, 2510.17699); several evaluations side by side in a round make it wider
 (parallel gradients, 2507.14797).
 """
@@ -17,13 +17,12 @@ from hasten.core.errors import require, require_whole
 from hasten.core.learned_program import LearnedProgram
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.core.solver import solvers
-from hasten.core.start import starts
-from hasten.learning.programs.fit import Fit, Pace
-from hasten.learning.programs.reference_pairs import Lesson, Teaching
-from hasten.learning.programs.solver_coefficients import Theory
+from hasten.learning.programs.fit import FitOptions, OdeErrorLoss, fit_
+from hasten.learning.programs.reference_pairs import ReferenceOptions, ReferencePairs
+from hasten.learning.programs.solver_coefficients import SolverCoefficients
 from hasten.learning.programs.student_program import StudentProgram
 from hasten.sampling import build
+from hasten.training.budget import Deadline
 
 SPREAD = 0.6  # how far into its step the chains of a wide program reach at first
 
@@ -36,8 +35,8 @@ def learn_program(
     width: int = 1,
     base: Plan | None = None,
     start: str = "noise",
-    teaching: Teaching | None = None,
-    pace: Pace | None = None,
+    references: ReferenceOptions | None = None,
+    options: FitOptions | None = None,
     minutes: float | None = None,
     quiet: bool = True,
 ) -> LearnedProgram:
@@ -49,45 +48,39 @@ def learn_program(
         width: evaluations side by side in each round, 1 to 4.
         base: the solver, grid and clip that it begins as; by default the named ones that are best
             on a few pairs.
-        start: where its walk begins; the plan that names the file has to name it too.
-        minutes: the budget of the fitting, beside what the pairs take.
+        start: where sampling begins; the plan that names the file has to name it too.
+        minutes: the budget, of the reference pairs and the fitting together.
 
     Raises:
         UserError: a setting out of range, or ``out`` holds a run of other settings.
         NonFiniteError: the loss is not finite; the last checkpoint stays.
     """
+    deadline = None if minutes is None else Deadline.after(minutes)
     require_whole("evaluations", rounds, 1, 20)
     require_whole("width", width, 1, 4)
-    out, teaching, pace = Path(out), teaching or Teaching(), pace or Pace()
+    out, references, options = Path(out), references or ReferenceOptions(), options or FitOptions()
     run = out.with_name(out.name + ".run")
-    lesson = Lesson.of(model, teaching, run)
-    begun = lesson.best_base(rounds, start=start) if base is None else _fitting(base, teaching)
+    pairs = ReferencePairs.of(model, references, run)
+    begun = pairs.best_base(rounds, start=start) if base is None else _fitting(base, references)
     changes = {"steps": rounds, "engine": "eager"}
     begun = begun.model_copy(update=changes if start == "noise" else {**changes, "start": start})
-    sampler = build(model, begun)
-    fit = Fit(
-        lesson=lesson,
-        student=_beginning(lesson, begun, width),
-        begun=sampler,
-        pace=pace,
-        run=run,
-        subject={"rounds": rounds, "width": width},
-        quiet=quiet,
-    )
-    student, facts = fit.fit_(minutes)
-    found = LearnedProgram(
-        program=student.table().coefficient_matrix(begun.clip).program(),
+    student = _beginning(pairs, begun, width)
+    loss = OdeErrorLoss(pairs=pairs, base=build(model, begun), frugal=options.frugal)
+    what = {"rounds": rounds, "width": width}
+    facts = fit_(student, loss, options, run, what=what, deadline=deadline, quiet=quiet)
+    learned = LearnedProgram(
+        program=student().coefficient_matrix(begun.clip).program(),
         weights=digest(model),
         model=model.name,
-        start=begun.start,
-        facts={**facts, "rounds": rounds, "width": width, "base": str(begun)},
+        start=begun.parts.start_text,
+        facts={**facts, **what, "base": str(begun)},
     )
-    found.write(out)
-    return found
+    learned.write(out)
+    return learned
 
 
-def _fitting(base: Plan, teaching: Teaching) -> Plan:
-    """``base``, which must say nothing that learning would ignore."""
+def _fitting(base: Plan, references: ReferenceOptions) -> Plan:
+    """``base``, which must set nothing that learning would ignore."""
     unused = set(base.chosen()) - {"solver", "grid", "steps", "clip", "start", "guidance"}
     require(
         not unused,
@@ -95,21 +88,22 @@ def _fitting(base: Plan, teaching: Teaching) -> Plan:
         "and start alone; drop the rest.",
     )
     require(
-        base.guidance in (1.0, teaching.guidance),
+        base.guidance in (1.0, references.guidance),
         f"plan sets guidance {base.guidance:g}, but the pairs are made with "
-        f"{teaching.guidance:g}; set --guidance.",
+        f"{references.guidance:g}; set --guidance.",
     )
     return base
 
 
-def _beginning(lesson: Lesson, base: Plan, width: int) -> StudentProgram:
+def _beginning(pairs: ReferencePairs, base: Plan, width: int) -> StudentProgram:
     """The base as a student, its chains a little apart."""
-    schedule = starts.parse(base.start).shortened(lesson.model.schedule)
-    theory = Theory(solver=solvers.parse(base.solver), schedule=schedule)
-    top, low = theory.ends
-    own = [max(level.half_log_snr, top) for level in base.levels(lesson.model.schedule)[:-1]]
+    parts = base.parts
+    schedule = parts.start.shortened(pairs.model.schedule)
+    coefficients = SolverCoefficients(solver=parts.unclipped, schedule=schedule)
+    top, low = coefficients.ends
+    own = [max(level.half_log_snr, top) for level in base.levels(pairs.model.schedule)[:-1]]
     gaps = [b - a for a, b in itertools.pairwise([*own, max(low, own[-1] + 0.5)])]
     shares = [SPREAD * k / width for k in range(width)]
     places = [[p + share * gap for share in shares] for p, gap in zip(own, gaps, strict=True)]
     free = base.start == "noise"
-    return StudentProgram(theory, torch.tensor(places, dtype=torch.float64), free)
+    return StudentProgram(coefficients, torch.tensor(places, dtype=torch.float64), free)

@@ -15,27 +15,28 @@ from hasten.core.artifact import digest
 from hasten.core.errors import UserError, require, require_number, require_whole
 from hasten.core.model import Model
 from hasten.core.plan import Plan
+from hasten.core.random_streams import Seed
 from hasten.measuring.ode_error import Reference, reference
 
 BASES = ("ipndm", "dpmpp(order=3)", "unipc(order=3)", "deis(order=3)")
 GRIDS = ("uniform", "uniform(spacing='leading')", "log-snr", "karras", "quadratic")
 TRIED = 32  # pairs on which a base is chosen
-PAIRS_SEED, CHECK_SEED = 1_000_003, 2_000_003  # other noise than any measurement's
+_OLD = {"held_out": "held"}  # in the name of the folder, so that pairs made before are found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Teaching:
+class ReferenceOptions:
     """How the pairs are made.
 
     Attributes:
-        pairs, held: how many to train on, and to judge the result by.
+        pairs, held_out: how many to train on, and to judge the result by.
         teacher_steps: of the plan that counts as converged.
         guidance: the classifier-free guidance scale that is learned for.
         engine: what runs the teacher's network.
     """
 
     pairs: int = 512
-    held: int = 64
+    held_out: int = 64
     teacher_steps: int = 80
     guidance: float = 1.0
     engine: str = "eager"
@@ -43,7 +44,7 @@ class Teaching:
 
     def __post_init__(self) -> None:
         require_whole("pairs", self.pairs, 8, 1_000_000)
-        require_whole("held", self.held, 8, 100_000)
+        require_whole("held_out", self.held_out, 8, 100_000)
         require_whole("teacher_steps", self.teacher_steps, 10, 10_000)
         require_number("guidance", self.guidance, 0.0, 100.0)
         require_whole("seed", self.seed, 0, 2**31)
@@ -61,27 +62,32 @@ class Teaching:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Lesson:
+class ReferencePairs:
     """Pairs to train on and pairs to check by, of ``model``."""
 
     model: Model
-    teaching: Teaching
+    options: ReferenceOptions
     train: Reference
     check: Reference
 
     @staticmethod
-    def of(model: Model, teaching: Teaching, beside: Path) -> Lesson:
-        """The pairs kept in a folder next to ``beside``, which all that is learned there from the
+    def of(model: Model, options: ReferenceOptions, beside: Path) -> ReferencePairs:
+        """The pairs stored in a folder next to ``beside``, which all that is learned there from the
         same weights shares; made where they are not there yet."""
-        subject = json.dumps([digest(model), dataclasses.asdict(teaching)])
+        key_fields = dataclasses.asdict(options)
+        key_fields = {_OLD.get(name, name): value for name, value in key_fields.items()}
+        subject = json.dumps([digest(model), key_fields])
         key = hashlib.sha256(subject.encode()).hexdigest()[:12]
         folder = beside.parent / f"pairs-{key}"
-        counts = {"train": (teaching.pairs, PAIRS_SEED), "check": (teaching.held, CHECK_SEED)}
-        held = {
-            name: _kept(folder / f"{name}.safetensors", model, teaching, n, first)
+        counts = {
+            "train": (options.pairs, Seed.REFERENCE_PAIRS),
+            "check": (options.held_out, Seed.HELD_OUT_PAIRS),
+        }
+        parts = {
+            name: _stored(folder / f"{name}.safetensors", model, options, n, first)
             for name, (n, first) in counts.items()
         }
-        return Lesson(model=model, teaching=teaching, **held)
+        return ReferencePairs(model=model, options=options, **parts)
 
     def best_base(
         self,
@@ -90,18 +96,18 @@ class Lesson:
         start: str = "noise",
         clip: float | None = None,
     ) -> Plan:
-        """The named solver and grid whose ODE error from ``start`` on the first pairs is least, clipped
-        to ``clip``; without one, clipped to the pictures' bound where that is better.
+        """The named solver and grid whose ODE error from ``start`` on the first pairs is least,
+        clipped to ``clip``; without one, clipped to the pictures' bound where that is better.
 
         Raises:
-            UserError: none of them crosses the model's path in ``steps`` steps.
+            UserError: none of them crosses the model's noise schedule in ``steps`` steps.
         """
         few, bound = self.train.first(TRIED), self.model.codec.bound
         clips = (None,) if bound is None else (None, bound)
         clips = clips if clip is None else (clip,)
         tried: list[tuple[float, str, Plan]] = []
         for solver, grid, clip in itertools.product(solvers, GRIDS, clips):
-            run = {"guidance": self.teaching.guidance, "engine": self.teaching.engine}
+            run = {"guidance": self.options.guidance, "engine": self.options.engine}
             try:
                 plan = Plan(solver=solver, grid=grid, steps=steps, clip=clip, start=start, **run)
                 ode_error = few.ode_error(plan, batch=TRIED)
@@ -109,19 +115,24 @@ class Lesson:
                 continue
             assert ode_error is not None
             tried.append((ode_error.rmse, str(plan), plan))
-        require(bool(tried), f"no solver crosses the path of {self.model.name!r} in {steps} steps.")
-        best = min(tried, key=lambda one: one[:2])[2]
+        require(
+            bool(tried),
+            f"no solver crosses the noise schedule of {self.model.name!r} in {steps} steps.",
+        )
+        best = min(tried, key=lambda trial: trial[:2])[2]
         return best.model_copy(update={"engine": "eager"})
 
 
-def _kept(file: Path, model: Model, teaching: Teaching, n: int, first: int) -> Reference:
-    """A reference that is made once and kept in ``file``."""
-    cond = None if model.labels is None else [i % model.labels for i in range(n)]
+def _stored(file: Path, model: Model, options: ReferenceOptions, n: int, first: int) -> Reference:
+    """A reference that is made once and stored in ``file``."""
+    condition = None if model.labels is None else [i % model.labels for i in range(n)]
     if file.exists():
-        held = load_file(str(file))
-        noise, pictures = held["noise"], held["pictures"]
-        return Reference(model=model, plan=teaching.plan, cond=cond, noise=noise, pictures=pictures)
-    made = reference(model, n, plan=teaching.plan, seed=first + teaching.seed)
+        tensors = load_file(str(file))
+        noise, pictures = tensors["noise"], tensors["pictures"]
+        return Reference(
+            model=model, plan=options.plan, condition=condition, noise=noise, pictures=pictures
+        )
+    made = reference(model, n, plan=options.plan, seed=first + options.seed)
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_suffix(".tmp")
     save_file({"noise": made.noise, "pictures": made.pictures}, str(beside))
@@ -129,8 +140,8 @@ def _kept(file: Path, model: Model, teaching: Teaching, n: int, first: int) -> R
     return dataclasses.replace(made, features=None)
 
 
-def label_rows(held: Reference, index: torch.Tensor) -> torch.Tensor | None:
+def label_rows(pairs: Reference, index: torch.Tensor) -> torch.Tensor | None:
     """The labels (n,) of the pairs ``index``, on the model's device."""
-    if held.cond is None:
+    if pairs.condition is None:
         return None
-    return torch.tensor(held.cond)[index].to(held.model.device)
+    return torch.tensor(pairs.condition)[index].to(pairs.model.device)

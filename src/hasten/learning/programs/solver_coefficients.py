@@ -26,8 +26,8 @@ NOISIEST = -math.log(80.0)  # stands for a start without signal, which has no lo
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Times told, alphas and sigmas (n,), and the matrix (n + 1, n + 1) of a Triangle, as float64
-    tensors."""
+    """Times, alphas and sigmas (n,) of the evaluations, and the matrix (n + 1, n + 1) of a
+    CoefficientMatrix, as float64 tensors."""
 
     t: torch.Tensor
     alpha: torch.Tensor
@@ -35,15 +35,16 @@ class Table:
     matrix: torch.Tensor
 
     def coefficient_matrix(self, clip: float | None) -> CoefficientMatrix:
-        """The numbers as they are; the start lies at the level of the first question."""
+        """The numbers as they are; the start lies at the level of the first evaluation."""
         rows = zip(self.t.tolist(), self.alpha.tolist(), self.sigma.tolist(), strict=True)
         levels = tuple(Level(*row) for row in rows)
         return CoefficientMatrix(levels, self.matrix.detach().numpy(), levels[0], clip)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Theory:
-    """``solver`` on ``path``, in rounds of ``width`` questions side by side.
+class SolverCoefficients:
+    """The coefficients of ``solver`` on ``schedule``, in rounds of ``width`` evaluations side by
+    side.
 
     Width 1 is the solver itself. A wider table follows ``width`` chains, each the solver on its own
     levels, and gives every chain the mean of all chains' answers of a round (parallel gradients,
@@ -61,9 +62,9 @@ class Theory:
             self.schedule.low
         ).half_log_snr
 
-    def table(self, places: torch.Tensor, told: torch.Tensor) -> Table:
+    def table(self, places: torch.Tensor, time_offsets: torch.Tensor) -> Table:
         """From half log-SNRs (rounds, width), falling in noise from round to round, and offsets to
-        those whose times the network is told; both float64, both differentiable."""
+        those at which the network's times are taken; both float64, both differentiable."""
         shape = places.shape
 
         def numbers(flat: Array) -> Array:
@@ -71,12 +72,12 @@ class Theory:
 
         flat = Differences.apply(places.flatten(), numbers)
         n = places.numel()
-        t = Differences.apply((places + told).flatten(), self._times)
+        t = Differences.apply((places + time_offsets).flatten(), self._times)
         alpha, sigma = flat[:n], flat[n : 2 * n]
         return Table(t, alpha, sigma, flat[2 * n :].reshape(n + 1, n + 1))
 
     def level(self, half_log_snr: float) -> Level:
-        """The level at ``half_log_snr``, held between the path's ends."""
+        """The level at ``half_log_snr``, clamped to the schedule's ends."""
         top, _ = self.ends
         if half_log_snr <= top + 1e-12:
             return self.schedule.at(self.schedule.noisy)
@@ -96,11 +97,12 @@ class Theory:
         start = levels[0][0]
         for k in range(width):
             chain = [levels[r][k] for r in range(rounds)]
-            walk = (*chain, self.schedule.at(self.schedule.clean))
-            own = CoefficientMatrix.of(trace(self.solver, walk)).matrix
+            whole = (*chain, self.schedule.at(self.schedule.clean))
+            own = CoefficientMatrix.of(trace(self.solver, whole)).matrix
             if own.shape != (rounds + 1, rounds + 1):
                 raise UserError(
-                    f"solver {self.solver.part_name!r} does not ask once a step; learn from one "
+                    f"solver {self.solver.part_name!r} does not make one evaluation a step; learn "
+                    "from one "
                     "that does, such as ipndm, dpmpp, unipc or deis."
                 )
             begun = chain[0].spread / start.spread
@@ -110,7 +112,7 @@ class Theory:
                 matrix[spot, 1:] += share / width * np.repeat(own[r, 1:], width)
         flat = [level for row in levels for level in row]
         return np.concatenate(
-            [[one.alpha for one in flat], [one.sigma for one in flat], matrix.ravel()]
+            [[level.alpha for level in flat], [level.sigma for level in flat], matrix.ravel()]
         )
 
 

@@ -9,41 +9,44 @@ from torch.utils.checkpoint import checkpoint
 
 from hasten.core.level import Level
 from hasten.core.model import Model
-from hasten.learning.programs.solver_coefficients import Table, Theory
+from hasten.learning.programs.solver_coefficients import SolverCoefficients, Table
+from hasten.training.labels import null_labels
 
 NARROWEST = 0.02  # the share of the way left that a round crosses at least, and leaves at least
 
 
 class StudentProgram(torch.nn.Module):
-    """Levels, times told and coefficients: theory plus corrections that begin at zero (2510.17699,
+    """Levels, times and coefficients: a solver's plus corrections that begin at zero (2510.17699,
     section 4), levels by stick-breaking in half log-SNR.
 
     Attributes:
         sticks (rounds, width): logits of the share of the way left that each round crosses.
-        free: whether the first level moves too. Noise is hardly told from noise a little lower, so
-            a walk from it may begin there; a start made for a level has to begin at that.
-        told (rounds, width): offsets, in half log-SNR, of the times told to the network.
-        corrections (n + 1, n + 1): added to the matrix where a question may read.
+        free: whether the first level moves too. Noise hardly differs from noise a little lower, so
+            sampling from it may begin there; a start made for a level has to begin at that.
+        time_offsets (rounds, width): in half log-SNR, of the times that the network is given.
+        corrections (n + 1, n + 1): added to the matrix where an evaluation may read.
     """
 
-    def __init__(self, theory: Theory, places: torch.Tensor, free: bool = False) -> None:
+    def __init__(
+        self, solver: SolverCoefficients, places: torch.Tensor, free: bool = False
+    ) -> None:
         super().__init__()
-        self.theory = theory
+        self.solver = solver
         rounds, width = places.shape
         n = rounds * width
         moves, narrowest = torch.ones_like(places), torch.full_like(places, NARROWEST)
         moves[0, 0], narrowest[0, 0] = float(free), 0.0
-        rounds_of = torch.arange(n + 1) // width  # of each question, the result last
+        rounds_of = torch.arange(n + 1) // width  # of each evaluation, the result last
         readable = rounds_of[:, None] > (torch.arange(n + 1) - 1) // width
         readable[0, 0] = False
         self.moves, self.narrowest, self.readable = moves, narrowest, readable
         self.sticks = torch.nn.Parameter(self._sticks(places))
-        self.told = torch.nn.Parameter(torch.zeros_like(places))
+        self.time_offsets = torch.nn.Parameter(torch.zeros_like(places))
         self.corrections = torch.nn.Parameter(torch.zeros(n + 1, n + 1, dtype=torch.float64))
 
     def _sticks(self, places: torch.Tensor) -> torch.Tensor:
         """The sticks that :meth:`places` turns into ``places``."""
-        top, low = self.theory.ends
+        top, low = self.solver.ends
         before = torch.cat([torch.full_like(places[:1], top), places[:-1]])
         share = (places - before) / (low - before).clamp(min=1e-6)
         inner = (share - self.narrowest) / (1 - 2 * self.narrowest)
@@ -51,7 +54,7 @@ class StudentProgram(torch.nn.Module):
 
     def places(self) -> torch.Tensor:
         """Half log-SNRs (rounds, width) of the levels."""
-        top, low = self.theory.ends
+        top, low = self.solver.ends
         share = self.narrowest + (1 - 2 * self.narrowest) * torch.sigmoid(self.sticks)
         return low + (top - low) * torch.cumprod(1 - share * self.moves, dim=0)
 
@@ -60,18 +63,18 @@ class StudentProgram(torch.nn.Module):
         """It stands for one table."""
         return 1
 
-    def table(self, kind: int = 0) -> Table:
+    def forward(self, kind: int = 0) -> Table:
         """What the parameters stand for, differentiable."""
-        found = self.theory.table(self.places(), self.told)
-        return dataclasses.replace(found, matrix=found.matrix + self.corrections * self.readable)
+        table = self.solver.table(self.places(), self.time_offsets)
+        return dataclasses.replace(table, matrix=table.matrix + self.corrections * self.readable)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Crossing:
+class DifferentiableRun:
     """Runs a Table on ``model``'s network with gradients.
 
     Attributes:
-        clip: every answer is held in [-clip, clip].
+        clip: every x0 is clamped to [-clip, clip].
         frugal: recompute the network's activations in the backward pass instead of keeping them.
     """
 
@@ -80,24 +83,28 @@ class Crossing:
     clip: float | None = None
     frugal: bool = False
 
-    def __call__(self, table: Table, x: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
-        """The result (n, c, h, w) in the network's space from the start ``x``."""
+    def __call__(
+        self, table: Table, x: torch.Tensor, condition: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The result (n, *shape) in the network's space from the start ``x``."""
         known = [x]
         numbers = table.matrix.float()
         for n in range(len(table.t)):
             level = Level.batch(table.t[n], table.alpha[n], table.sigma[n])
-            known.append(self._answer(_sum(numbers[n], known), level, cond))
+            known.append(self._answer(_sum(numbers[n], known), level, condition))
         return _sum(numbers[-1], known)
 
-    def _answer(self, x: torch.Tensor, level: Level, cond: torch.Tensor | None) -> torch.Tensor:
+    def _answer(
+        self, x: torch.Tensor, level: Level, condition: torch.Tensor | None
+    ) -> torch.Tensor:
         here = self.model.prediction.at(level)
-        scale, skip, out = (_number(one) for one in (here.scale, here.skip, here.out))
+        scale, skip, out = (_number(factor) for factor in (here.scale, here.skip, here.out))
         seen, t = x * scale, _number(level.t).expand(len(x))
         if self.guidance == 1.0:
-            answer = self._call(seen, t, cond)
+            answer = self._call(seen, t, condition)
         else:
-            assert cond is not None
-            labels = torch.cat([cond, torch.full_like(cond, self.model.null_label or 0)])
+            assert condition is not None
+            labels = torch.cat([condition, null_labels(condition, self.model.null_label or 0)])
             both = self._call(torch.cat([seen, seen]), torch.cat([t, t]), labels)
             wanted, null = both.chunk(2)
             answer = torch.lerp(null, wanted, self.guidance)
@@ -106,10 +113,12 @@ class Crossing:
         x0 = skip * x + out * answer
         return x0 if self.clip is None else x0.clamp(-self.clip, self.clip)
 
-    def _call(self, x: torch.Tensor, t: torch.Tensor, cond: torch.Tensor | None) -> torch.Tensor:
+    def _call(
+        self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None
+    ) -> torch.Tensor:
         if self.frugal:
-            return checkpoint(self.model.net, x, t, cond, use_reentrant=False)  # type: ignore[return-value]
-        return self.model.net(x, t, cond)
+            return checkpoint(self.model.net, x, t, condition, use_reentrant=False)  # type: ignore[return-value]
+        return self.model.net(x, t, condition)
 
 
 def _number(value: torch.Tensor | float) -> torch.Tensor:
@@ -118,6 +127,6 @@ def _number(value: torch.Tensor | float) -> torch.Tensor:
 
 def _sum(row: torch.Tensor, known: list[torch.Tensor]) -> torch.Tensor:
     total = row[0] * known[0]
-    for factor, one in zip(row[1 : len(known)], known[1:], strict=True):
-        total = total + factor * one
+    for factor, answer in zip(row[1 : len(known)], known[1:], strict=True):
+        total = total + factor * answer
     return total

@@ -15,7 +15,7 @@ from hasten.core.level import Array
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.plan import Plan
 from hasten.core.solver import trace
-from hasten.learning.programs.solver_coefficients import Differences, Theory
+from hasten.learning.programs.solver_coefficients import Differences, SolverCoefficients
 
 ROUNDS, RATE = 300, 0.05  # of Adam; a round takes a few milliseconds
 
@@ -29,35 +29,36 @@ def dmn(schedule: NoiseSchedule, plan: Plan, *, power: float = 1.0) -> Plan:
     Raises:
         UserError: two steps or more are needed, or the solver has no matrix.
     """
-    require_whole("steps", plan.steps, 2, 1000)
+    solver, steps = plan.parts.solver, plan.parts.steps or 0
+    require_whole("steps", steps, 2, 1000)
     require_number("power", power, 0.0, 4.0)
-    theory = Theory(solver=plan.crossing, schedule=schedule)
-    top, low = theory.ends
+    coefficients = SolverCoefficients(solver=solver, schedule=schedule)
+    top, low = coefficients.ends
 
     def bound(inner: Array) -> Array:
         """The bound as a function of the half log-SNRs of all levels but the first."""
         levels = [
-            theory.level(top),
-            *(theory.level(place) for place in inner),
+            coefficients.level(top),
+            *(coefficients.level(place) for place in inner),
             schedule.at(schedule.low),
         ]
-        last = CoefficientMatrix.of(trace(plan.crossing, levels)).matrix[-1, 1:]
+        last = CoefficientMatrix.of(trace(solver, levels)).matrix[-1, 1:]
         errors = [level.ratio**power if level.alpha > 0 else 80.0**power for level in levels[:-1]]
         return abs(last * errors).sum(keepdims=True)
 
-    logits = torch.zeros(plan.steps, dtype=torch.float64, requires_grad=True)
+    logits = torch.zeros(steps, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.Adam([logits], lr=RATE)
-    best, kept = float("inf"), _inner(logits, top, low).detach()
+    best, chosen = float("inf"), _inner(logits, top, low).detach()
     for _ in range(ROUNDS):
         inner = _inner(logits, top, low)
         loss = Differences.apply(inner, bound).log().sum()
         value = float(loss.detach())
         if value < best:
-            best, kept = value, inner.detach().clone()
+            best, chosen = value, inner.detach().clone()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    positions = [float(f"{schedule.position(place):.6g}") for place in kept.tolist()]
+    positions = [float(f"{schedule.position(place):.6g}") for place in chosen.tolist()]
     return plan.model_copy(update={"grid": f"given(at={(float(schedule.noisy), *positions)})"})
 
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from hasten.core.call import Answer, Call
 from hasten.core.errors import require, require_number, require_whole
 from hasten.core.level import Array, Level
 from hasten.core.model import Model
 from hasten.core.plan import Plan
+from hasten.core.random_streams import Seed
 from hasten.sampling import build
-
-SEED = 3_000_003  # other noise than any measurement's
 
 
 def gits(
@@ -45,12 +45,13 @@ def gits(
     require_whole("n", n, 1, 100_000)
     require_whole("fine", fine, 2, 10_000)
     require_number("penalty", penalty, 0.1, 10.0)
-    require(plan.steps <= fine, f"steps is {plan.steps}; a fine run of {fine} levels has fewer.")
+    steps = plan.parts.steps or 0
+    require(0 < steps <= fine, f"steps is {steps}; a fine run of {fine} levels has fewer.")
     teacher = Plan(
         solver="ipndm", grid="log-snr", steps=fine, guidance=plan.guidance, engine=plan.engine
     )
     levels, x, x0, end = _trajectories(model, teacher, n, seed)
-    places = _cheapest(_misses(levels, x, x0, end), plan.steps, penalty)
+    places = _cheapest(_misses(levels, x, x0, end), steps, penalty)
     positions = [
         float(f"{model.schedule.position(levels[i].half_log_snr):.6g}") for i in places[1:]
     ]
@@ -65,14 +66,15 @@ def _trajectories(
     sampler = build(model, plan)
     seen: list[tuple[Level, torch.Tensor, torch.Tensor]] = []
 
-    def recording(x: torch.Tensor, level: Level, *cond: Any) -> torch.Tensor:
-        x0 = sampler.denoiser(x, level, *cond)
-        seen.append((level, x.flatten(1).cpu(), x0.flatten(1).cpu()))
-        return x0
+    def recording(calls: Sequence[Call]) -> list[Answer]:
+        answers = sampler.denoiser(calls)
+        for call, answer in zip(calls, answers, strict=True):
+            seen.append((call.levels[0], call.x.flatten(1).cpu(), answer.x0.flatten(1).cpu()))
+        return answers
 
     watched = dataclasses.replace(sampler, denoiser=recording)
-    cond = None if model.labels is None else [i % model.labels for i in range(n)]
-    end = watched.sample(n, seed=seed + SEED, cond=cond, raw=True, batch=n)
+    condition = None if model.labels is None else [i % model.labels for i in range(n)]
+    end = watched.sample(n, seed=seed + Seed.GITS, condition=condition, raw=True, batch=n)
     levels = [level for level, _, _ in seen]
     x, x0 = torch.stack([x for _, x, _ in seen]), torch.stack([x0 for _, _, x0 in seen])
     return levels, x, x0, end.flatten(1)

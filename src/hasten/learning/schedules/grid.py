@@ -7,7 +7,7 @@ from pathlib import Path
 from hasten.core.errors import require, require_choice
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.learning.programs.reference_pairs import Teaching
+from hasten.learning.programs.reference_pairs import ReferenceOptions
 from hasten.learning.schedules.bezier import learn_bezier
 from hasten.learning.schedules.dmn import dmn
 from hasten.learning.schedules.gits import gits
@@ -51,15 +51,16 @@ def learn_grid(
     if method == "gits":
         there = plan.model_copy(update={"engine": engine})
         return plan.model_copy(update={"grid": gits(model, there, seed=seed).grid})
-    counts = tuple(range(max(2, plan.steps // 2), plan.steps + 1))
-    teaching = Teaching(guidance=plan.guidance, engine=engine, seed=seed)
+    steps = plan.parts.steps or 0
+    counts = tuple(range(max(2, steps // 2), steps + 1))
+    references = ReferenceOptions(guidance=plan.guidance, engine=engine, seed=seed)
     found = learn_bezier(
         model,
         counts,
         run,
         solver=plan.solver,
         clip=plan.clip,
-        teaching=teaching,
+        references=references,
         minutes=minutes,
         quiet=quiet,
     )

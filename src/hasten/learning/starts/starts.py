@@ -17,19 +17,19 @@ from hasten.core.codec import codecs
 from hasten.core.errors import UserError, nearest, require, require_choice, require_whole
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.core.seeds import generator
+from hasten.core.random_streams import Seed, generator
 from hasten.data.rows import Pictures, load_rows, picture_column
+from hasten.learning.starts.recipe import VaeRecipe
 from hasten.learning.starts.vae import AutoEncoder, Evidence, as_start
 from hasten.sampling import build
 from hasten.starts.files import Facts, write
 from hasten.starts.normals import Normals
+from hasten.training.budget import Deadline
 from hasten.training.loop import Training
 from hasten.training.objective import Encoded
-from hasten.training.recipe import VaeRecipe
 
 KINDS = ("gaussian", "mixture", "vae")
 SAMPLING = Plan(solver="dpmpp(order=3)", grid="log-snr", steps=20)
-SEED = 77
 DENSE = 4096  # numbers of a latent up to which its covariance is made as such
 ROUNDS = 30  # of the search for the centres of a mixture
 FLOOR = 1e-6  # the least variance: pixels that never change have none
@@ -76,8 +76,8 @@ def examples(
         return _read(model, data, n)
     count = n or 2000
     labels = None if model.labels is None else torch.arange(count) % model.labels
-    cond = None if labels is None else labels.tolist()
-    made = build(model, plan or SAMPLING).sample(count, seed=SEED, cond=cond)
+    condition = None if labels is None else labels.tolist()
+    made = build(model, plan or SAMPLING).sample(count, seed=Seed.STARTS, condition=condition)
     return Examples(
         pictures=(made * 255).round().to(torch.uint8),
         labels=labels,
@@ -183,7 +183,7 @@ def learn_vae(
             net=net,
             rows=Encoded(pictures=given, codec=model.codec, flip=recipe.data.flip),
             run=Path(folder),
-            minutes=minutes,
+            deadline=None if minutes is None else Deadline.after(minutes),
             quiet=quiet,
         ).fit_()
     average.put_(net)
@@ -276,7 +276,7 @@ def moments(x: torch.Tensor, rank: int) -> tuple[torch.Tensor, ...]:
     else:
         kept = min(rank, n - 1)
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(SEED)
+            torch.default_generator.manual_seed(Seed.STARTS)
             _, roots, vectors = torch.svd_lowrank(apart, q=min(kept + 10, n, d), niter=4)
         values, axes = roots[:kept].double().square() / n, vectors[:, :kept].T
         require(kept == rank, f"rank is {rank}, but {n} pictures have {kept} at most.")
@@ -288,7 +288,7 @@ def moments(x: torch.Tensor, rank: int) -> tuple[torch.Tensor, ...]:
 def _centred(x: torch.Tensor, count: int) -> torch.Tensor:
     """Which of ``count`` groups each of ``x`` (n, d) belongs to: Lloyd's algorithm, from centres
     chosen far from each other."""
-    draws = generator(SEED, len(x), count)
+    draws = generator(Seed.STARTS, len(x), count)
     centres = x[torch.randint(len(x), (1,), generator=draws)]
     while len(centres) < count:
         far = torch.cdist(x, centres).amin(1).square()

@@ -1,4 +1,4 @@
-"""What an objective that makes a student has to say."""
+"""What an objective that makes a student declares."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.prediction import prediction as as_prediction
 from hasten.core.registry import Registry
 from hasten.learning.students.batched_denoiser import Teacher
-from hasten.learning.students.compare import Seen, pixels
+from hasten.learning.students.compare import Comparison, pixels
 from hasten.training.objective import Objective
 
-LOUD = 30.0  # sigma / alpha from which on an error in the noise is too large an error in x0
+LOUD = 30.0  # sigma / alpha from which on an error in epsilon is too large an error in x0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Classroom:
-    """Who learns from whom in a stage.
+class DistillationSetup:
+    """The models of a stage.
 
     Attributes:
         teacher: the frozen model that the student is distilled from, with its guidance.
-        student: whose network is trained; its prediction and path are what the objective asked for.
+        student: whose network is trained; its prediction and noise schedule are those that the
+            objective chose.
         before: the student as it was when the stage began, frozen.
-        seen: what pictures are compared as.
+        compare: what pictures are compared as.
     """
 
     teacher: Teacher
     student: Model
     before: Model
-    seen: Seen = pixels
+    compare: Comparison = pixels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class Stage:
         name: of its folder.
         evaluations: how many its student is made for.
         share: of the pictures and minutes, beside those of the other stages.
-        keep: whether its student is kept for its own sake.
+        keep: whether its student is written too.
     """
 
     name: str
@@ -59,12 +60,11 @@ class Stage:
 class Distillation(ABC):
     """An objective: a frozen keyword-only dataclass whose fields are its options.
 
-    ``needs``: what it is trained on: ``data`` (real pictures) or ``paths`` (the teacher's own walks
-    from noise to picture along :meth:`courses`).
-    ``compares``: its loss is a distance of pictures, so it can be one in features.
-    ``fresh``: the student begins with new weights instead of the teacher's.
-    ``early``: it can learn the levels below a start that is not noise.
-    ``imitates``: its student answers as the teacher does at every level.
+    ``needs``: what it is trained on: ``data`` (real pictures) or ``trajectories`` (the teacher's
+    own, from noise to picture through :meth:`trajectory_levels`). ``compares``: its loss is a
+    distance of pictures, so it can be one in features. ``fresh``: the student begins with new
+    weights instead of the teacher's. ``early``: it can learn the levels below a start that is not
+    noise. ``imitates``: its student predicts what the teacher predicts at every level.
     """
 
     part_name: ClassVar[str]
@@ -75,38 +75,41 @@ class Distillation(ABC):
     imitates: ClassVar[bool] = False
 
     def student(self, teacher: Model) -> Model:
-        """``teacher`` with the path and prediction of the student, which shares its network still.
+        """``teacher`` with the noise schedule and prediction of the student, which still shares its
+        network.
 
-        A network that tells the noise says nothing of the picture where there is hardly any signal,
-        so its student answers v (2202.00512, section 4).
+        Where there is hardly any signal, a network that predicts epsilon determines no picture, so
+        its student predicts v (2202.00512, section 4).
         """
         top = teacher.schedule.at(teacher.schedule.noisy).ratio
         if teacher.prediction.part_name != "epsilon" or top < LOUD:
             return teacher
         return with_prediction(teacher, "v")
 
-    def courses(self, schedule: NoiseSchedule, evaluations: int) -> Sequence[tuple[Level, ...]]:
-        """The levels at which states of the teacher's walks are kept, for ``paths``; of the
-        teacher's path, and by default its two ends."""
+    def trajectory_levels(
+        self, schedule: NoiseSchedule, evaluations: int
+    ) -> Sequence[tuple[Level, ...]]:
+        """For each kind of trajectory the levels of the teacher's ``schedule`` at which its states
+        are stored; by default one kind with the two ends."""
         return [(schedule.at(schedule.noisy), schedule.at(schedule.clean))]
 
     def check(self, teacher: Model, evaluations: int) -> None:  # noqa: B027
         """Refuse a teacher or a number of evaluations that the objective cannot take."""
 
-    def asks(self) -> bool:
-        """Whether it asks its teacher anything; one that does not learns from its data alone."""
+    def uses_teacher(self) -> bool:
+        """Whether it evaluates its teacher; one that does not learns from its data alone."""
         return True
 
     def stages(self, evaluations: int) -> Sequence[Stage]:
         """The training runs, in order."""
         return [Stage(name=self.part_name, evaluations=evaluations)]
 
-    def module(self, room: Classroom) -> torch.nn.Module:
+    def module(self, setup: DistillationSetup) -> torch.nn.Module:
         """What is trained: the student's network, which may bring others along."""
-        return room.student.net
+        return setup.student.net
 
     @abstractmethod
-    def objective(self, room: Classroom, stage: Stage) -> Objective:
+    def objective(self, setup: DistillationSetup, stage: Stage) -> Objective:
         """What ``stage`` minimises over :meth:`module`."""
 
     @abstractmethod
@@ -122,13 +125,13 @@ objectives: Registry[Distillation] = Registry("objective", "hasten.learning.stud
 
 
 def with_prediction(model: Model, prediction: str) -> Model:
-    """``model`` whose network is to answer something else."""
+    """``model`` whose network is to have another prediction."""
     return dataclasses.replace(
         model, prediction=as_prediction(prediction), learned_variance=False, sha256=""
     )
 
 
-class Beside(torch.nn.Module):
+class NetworkPair(torch.nn.Module):
     """A student's network and another that is trained with it; called like the student's.
 
     ``partly``: a step need not give a gradient to every weight.
@@ -144,15 +147,15 @@ class Beside(torch.nn.Module):
         self,
         x: torch.Tensor,
         t: torch.Tensor,
-        cond: torch.Tensor | None = None,
+        condition: torch.Tensor | None = None,
         other: bool = False,
     ) -> torch.Tensor:
-        return (self.other if other else self.net)(x, t, cond)
+        return (self.other if other else self.net)(x, t, condition)
 
 
-def alone(module: torch.nn.Module) -> torch.nn.Module:
+def student_network(module: torch.nn.Module) -> torch.nn.Module:
     """The student's network in a trained module."""
-    return module.net if isinstance(module, Beside) else module
+    return module.net if isinstance(module, NetworkPair) else module
 
 
 def rounded(place: float) -> float:

@@ -1,4 +1,4 @@
-"""What a network believes of pictures that are each at a level of their own."""
+"""Denoising a batch whose samples are each at a level of their own."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import torch
 from hasten.core.level import Array, Level
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule
-from hasten.training.noise_prediction import columns
+from hasten.training.columns import columns
+from hasten.training.labels import null_labels
 
 
 @dataclasses.dataclass(frozen=True)
 class Levels:
-    """A level a picture: float64 (n,) arrays of times, alphas and sigmas."""
+    """A noise level for each sample: float64 (n,) arrays of times, alphas and sigmas."""
 
     t: Array
     alpha: Array
@@ -24,7 +25,7 @@ class Levels:
 
     @staticmethod
     def at_positions(schedule: NoiseSchedule, positions: Array) -> Levels:
-        """The levels at ``positions`` (n,) of ``path``."""
+        """The levels at ``positions`` (n,) of ``schedule``."""
         with np.errstate(divide="ignore"):
             return Levels(*schedule.curve(np.asarray(positions, np.float64)))
 
@@ -58,18 +59,17 @@ class Levels:
         return keep * x + add * x0
 
 
-def believed(
+def denoised(
     model: Model,
     net: torch.nn.Module,
     x: torch.Tensor,
     at: Levels,
-    cond: torch.Tensor | None,
+    condition: torch.Tensor | None,
 ) -> torch.Tensor:
-    """x0 (n, c, h, w), float32, that ``net``, a network of ``model``'s kind, believes is behind
-    ``x``."""
+    """x0 (n, *shape), float32, that ``net``, a network of ``model``'s kind, predicts for ``x``."""
     here = model.prediction.at(Level.batch(at.t, at.alpha, at.sigma))
     t, scale, skip, out = columns(x, at.t, here.scale, here.skip, here.out)
-    answer = net(scale * x, t.flatten(), cond).float()
+    answer = net(scale * x, t.flatten(), condition).float()
     if model.learned_variance:
         answer = answer.chunk(2, dim=1)[0]
     return skip * x + out * answer
@@ -77,33 +77,36 @@ def believed(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Teacher:
-    """A frozen model that is asked what it believes, with classifier-free guidance where ``scale``
-    is not 1 (2207.12598)."""
+    """A frozen model as a denoiser, with classifier-free guidance where ``scale`` is not 1
+    (2207.12598)."""
 
     model: Model
     scale: float = 1.0
 
     @torch.no_grad()
-    def __call__(self, x: torch.Tensor, at: Levels, cond: torch.Tensor | None) -> torch.Tensor:
-        wanted = believed(self.model, self.model.net, x, at, cond)
-        if self.scale == 1.0 or cond is None or self.model.null_label is None:
-            return wanted
-        null = torch.full_like(cond, self.model.null_label)
-        return torch.lerp(believed(self.model, self.model.net, x, at, null), wanted, self.scale)
+    def __call__(self, x: torch.Tensor, at: Levels, condition: torch.Tensor | None) -> torch.Tensor:
+        conditional = denoised(self.model, self.model.net, x, at, condition)
+        if self.scale == 1.0 or condition is None or self.model.null_label is None:
+            return conditional
+        null = null_labels(condition, self.model.null_label)
+        return torch.lerp(
+            denoised(self.model, self.model.net, x, at, null), conditional, self.scale
+        )
 
 
-def ratios(
+def draw_ratios(
     schedule: NoiseSchedule, mean: float, std: float, n: int, generator: torch.Generator
 ) -> Array:
-    """``n`` of sigma / alpha with ln ~ Normal(mean, std), held within what ``path`` has; drawn on
-    the CPU, where float64 numbers are computed from them."""
+    """``n`` of sigma / alpha with ln ~ Normal(mean, std), within the range of ``schedule``; drawn
+    on the CPU, where float64 numbers are computed from them."""
     if generator.device.type != "cpu":
         generator = torch.Generator().manual_seed(generator.initial_seed())
     normal = torch.randn(n, generator=generator).double().numpy()
-    return held(schedule, np.exp(mean + std * normal))
+    return clamped(schedule, np.exp(mean + std * normal))
 
 
-def held(schedule: NoiseSchedule, given: Array) -> Array:
-    """sigma / alpha held between those of the cleanest and the noisiest level of ``path``."""
+def clamped(schedule: NoiseSchedule, values: Array) -> Array:
+    """sigma / alpha clamped between those of the cleanest and the noisiest level of
+    ``schedule``."""
     top = schedule.at(schedule.noisy).ratio
-    return np.clip(given, schedule.at(schedule.low).ratio, min(top, 1e4))
+    return np.clip(values, schedule.at(schedule.low).ratio, min(top, 1e4))

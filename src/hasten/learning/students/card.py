@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from hasten.adapters.lora import CARD as LOW_RANK
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.training.recipe import StudentRecipe
+from hasten.learning.students.recipe import StudentRecipe
 
 WHOLE = """```python
 import hasten
@@ -16,35 +17,25 @@ model = hasten.load("this/folder")
 pictures = hasten.build(model).sample(16)  # by the first plan of the table
 ```
 """
-LOW_RANK = """Low-rank weights in diffusers' own format: `pipe.load_lora_weights("this/folder")`,
-with a consistency scheduler such as `LCMScheduler` and guidance 1; or in hasten
-
-```python
-import hasten
-
-model = hasten.load("the/teacher", prompts=["a cat"])
-pictures = hasten.build(model, hasten.Plan(student="this/folder")).sample(4, cond=0)
-```
-"""
 
 
 def student_card(
     recipe: StudentRecipe,
     teacher: Model,
     plans: list[dict[str, Any]],
-    found: list[dict[str, Any]],
+    measured: list[dict[str, Any]],
     seen: int,
 ) -> str:
     """What it is, how it was made, what it gives, how to use it; ``seen`` pictures made it."""
     conditional = "class-conditional" if teacher.labels else "unconditional"
     rows = ""
     for number, fields in enumerate(plans):
-        quality = found[number] if number < len(found) else {}
+        quality = measured[number] if number < len(measured) else {}
         fd, recall = quality.get("fd"), quality.get("recall")
-        told = "" if fd is None else f"{fd['value']:.2f} ({fd['low']:.2f} to {fd['high']:.2f})"
-        kept = "" if recall is None else f"{recall['value']:.2f}"
+        value = "" if fd is None else f"{fd['value']:.2f} ({fd['low']:.2f} to {fd['high']:.2f})"
+        diversity = "" if recall is None else f"{recall['value']:.2f}"
         n = "" if fd is None else str(fd["n"])
-        rows += f"| `{Plan(**fields)}` | {fields['steps']} | {told} | {kept} | {n} |\n"
+        rows += f"| `{Plan(**fields)}` | {fields['steps']} | {value} | {diversity} | {n} |\n"
     guided = "" if recipe.guidance == 1 else f", guidance {recipe.guidance:g}"
     use = LOW_RANK if recipe.lora else WHOLE
     begun = f", begun with the student `{Path(recipe.begin).name}`" if recipe.begin else ""
@@ -66,11 +57,11 @@ tags: [hasten, diffusion, distillation, {"pruned" if recipe.prune else "few-step
 - trained on {seen:,} pictures, batch {recipe.optimizer.batch}, rate \
 {recipe.optimizer.rate:g}, EMA {recipe.ema}, seed {recipe.seed}{rounded}
 
-| plan | evaluations | FD (95%) | recall | n |
+| plan | evaluations (NFE) | FD (95%) | recall | n |
 |---|---:|---:|---:|---:|
 {rows}
-FD and recall are in the features beside the teacher, against the real pictures those know; compare
-them at equal n alone.
+FD and recall are in the features beside the teacher, against the statistics of real pictures there;
+compare them at equal n only.
 
 {use}
 In a plan of the teacher it is named by `student=this/folder`.

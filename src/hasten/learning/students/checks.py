@@ -1,4 +1,4 @@
-"""What a recipe of a student must not ask, told before anything is trained."""
+"""Refuse a recipe of a student that cannot work, before anything is trained."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.start import starts
 from hasten.learning.students.base import Distillation
+from hasten.learning.students.recipe import StudentRecipe
 from hasten.learning.students.rows import TEACHER
-from hasten.sampling import build, subject
-from hasten.training.recipe import StudentRecipe
+from hasten.sampling import build, student_named
 
 NOISE = "noise"  # the start at the noisy end
 
@@ -30,7 +30,8 @@ def require_usable(model: Model, recipe: StudentRecipe, objective: Distillation)
     )
     require(
         recipe.data is None or objective.needs == "data",
-        f"data is given, but objective {name!r} trains on the teacher's own walks; drop data.",
+        f"data is given, but objective {name!r} trains on the teacher's own trajectories; drop "
+        "data.",
     )
     require(
         recipe.begin is None or not objective.fresh,
@@ -47,8 +48,8 @@ def require_usable(model: Model, recipe: StudentRecipe, objective: Distillation)
     clash = "lora" if recipe.lora else "begin" if recipe.begin else None
     require(
         recipe.prune == 0 or clash is None,
-        f"prune and {clash} do not go together: prune first, with objective 'imitation', and begin "
-        "the next run with what that gave.",
+        f"prune and {clash} do not go together: prune first, with objective "
+        "'knowledge-distillation', and begin the next run with what that gave.",
     )
     require(
         recipe.prune == 0 or not objective.fresh,
@@ -60,19 +61,19 @@ def require_usable(model: Model, recipe: StudentRecipe, objective: Distillation)
         "labels; set guidance to 1.",
     )
     require(
-        recipe.guidance == 1.0 or objective.asks() or recipe.data == TEACHER,
+        recipe.guidance == 1.0 or objective.uses_teacher() or recipe.data == TEACHER,
         f"guidance is {recipe.guidance:g}, but objective {name!r} learns from its data and never "
-        "asks the teacher; give --data teacher, or set guidance to 1.",
+        "evaluates the teacher; give --data teacher, or set guidance to 1.",
     )
     require(
         recipe.start == NOISE or objective.early,
-        f"start is {recipe.start!r}, but objective {name!r} learns the whole way; drop start.",
+        f"start is {recipe.start!r}, but objective {name!r} learns all levels; drop start.",
     )
-    courses = objective.courses(model.schedule, recipe.evaluations)
+    kinds = objective.trajectory_levels(model.schedule, recipe.evaluations)
     require(
-        recipe.start == NOISE or len(courses) == 1,
-        f"start is {recipe.start!r}, but one student of several walks has them begin at several "
-        "levels; drop start, or the option fewest.",
+        recipe.start == NOISE or len(kinds) == 1,
+        f"start is {recipe.start!r}, but a student for several numbers of evaluations begins at "
+        "several levels; drop start, or the option fewest.",
     )
     schedule = starts.parse(recipe.start).shortened(model.schedule)
     kind = objective.student(dataclasses.replace(model, schedule=schedule))
@@ -80,4 +81,4 @@ def require_usable(model: Model, recipe: StudentRecipe, objective: Distillation)
         objective.plans(kind, stage.evaluations)
     build(model, Plan(start=recipe.start))
     if recipe.begin is not None:
-        subject(model, Plan(student=recipe.begin))
+        student_named(model, recipe.begin)

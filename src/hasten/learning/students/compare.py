@@ -16,8 +16,8 @@ from hasten.core.model import Model
 from hasten.measuring.features import FeatureNet
 
 PIXELS, FEATURES = "pixels", "features"
-Seen = Callable[[torch.Tensor], torch.Tensor]
-"""x0 (n, c, h, w) in the network's space as numbers (n, d) whose squared distance counts."""
+Comparison = Callable[[torch.Tensor], torch.Tensor]
+"""x0 (n, *shape) in the network's space as numbers (n, d) whose squared distance counts."""
 
 
 def pixels(x0: torch.Tensor) -> torch.Tensor:
@@ -25,29 +25,29 @@ def pixels(x0: torch.Tensor) -> torch.Tensor:
     return x0.flatten(1)
 
 
-def seen_as(model: Model, given: str) -> Seen:
+def comparison(model: Model, name: str) -> Comparison:
     """How pictures of ``model`` are compared.
 
     Args:
-        given: ``"pixels"``; ``"features"``, the maps of the classifier beside the model; or the
+        name: ``"pixels"``; ``"features"``, the maps of the classifier beside the model; or the
             folder or hub id of a vision model. Features come beside the pixels, with as much
             weight, for a distance in features alone forgets what they do not see.
 
     Raises:
         UserError: there is no classifier beside the model, or no such vision model.
     """
-    if given == PIXELS:
+    if name == PIXELS:
         return pixels
-    if given != FEATURES:
-        vision = load_vision(given, model.device)
+    if name != FEATURES:
+        vision = load_vision(name, model.device)
         return WithPixels(codec=model.codec, maps=lambda x: [vision._features(x)])
-    found = FeatureNet.for_model(model)
-    if found is None:
+    classifier = FeatureNet.for_model(model)
+    if classifier is None:
         raise UserError(
             f"compare is 'features', but no classifier lies beside model {model.name!r}; set "
             "compare to 'pixels', or to the folder of a vision model."
         )
-    body = copy.deepcopy(found.net.body).requires_grad_(False).to(model.device)
+    body = copy.deepcopy(classifier.net.body).requires_grad_(False).to(model.device)
     return WithPixels(codec=model.codec, maps=lambda x: _maps(body, x * 2 - 1))
 
 

@@ -13,10 +13,10 @@ import torch
 from hasten.core.errors import require_number, require_whole
 from hasten.core.level import Array
 from hasten.core.noise_schedule import NoiseSchedule
-from hasten.learning.students.base import Beside, Classroom, Stage, objectives
+from hasten.learning.students.base import DistillationSetup, NetworkPair, Stage, objectives
 from hasten.learning.students.batched_denoiser import Levels, Teacher
-from hasten.learning.students.consistency_base import ConsistencyStudent, Gap
-from hasten.training.noise_prediction import columns
+from hasten.learning.students.consistency_base import ConsistencyLoss, ConsistencyStudent
+from hasten.training.columns import columns
 from hasten.training.objective import Batch
 
 RHO = 7.0
@@ -26,8 +26,8 @@ RHO = 7.0
 class _Averaged(ConsistencyStudent):
     """Beside the student runs its average, which gives the target at the cleaner level."""
 
-    def module(self, room: Classroom) -> torch.nn.Module:
-        return Beside(room.student.net, copy.deepcopy(room.student.net))
+    def module(self, setup: DistillationSetup) -> torch.nn.Module:
+        return NetworkPair(setup.student.net, copy.deepcopy(setup.student.net))
 
 
 @objectives.add("consistency-distillation")
@@ -43,11 +43,11 @@ class ConsistencyDistillation(_Averaged):
         require_whole("objective option levels", self.levels, 2, 10_000)
         require_number("objective option decay", self.decay, 0.0, 0.99999)
 
-    def objective(self, room: Classroom, stage: Stage) -> Neighbours:
+    def objective(self, setup: DistillationSetup, stage: Stage) -> Neighbours:
         return Neighbours(
-            student=room.student,
-            seen=room.seen,
-            teacher=room.teacher,
+            student=setup.student,
+            compare=setup.compare,
+            teacher=setup.teacher,
             few=self.levels,
             many=self.levels,
             decay=self.decay,
@@ -69,13 +69,13 @@ class ConsistencyTraining(_Averaged):
         require_whole("objective option many", self.many, self.few, 10_000)
         require_number("objective option decay", self.decay, 0.0, 0.99999)
 
-    def asks(self) -> bool:
+    def uses_teacher(self) -> bool:
         return False
 
-    def objective(self, room: Classroom, stage: Stage) -> Neighbours:
+    def objective(self, setup: DistillationSetup, stage: Stage) -> Neighbours:
         return Neighbours(
-            student=room.student,
-            seen=room.seen,
+            student=setup.student,
+            compare=setup.compare,
             teacher=None,
             few=self.few,
             many=self.many,
@@ -84,7 +84,7 @@ class ConsistencyTraining(_Averaged):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Neighbours(Gap):
+class Neighbours(ConsistencyLoss):
     """Two neighbouring levels; the step between them is the teacher's, or that of the noise."""
 
     teacher: Teacher | None
@@ -134,14 +134,14 @@ class Neighbours(Gap):
 
 
 def karras(schedule: NoiseSchedule, count: int) -> Array:
-    """``count`` ratios from the top of ``path`` to its cleanest level, even in their RHO-th root
-    (2206.00364, eq. 5)."""
+    """``count`` ratios from the top of ``schedule`` to its cleanest level, even in their RHO-th
+    root (2206.00364, eq. 5)."""
     top, low = min(schedule.at(schedule.noisy).ratio, 1e4), schedule.at(schedule.low).ratio
     return np.linspace(top ** (1 / RHO), low ** (1 / RHO), count) ** RHO
 
 
-def _unwrapped(net: Any) -> Beside:
+def _unwrapped(net: Any) -> NetworkPair:
     """The module behind what accelerate or torch.compile wrapped."""
-    while not isinstance(net, Beside):
+    while not isinstance(net, NetworkPair):
         net = getattr(net, "module", None) or net._orig_mod
     return net

@@ -1,4 +1,4 @@
-"""What the consistency objectives share: one network at two levels of one trajectory.
+"""What the consistency objectives share: one network at two levels of a trajectory.
 
 A consistency function maps every point of a trajectory to its end (Song et al. 2303.01469): its
 answers at two neighbouring points are made equal, the cleaner one held still.
@@ -17,9 +17,9 @@ from hasten.core.level import Array
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.learning.students.base import Distillation, rounded
-from hasten.learning.students.batched_denoiser import Levels, believed
-from hasten.learning.students.compare import Seen
-from hasten.training.noise_prediction import columns
+from hasten.learning.students.batched_denoiser import Levels, denoised
+from hasten.learning.students.compare import Comparison
+from hasten.training.columns import columns
 from hasten.training.objective import Batch
 
 MIDDLES = (0.3, 0.5, 0.8, 1.2, 2.0, 3.5, 6.0)
@@ -40,14 +40,14 @@ def pseudo_huber(x: torch.Tensor, c: float) -> torch.Tensor:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Gap:
+class ConsistencyLoss:
     """Answers at a noisier level ``far`` and a cleaner one ``near``, and the weight of each pair.
 
     Where ``near`` is clean its answer is the picture itself.
     """
 
     student: Model
-    seen: Seen
+    compare: Comparison
     c: float = 0.0
 
     def loss_between(
@@ -65,14 +65,14 @@ class Gap:
         x, y = points
         clean = near.sigma == 0
         with torch.no_grad(), same_masks(x):
-            # The network is not asked about clean pictures: they stand in for its answer.
-            asked = Levels(*(np.where(clean, a, b) for a, b in _fields(far, near)))
-            wanted = believed(self.student, target, y, asked, batch.labels)
+            # The network is not evaluated on clean pictures: they are its answer.
+            levels = Levels(*(np.where(clean, a, b) for a, b in _fields(far, near)))
+            wanted = denoised(self.student, target, y, levels, batch.labels)
             (is_clean,) = columns(x, clean)
             wanted = torch.where(is_clean > 0, batch.rows, wanted)
-        answer = believed(self.student, net, x, far, batch.labels)
+        answer = denoised(self.student, net, x, far, batch.labels)
         (each,) = columns(x, weight)
-        apart = pseudo_huber(self.seen(answer) - self.seen(wanted), self.c)
+        apart = pseudo_huber(self.compare(answer) - self.compare(wanted), self.c)
         return (each.flatten() * apart).mean() / x[0].numel() ** 0.5
 
 
@@ -90,7 +90,7 @@ class ConsistencyStudent(Distillation):
     compares = True
 
     def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
-        return consistency_plans(student, evaluations, between(student.schedule, self.middle))
+        return consistency_plans(student, evaluations, middle_ratio(student.schedule, self.middle))
 
     def choices(self, student: Model, evaluations: int) -> list[list[dict[str, Any]]]:
         if self.middle is not None or evaluations == 1:
@@ -100,8 +100,8 @@ class ConsistencyStudent(Distillation):
         return [consistency_plans(student, evaluations, middle) for middle in middles]
 
 
-def between(schedule: NoiseSchedule, middle: float | None) -> float:
-    """``middle``, or where there is none, one that is well below the top of ``path``."""
+def middle_ratio(schedule: NoiseSchedule, middle: float | None) -> float:
+    """``middle``, or where there is none, one that is well below the top of ``schedule``."""
     return middle or min(BETWEEN, 0.3 * schedule.at(schedule.noisy).ratio)
 
 
@@ -116,12 +116,12 @@ def consistency_plans(student: Model, evaluations: int, middle: float) -> list[d
 
 
 def places_down(schedule: NoiseSchedule, steps: int, middle: float) -> list[float]:
-    """The positions of a walk of ``steps`` evaluations from the top of ``path`` to ``middle``."""
+    """The positions of ``steps`` evaluations from the top of ``schedule`` down to ``middle``."""
     top = min(schedule.at(schedule.noisy).ratio, 1e4)
     require(
         steps == 1 or middle < top,
-        f"objective option middle is {middle:g}, and the walk begins at sigma / alpha = {top:g}; "
+        f"objective option middle is {middle:g}, and sampling begins at sigma / alpha = {top:g}; "
         "give a smaller one.",
     )
-    between = np.geomspace(top, middle, steps)[1:]
-    return [schedule.noisy, *(float(schedule.position(-np.log(s))) for s in between)]
+    ratios = np.geomspace(top, middle, steps)[1:]
+    return [schedule.noisy, *(float(schedule.position(-np.log(s))) for s in ratios)]

@@ -1,8 +1,8 @@
 """Continuous-time consistency models (Lu & Song 2410.11081): the two levels meet.
 
 In their TrigFlow, x = cos(a) x0 + sin(a) z and f(x, a) = cos(a) x - sin(a) F(x, a): a network that
-tells v on a variance-preserving path, with a = arctan(sigma / alpha). The tangent df/da along the
-trajectory comes from a Jacobian-vector product.
+predicts v on a variance-preserving schedule, with a = arctan(sigma / alpha). The tangent df/da
+along the trajectory comes from a Jacobian-vector product.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from hasten.core.level import Array
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.learning.students.base import (
-    Classroom,
+    DistillationSetup,
     Stage,
     objectives,
     with_prediction,
 )
-from hasten.learning.students.batched_denoiser import Levels, Teacher, ratios
+from hasten.learning.students.batched_denoiser import Levels, Teacher, draw_ratios
 from hasten.learning.students.consistency_base import ConsistencyStudent, same_masks
-from hasten.training.noise_prediction import columns
+from hasten.training.columns import column, columns
 from hasten.training.objective import Batch
 
-STEP = 1e-3  # of the angle, for the slope of the time told to the network
+STEP = 1e-3  # of the angle, for the slope of the network's time
 FLOOR = 0.1  # added to the norm of the tangent (their section 4.2)
 
 
@@ -60,19 +60,20 @@ class ContinuousConsistency(ConsistencyStudent):
         level = teacher.schedule.at(0.5 * (teacher.schedule.low + teacher.schedule.noisy))
         require(
             abs(level.spread - 1) < 1e-3,
-            f"objective 'continuous-consistency' takes a variance-preserving path, and that of "
+            "objective 'continuous-consistency' takes a variance-preserving noise schedule, and "
+            "that of "
             f"{teacher.name!r} is {teacher.schedule.part_name!r}; use objective 'consistency'.",
         )
 
-    def asks(self) -> bool:
+    def uses_teacher(self) -> bool:
         return self.distill
 
     def student(self, teacher: Model) -> Model:
         return with_prediction(teacher, "v")
 
-    def objective(self, room: Classroom, stage: Stage) -> Tangent:
-        teacher = room.teacher if self.distill else None
-        return Tangent(student=room.student, teacher=teacher, settings=self)
+    def objective(self, setup: DistillationSetup, stage: Stage) -> Tangent:
+        teacher = setup.teacher if self.distill else None
+        return Tangent(student=setup.student, teacher=teacher, settings=self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ class Tangent:
     def loss(self, net: torch.nn.Module, batch: Batch) -> torch.Tensor:
         x0, schedule, settings = batch.rows, self.student.schedule, self.settings
         n = len(x0)
-        ratio = ratios(schedule, settings.mean, settings.std, n, batch.generator)
+        ratio = draw_ratios(schedule, settings.mean, settings.std, n, batch.generator)
         angle, at = np.arctan(ratio), Levels.at_ratios(schedule, ratio)
         noise = batch.randn_like(x0)
         x = at.noised(x0, noise)
@@ -97,18 +98,18 @@ class Tangent:
         (pace,) = columns(x0, slope_of_time(schedule, angle))
         with torch.no_grad(), same_masks(x):
             raw = net.module if isinstance(net, DistributedDataParallel) else net
-            told, moves = t.flatten(), (cos * sin * pace).flatten()
-            answer, change = _jvp(raw, x, told, batch.labels, cos * sin * slope, moves)
+            times, moves = t.flatten(), (cos * sin * pace).flatten()
+            answer, change = _jvp(raw, x, times, batch.labels, cos * sin * slope, moves)
         grown = min(1.0, batch.progress / settings.warmup) if settings.warmup else 1.0
         tangent = -(cos**2) * (answer - slope) - grown * (cos * sin * x + change)
-        norm = tangent.flatten(1).norm(dim=1).view(-1, 1, 1, 1) / x0[0].numel() ** 0.5
+        norm = column(tangent.flatten(1).norm(dim=1), tangent) / x0[0].numel() ** 0.5
         target = answer + tangent / (norm + FLOOR)
         now = net(x, t.flatten(), batch.labels).float()
         return torch.nn.functional.mse_loss(now, target)
 
 
 def slope_of_time(schedule: NoiseSchedule, angle: Array) -> Array:
-    """How fast the time told to the network moves with the angle arctan(sigma / alpha)."""
+    """How fast the network's time moves with the angle arctan(sigma / alpha)."""
     ends = [
         schedule.at(schedule.low).ratio,
         min(schedule.at(schedule.noisy).ratio, 1e4),
@@ -123,7 +124,7 @@ def _jvp(
     net: torch.nn.Module,
     x: torch.Tensor,
     t: torch.Tensor,
-    cond: torch.Tensor | None,
+    condition: torch.Tensor | None,
     dx: torch.Tensor,
     dt: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,7 +134,7 @@ def _jvp(
     hooks = [part.register_forward_pre_hook(lambda _, x: (x[0].contiguous(),)) for part in norms]
     try:
         with sdpa_kernel(SDPBackend.MATH), torch.autocast(x.device.type, enabled=False):
-            answer, change = torch.func.jvp(lambda x, t: net(x, t, cond), (x, t), (dx, dt))[:2]
+            answer, change = torch.func.jvp(lambda x, t: net(x, t, condition), (x, t), (dx, dt))[:2]
     except (NotImplementedError, RuntimeError) as error:
         why = " ".join(str(error).split())[:160]
         raise UserError(

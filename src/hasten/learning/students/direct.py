@@ -17,56 +17,62 @@ from hasten.core.errors import require_number
 from hasten.core.level import Array, Level
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule
-from hasten.learning.students.base import Classroom, Distillation, Stage, objectives
-from hasten.learning.students.batched_denoiser import Levels, believed
-from hasten.learning.students.compare import Seen
-from hasten.learning.students.consistency_base import between, consistency_plans, places_down
+from hasten.learning.students.base import Distillation, DistillationSetup, Stage, objectives
+from hasten.learning.students.batched_denoiser import Levels, denoised
+from hasten.learning.students.compare import Comparison
+from hasten.learning.students.consistency_base import consistency_plans, middle_ratio, places_down
+from hasten.training.columns import column
 from hasten.training.objective import Batch
 
 
 @objectives.add("direct")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Direct(Distillation):
-    """The distance between the student's answer and the end of the teacher's walk, to ``power``
-    (2 is their eq. 6; 1 is less soft).
+    """The distance between the student's answer and the end of the teacher's trajectory, to
+    ``power`` (2 is their eq. 6; 1 is less soft).
 
-    For several evaluations it is asked at every level of its plan, about states of the same walk,
-    and sampled as a consistency model is; ``middle`` is sigma / alpha at the second of two.
+    For several evaluations it is trained at every level of its plan, on states of the same
+    trajectory, and sampled as a consistency model is; ``middle`` is sigma / alpha at the second of
+    two.
     """
 
     power: float = 2.0
     middle: float | None = None
 
-    needs = "paths"
+    needs = "trajectories"
     compares = True
 
     def __post_init__(self) -> None:
         require_number("objective option power", self.power, 0.5, 4.0)
 
-    def courses(self, schedule: NoiseSchedule, evaluations: int) -> Sequence[tuple[Level, ...]]:
+    def trajectory_levels(
+        self, schedule: NoiseSchedule, evaluations: int
+    ) -> Sequence[tuple[Level, ...]]:
         places = self._places(schedule, evaluations)
         return [tuple(schedule.at(place) for place in (*places, schedule.clean))]
 
     def _places(self, schedule: NoiseSchedule, evaluations: int) -> list[float]:
-        return places_down(schedule, evaluations, between(schedule, self.middle))
+        return places_down(schedule, evaluations, middle_ratio(schedule, self.middle))
 
-    def objective(self, room: Classroom, stage: Stage) -> Regression:
-        places = np.array(self._places(room.student.schedule, stage.evaluations))
-        return Regression(student=room.student, seen=room.seen, places=places, power=self.power)
+    def objective(self, setup: DistillationSetup, stage: Stage) -> Regression:
+        places = np.array(self._places(setup.student.schedule, stage.evaluations))
+        return Regression(
+            student=setup.student, compare=setup.compare, places=places, power=self.power
+        )
 
     def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
         if evaluations == 1:
             return [{"solver": "ddim", "grid": "uniform", "steps": 1}]
-        return consistency_plans(student, evaluations, between(student.schedule, self.middle))
+        return consistency_plans(student, evaluations, middle_ratio(student.schedule, self.middle))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Regression:
-    """Rows are (n, 1 + states, c, h, w): standard normal noise, the states of its walk at
+    """Rows are (n, 1 + states, *shape): standard normal noise, the states of its trajectory at
     ``places`` after the first, and the picture it leads to."""
 
     student: Model
-    seen: Seen
+    compare: Comparison
     places: Array
     power: float
 
@@ -77,9 +83,9 @@ class Regression:
         )
         x = batch.rows[torch.arange(n, device=draw.device), draw]
         spread = schedule.at(schedule.noisy).spread
-        first = (draw == 0).view(-1, *[1] * (x.ndim - 1))
+        first = column(draw == 0, x)
         x = torch.where(first, spread * x, x)
         at = Levels.at_positions(schedule, self.places[draw.cpu().numpy()])
-        answer = believed(self.student, net, x, at, batch.labels)
-        apart = (self.seen(answer) - self.seen(picture)).square().sum(1) / picture[0].numel()
+        answer = denoised(self.student, net, x, at, batch.labels)
+        apart = (self.compare(answer) - self.compare(picture)).square().sum(1) / picture[0].numel()
         return apart.clamp(min=1e-20).pow(self.power / 2).mean()

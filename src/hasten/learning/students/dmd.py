@@ -1,6 +1,6 @@
-"""Distribution matching (Yin et al. 2311.18828 and 2405.14867): the student's pictures are moved
-until two scores agree on them, the teacher's and that of a second network that learns what the
-student makes.
+"""Distribution matching distillation, DMD (Yin et al. 2311.18828 and 2405.14867): the student's
+pictures are moved until two scores agree on them, the teacher's and that of a second network that
+learns what the student makes.
 
 A finisher, begun with another student's weights (``begin``): its pictures are sharp where
 regression averages, and it may lose modes (look at recall). Three networks are in memory.
@@ -18,18 +18,25 @@ import torch
 from hasten.core.errors import require_number, require_whole
 from hasten.core.level import Level
 from hasten.core.model import Model
-from hasten.learning.students.base import Beside, Classroom, Distillation, Stage, objectives
-from hasten.learning.students.batched_denoiser import Levels, Teacher, believed
+from hasten.learning.students.base import (
+    Distillation,
+    DistillationSetup,
+    NetworkPair,
+    Stage,
+    objectives,
+)
+from hasten.learning.students.batched_denoiser import Levels, Teacher, denoised
 from hasten.learning.students.consistency_base import consistency_plans, places_down
+from hasten.training.columns import column
 from hasten.training.noise_prediction import NoisePrediction
 from hasten.training.objective import Batch
 
-LOW, HIGH = 0.02, 0.98  # of the path, where scores are compared
+LOW, HIGH = 0.02, 0.98  # of the schedule, where scores are compared
 
 
-@objectives.add("matching")
+@objectives.add("dmd")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Matching(Distillation):
+class DistributionMatching(Distillation):
     """One evaluation, or several with new noise in between, trained on what the student itself made
     of the evaluations before (their backward simulation).
 
@@ -43,24 +50,24 @@ class Matching(Distillation):
     regression: float = 0.25
     middle: float = 0.8
 
-    needs = "paths"
+    needs = "trajectories"
 
     def __post_init__(self) -> None:
         require_whole("objective option every", self.every, 1, 1000)
         require_number("objective option regression", self.regression, 0.0, 1e3)
         require_number("objective option middle", self.middle, 1e-3, 1e3)
 
-    def module(self, room: Classroom) -> torch.nn.Module:
-        teacher, student = room.teacher.model, room.student
+    def module(self, setup: DistillationSetup) -> torch.nn.Module:
+        teacher, student = setup.teacher.model, setup.student
         same = teacher.prediction == student.prediction and not teacher.learned_variance
         other = copy.deepcopy(teacher.net if same else student.net)
-        return Beside(student.net, other.float().train().requires_grad_(True))
+        return NetworkPair(student.net, other.float().train().requires_grad_(True))
 
-    def objective(self, room: Classroom, stage: Stage) -> TwoScores:
-        schedule = room.student.schedule
+    def objective(self, setup: DistillationSetup, stage: Stage) -> TwoScores:
+        schedule = setup.student.schedule
         places = places_down(schedule, stage.evaluations, self.middle)
         levels = tuple(schedule.at(place) for place in places)
-        return TwoScores(student=room.student, teacher=room.teacher, settings=self, levels=levels)
+        return TwoScores(student=setup.student, teacher=setup.teacher, settings=self, levels=levels)
 
     def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
         return consistency_plans(student, evaluations, self.middle)
@@ -68,11 +75,11 @@ class Matching(Distillation):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TwoScores:
-    """Rows are (n, 2, c, h, w): standard normal noise, and the teacher's picture of it."""
+    """Rows are (n, 2, *shape): standard normal noise, and the teacher's picture of it."""
 
     student: Model
     teacher: Teacher
-    settings: Matching
+    settings: DistributionMatching
     levels: Sequence[Level]
 
     def loss(self, net: torch.nn.Module, batch: Batch) -> torch.Tensor:
@@ -87,8 +94,8 @@ class TwoScores:
             return loss
         apart = self._apart(net, made.detach(), batch)
         moved = 0.5 * (made - (made - apart).detach()).square().mean()
-        held = (made - picture).square().mean() if last == 0 else 0.0
-        return loss + moved + self.settings.regression * held
+        regression = (made - picture).square().mean() if last == 0 else 0.0
+        return loss + moved + self.settings.regression * regression
 
     def _made(
         self, net: torch.nn.Module, noise: torch.Tensor, batch: Batch, last: int, mine: bool
@@ -100,7 +107,7 @@ class TwoScores:
             if number > 0:
                 x = at.noised(made, batch.randn_like(made))
             with torch.set_grad_enabled(mine and number == last):
-                made = believed(self.student, net, x, at, batch.labels)
+                made = denoised(self.student, net, x, at, batch.labels)
         return made
 
     @torch.no_grad()
@@ -112,17 +119,17 @@ class TwoScores:
         at = Levels.at_positions(schedule, schedule.low + share * (schedule.noisy - schedule.low))
         x = at.noised(made, batch.randn_like(made))
         real = self.teacher(x, at, batch.labels)
-        fake = believed(self.student, _Other(net), x, at, batch.labels)
-        size = (made - real).abs().flatten(1).mean(1).clamp(min=1e-5).view(-1, 1, 1, 1)
+        fake = denoised(self.student, _Other(net), x, at, batch.labels)
+        size = column((made - real).abs().flatten(1).mean(1).clamp(min=1e-5), made)
         return torch.nan_to_num((fake - real) / size)
 
 
 class _Other(torch.nn.Module):
-    """The second network of a :class:`Beside`, through whatever wraps both."""
+    """The second network of a :class:`NetworkPair`, through whatever wraps both."""
 
     def __init__(self, both: torch.nn.Module) -> None:
         super().__init__()
         self._both = [both]  # in a list, so that it is no part of this module
 
-    def forward(self, x: Any, t: Any, cond: Any = None) -> Any:
-        return self._both[0](x, t, cond, other=True)
+    def forward(self, x: Any, t: Any, condition: Any = None) -> Any:
+        return self._both[0](x, t, condition, other=True)

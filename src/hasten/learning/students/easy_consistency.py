@@ -14,9 +14,9 @@ import torch
 
 from hasten.core.errors import require_number, require_whole
 from hasten.core.level import Array
-from hasten.learning.students.base import Classroom, Stage, objectives
-from hasten.learning.students.batched_denoiser import Levels, ratios
-from hasten.learning.students.consistency_base import ConsistencyStudent, Gap
+from hasten.learning.students.base import DistillationSetup, Stage, objectives
+from hasten.learning.students.batched_denoiser import Levels, draw_ratios
+from hasten.learning.students.consistency_base import ConsistencyLoss, ConsistencyStudent
 from hasten.training.objective import Batch
 
 K, B = 8.0, 1.0  # of n(t) = 1 + K sigmoid(-B t), their appendix
@@ -44,11 +44,11 @@ class EasyConsistency(ConsistencyStudent):
         require_number("objective option std", self.std, 1e-3, 20.0)
         require_number("objective option c", self.c, 0.0, 1e3)
 
-    def asks(self) -> bool:
+    def uses_teacher(self) -> bool:
         return False
 
-    def objective(self, room: Classroom, stage: Stage) -> Tightening:
-        return Tightening(student=room.student, seen=room.seen, c=self.c, settings=self)
+    def objective(self, setup: DistillationSetup, stage: Stage) -> Tightening:
+        return Tightening(student=setup.student, compare=setup.compare, c=self.c, settings=self)
 
     def nearer(self, t: Array, progress: float) -> Array:
         """The cleaner of the two ratios, for the noisier ones ``t`` (n,)."""
@@ -58,14 +58,14 @@ class EasyConsistency(ConsistencyStudent):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Tightening(Gap):
+class Tightening(ConsistencyLoss):
     """Both levels have the same noise; the weight of a pair is 1 / (t - r)."""
 
     settings: EasyConsistency
 
     def loss(self, net: torch.nn.Module, batch: Batch) -> torch.Tensor:
         x0, schedule = batch.rows, self.student.schedule
-        t = ratios(schedule, self.settings.mean, self.settings.std, len(x0), batch.generator)
+        t = draw_ratios(schedule, self.settings.mean, self.settings.std, len(x0), batch.generator)
         r = self.settings.nearer(t, batch.progress)
         r = np.where(r < schedule.at(schedule.low).ratio, 0.0, r)
         far, near = Levels.at_ratios(schedule, t), Levels.at_ratios(schedule, r)

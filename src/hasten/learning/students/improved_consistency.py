@@ -11,10 +11,10 @@ import torch
 
 from hasten.core.errors import require_number, require_whole
 from hasten.core.level import Array
-from hasten.learning.students.base import Classroom, Stage, objectives
+from hasten.learning.students.base import DistillationSetup, Stage, objectives
 from hasten.learning.students.batched_denoiser import Levels
 from hasten.learning.students.consistency import karras
-from hasten.learning.students.consistency_base import ConsistencyStudent, Gap
+from hasten.learning.students.consistency_base import ConsistencyLoss, ConsistencyStudent
 from hasten.training.objective import Batch
 
 
@@ -33,18 +33,18 @@ class ImprovedConsistency(ConsistencyStudent):
         require_whole("objective option many", self.many, self.few, 100_000)
         require_number("objective option std", self.std, 1e-3, 20.0)
 
-    def asks(self) -> bool:
+    def uses_teacher(self) -> bool:
         return False
 
-    def objective(self, room: Classroom, stage: Stage) -> Doubling:
-        d = math.prod(room.student.shape)
+    def objective(self, setup: DistillationSetup, stage: Stage) -> Doubling:
+        d = math.prod(setup.student.shape)
         return Doubling(
-            student=room.student, seen=room.seen, c=0.00054 * math.sqrt(d), settings=self
+            student=setup.student, compare=setup.compare, c=0.00054 * math.sqrt(d), settings=self
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Doubling(Gap):
+class Doubling(ConsistencyLoss):
     """Neighbouring levels with the same noise, weight 1 / (s_far - s_near) (their eq. 10)."""
 
     settings: ImprovedConsistency

@@ -1,5 +1,5 @@
-"""Imitation: a smaller student says what its teacher says, at every level (Hinton et al.
-1503.02531), and may be held to the features that its teacher has (Romero et al. 1412.6550).
+"""Knowledge distillation: a smaller student predicts what its teacher predicts, at every level
+(Hinton et al. 1503.02531), and may match the features of its teacher (Romero et al. 1412.6550).
 
 It makes no fewer steps possible. It is how a network recovers that was pruned, and it serves every
 solver that its teacher serves.
@@ -16,20 +16,26 @@ import numpy as np
 import torch
 
 from hasten.core.errors import require_number
+from hasten.core.family import family_of
 from hasten.core.level import Level
 from hasten.core.model import Model
-from hasten.learning.students.base import Beside, Classroom, Distillation, Stage, objectives
+from hasten.learning.students.base import (
+    Distillation,
+    DistillationSetup,
+    NetworkPair,
+    Stage,
+    objectives,
+)
 from hasten.learning.students.batched_denoiser import Levels, Teacher
-from hasten.training.noise_prediction import columns, draw_positions
+from hasten.training.columns import columns
+from hasten.training.noise_prediction import draw_positions
 from hasten.training.objective import Batch
 from hasten.training.recipe import Times
 
-STACKS = ("down_blocks", "mid_block", "up_blocks", "transformer_blocks")
 
-
-@objectives.add("imitation")
+@objectives.add("knowledge-distillation")
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Imitation(Distillation):
+class KnowledgeDistillation(Distillation):
     """Squared error of the answer, in its own unit, at uniform positions; beside it, weighted by
     ``features``, that of the outputs of the blocks as seen through learned 1x1 projections, each in
     units of its own size. Features are no aim, so their weight falls to 0 by the middle of the run.
@@ -47,75 +53,69 @@ class Imitation(Distillation):
     def student(self, teacher: Model) -> Model:
         return teacher
 
-    def module(self, room: Classroom) -> torch.nn.Module:
+    def module(self, setup: DistillationSetup) -> torch.nn.Module:
         if self.features == 0:
-            return room.student.net
-        return Watched.beside(room.student, room.teacher.model)
+            return setup.student.net
+        return WithProjections.beside(setup.student, setup.teacher.model)
 
-    def objective(self, room: Classroom, stage: Stage) -> Alike:
-        return Alike(student=room.student, teacher=room.teacher, weight=self.features)
+    def objective(self, setup: DistillationSetup, stage: Stage) -> OutputLoss:
+        return OutputLoss(student=setup.student, teacher=setup.teacher, weight=self.features)
 
     def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
         return [{"solver": "unipc(order=3)", "grid": "uniform", "steps": evaluations}]
 
 
 @contextlib.contextmanager
-def watching(net: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
-    """What the blocks of ``net`` give, in the order in which they run, while it is called once."""
-    seen: list[torch.Tensor] = []
+def block_outputs(net: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
+    """The outputs of the blocks of ``net``, in the order in which they run, while it is called
+    once."""
+    outputs: list[torch.Tensor] = []
 
-    def keep(block: Any, given: Any, out: Any) -> None:
-        seen.append(out[0] if isinstance(out, tuple) else out)
+    def keep(block: Any, args: Any, out: Any) -> None:
+        outputs.append(out[0] if isinstance(out, tuple) else out)
 
-    hooks = [block.register_forward_hook(keep) for block in blocks_of(net)]
+    hooks = [block.register_forward_hook(keep) for block in family_of(net).blocks(net)]
     try:
-        yield seen
+        yield outputs
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def blocks_of(net: torch.nn.Module) -> list[torch.nn.Module]:
-    """The blocks of a U-Net or a transformer in the order in which they run."""
-    module: Any = getattr(net, "module", net)
-    stacks = [getattr(module, name, None) for name in STACKS]
-    lists = [[one] if not isinstance(one, torch.nn.ModuleList) else list(one) for one in stacks]
-    return [block for blocks in lists for block in blocks if block is not None]
-
-
-class Watched(Beside):
+class WithProjections(NetworkPair):
     """A student's network, and projections of its blocks' outputs to those of its teacher's."""
 
     @staticmethod
-    def beside(student: Model, teacher: Model) -> Watched:
+    def beside(student: Model, teacher: Model) -> WithProjections:
         """With projections of the sizes that both networks' blocks have; none where one of them
         has fewer blocks."""
         mine, theirs = (_sizes(model) for model in (student, teacher))
         pairs = list(zip(mine, theirs, strict=True)) if len(mine) == len(theirs) else []
-        return Watched(student.net, torch.nn.ModuleList(_projection(a, b) for a, b in pairs))
+        return WithProjections(
+            student.net, torch.nn.ModuleList(_projection(a, b) for a, b in pairs)
+        )
 
     def forward(
         self,
         x: torch.Tensor,
         t: torch.Tensor,
-        cond: torch.Tensor | None = None,
+        condition: torch.Tensor | None = None,
         other: bool = False,
     ) -> Any:
         if not other:
-            return self.net(x, t, cond)
-        with watching(self.net) as seen:
-            answer = self.net(x, t, cond)
+            return self.net(x, t, condition)
+        with block_outputs(self.net) as outputs:
+            answer = self.net(x, t, condition)
         projections: Any = self.other
-        return answer, [project(one) for project, one in zip(projections, seen, strict=False)]
+        return answer, [project(x) for project, x in zip(projections, outputs, strict=False)]
 
 
 def _sizes(model: Model) -> list[torch.Size]:
-    cond = model.conditions(1, None)
-    cond = None if cond is None else cond.to(model.device)
+    condition = model.condition(1).to(model.device)
     x, t = torch.zeros(1, *model.shape), torch.ones(1)
-    with torch.no_grad(), watching(model.net) as seen:
-        model.net(x.to(model.device), t.to(model.device), cond)
-    return [one.shape for one in seen]
+    with torch.no_grad(), block_outputs(model.net) as outputs:
+        model.net(x.to(model.device), t.to(model.device), condition)
+    return [output.shape for output in outputs]
 
 
 def _projection(mine: torch.Size, theirs: torch.Size) -> torch.nn.Module:
@@ -126,7 +126,7 @@ def _projection(mine: torch.Size, theirs: torch.Size) -> torch.nn.Module:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Alike:
+class OutputLoss:
     """``weight`` is that of the features."""
 
     student: Model
@@ -143,7 +143,7 @@ class Alike:
         t, scale, skip, out = columns(
             x0, at.t, here.scale, here.skip, np.broadcast_to(here.out, len(x0))
         )
-        with watching(self.teacher.model.net) as theirs:
+        with block_outputs(self.teacher.model.net) as theirs:
             wanted = (self.teacher(x, at, batch.labels) - skip * x) / out
         mine: list[torch.Tensor] = []
         weight = self.weight * max(0.0, 1.0 - 2.0 * batch.progress)
@@ -151,9 +151,9 @@ class Alike:
             answer = net(scale * x, t.flatten(), batch.labels)
         else:
             answer, mine = net(scale * x, t.flatten(), batch.labels, other=True)
-        # Of a network that tells a variance too, only the first half is held to the teacher's.
+        # Of a network that predicts a variance too, only the first half is compared.
         loss = torch.nn.functional.mse_loss(answer[:, : x0.shape[1]].float(), wanted)
-        for one, other in zip(mine, theirs, strict=False):
-            apart = (one.float() - other.float()).square().mean() / other.float().square().mean()
+        for own, other in zip(mine, theirs, strict=False):
+            apart = (own.float() - other.float()).square().mean() / other.float().square().mean()
             loss = loss + weight / len(mine) * apart
         return loss

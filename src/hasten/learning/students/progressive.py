@@ -15,9 +15,9 @@ from hasten.core.errors import require, require_whole
 from hasten.core.grid import grids
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule
-from hasten.learning.students.base import Classroom, Distillation, Stage, objectives
-from hasten.learning.students.batched_denoiser import Levels, Teacher, believed
-from hasten.training.noise_prediction import columns
+from hasten.learning.students.base import Distillation, DistillationSetup, Stage, objectives
+from hasten.learning.students.batched_denoiser import Levels, Teacher, denoised
+from hasten.training.columns import columns
 from hasten.training.objective import Batch
 
 GRID = "uniform"
@@ -54,10 +54,10 @@ class Progressive(Distillation):
             Stage(name=f"{n:05d}", evaluations=n, share=1.0 + (n <= 2), keep=True) for n in counts
         ]
 
-    def objective(self, room: Classroom, stage: Stage) -> TwoInOne:
+    def objective(self, setup: DistillationSetup, stage: Stage) -> TwoInOne:
         first = 2 * stage.evaluations == self.first
-        teacher = room.teacher if first else Teacher(model=room.before)
-        return TwoInOne(student=room.student, teacher=teacher, steps=stage.evaluations)
+        teacher = setup.teacher if first else Teacher(model=setup.before)
+        return TwoInOne(student=setup.student, teacher=teacher, steps=stage.evaluations)
 
     def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
         return [{"solver": "ddim", "grid": GRID, "steps": evaluations}]
@@ -88,7 +88,7 @@ class TwoInOne:
         share = end.sigma / begin.sigma
         give, divide = columns(x, share, end.alpha - share * begin.alpha)
         target = (there - give * x) / divide
-        answer = believed(self.student, net, x, begin, batch.labels)
+        answer = denoised(self.student, net, x, begin, batch.labels)
         (weight,) = columns(x, np.maximum((begin.alpha / begin.sigma) ** 2, 1.0))
         return (weight * (answer - target).square()).mean()
 

@@ -15,14 +15,14 @@ from hasten.core.errors import require_number
 from hasten.core.model import Model
 from hasten.core.noise_schedule import Flow
 from hasten.learning.students.base import (
-    Classroom,
     Distillation,
+    DistillationSetup,
     Stage,
     objectives,
     with_prediction,
 )
 from hasten.learning.students.batched_denoiser import Levels
-from hasten.training.noise_prediction import columns
+from hasten.training.columns import columns
 from hasten.training.objective import Batch
 
 
@@ -34,7 +34,7 @@ class Reflow(Distillation):
 
     bend: float = 4.0
 
-    needs = "paths"
+    needs = "trajectories"
     early = False
 
     def __post_init__(self) -> None:
@@ -43,8 +43,8 @@ class Reflow(Distillation):
     def student(self, teacher: Model) -> Model:
         return dataclasses.replace(with_prediction(teacher, "flow"), schedule=Flow())
 
-    def objective(self, room: Classroom, stage: Stage) -> Straight:
-        return Straight(student=room.student, bend=self.bend)
+    def objective(self, setup: DistillationSetup, stage: Stage) -> Straight:
+        return Straight(student=setup.student, bend=self.bend)
 
     def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
         counts = dict.fromkeys((evaluations, *(n for n in (1, 2) if n < evaluations)))
@@ -53,7 +53,7 @@ class Reflow(Distillation):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Straight:
-    """Rows are (n, 2, c, h, w): standard normal noise, and the picture it leads to. Squared loss on
+    """Rows are (n, 2, *shape): standard normal noise, and the picture it leads to. Squared loss on
     the velocity (their eq. 1)."""
 
     student: Model

@@ -1,4 +1,4 @@
-"""What a student is trained on: real pictures, or walks of its teacher."""
+"""What a student is trained on: real pictures, or trajectories of its teacher."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from hasten.core.model import Model
 from hasten.core.start import starts
 from hasten.data.rows import Pictures, load_rows, picture_column
 from hasten.learning.students.base import Distillation
-from hasten.learning.students.trajectories import walks
+from hasten.learning.students.recipe import StudentRecipe
+from hasten.learning.students.trajectories import teacher_trajectories
 from hasten.training.objective import Encoded, Rows
-from hasten.training.recipe import StudentRecipe
 
 TEACHER = "teacher"  # in place of data: the teacher's own samples
 
 
 @dataclasses.dataclass(frozen=True)
-class Pictured:
-    """The pictures at the ends of walks."""
+class EndPictures:
+    """The pictures at the ends of trajectories."""
 
     rows: Rows
 
@@ -40,27 +40,27 @@ class Pictured:
 def student_rows(
     model: Model, recipe: StudentRecipe, objective: Distillation, run: Path, quiet: bool
 ) -> Rows:
-    schedules = objective.needs == "paths"
+    whole = objective.needs == "trajectories"
     schedule = starts.parse(recipe.start).shortened(model.schedule)
-    if schedules or recipe.data == TEACHER:
+    if whole or recipe.data == TEACHER:
         ends = [(schedule.at(schedule.noisy), schedule.at(schedule.clean))]
-        held = walks(
+        trajectories = teacher_trajectories(
             model,
-            objective.courses(schedule, recipe.evaluations) if schedules else ends,
+            objective.trajectory_levels(schedule, recipe.evaluations) if whole else ends,
             run,
-            count=recipe.walks,
-            steps=recipe.walk_steps,
+            count=recipe.trajectories,
+            steps=recipe.trajectory_steps,
             guidance=recipe.guidance,
             start=recipe.start,
             engine=recipe.engine,
             quiet=quiet,
         )
-        return held if schedules else Pictured(held)
+        return trajectories if whole else EndPictures(trajectories)
     if recipe.data is None:
         raise UserError(
             f"objective {objective.part_name!r} trains on real pictures; give --data (a parquet "
             "file, a folder, a hub name, or 'teacher' for its own samples), or use 'direct', "
-            "'trajectory', 'reflow' or 'matching'."
+            "'trajectory', 'reflow' or 'dmd'."
         )
     rows = load_rows(recipe.data)
     label = None if model.labels is None else recipe.label
@@ -69,6 +69,6 @@ def student_rows(
         low, high = int(pictures.labels.min()), int(pictures.labels.max())
         require(
             low >= 0 and high < model.labels,
-            f"data has labels from {low} to {high}, and model {model.name!r} knows {model.labels}.",
+            f"data has labels from {low} to {high}, and model {model.name!r} has {model.labels}.",
         )
     return Encoded(pictures=pictures, codec=model.codec, flip=recipe.flip)

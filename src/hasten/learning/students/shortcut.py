@@ -1,9 +1,9 @@
-"""Shortcut models (Frans et al. 2410.12557): a flow that is told how far to jump, trained from
-scratch with no teacher.
+"""Shortcut models (Frans et al. 2410.12557): a flow that is conditioned on the length of its
+jump, trained from scratch with no teacher.
 
 A jump of twice the length has to end where two jumps do; the shortest are learned from data as an
-ordinary flow. The length is told through the time: jumps of 1 / 2^k of the way are told 1000 k
-later, so that any network that is told a time can be trained.
+ordinary flow. The length is encoded in the time: jumps of 1 / 2^k of the way have times 1000 k
+later, so that any network that takes a time can be trained.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from hasten.core.errors import require, require_number, require_whole
 from hasten.core.model import Model
 from hasten.core.noise_schedule import Flow
 from hasten.learning.students.base import (
-    Classroom,
     Distillation,
+    DistillationSetup,
     Stage,
     objectives,
     with_prediction,
 )
-from hasten.training.noise_prediction import columns
+from hasten.training.columns import columns
 from hasten.training.objective import Batch
 
-WIDE = 1000.0  # between the times told for two lengths
+WIDE = 1000.0  # between the times of two lengths
 
 
 @objectives.add("shortcut")
@@ -53,13 +53,13 @@ class Shortcut(Distillation):
             f"1/{1 << self.finest} of the way, so it takes a power of two up to that.",
         )
 
-    def asks(self) -> bool:
+    def uses_teacher(self) -> bool:
         return False
 
     def student(self, teacher: Model) -> Model:
         return dataclasses.replace(with_prediction(teacher, "flow"), schedule=Flow())
 
-    def objective(self, room: Classroom, stage: Stage) -> Jumps:
+    def objective(self, setup: DistillationSetup, stage: Stage) -> Jumps:
         return Jumps(settings=self)
 
     def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
@@ -97,13 +97,13 @@ class Jumps:
         target = noise - x0
         if twice:
             mine = slice(0, twice)
-            cond = None if labels is None else labels[mine]
+            condition = None if labels is None else labels[mine]
             with torch.no_grad():
                 half = 0.5 / count[mine]
-                first = self._jump(net, x[mine], place[mine], k[mine] + 1, cond)
+                first = self._jump(net, x[mine], place[mine], k[mine] + 1, condition)
                 (step,) = columns(first, half)
                 there = x[mine] - step * first
-                second = self._jump(net, there, place[mine] - half, k[mine] + 1, cond)
+                second = self._jump(net, there, place[mine] - half, k[mine] + 1, condition)
             target = torch.cat([(first + second) / 2, target[twice:]])
         return torch.nn.functional.mse_loss(self._jump(net, x, place, k, labels), target)
 
@@ -113,8 +113,8 @@ class Jumps:
         x: torch.Tensor,
         place: np.ndarray,
         k: np.ndarray,
-        cond: torch.Tensor | None,
+        condition: torch.Tensor | None,
     ) -> torch.Tensor:
         """The mean velocity over a jump of 1 / 2^k from ``place``."""
         (t,) = columns(x, 1000 * place + WIDE * k)
-        return net(x, t.flatten(), cond).float()
+        return net(x, t.flatten(), condition).float()

@@ -13,34 +13,40 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from hasten.adapters.families import FAMILIES, family, new_network
 from hasten.adapters.folder import save_folder
 from hasten.adapters.lora import add_lora_, save_lora
 from hasten.core.artifact import digest
-from hasten.core.errors import require, require_number
+from hasten.core.errors import UserError, require
 from hasten.core.files import write_text
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.start import Shortened, Start, starts
 from hasten.learning.compression.pruning import pruned
 from hasten.learning.compression.quantization_aware import round_layers_, unrounded
-from hasten.learning.students.base import Classroom, Distillation, Stage, alone, objectives
+from hasten.learning.students.base import (
+    Distillation,
+    DistillationSetup,
+    Stage,
+    objectives,
+    student_network,
+)
 from hasten.learning.students.batched_denoiser import Teacher
 from hasten.learning.students.card import student_card
 from hasten.learning.students.checks import NOISE, require_usable
-from hasten.learning.students.compare import Seen, seen_as
+from hasten.learning.students.compare import Comparison, comparison
 from hasten.learning.students.conversion import Conversion
-from hasten.learning.students.rows import Pictured, student_rows
-from hasten.learning.students.trajectories import Walks
-from hasten.learning.students.validation import Judge
+from hasten.learning.students.recipe import StudentRecipe
+from hasten.learning.students.rows import EndPictures, student_rows
+from hasten.learning.students.trajectories import Trajectories
+from hasten.learning.students.validation import Validation
 from hasten.levers.quantized_layer import Bits
 from hasten.measuring.memory import free_mb, training_mb
 from hasten.measuring.real import real_for
-from hasten.sampling import subject
+from hasten.sampling import student_named
+from hasten.training.budget import Deadline
 from hasten.training.checkpoint import newest
 from hasten.training.loop import Training
 from hasten.training.objective import LabelsDropped, Objective, Rows
-from hasten.training.recipe import StudentRecipe
 
 LABEL_DROPOUT = 0.1
 CONVERT = "convert"  # the name of the stage that teaches another prediction
@@ -58,42 +64,42 @@ def learn_student(
     """Train a student of ``model`` (or go on with the run beside ``out``) and write it to the
     folder ``out``: a diffusers folder with a card and its plans.
 
-    ``out.run`` gets a folder a stage, with checkpoints, previews and the students kept on the way,
-    and ``curve.json``.
+    ``out.run`` gets a folder a stage, with checkpoints, previews and the students of earlier
+    stages, and ``curve.json``. ``minutes`` is the budget of all of it, the teacher's trajectories
+    among it.
 
     Raises:
         UserError: a teacher, data or a number of evaluations that the objective cannot take; a run
             of another recipe.
         NonFiniteError: the loss is not finite; the last good checkpoint stays.
     """
-    if minutes is not None:
-        require_number("minutes", minutes, 0.01, 1e6)
+    deadline = None if minutes is None else Deadline.after(minutes)
     objective, out = objectives.parse(recipe.objective), Path(out)
     objective.check(model, recipe.evaluations)
     require_usable(model, recipe, objective)
     recipe = recipe.model_copy(update={"teacher": digest(model)})
     run = out.with_name(out.name + ".run")
     rows = student_rows(model, recipe, objective, run, quiet)
-    school = _School(
+    student_run = StudentRun(
         recipe=recipe,
         objective=objective,
         teacher=Teacher(model=_on(model, PartialState().device), scale=recipe.guidance),
         rows=rows,
         run=run,
-        minutes=minutes,
+        deadline=deadline,
         quiet=quiet,
-        seen=seen_as(model, recipe.compare),
+        compare=comparison(model, recipe.compare),
     )
-    student = school.taught()
+    student = student_run.train_()
     if PartialState().is_main_process:
-        school.write(student, recipe.evaluations, out)
-        school.judge.film(run / "learning.gif")
+        student_run.write(student, recipe.evaluations, out)
+        student_run.validation.animation(run / "learning.gif")
     PartialState().wait_for_everyone()
     return out
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _School:
+class StudentRun:
     """The stages of one student, each begun with the averaged weights of the last."""
 
     recipe: StudentRecipe
@@ -101,16 +107,16 @@ class _School:
     teacher: Teacher
     rows: Rows
     run: Path
-    minutes: float | None
+    deadline: Deadline | None
     quiet: bool
-    seen: Seen
+    compare: Comparison
 
     @functools.cached_property
     def start(self) -> Start:
         return starts.parse(self.recipe.start)
 
     def _below(self, model: Model) -> Model:
-        """``model`` on the part of its path that lies below the start."""
+        """``model`` on the part of its noise schedule that lies below the start."""
         return dataclasses.replace(model, schedule=self.start.shortened(model.schedule))
 
     def _planned(self, plans: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -119,31 +125,40 @@ class _School:
         return [{**fields, **mine} for fields in plans]
 
     @functools.cached_property
-    def judge(self) -> Judge:
-        real = real_for(self.teacher.model) if self.recipe.judged else None
-        return Judge(run=self.run, real=real, n=self.recipe.judged, patience=self.recipe.patience)
+    def validation(self) -> Validation:
+        real = real_for(self.teacher.model) if self.recipe.validation_pictures else None
+        return Validation(
+            run=self.run,
+            real=real,
+            n=self.recipe.validation_pictures,
+            patience=self.recipe.patience,
+        )
 
-    def taught(self) -> Model:
+    def train_(self) -> Model:
         """The student after all stages."""
-        student = self._begun()
-        stages = list(self.objective.stages(self.recipe.evaluations))
-        total = sum(stage.share for stage in stages)
-        left = 1.0
-        if self._converts(student):
-            left -= self.recipe.convert
-            first = Stage(name=CONVERT, evaluations=stages[0].evaluations)
-            self._stage_(student, first, self.recipe.convert)
-        for stage in stages:
-            self._stage_(student, stage, left * stage.share / total)
+        student = self._initial()
+        stages = self._stages(student)
+        for number, stage in enumerate(stages):
+            left = sum(other.share for other in stages[number:])
+            self._stage_(student, stage, stage.share / left)
             if stage.keep and PartialState().is_main_process:
                 self.write(student, stage.evaluations, self.run / "students" / stage.name)
         return student
 
-    def _begun(self) -> Model:
+    def _stages(self, student: Model) -> list[Stage]:
+        """All training runs, their shares adding up to 1."""
+        stages = list(self.objective.stages(self.recipe.evaluations))
+        convert = self.recipe.convert if self._converts(student) else 0.0
+        total = sum(stage.share for stage in stages) / (1.0 - convert)
+        stages = [dataclasses.replace(stage, share=stage.share / total) for stage in stages]
+        first = Stage(name=CONVERT, evaluations=stages[0].evaluations, share=convert)
+        return [first, *stages] if convert else stages
+
+    def _initial(self) -> Model:
         """The student before it has learned anything, ready to be trained."""
         kind = self.objective.student(self._below(self.teacher.model))
         if self.recipe.prune:
-            rows = Pictured(self.rows) if self.objective.needs == "paths" else self.rows
+            rows = EndPictures(self.rows) if self.objective.needs == "trajectories" else self.rows
             kind = pruned(kind, self.recipe.prune, rows)
         if isinstance(kind.schedule, Shortened):
             kind = dataclasses.replace(kind, schedule=kind.schedule.whole)
@@ -161,28 +176,28 @@ class _School:
 
     def _before(self, kind: Model) -> Model:
         """The student whose weights the run begins with."""
-        before = subject(self.teacher.model, Plan(student=self.recipe.begin))
+        before = student_named(self.teacher.model, self.recipe.begin or "")
         free = kind.prediction == self.teacher.model.prediction
         require(
             before.schedule == kind.schedule and (free or before.prediction == kind.prediction),
-            f"begin is {self.recipe.begin!r}, which answers {before.prediction.part_name!r} on "
-            f"path {before.schedule.part_name!r}; students of objective {self.objective.part_name!r} "
-            f"answer {kind.prediction.part_name!r} on {kind.schedule.part_name!r}. Drop begin.",
+            f"begin is {self.recipe.begin!r}, which predicts {before.prediction.part_name!r} on "
+            "noise "
+            f"schedule {before.schedule.part_name!r}; students of objective "
+            f"{self.objective.part_name!r} predict {kind.prediction.part_name!r} on "
+            f"{kind.schedule.part_name!r}. Drop begin.",
         )
         return dataclasses.replace(before, net=copy.deepcopy(before.net))
 
     def _fresh(self, kind: Model) -> torch.nn.Module:
         """A network like that of ``kind`` with the weights that the seed gives."""
-        module: Any = getattr(kind.net, "module", kind.net)
-        require(
-            family(module) is not None,
-            f"objective {self.objective.part_name!r} begins with new weights, and hasten makes new "
-            f"networks of {', '.join(FAMILIES)}; this is a {type(module).__name__}.",
-        )
-        config = {key: value for key, value in module.config.items() if key[0] != "_"}
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.recipe.seed)
-            return new_network({"class": type(module).__name__, **config}).to(kind.device)
+            try:
+                return kind.family.fresh(kind.net).to(kind.device)
+            except UserError as error:
+                raise UserError(
+                    f"objective {self.objective.part_name!r} begins with new weights, but {error}"
+                ) from None
 
     def _converts(self, student: Model) -> bool:
         if self.objective.fresh or self.recipe.begin is not None or self.recipe.convert == 0:
@@ -192,13 +207,13 @@ class _School:
         return not same
 
     def _stage_(self, student: Model, stage: Stage, share: float) -> None:
-        """Train ``student`` in place."""
-        module, loss, rows, plan = self._lesson(student, stage)
-        pictures = max(1, round(share * self.recipe.pictures))
+        """Train ``student`` in place, in ``share`` of the time that is left."""
+        module, loss, rows, plan = self._stage_parts(student, stage)
+        pictures = max(1, round(stage.share * self.recipe.pictures))
 
         def preview(net: torch.nn.Module, seen: int) -> dict[str, float] | None:
-            now = dataclasses.replace(student, net=alone(net))
-            return self.judge.look(now, plan, stage.name, seen)
+            now = dataclasses.replace(student, net=student_network(net))
+            return self.validation.preview(now, plan, stage.name, seen)
 
         training = Training(
             recipe=self.recipe.model_copy(update={"pictures": pictures}),
@@ -207,38 +222,41 @@ class _School:
             rows=rows,
             run=self.run / stage.name,
             preview=preview,
-            minutes=None if self.minutes is None else share * self.minutes,
+            deadline=None if self.deadline is None else self.deadline.share(share),
             quiet=self.quiet,
             parts=self._parts(student),
         )
         average = training.fit_()
         average.put_(module)
-        best = self.judge.best(stage.name)
+        best = self.validation.best(stage.name)
         if best is not None:
-            alone(module).load_state_dict(best)
+            student_network(module).load_state_dict(best)
 
-    def _lesson(
+    def _stage_parts(
         self, student: Model, stage: Stage
     ) -> tuple[torch.nn.Module, Objective, Rows, Plan]:
-        """What is trained in ``stage``, by what, on what, and the plan it is looked at with."""
-        schedules = self.objective.needs == "paths"
+        """The module, loss and rows of ``stage``, and the plan of its previews."""
+        whole = self.objective.needs == "trajectories"
         here = self._below(student)
         if stage.name == CONVERT:
-            asked = self.teacher if self.teacher.model.schedule == student.schedule else None
-            loss = self._with_null(Conversion(student=here, teacher=asked), student)
-            rows = Pictured(self.rows) if schedules else self.rows
+            teacher = self.teacher if self.teacher.model.schedule == student.schedule else None
+            loss = self._with_null(Conversion(student=here, teacher=teacher), student)
+            rows = EndPictures(self.rows) if whole else self.rows
             return student.net, loss, rows, Plan(start=self.recipe.start)
         before = dataclasses.replace(here, net=_frozen(student.net))
-        room = Classroom(teacher=self.teacher, student=here, before=before, seen=self.seen)
-        loss = self.objective.objective(room, stage)
+        setup = DistillationSetup(
+            teacher=self.teacher, student=here, before=before, compare=self.compare
+        )
+        loss = self.objective.objective(setup, stage)
         plan = Plan(**self._planned(self.objective.plans(here, stage.evaluations))[0])
-        if not schedules:
+        if not whole:
             loss = self._with_null(loss, student)
-        return self.objective.module(room), loss, self.rows, plan
+        return self.objective.module(setup), loss, self.rows, plan
 
     def _with_null(self, loss: Objective, student: Model) -> Objective:
-        """Walks of the teacher have the null label among theirs; pictures are given it at times."""
-        if student.null_label is None or isinstance(self.rows, (Walks, Pictured)):
+        """Trajectories of the teacher have the null label among theirs; pictures are given it at
+        times."""
+        if student.null_label is None or isinstance(self.rows, (Trajectories, EndPictures)):
             return loss
         return LabelsDropped(objective=loss, null_label=student.null_label, share=LABEL_DROPOUT)
 
@@ -260,20 +278,20 @@ class _School:
 
     def write(self, student: Model, evaluations: int, out: Path) -> None:
         """The student as a folder, with the plans that give the best pictures, and their FD (of a
-        student trained in few bits, in those bits)."""
+        student that was trained quantization-aware, with its weights rounded)."""
         net = _frozen(student.net)
         ready = dataclasses.replace(student, net=net)
         choices = self.objective.choices(self._below(ready), evaluations)
-        choices = [self._planned(one) for one in choices]
-        plans = self.judge.chosen(ready, choices)
-        found = self.judge.verdict(ready, plans)
+        choices = [self._planned(choice) for choice in choices]
+        plans = self.validation.best_choice(ready, choices)
+        measured = self.validation.final_quality(ready, plans)
         ready = dataclasses.replace(ready, net=unrounded(net), plans=tuple(plans))
         if self.objective.imitates:
             ready = dataclasses.replace(ready, imitates=True)
         save = save_lora if self.recipe.lora else save_folder
-        card = student_card(self.recipe, self.teacher.model, plans, found, self._seen())
+        card = student_card(self.recipe, self.teacher.model, plans, measured, self._seen())
         save(ready, out, card)
-        facts = {"plans": plans, "quality": found}
+        facts = {"plans": plans, "quality": measured}
         write_text(self.run / f"verdict-{out.name}.json", json.dumps(facts, indent=1) + "\n")
 
     def _seen(self) -> int:

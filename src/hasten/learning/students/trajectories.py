@@ -1,4 +1,4 @@
-"""The teacher's walks from noise to picture, made once and kept in shards."""
+"""The teacher's trajectories from noise to picture, made once and stored in shards."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from hasten.core.artifact import digest
-from hasten.core.denoiser import Guided, Translated
+from hasten.core.call import Call, Denoiser
+from hasten.core.condition import Condition
+from hasten.core.denoiser import Guided, NetworkDenoiser, classifier_free
 from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.plan import Plan
-from hasten.core.seeds import generator
+from hasten.core.random_streams import Seed, generator
 from hasten.core.solver import solvers, trace
 from hasten.sampling import build, prepare, run
 
-SHARD = 1024  # walks in a file
+SHARD = 1024  # trajectories in a file
 SOLVER = "dpmpp(order=3)"
-SEED = 3_000_003  # other noise than any measurement's
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Walks:
-    """Rows (1 + states, c, h, w): the start, of unit spread (standard normal noise, where it is
-    noise), then the states at the levels of each course after its first, in half precision on the
-    disk; labels in turn, the null one among them."""
+class Trajectories:
+    """Rows (1 + states, *shape): the start, of unit spread (standard normal noise, where it is
+    noise), then the states at the levels of each kind of trajectory after its first, in half
+    precision on the disk; labels in turn, the null one among them."""
 
     files: tuple[Folder, ...]
     count: int
@@ -52,7 +53,8 @@ class Walks:
 
 
 def _row(file: Folder, place: int) -> torch.Tensor:
-    """One row of a file that is mapped, not read, so that all walks need not fit into memory."""
+    """One row of a file that is mapped, not read, so that all trajectories need not fit into
+    memory."""
     return _open(file).get_slice("rows")[place : place + 1]
 
 
@@ -61,9 +63,9 @@ def _open(file: Folder) -> Any:
     return safe_open(str(file), framework="pt").__enter__()
 
 
-def walks(
+def teacher_trajectories(
     model: Model,
-    courses: Sequence[tuple[Level, ...]],
+    kinds: Sequence[tuple[Level, ...]],
     beside: Folder,
     *,
     count: int,
@@ -72,46 +74,52 @@ def walks(
     start: str = "noise",
     engine: str = "eager",
     quiet: bool = True,
-) -> Walks:
-    """``count`` walks of ``model`` from ``start`` along every course of levels, ``steps`` steps in
-    each; shards that are there already are kept, so that a run which was ended goes on.
+) -> Trajectories:
+    """``count`` trajectories of ``model`` from ``start`` through the levels of every one of
+    ``kinds``, ``steps`` steps in each; shards that are there already stay, so that a run which was
+    ended goes on.
 
     They lie in a folder next to ``beside`` that everything distilled there shares.
     """
-    levels = [[(one.t, one.alpha, one.sigma) for one in course] for course in courses]
+    levels = [[(level.t, level.alpha, level.sigma) for level in kind] for kind in kinds]
     subject = json.dumps([digest(model), levels, steps, guidance, start, SOLVER])
-    folder = beside.parent / f"walks-{hashlib.sha256(subject.encode()).hexdigest()[:12]}"
+    key = hashlib.sha256(subject.encode()).hexdigest()[:12]
+    folder = beside.parent / f"trajectories-{key}"
+    if (beside.parent / f"walks-{key}").exists():  # as older versions named it
+        folder = beside.parent / f"walks-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     shards = -(-count // SHARD)
     files = tuple(folder / f"{number:06d}.safetensors" for number in range(shards))
-    bar = tqdm(files, desc="teacher's walks", disable=quiet, file=sys.stderr)
-    walker = None
+    bar = tqdm(files, desc="teacher trajectories", disable=quiet, file=sys.stderr)
+    solver = None
     for number, file in enumerate(bar):
         if file.exists():
             continue
-        walker = walker or _Walker(model, courses, steps, guidance, start, engine)
-        rows = walker(range(number * SHARD, (number + 1) * SHARD))
+        solver = solver or _TrajectorySolver(model, kinds, steps, guidance, start, engine)
+        rows = solver(range(number * SHARD, (number + 1) * SHARD))
         beside_it = file.with_suffix(".tmp")
         save_file({"rows": rows.half()}, str(beside_it))
         beside_it.replace(file)
-    return Walks(files=files, count=count, labels=labels_of(model, range(count)))
+    return Trajectories(files=files, count=count, labels=labels_in_turn(model, range(count)))
 
 
-def labels_of(model: Model, numbers: range) -> torch.Tensor | None:
-    """The labels of walks in turn, the null label among them; None for a model without labels."""
+def labels_in_turn(model: Model, numbers: range) -> torch.Tensor | None:
+    """The labels of trajectories in turn, the null label among them; None for a model without
+    labels."""
     if model.labels is None:
         return None
     every = [*range(model.labels), *([] if model.null_label is None else [model.null_label])]
     return torch.tensor([every[i % len(every)] for i in numbers])
 
 
-class _Walker:
-    """Walks each interval of each course by its own program, from where the last one ended."""
+class _TrajectorySolver:
+    """Trajectories each interval of each course by its own program, from where the last one
+    ended."""
 
     def __init__(
         self,
         model: Model,
-        courses: Sequence[tuple[Level, ...]],
+        kinds: Sequence[tuple[Level, ...]],
         steps: int,
         guidance: float,
         start: str,
@@ -121,39 +129,44 @@ class _Walker:
         plan = Plan(engine=engine, start=start)
         net = prepare(model, plan)
         self.begin = build(model, plan, net=net).begin
-        denoiser: Any = Translated(model, net)
-        if guidance != 1.0 and model.null_label is not None:
-            denoiser = Guided(denoiser, guidance, model.null_label)
+        denoiser: Denoiser = NetworkDenoiser(model, net)
+        if guidance != 1.0 and model.guidable:
+            denoiser = Guided(denoiser, classifier_free(guidance))
         self.denoiser = denoiser
         self.programs = [
             [
-                trace(solvers.parse(SOLVER), between(model.schedule, here, there, count))
+                trace(solvers.parse(SOLVER), levels_between(model.schedule, here, there, count))
                 for (here, there), count in zip(
-                    itertools.pairwise(course), _shares(course, steps), strict=True
+                    itertools.pairwise(kind), _shares(kind, steps), strict=True
                 )
             ]
-            for course in courses
+            for kind in kinds
         ]
 
     @torch.inference_mode()
     def __call__(self, numbers: range, batch: int = 64) -> torch.Tensor:
         parts = [numbers[i : i + batch] for i in range(0, len(numbers), batch)]
-        return torch.cat([self._walked(part) for part in parts])
+        return torch.cat([self._solved(part) for part in parts])
 
-    def _walked(self, numbers: range) -> torch.Tensor:
+    def _solved(self, numbers: range) -> torch.Tensor:
         model = self.model
-        draws = [torch.randn(model.shape, generator=generator(SEED, i)) for i in numbers]
+        draws = [
+            torch.randn(model.shape, generator=generator(Seed.TRAJECTORIES, i)) for i in numbers
+        ]
         noise = torch.stack(draws).to(model.device)
-        cond = labels_of(model, numbers)
-        cond = None if cond is None else cond.to(model.device)
+        labels = labels_in_turn(model, numbers)
+        condition = Condition.none(len(numbers))
+        if labels is not None:
+            condition = Condition.labels_of(labels.to(model.device), model.null_label)
 
         def denoise(x: torch.Tensor, level: Level) -> torch.Tensor:
-            x0 = self.denoiser(x, level, cond)
+            call = Call(x=x, levels=(level,) * len(x), condition=condition)
+            x0 = self.denoiser([call])[0].x0
             bound = model.codec.bound
             return x0 if bound is None else x0.clamp(-bound, bound)
 
         top = self.programs[0][0].start
-        first = self.begin(noise, top, cond) / top.spread
+        first = self.begin(noise, top, condition) / top.spread
         rows = [first]
         for programs in self.programs:
             x = first * programs[0].start.spread
@@ -163,15 +176,15 @@ class _Walker:
         return torch.stack(rows, dim=1).cpu()
 
 
-def _shares(course: tuple[Level, ...], steps: int) -> list[int]:
-    """``steps`` spread over the intervals of a course, at least one in each."""
-    count = len(course) - 1
+def _shares(kind: tuple[Level, ...], steps: int) -> list[int]:
+    """``steps`` spread over the intervals between its levels, at least one in each."""
+    count = len(kind) - 1
     return [max(1, (steps * (i + 1)) // count - (steps * i) // count) for i in range(count)]
 
 
-def between(schedule: NoiseSchedule, here: Level, there: Level, steps: int) -> list[Level]:
+def levels_between(schedule: NoiseSchedule, here: Level, there: Level, steps: int) -> list[Level]:
     """``steps`` + 1 levels from ``here`` to ``there``, evenly in log-SNR; towards a clean picture
-    as far as the path was trained, then to the end."""
+    as far as the schedule was trained, then to the end."""
     low = schedule.at(schedule.low).half_log_snr
     clean = there.sigma == 0
     end = low if clean else there.half_log_snr

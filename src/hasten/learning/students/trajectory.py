@@ -1,9 +1,9 @@
 """Trajectory distillation (Zhou et al. 2409.19681): the student's few steps end where the teacher's
 many do.
 
-The teacher's states at the student's levels are kept; the student walks its own steps, each from
-where the last one ended, and is told in each how far it is from the teacher (L1). It sees its own
-mistakes, as it will when it samples, and learns quickly.
+The teacher's states at the student's levels are stored; the student takes its own steps, each from
+where the last one ended, and the loss of each is its distance from the teacher (L1). It sees its
+own errors, as it will when it samples, and learns quickly.
 """
 
 from __future__ import annotations
@@ -20,11 +20,17 @@ from hasten.core.grid import grids
 from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule
-from hasten.learning.students.base import Classroom, Distillation, Stage, objectives, rounded
-from hasten.learning.students.batched_denoiser import Levels, believed
+from hasten.learning.students.base import (
+    Distillation,
+    DistillationSetup,
+    Stage,
+    objectives,
+    rounded,
+)
+from hasten.learning.students.batched_denoiser import Levels, denoised
 from hasten.training.objective import Batch
 
-APART = 0.01  # of the path, between the tops of walks of different lengths
+APART = 0.01  # of the schedule, between the first levels for different numbers of steps
 
 
 @objectives.add("trajectory")
@@ -33,14 +39,14 @@ class Trajectory(Distillation):
     """DDIM steps on ``grid``; with ``fewest`` below the evaluations asked for, one student learns
     all numbers between (their SFD-v).
 
-    Their network is told the number of steps; here a walk of fewer steps begins a little lower,
-    where there is as little signal, so that an ordinary network knows it by its time.
+    Their network is given the number of steps; here sampling in fewer steps begins a little lower,
+    where there is as little signal, so that an ordinary network can tell by its time.
     """
 
     grid: str = "uniform"
     fewest: int | None = None
 
-    needs = "paths"
+    needs = "trajectories"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grid", grids.canonical(self.grid))
@@ -53,7 +59,9 @@ class Trajectory(Distillation):
             f"objective option fewest is {self.fewest}, more than evaluations, {evaluations}.",
         )
 
-    def courses(self, schedule: NoiseSchedule, evaluations: int) -> list[tuple[Level, ...]]:
+    def trajectory_levels(
+        self, schedule: NoiseSchedule, evaluations: int
+    ) -> list[tuple[Level, ...]]:
         counts = range(evaluations, (self.fewest or evaluations) - 1, -1)
         return [self._levels(schedule, n, evaluations - n) for n in counts]
 
@@ -67,9 +75,9 @@ class Trajectory(Distillation):
         places[0] -= APART * number * (schedule.noisy - schedule.low)
         return places
 
-    def objective(self, room: Classroom, stage: Stage) -> Following:
-        courses = self.courses(room.student.schedule, stage.evaluations)
-        return Following(student=room.student, courses=tuple(courses))
+    def objective(self, setup: DistillationSetup, stage: Stage) -> TrajectoryLoss:
+        kinds = self.trajectory_levels(setup.student.schedule, stage.evaluations)
+        return TrajectoryLoss(student=setup.student, kinds=tuple(kinds))
 
     def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
         out = []
@@ -80,22 +88,22 @@ class Trajectory(Distillation):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Following:
-    """Rows are (n, 1 + states, c, h, w): standard normal noise, then the teacher's states at the
-    levels of each course after its first; a step follows one course, in turn."""
+class TrajectoryLoss:
+    """Rows are (n, 1 + states, *shape): standard normal noise, then the teacher's states at the
+    levels of each kind of trajectory after its first; the steps of a run take the kinds in turn."""
 
     student: Model
-    courses: Sequence[tuple[Level, ...]]
+    kinds: Sequence[tuple[Level, ...]]
 
     def loss(self, net: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        number = batch.step % len(self.courses)
-        levels = self.courses[number]
-        first = 1 + sum(len(course) - 1 for course in self.courses[:number])
+        number = batch.step % len(self.kinds)
+        levels = self.kinds[number]
+        first = 1 + sum(len(kind) - 1 for kind in self.kinds[:number])
         x = levels[0].spread * batch.rows[:, 0]
         total = x.new_zeros(())
         for k, (here, there) in enumerate(itertools.pairwise(levels)):
             begin, end = (Levels.same(level, len(x)) for level in (here, there))
-            moved = begin.moved(x, believed(self.student, net, x, begin, batch.labels), end)
+            moved = begin.moved(x, denoised(self.student, net, x, begin, batch.labels), end)
             total = total + (moved - batch.rows[:, first + k]).abs().mean()
             x = moved.detach()
         return total / (len(levels) - 1)

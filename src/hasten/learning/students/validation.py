@@ -1,4 +1,4 @@
-"""What a student is worth while it learns: pictures of fixed noise, FD, the curve."""
+"""Validation of a student while it learns: pictures of fixed noise, FD, the curve."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from hasten.core.files import read_json, write_text
 from hasten.core.model import Model
 from hasten.core.plan import Plan
+from hasten.core.random_streams import Seed
 from hasten.measuring.measure import pictures_of
 from hasten.measuring.quality import Quality, quality
 from hasten.measuring.real import Real
@@ -22,43 +23,42 @@ from hasten.media.pictures import grid, save_png
 from hasten.sampling import build
 from hasten.training.loop import Enough
 
-SEED = 11  # other pictures than those a verdict is about
 FRAME_MS = 250
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Judge:
-    """Looks at students in the folder ``run``, and holds ``n`` pictures of them against ``real``
-    ones where there are any."""
+class Validation:
+    """Validates students in the folder ``run`` by the FD of ``n`` of their pictures to ``real``
+    ones, where there are any."""
 
     run: Path
     real: Real | None
     n: int
     patience: int = 0
 
-    def look(self, student: Model, plan: Plan, stage: str, seen: int) -> dict[str, float] | None:
+    def preview(self, student: Model, plan: Plan, stage: str, seen: int) -> dict[str, float] | None:
         """Write a preview and a line of the curve; returns what the progress bar shows.
 
         Raises:
-            Enough: FD was no better for ``patience`` looks.
+            Enough: FD was no better for ``patience`` previews.
         """
         sampler = build(student, plan)
         n = 16 if student.labels is None else 2 * min(student.labels, 10)
-        cond = None if student.labels is None else [i % student.labels for i in range(n)]
-        sheet = grid(sampler.sample(n, cond=cond), columns=n // 2)
+        condition = None if student.labels is None else [i % student.labels for i in range(n)]
+        sheet = grid(sampler.sample(n, condition=condition), columns=n // 2)
         place = self.run / "previews" / f"{stage}-{seen:010d}.png"
         save_png(sheet, place, {"pictures": seen}, zoom=2)
         if self.real is None:
             return None
-        found = self._quality(student, plan, SEED)
+        found = self._quality(student, plan, Seed.VALIDATION)
         row = {"stage": stage, "plan": str(plan), "pictures": seen, "at": round(time.time(), 1)}
         row |= {"fd": found.fd.value, "recall": found.recall and found.recall.value, "n": self.n}
-        rows = [one for one in self.curve() if (one["stage"], one["pictures"]) != (stage, seen)]
+        rows = [r for r in self.curve() if (r["stage"], r["pictures"]) != (stage, seen)]
         write_text(self.run / "curve.json", json.dumps([*rows, row], indent=1) + "\n")
-        self._keep(student, stage, [one["fd"] for one in rows if one["stage"] == stage], row["fd"])
+        self._store_best(student, stage, [r["fd"] for r in rows if r["stage"] == stage], row["fd"])
         return {"fd": row["fd"]}
 
-    def _keep(self, student: Model, stage: str, before: list[float], fd: float) -> None:
+    def _store_best(self, student: Model, stage: str, before: list[float], fd: float) -> None:
         if self.patience == 0 or stage == "convert":
             return
         if fd < min(before, default=float("inf")):
@@ -84,15 +84,20 @@ class Judge:
         file = self.run / "curve.json"
         return read_json(file) if file.exists() else []
 
-    def chosen(self, student: Model, choices: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-        """The choice whose first plan has the best FD; the middle one where none can be told."""
+    def best_choice(
+        self, student: Model, choices: list[list[dict[str, Any]]]
+    ) -> list[dict[str, Any]]:
+        """The choice whose first plan has the best FD; the middle one where there are no real
+        pictures."""
         if self.real is None or len(choices) == 1:
             return choices[len(choices) // 2]
-        fds = [self._quality(student, Plan(**plans[0]), SEED).fd.value for plans in choices]
+        fds = [
+            self._quality(student, Plan(**plans[0]), Seed.VALIDATION).fd.value for plans in choices
+        ]
         return choices[fds.index(min(fds))]
 
-    def verdict(self, student: Model, plans: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """FD, recall and n of each plan, of other pictures than those that were looked at."""
+    def final_quality(self, student: Model, plans: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """FD, recall and n of each plan, of other pictures than those of the previews."""
         if self.real is None:
             return []
         out = []
@@ -104,10 +109,12 @@ class Judge:
 
     def _quality(self, student: Model, plan: Plan, seed: int) -> Quality:
         assert self.real is not None
-        cond = None if student.labels is None else [i % student.labels for i in range(self.n)]
-        return quality(build(student, plan).sample(self.n, seed=seed, cond=cond), self.real)
+        condition = None if student.labels is None else [i % student.labels for i in range(self.n)]
+        return quality(
+            build(student, plan).sample(self.n, seed=seed, condition=condition), self.real
+        )
 
-    def film(self, file: Path) -> None:
+    def animation(self, file: Path) -> None:
         """A GIF of the student learning, of all previews."""
         places = sorted((self.run / "previews").glob("*.png"), key=lambda p: p.stat().st_mtime_ns)
         frames = [Image.open(place).convert("RGB") for place in places]

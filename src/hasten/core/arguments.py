@@ -1,0 +1,35 @@
+"""Keyword arguments that a function does not have, and what to use instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hasten.core.errors import UserError, nearest
+
+SAMPLE = ("n", "seed", "first", "cond", "noise", "raw", "batch", "watch")
+INSTEAD = {  # what other libraries call it -> what to use here
+    "callback": "watch=function(call, x0)",
+    "callback_on_step_end": "watch=function(call, x0)",
+    "generator": "seed=number",
+    "latents": "noise=tensor",
+    "class_labels": "cond=labels",
+    "labels": "cond=labels",
+    "prompt": "cond=label, and hasten.load(..., prompts=[...])",
+    "num_images_per_prompt": "n=number",
+    "batch_size": "n=number, or batch=number for the pictures per network call",
+    "num_inference_steps": "hasten.build(model, 'steps=number')",
+    "guidance_scale": "hasten.build(model, 'guidance=number')",
+    "eta": "hasten.build(model, 'solver=ddpm')",
+    "output_type": "sampler.pil(n), or raw=True for latents",
+}
+
+
+def refuse_unknown(function: str, unknown: Mapping[str, object]) -> None:
+    """Raise for the first ``unknown`` argument of ``sample``, naming what to use.
+
+    Raises:
+        UserError: there is one.
+    """
+    for name in unknown:
+        mend = f"Use {INSTEAD[name]}." if name in INSTEAD else nearest(name, SAMPLE)
+        raise UserError(f"{function} has no argument {name!r}. {mend}")

@@ -1,0 +1,211 @@
+"""What others may ask of a network without knowing its class.
+
+A family says how a network is called, which blocks it has, which layers may be quantized or made
+narrower, and how it hears of time and label. Adapters fill it, one line a family; a network that
+they wrap carries its family, and :attr:`hasten.core.model.Model.family` hands it on. Whoever needs
+to know something about a network asks there.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import torch
+from torch import nn
+
+from hasten.core.condition import COND, Condition
+from hasten.core.errors import UserError
+
+Fold = Callable[[torch.Tensor], torch.Tensor]
+Folding = Callable[[torch.Tensor], tuple[Fold, Fold]]
+"""Tokens (n, tokens, c) to the pair of functions that merge such tokens and take them apart."""
+
+
+class Conditioning(ABC):
+    """How a network hears of time and label: through the layers that take their embedding.
+
+    Attributes:
+        layers: (owner, attribute) of every layer that takes the embedding, in running order; each
+            gives one row (n, width) of its own.
+        labels: how many labels the embedding knows; 1 where no label goes into it.
+        takes_label: the rest of the network reads the condition as well (cross-attention), so it
+            is passed on.
+    """
+
+    layers: list[tuple[nn.Module, str]]
+    labels: int = 1
+    takes_label: bool = False
+
+    @abstractmethod
+    def rows(self, time: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """What all layers give side by side, (n, width), for one time (1,) and labels (n,)."""
+
+    @abstractmethod
+    def remove_(self) -> None:
+        """Take the embeddings out of the network; time and label are then read by nobody."""
+
+
+class Narrowing(ABC):
+    """The channels of a network that can be pruned: widths of its configuration.
+
+    Attributes:
+        widths: channels of each resolution; unit: what they have to be multiples of; least: the
+            smallest that each may become.
+    """
+
+    widths: list[int]
+    unit: int
+    least: int
+
+    @abstractmethod
+    def narrowed(self, widths: list[int]) -> nn.Module:
+        """A freshly initialised network of these widths, wrapped as :class:`Family` has it."""
+
+    @abstractmethod
+    def together(self, module: nn.Module, name: str) -> int:
+        """How many channels of the layer ``name`` of ``module`` go together: those of a head of
+        attention, else 1."""
+
+    @abstractmethod
+    def refit_times_(
+        self, state: dict[str, torch.Tensor], narrow: nn.Module, times: torch.Tensor
+    ) -> None:
+        """Change the weights ``state`` so that ``narrow`` hears nearly the same of ``times`` as the
+        whole network, where the embedding of times has another size there."""
+
+
+class Shortening(ABC):
+    """The blocks of a network that can be left out, since they are all alike; ``count`` of them."""
+
+    count: int
+
+    @abstractmethod
+    def without_(self, chosen: list[int]) -> nn.Module:
+        """The network with the ``chosen`` blocks alone, wrapped; it shares their weights with
+        those of other choices."""
+
+    @abstractmethod
+    def shortened(self, chosen: list[int]) -> nn.Module:
+        """A network of its own with the ``chosen`` blocks, in its configuration as well."""
+
+
+class Family(ABC):
+    """One kind of network. Every method takes the network with or without the wrappers around it.
+
+    Attributes:
+        name: of the class, for messages.
+        kept: a layer with one of these names in its path is never quantized: the first and last,
+            the embeddings of time and label, and what normalises.
+        low_rank: the layers that take low-rank weights, by the ends of their names.
+    """
+
+    name: str
+    kept: tuple[str, ...] = ()
+    low_rank: tuple[str, ...] = ()
+
+    @abstractmethod
+    def call(
+        self, net: Any, x: torch.Tensor, t: torch.Tensor, condition: Condition
+    ) -> torch.Tensor:
+        """The answer of the network (without wrappers) to x (n, *shape), times (n,), condition."""
+
+    def blocks(self, net: nn.Module) -> list[nn.Module]:
+        """Its blocks in the order in which they run; none where it is not known."""
+        return []
+
+    def conditioning(self, net: nn.Module) -> Conditioning:
+        """How it hears of time and label.
+
+        Raises:
+            UserError: it does so in a way that cannot be computed ahead.
+        """
+        self._cannot("compute ahead what the time says to", "it does not say which layers read it")
+
+    def split(self, net: nn.Module, kind: str, **where: Any) -> nn.Module:
+        """The network cut as the feature cache ``kind`` does it, see
+        :mod:`hasten.core.feature_cache`.
+
+        Raises:
+            UserError: it cannot be split so, or not there.
+        """
+        self._cannot(f"split by {kind!r}", "give it a method split(kind, **where)")
+
+    def narrowing(self, net: nn.Module) -> Narrowing | None:
+        """The widths that pruning may change; None where it has none."""
+        return None
+
+    def shortening(self, net: nn.Module) -> Shortening | None:
+        """The blocks that pruning may leave out; None where it has none."""
+        return None
+
+    def fresh(self, net: nn.Module) -> nn.Module:
+        """A freshly initialised network of the same configuration, wrapped.
+
+        Raises:
+            UserError: its class cannot be made anew.
+        """
+        self._cannot("make anew", "load a network of diffusers")
+
+    def tokens(self, net: nn.Module, run: Callable[[], object]) -> dict[nn.Module, int]:
+        """How many tokens each self-attention of a transformer block sees while ``run`` calls the
+        network."""
+        return {}
+
+    def fold_tokens_(self, attention: nn.Module, folding: Folding) -> None:
+        """Let ``attention`` (one of :meth:`tokens`) see its tokens folded."""
+        self._cannot("fold the tokens of", "it has no self-attention that is known")
+
+    def _cannot(self, what: str, why: str) -> NoReturn:
+        raise UserError(f"hasten cannot {what} this network ({self.name}): {why}.")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Family:
+        return self
+
+
+class Plain(Family):
+    """Any module called as ``net(x, t)``, ``net(x, t, labels)`` or, where its condition is more
+    than labels, ``net(x, t, condition)``; it says nothing of itself."""
+
+    name = "a plain module"
+
+    def call(
+        self, net: Any, x: torch.Tensor, t: torch.Tensor, condition: Condition
+    ) -> torch.Tensor:
+        tree = condition.branches[COND]
+        if not tree:
+            return net(x, t)
+        return net(x, t, condition.labels if set(tree) == {"labels"} else condition)
+
+
+PLAIN = Plain()
+
+
+def family_of(net: nn.Module) -> Family:
+    """The family that ``net`` carries, or the network inside the wrappers around it."""
+    for part in _inwards(net):
+        known = getattr(part, "family", None)
+        if isinstance(known, Family):
+            return known
+    return PLAIN
+
+
+def inner(net: nn.Module) -> Any:
+    """The network within the wrappers that pass time and label through: each holds the next as
+    ``net`` or ``module``, and the one inside carries no family."""
+    return list(_inwards(net))[-1]
+
+
+def _inwards(net: nn.Module) -> Iterator[nn.Module]:
+    part: Any = net
+    while isinstance(part, nn.Module):
+        yield part
+        part = next(
+            (
+                value
+                for name in ("net", "module")
+                if isinstance(value := getattr(part, name, None), nn.Module)
+            ),
+            None,
+        )

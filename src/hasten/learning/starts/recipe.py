@@ -1,0 +1,24 @@
+"""The recipe of a start that is trained."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import pydantic
+
+from hasten.training.recipe import Recipe, Whole
+
+
+class VaeRecipe(Recipe):
+    """A small variational autoencoder of a model's latents, for ``hasten learn start``."""
+
+    command: ClassVar[str] = "hasten learn start MODEL --kind vae --recipe RECIPE"
+
+    objective: Literal["vae"]
+    network: dict[str, Any] = pydantic.Field(default_factory=dict)
+    code: Whole = 16
+    width: Whole = 64
+
+    @classmethod
+    def takes(cls, objective: Any) -> bool:
+        return objective == "vae"

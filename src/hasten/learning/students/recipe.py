@@ -1,0 +1,100 @@
+"""The recipe of a student."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import pydantic
+
+from hasten.core.start import starts
+from hasten.learning.students.base import objectives
+from hasten.levers.quantized_layer import Bits
+from hasten.training.recipe import Optimizer, Run, Whole
+
+RENAMED = {
+    "walks": "trajectories",
+    "walk_steps": "trajectory_steps",
+    "judged": "validation_pictures",
+}
+RENAMED_OBJECTIVES = {"imitation": "knowledge-distillation", "matching": "dmd"}
+
+
+class StudentRecipe(Run):
+    """A few-step student of a model, for ``hasten learn student``.
+
+    Attributes:
+        objective: a part of :mod:`hasten.learning.students`, with its options.
+        evaluations: network evaluations a picture that it is made for.
+        data: real pictures (a parquet file, a folder, a hub name), where the objective trains on
+            them; ``label`` is their column of labels. "teacher" takes the teacher's own samples.
+        guidance: the classifier-free guidance scale of the teacher, which the student takes over.
+        convert: share of the pictures with which a student of another prediction than its teacher's
+            is first trained to give it.
+        begin: the folder of another student of the same teacher, whose weights the run begins with;
+            without it, the teacher's.
+        start: where its sampling begins, as in a plan: at the noisy end, or below it from something
+            cheap, so that it need not learn the levels above.
+        trajectories, trajectory_steps: how many of the teacher's trajectories are stored, and how
+            many steps they have, where the objective trains on them.
+        compare: what pictures are compared as where the loss is a distance of pictures: "pixels",
+            "features" (the classifier beside the teacher), or a vision model's folder or hub id.
+        lora: rank of a low-rank student, a small file; 0 trains the whole network.
+        prune: share of the multiply-accumulates to take away before it is trained.
+        bits: of weights and activations (w8a8, w4a8) that its layers round to while it is trained;
+            what is written is float32, ready to be quantized.
+        validation_pictures: of the student, for FD at each preview; 0 for none.
+        patience: previews without a better FD after which the run ends; 0 for never.
+    """
+
+    command: ClassVar[str] = "hasten learn student MODEL --recipe RECIPE"
+
+    objective: str = "consistency"
+    evaluations: Annotated[int, pydantic.Field(ge=1, le=4096)] = 2
+    data: str | None = None
+    label: str = "label"
+    flip: bool = False
+    guidance: Annotated[float, pydantic.Field(ge=0, le=100)] = 1.0
+    convert: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.15
+    begin: str | None = None
+    start: str = "noise"
+    trajectories: Whole = 20_000
+    trajectory_steps: Whole = 24
+    engine: str = "eager"
+    compare: str = "pixels"
+    lora: Annotated[int, pydantic.Field(ge=0, le=1024)] = 0
+    prune: Annotated[float, pydantic.Field(ge=0, le=0.95)] = 0.0
+    bits: str | None = None
+    validation_pictures: Annotated[int, pydantic.Field(ge=0)] = 500
+    patience: Annotated[int, pydantic.Field(ge=0)] = 0
+    teacher: str = ""
+    name: Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")] = "student"
+    optimizer: Optimizer = Optimizer(rate=3e-4, decay="cosine")
+    pictures: Whole = 1_000_000
+    ema: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.999
+
+    @classmethod
+    def takes(cls, objective: Any) -> bool:
+        return objective is not None
+
+    @classmethod
+    def upgraded(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        fields = {RENAMED.get(name, name): value for name, value in fields.items()}
+        name, bracket, options = str(fields.get("objective")).partition("(")
+        if name.strip() in RENAMED_OBJECTIVES:
+            fields["objective"] = RENAMED_OBJECTIVES[name.strip()] + bracket + options
+        return fields
+
+    @pydantic.field_validator("objective")
+    @classmethod
+    def _known(cls, text: str) -> str:
+        return objectives.canonical(text)
+
+    @pydantic.field_validator("bits")
+    @classmethod
+    def _known_bits(cls, text: str | None) -> str | None:
+        return None if text is None else str(Bits.parse(text))
+
+    @pydantic.field_validator("start")
+    @classmethod
+    def _known_start(cls, text: str) -> str:
+        return starts.canonical(text)

@@ -1,0 +1,35 @@
+"""What ``hasten info`` shows of a machine and of a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hasten.core.model import Model
+from hasten.core.prediction import predictions
+from hasten.measuring.conditions import conditions
+from hasten.measuring.memory import free_mb, weights_mb
+from hasten.sampling import engines_here
+
+
+def this_machine() -> dict[str, dict[str, Any]]:
+    """The machine with its free memory in MB, and each engine with its dtypes, or with the line
+    that installs it."""
+    return {"machine": {**conditions(), "free_mb": round(free_mb())}, "engines": engines_here()}
+
+
+def described(model: Model) -> dict[str, Any]:
+    """A model's pictures, network, noise schedule and prediction; ``guidance`` is whether it was
+    trained with dropped labels."""
+    channels, *size = model.picture_shape
+    return {
+        "name": model.name,
+        "pictures": f"{'x'.join(map(str, size))}, {channels} channel(s)",
+        "network": type(getattr(model.net, "module", model.net)).__name__,
+        "parameters": sum(value.numel() for value in model.net.parameters()),
+        "weights_mb": weights_mb(model.net),
+        "schedule": model.schedule.part_name,
+        "prediction": predictions.text(model.prediction),
+        "labels": model.labels,
+        "guidance": model.null_label is not None,
+        "sha256": model.sha256,
+    }

@@ -1,0 +1,84 @@
+"""Which finalist is recommended, and why in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hasten.core.report import Estimate, OdeError
+from hasten.tuning.records import Baseline, Finalist
+
+
+def recommend(
+    finalists: Sequence[Finalist], max_loss: float, baseline: Baseline, batch: int
+) -> tuple[Finalist, str]:
+    """The fastest plan that passes, else the most faithful one, and why."""
+    closest = most_faithful(finalists)
+    judged = any(finalist.final_quality for finalist in finalists)
+    ordered = sorted(finalists, key=lambda finalist: finalist.latency.median)
+    passing = [finalist for finalist in ordered if passes(finalist, closest, max_loss, judged)]
+    chosen = passing[0] if passing else closest
+    description = _described(chosen, closest, baseline, batch)
+    if passing:
+        return chosen, f"The fastest plan whose loss is below {max_loss:g}: {description}."
+    return chosen, f"No plan's loss is below {max_loss:g}; this one came nearest: {description}."
+
+
+def most_faithful(finalists: Sequence[Finalist]) -> Finalist:
+    """The plan that others' quality was compared with, else the one of least ODE error."""
+    marked = (finalist for finalist in finalists if finalist.faithful)
+    return next(marked, None) or min(finalists, key=lambda finalist: finalist.rmse)
+
+
+def passes(finalist: Finalist, closest: Finalist, max_loss: float, judged: bool) -> bool:
+    """Whether the loss of a plan is below ``max_loss``.
+
+    Where samples were ``judged`` against real pictures: FD is not measurably (95%, paired) more
+    than that share above the most faithful plan's, and recall not measurably more than that below.
+    Else the whole interval of the ODE error is below it.
+    """
+    if not judged:
+        ode_error = finalist.report.ode_error
+        return ode_error is not None and ode_error.high <= max_loss
+    own, other = finalist.final_quality, closest.final_quality
+    if own is None or other is None:
+        return False
+    fd_passes = finalist is closest or (own.excess_fd is not None and own.excess_fd.low <= 0)
+    return fd_passes and recall_passes(own.quality.recall, other.quality.recall, max_loss)
+
+
+def recall_passes(own: Estimate | None, other: Estimate | None, max_loss: float) -> bool:
+    """Whether recall, where it was measured, is not measurably more than ``max_loss`` below."""
+    return own is None or other is None or own.high >= other.value - max_loss
+
+
+def _described(chosen: Finalist, closest: Finalist, baseline: Baseline, batch: int) -> str:
+    latency, evaluations = chosen.latency.median, chosen.report.evaluations
+    plural = "" if evaluations == 1 else "s"
+    facts = [f"{evaluations:g} evaluation{plural}", f"{latency / batch:.1f} ms a picture"]
+    if baseline.latency_ms is not None:
+        ratio = baseline.latency_ms / latency
+        facts[-1] += f" ({ratio:.0f} times faster than 1000 ancestral steps in eager float32)"
+    if chosen.report.ode_error is not None:
+        facts.append(_ode_error_described(chosen.report.ode_error))
+    if chosen.final_quality is not None:
+        facts.append(_fd_described(chosen, closest))
+        recall = chosen.final_quality.quality.recall
+        if recall is not None:
+            facts.append(f"recall {recall.value:.2f}")
+    return ", ".join(facts)
+
+
+def _ode_error_described(ode_error: OdeError) -> str:
+    interval = f"95%: {ode_error.low:.4f} to {ode_error.high:.4f}, n = {ode_error.n}"
+    return f"ODE error {ode_error.rmse:.4f} ({interval})"
+
+
+def _fd_described(chosen: Finalist, closest: Finalist) -> str:
+    assert chosen.final_quality is not None
+    fd, excess = chosen.final_quality.quality.fd, chosen.final_quality.excess_fd
+    details = f"95%: {fd.low:.2f} to {fd.high:.2f}, n = {fd.n}"
+    if closest.final_quality is not None:
+        details += f"; the most faithful plan's {closest.final_quality.quality.fd.value:.2f}"
+    if excess is not None:
+        details += f", paired difference within ±{(excess.high - excess.low) / 2:.2f}"
+    return f"FD {fd.value:.2f} ({details})"

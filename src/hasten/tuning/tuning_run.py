@@ -1,0 +1,209 @@
+"""One run of the tuner, phase by phase."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from hasten.core.errors import UserError
+from hasten.core.model import Model
+from hasten.core.plan import Plan
+from hasten.measuring.ode_error import reference_plan
+from hasten.sampling import subject
+from hasten.tuning.engine_costs import estimate_budget, is_exact, measure_engines
+from hasten.tuning.final_selection import FinalSelection
+from hasten.tuning.final_timing import latency_in_fresh_processes, race
+from hasten.tuning.network_levers import try_levers
+from hasten.tuning.optional_phases import try_feature_caches, try_parallel
+from hasten.tuning.pareto import front
+from hasten.tuning.recommendation import recommend
+from hasten.tuning.records import EngineCost, Finalist, Origin, Trial
+from hasten.tuning.requests import MakeReference, ReferenceSpec, Screen
+from hasten.tuning.result import Tuning
+from hasten.tuning.runner import TrialRunner
+from hasten.tuning.search import ProgramSearch
+from hasten.tuning.space import Space, distilled_students, learned_programs, smaller_networks
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TuningRun:
+    """One run of the tuner, phase by phase; ``folder`` is where learned networks are written, None
+    where they are not tried."""
+
+    runner: TrialRunner
+    space: Space
+    max_loss: float
+    guidance: float = 1.0
+    batch: int = 1
+    folder: Path | None = None
+
+    def result(self) -> Tuning:
+        """Run all phases.
+
+        Raises:
+            UserError: no time is left for a single plan, or no plan can be measured.
+        """
+        runner, model = self.runner, self.runner.model
+        engines = measure_engines(runner, self.space, self.guidance, self.batch)
+        exact = next(cost for cost in engines if is_exact(runner, cost))
+        runner.estimated = estimate_budget(runner, exact, self.guidance, self.batch)
+        reference = self._reference(exact)
+        search = self._search(reference)
+        self._search_programs(search)
+        began = runner.clock()
+        random = search.random_baseline(runner.deadline(runner.settings.random_end))
+        random_seconds = runner.clock() - began
+        if search.not_tried:
+            plural = "" if search.not_tried == 1 else "s"
+            runner.notes.append(
+                f"{search.not_tried} program{plural} of more steps: not tried, because time ran out"
+            )
+        selection = self._selected(engines, reference, search.trials)
+        smaller = smaller_networks(model) if self.space.students else []
+        layers = try_levers(selection, self.folder, smaller)
+        finalists, baseline = race(selection, self.guidance)
+        chosen, why = recommend(finalists, self.max_loss, baseline, self.batch)
+        isolated = runner.backend.isolated
+        return Tuning(
+            model=model.name,
+            best=chosen.plan,
+            why=why,
+            batch=self.batch,
+            front=tuple(_front_with(chosen, finalists)),
+            finalists=tuple(finalists),
+            engines=tuple(engines),
+            screened=_unique(search.trials),
+            random=random,
+            expected=latency_in_fresh_processes(selection, chosen.plan) if isolated else None,
+            unsupported=tuple(runner.unsupported),
+            notes=tuple(runner.notes),
+            layers=layers,
+            baseline=baseline,
+            reference=str(reference.plan),
+            reference_samples=reference.samples,
+            seed=runner.executor.seed,
+            max_loss=self.max_loss,
+            measurements=runner.measurements,
+            seconds=runner.elapsed_s,
+            random_seconds=random_seconds,
+            isolated=isolated,
+            conditions=chosen.report.conditions,
+        )
+
+    def _reference(self, exact: EngineCost) -> ReferenceSpec:
+        """Make the reference solution, of as many samples as there is time for."""
+        samples, evaluations = self.runner.budget.reference_size
+        plan = reference_plan(self.guidance, exact.engine).model_copy(update={"steps": evaluations})
+        reference = ReferenceSpec(plan=plan, samples=samples)
+        outcome = self.runner.outcome(MakeReference(reference=reference), "reference solution")
+        if outcome.answer is None:
+            advice = "; give more --minutes" if outcome.timed_out else ""
+            raise UserError(
+                f"the reference solution of {samples} samples: {outcome.failure}{advice}"
+            )
+        return reference
+
+    def _search(self, reference: ReferenceSpec) -> ProgramSearch:
+        runner, samples = self.runner, self.runner.budget.screening_samples
+
+        def screen(plan: Plan, by: Origin) -> Trial | None:
+            exact = plan.model_copy(update={"engine": reference.plan.engine})
+            request = Screen(plan=exact, samples=samples, reference=reference)
+            outcome = runner.outcome(request, str(plan))
+            if outcome.answer is None:
+                runner.refuse(plan, outcome.failure)
+                return None
+            return Trial(
+                plan=plan,
+                evaluations=outcome.answer.evaluations,
+                ode_error=outcome.answer.ode_error,
+                by=by,
+                seconds=outcome.seconds,
+            )
+
+        return ProgramSearch(
+            model=runner.model,
+            space=self.space,
+            guidance=self.guidance,
+            max_loss=self.max_loss,
+            seed=runner.executor.seed,
+            screen=screen,
+            clock=runner.clock,
+            settings=runner.settings,
+        )
+
+    def _search_programs(self, search: ProgramSearch) -> None:
+        """Screen the step ladders, learned programs, levels and feature caches."""
+        runner, settings = self.runner, self.runner.settings
+        before = runner.elapsed_s
+        ladders, unsupported = self.space.ladders(runner.model, self.guidance)
+        runner.unsupported[:0] = unsupported
+        search.search_steps(ladders, runner.deadline(settings.step_search_end))
+        if not search.trials:
+            needed = 1.5 * before / 60 / settings.step_search_end / (1 - settings.reserve_share)
+            raise UserError(
+                f"minutes is {runner.minutes:g}, and engines and reference alone took "
+                f"{before:.0f} s; give {needed:.1f} or more."
+            )
+        if self.space.programs:
+            search.try_programs(learned_programs(runner.model, self.guidance))
+        search.search_levels(runner.deadline(settings.level_search_end))
+        why_not = try_feature_caches(search, runner.model)
+        if why_not is not None:
+            runner.notes.append(why_not)
+
+    def _selected(
+        self, engines: Sequence[EngineCost], reference: ReferenceSpec, trials: Sequence[Trial]
+    ) -> FinalSelection:
+        """The finalists, those with the parallel executor included where that is faster."""
+        runner = self.runner
+        selection = FinalSelection(
+            runner=runner,
+            engines=engines,
+            max_loss=self.max_loss,
+            reference=reference,
+            batch=self.batch,
+        )
+        if runner.executor.has_real_pictures:
+            selection.select_by_fd(trials, unscreened(self.space, runner.model, self.guidance))
+        else:
+            selection.select_by_ode_error(trials)
+        if not selection.finalists:
+            raise UserError(f"no plan could be measured: {runner.unsupported[-1].why}")
+        if try_parallel(runner, self.guidance, self.batch):
+            selection.add_parallel()
+        return selection
+
+
+def unscreened(space: Space, model: Model, guidance: float) -> list[Trial]:
+    """Programs whose ODE error says little about their samples, because they draw noise, begin from
+    something cheap or run another network, as trials without an ODE error."""
+    plans = space.stochastic(model, guidance) + space.early_starts(model, guidance)
+    plans += distilled_students(model, guidance) if space.students else []
+    trials = []
+    for plan in plans:
+        evaluations = plan.trace(subject(model, plan).schedule).evaluations
+        trials.append(
+            Trial(plan=plan, evaluations=evaluations, ode_error=None, by="none", seconds=0.0)
+        )
+    return trials
+
+
+def _front_with(chosen: Finalist, finalists: Sequence[Finalist]) -> list[Finalist]:
+    """The front in latency, loss and missed real pictures, and ``chosen``, fastest first."""
+    best = front(
+        finalists,
+        lambda finalist: finalist.latency.median,
+        lambda finalist: finalist.loss,
+        lambda finalist: finalist.missed,
+    )
+    if chosen not in best:
+        best = sorted([*best, chosen], key=lambda finalist: finalist.latency.median)
+    return best
+
+
+def _unique(trials: Sequence[Trial]) -> tuple[Trial, ...]:
+    """One trial a plan, the first of each."""
+    first = {str(trial.plan): trial for trial in reversed(trials)}
+    return tuple(reversed(first.values()))

@@ -1,0 +1,58 @@
+"""Every table of the documents has a benchmark, which can be found and run."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.run import BENCHMARKS  # noqa: E402
+from benchmarks.tables import DOCUMENTS  # noqa: E402
+
+
+def test_every_table_of_the_documents_is_made_by_a_benchmark():
+    shown = set()
+    for name in DOCUMENTS:
+        shown |= set(re.findall(r"<!-- table: ([\w-]+) -->", (ROOT / name).read_text()))
+    made = {table for benchmark in BENCHMARKS.values() for table in benchmark.tables}
+    assert shown == made
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_without_a_command_of_its_own_has_a_main(name):
+    if BENCHMARKS[name].command:
+        assert BENCHMARKS[name].needs
+        return
+    code = f"from benchmarks.{name} import main; import inspect; "
+    code += (
+        "assert not any(p.default is p.empty for p in inspect.signature(main).parameters.values())"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_what_was_not_measured_is_said(capsys, monkeypatch):
+    run = importlib.import_module("benchmarks.run")
+    ran = []
+
+    class Module:
+        @staticmethod
+        def main() -> None:
+            ran.append("ran")
+
+    monkeypatch.setattr(run.importlib, "import_module", lambda name: Module)
+    run.main([])
+    said = capsys.readouterr().out
+    needy = {name for name, benchmark in BENCHMARKS.items() if benchmark.needs}
+    assert len(ran) == len(BENCHMARKS) - len(needy)
+    assert all(name in said for name in needy)
+    with pytest.raises(SystemExit, match="no benchmark 'magic'"):
+        run.main(["magic"])
+    with pytest.raises(SystemExit, match=r"benchmarks\.ancestral make"):
+        run.main(["ancestral"])
