@@ -27,14 +27,16 @@ PLANS = [
 @pytest.mark.parametrize("plan", PLANS, ids=str)
 def test_a_picture_depends_on_its_seed_and_number_alone(tiny_model, plan):
     sampler = build(tiny_model(labels=3), plan)
-    cond = [0, 1, 2, 0, 1, 2, 0]
-    whole = sampler.sample(7, seed=5, condition=cond)
-    assert torch.equal(whole, sampler.sample(7, seed=5, condition=cond))
+    condition = [0, 1, 2, 0, 1, 2, 0]
+    whole = sampler.sample(7, seed=5, condition=condition)
+    assert torch.equal(whole, sampler.sample(7, seed=5, condition=condition))
     for batch in (1, 2, 4):
         # Other batch sizes run other kernels: float32 sums in another order.
-        assert (sampler.sample(7, seed=5, condition=cond, batch=batch) - whole).abs().max() < 1e-4
+        assert (
+            sampler.sample(7, seed=5, condition=condition, batch=batch) - whole
+        ).abs().max() < 1e-4
     assert (sampler.sample(2, seed=5, first=4, condition=[1, 2]) - whole[4:6]).abs().max() < 1e-4
-    assert (sampler.sample(7, seed=6, condition=cond) - whole).abs().max() > 1e-3
+    assert (sampler.sample(7, seed=6, condition=condition) - whole).abs().max() > 1e-3
 
 
 def test_threads_do_not_change_a_picture(tiny_model):
@@ -78,8 +80,10 @@ def test_guidance_one_is_the_condition_and_zero_is_none(tiny_model):
     model = tiny_model(labels=3)
     noise = torch.randn(2, 1, 8, 8)
 
-    def made(guidance, cond):
-        return build(model, Plan(steps=3, guidance=guidance)).sample(noise=noise, condition=cond)
+    def made(guidance, condition):
+        return build(model, Plan(steps=3, guidance=guidance)).sample(
+            noise=noise, condition=condition
+        )
 
     assert (made(0.0, 1) - made(1.0, None)).abs().max() < 1e-4
     assert (made(1.00001, 1) - made(1.0, 1)).abs().max() < 1e-3
@@ -198,7 +202,7 @@ BAD = [
     ({"n": 2, "condition": 3}, "condition is 3"),
     ({"n": 2, "condition": -1}, "condition is -1"),
     ({"n": 2, "condition": [0]}, "1 labels for 2 pictures"),
-    ({"n": 2, "condition": "a b"}, "cond"),
+    ({"n": 2, "condition": "a b"}, "condition"),
     ({"n": 2, "noise": torch.zeros(2, 1, 9, 9)}, r"noise has the shape \(2, 1, 9, 9\)"),
 ]
 

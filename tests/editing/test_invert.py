@@ -71,10 +71,10 @@ def test_pictures_of_a_real_network_decode_back(text, tiny_model):
     model = tiny_model("flow", "flow", labels=3)
     plan = Plan(solver=text, steps=20)
     sampler = build(model, plan)
-    cond = [0, 1, 2]
-    made = sampler.sample(3, seed=1, condition=cond, raw=True)
-    found = invert(model, plan, made, condition=cond, raw=True)
-    again = sampler.sample(noise=found.noise, condition=cond, raw=True)
+    condition = [0, 1, 2]
+    made = sampler.sample(3, seed=1, condition=condition, raw=True)
+    found = invert(model, plan, made, condition=condition, raw=True)
+    again = sampler.sample(noise=found.noise, condition=condition, raw=True)
     assert (again - made).square().mean(dim=(1, 2, 3)).sqrt().max() <= 1.1e-3
 
 

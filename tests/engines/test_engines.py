@@ -35,10 +35,10 @@ def test_an_engine_makes_the_pictures_that_eager_makes(tiny_model, noise, engine
     model = tiny_model(labels=labels)
     condition = None if labels is None else [0, 1, 2, 0, 1]
     plan = Plan(steps=4, guidance=1.0 if labels is None else 2.0)
-    wanted = hasten.build(model, plan).sample(noise=noise, condition=cond)
+    wanted = hasten.build(model, plan).sample(noise=noise, condition=condition)
     other = hasten.build(model, plan.model_copy(update={"engine": engine}))
     # Four float32 evaluations of a network whose answers are multiplied by up to 157.
-    assert (other.sample(noise=noise, condition=cond) - wanted).abs().max() < 1e-3
+    assert (other.sample(noise=noise, condition=condition) - wanted).abs().max() < 1e-3
     assert other.net.precision == "float32"
     assert other.net.versions[engine]
 

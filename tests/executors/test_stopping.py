@@ -28,8 +28,8 @@ def answers_of(sampler, **given) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("solver", ["dpmpp(order=2)", "ddpm", "restart"])
 def test_settled_pictures_are_what_they_were_and_the_others_go_on(tiny_model, solver):
-    model, cond = tiny_model(labels=3), [0, 1, 2, 0, 1, 2]
-    given = {"n": 6, "seed": 2, "condition": cond}
+    model, condition = tiny_model(labels=3), [0, 1, 2, 0, 1, 2]
+    given = {"n": 6, "seed": 2, "condition": condition}
     plan = Plan(solver=solver, steps=8, clip=1.0)
     whole = build(model, plan).sample(**given, raw=True)
     answers = [x0.clamp(-1, 1) for x0 in answers_of(build(model, plan), **given)]
@@ -51,7 +51,9 @@ def test_settled_pictures_are_what_they_were_and_the_others_go_on(tiny_model, so
         assert (found[i] - want).abs().max() < CLOSE * max(1, float(want.abs().max()))
     assert ended > 0
     assert sampler.evaluations is None
-    alone = [sampler.sample(1, seed=2, first=i, condition=cond[i], raw=True)[0] for i in range(6)]
+    alone = [
+        sampler.sample(1, seed=2, first=i, condition=condition[i], raw=True)[0] for i in range(6)
+    ]
     assert (torch.stack(alone) - found).abs().max() < CLOSE * max(1, float(found.abs().max()))
 
 

@@ -241,7 +241,7 @@ def test_a_dit_keeps_its_attention_and_nothing_else(noise):
         with torch.no_grad():
             for block in net.transformer_blocks:
                 block.attn1.to_q.weight.fill_(float("nan"))
-        assert torch.equal(two(other, t, cond, *kept), part)  # the attention is not run
+        assert torch.equal(two(other, t, condition, *kept), part)  # the attention is not run
     plain = hasten.build(dit_model(), BASE).sample(noise=noise, condition=1, raw=True)
     every = hasten.build(dit_model(), plan("attention(every=1)"))
     assert torch.equal(every.sample(noise=noise, condition=1, raw=True), plain)

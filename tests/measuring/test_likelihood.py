@@ -120,12 +120,12 @@ def test_gaussian_probes_agree_within_their_own_error():
 
 def test_each_label_has_its_own_density_and_batches_change_nothing():
     model, some = exact("ddpm", labels=3), pictures()
-    cond = [0, 1, 2, 2, 1, 0]
-    means = model.net.means[torch.tensor(cond)]
-    found = likelihood(model, some, condition=cond, steps=60)
+    condition = [0, 1, 2, 2, 1, 0]
+    means = model.net.means[torch.tensor(condition)]
+    found = likelihood(model, some, condition=condition, steps=60)
     assert abs(found.bits - by_hand(model, some, means)[0]) < 1e-3
     assert found.labels == "given the labels"
-    parts = likelihood(model, some, condition=cond, steps=60, batch=4)
+    parts = likelihood(model, some, condition=condition, steps=60, batch=4)
     assert abs(parts.bits - found.bits) < 1e-6
 
 

@@ -21,7 +21,7 @@ class GaussianNet(torch.nn.Module):
         self.schedule = hasten.schedule("ddpm")
         self.unused = torch.nn.Parameter(torch.zeros(1))
 
-    def forward(self, x, t, cond=None):
+    def forward(self, x, t, condition=None):
         level = self.schedule.at(float(t[0]))
         power = (level.alpha * 0.5) ** 2 + level.sigma**2
         x0 = 0.3 + level.alpha * 0.25 / power * (x - level.alpha * 0.3)

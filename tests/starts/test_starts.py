@@ -247,9 +247,9 @@ def test_a_mixture_goes_to_the_label_that_is_wanted(tiny_model, tmp_path, steps)
     x0 = model.codec.encode(given.pictures.float() / 255)
     noise = torch.randn(300, *model.shape)
     means = []
-    for cond in (0, 1):
-        x = begun(sampler, noise, torch.full((300,), cond))
-        assert (x.mean() - x0[given.labels == cond].mean()).abs() < 0.02
+    for condition in (0, 1):
+        x = begun(sampler, noise, torch.full((300,), condition))
+        assert (x.mean() - x0[given.labels == condition].mean()).abs() < 0.02
         means.append(x.mean())
     every = begun(sampler, noise).mean(dim=(1, 2, 3))
     bright = every > (means[0] + means[1]) / 2
@@ -345,14 +345,18 @@ def test_a_picture_depends_on_its_seed_and_number_alone(tiny_model, tmp_path):
     model = tiny_model(labels=2)
     for start in starts_for(tmp_path, model):
         sampler = build(model, Plan(steps=3, start=start))
-        for cond in (None, [0, 1, 0, 1, 0]):
-            whole = sampler.sample(5, seed=4, condition=cond)
-            part = None if cond is None else cond[3:]
-            assert torch.equal(whole, sampler.sample(5, seed=4, condition=cond))
+        for condition in (None, [0, 1, 0, 1, 0]):
+            whole = sampler.sample(5, seed=4, condition=condition)
+            part = None if condition is None else condition[3:]
+            assert torch.equal(whole, sampler.sample(5, seed=4, condition=condition))
             # Other batch sizes run other kernels: float32 sums in another order.
-            assert (sampler.sample(5, seed=4, condition=cond, batch=2) - whole).abs().max() < 1e-4
-            assert (sampler.sample(2, seed=4, first=3, condition=part) - whole[3:]).abs().max() < 1e-4
-            assert (sampler.sample(5, seed=5, condition=cond) - whole).abs().max() > 1e-2
+            assert (
+                sampler.sample(5, seed=4, condition=condition, batch=2) - whole
+            ).abs().max() < 1e-4
+            assert (
+                sampler.sample(2, seed=4, first=3, condition=part) - whole[3:]
+            ).abs().max() < 1e-4
+            assert (sampler.sample(5, seed=5, condition=condition) - whole).abs().max() > 1e-2
         text = str(sampler.plan)
         assert Plan.read(text) == sampler.plan
 
@@ -378,9 +382,9 @@ def test_a_vae_gives_each_label_its_pictures_and_the_right_spread(tiny_model, tm
     learn_vae(model, given, file, recipe=load_recipe(tmp_path / "vae.yaml", VaeRecipe), quiet=True)
     sampler = build(model, Plan(steps=2, start=f"vae(file={str(file)!r}, ratio=0.05)"))
     x0 = model.codec.encode(given.pictures.float() / 255)
-    for cond in (0, 1):
-        mine = x0[given.labels == cond]
-        x = begun(sampler, torch.randn(400, *model.shape), torch.tensor([cond] * 400))
+    for condition in (0, 1):
+        mine = x0[given.labels == condition]
+        x = begun(sampler, torch.randn(400, *model.shape), torch.tensor([condition] * 400))
         assert (x.mean() - mine.mean()).abs() < 0.05
     every = begun(sampler, torch.randn(400, *model.shape))
     # Label, code, what the decoder leaves and the level together: the variance of the data.

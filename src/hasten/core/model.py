@@ -116,11 +116,4 @@ class Model:
         if given is None:
             every = torch.arange(n) % self.labels
             return every if self.null_label is None else torch.full((n,), self.null_label)
-        listed = given.tolist() if hasattr(given, "tolist") else given
-        labels = [listed] * n if isinstance(listed, int) else list(listed)
-        require(
-            len(labels) == n, f"condition has {len(labels)} labels for {n} pictures; give 1 or {n}."
-        )
-        for label in labels:
-            require_whole("condition", label, 0, self.labels - 1)
-        return torch.tensor(labels)
+        return torch.tensor(class_labels(given, n, self.labels, self.prompts))
