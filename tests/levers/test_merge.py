@@ -8,6 +8,7 @@ import torch
 import hasten
 from conftest import dit_model
 from hasten import Plan, UserError
+from hasten.adapters.attention import FoldedAttention
 from hasten.core.lever import levers
 from hasten.exporting.export import export
 from hasten.learning.compression.quantize import learn_quantize

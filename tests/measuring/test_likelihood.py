@@ -17,8 +17,8 @@ from hasten.core.errors import NonFiniteError, UserError
 from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule, schedule
-from hasten.core.seeds import generator
-from hasten.measuring.likelihood import STREAM, _dequantised, likelihood, likelihood_of
+from hasten.core.random_streams import Stream, generator
+from hasten.measuring.likelihood import _dequantised, likelihood, likelihood_of
 
 MEAN, STD = 0.1, 0.4
 PATHS = ("vp-linear", "edm", "flow", "ddpm")
