@@ -3,7 +3,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -qq -c constraints.txt
 MINUTES ?= 5
 
-.PHONY: demo test venv check bench tables clean
+.PHONY: demo test venv check bench tables docs clean
 
 demo: .venv/demo  ## install, tune the built-in model for this machine, write demo/report.html
 	$(BIN)/hasten tune builtin:mnist --minutes $(MINUTES) --out demo
@@ -23,6 +23,10 @@ check: .venv/all  ## style, types, layers
 bench: .venv/all  ## measure again, on this machine, what needs nothing but this repository
 	$(BIN)/python -m benchmarks.run
 	$(BIN)/python -m benchmarks.tables
+
+docs: .venv/all  ## the site of docs/ with the API reference, in site/
+	$(PIP) -e '.[docs]'
+	$(BIN)/zensical build -f mkdocs.yml
 
 venv: .venv/all  ## .venv with every extra
 

@@ -1,7 +1,8 @@
-"""The recommended plans beside diffusers: ``python -m benchmarks.ahead``.
+"""The recommended plans beside diffusers: ``python -m benchmarks.ahead [training_free]``.
 
 Needs ``results/peers.json`` (benchmarks/peers) and the tuner's plans, ``runs/ahead/batch-1`` and
-``runs/ahead/batch-64``, from ``hasten tune builtin:mnist --batch 1 --out runs/ahead/batch-1 ...``.
+``runs/ahead/batch-64``, from ``hasten tune builtin:mnist --batch 1 --out runs/ahead/batch-1 ...``;
+``training_free`` takes those in ``runs/training_free``, of the model without what ships beside it.
 Every contender runs in a process of its own, and they are timed in turn: thread pools of several
 runtimes in one process slow each other down.
 """
@@ -150,9 +151,9 @@ def exported(plan: Facts, to: str, folder: Path) -> str:
     return str(out)
 
 
-def beside(batch: int) -> Facts:
+def beside(batch: int, folder: Path = FOLDER) -> Facts:
     """One batch size: the plan's FD, who of diffusers reaches it, and the race."""
-    plan = json.loads((FOLDER / f"batch-{batch}" / "plan.json").read_text())
+    plan = json.loads((folder / f"batch-{batch}" / "plan.json").read_text())
     model = hasten.load("builtin:mnist")
     assert SEED == Seed.QUALITY  # the same start noise as the peers'
     sampler = hasten.build(model, hasten.Plan(**plan))
@@ -167,7 +168,7 @@ def beside(batch: int) -> Facts:
     for row in able:  # the best of every scheduler's configurations, with the fewest calls
         if row["evaluations"] == least:
             chosen.setdefault(row["scheduler"], row)
-    rows = raced(batch, plan, list(chosen.values()), FULL[batch])
+    rows = raced(batch, plan, list(chosen.values()), FULL[batch], folder=folder)
     ours = rows[0]["median"]
     fastest = min(
         (row for row in rows[:-1] if row["side"] == "diffusers"), key=lambda row: row["median"]
@@ -190,12 +191,12 @@ def beside(batch: int) -> Facts:
     }
 
 
-def main() -> None:
+def main(name: str = "ahead") -> None:
     torch.manual_seed(0)
-    rows = [beside(batch) for batch in FULL]
+    rows = [beside(batch, FOLDER.parent / name) for batch in FULL]
     what = f"the tuner's plans beside diffusers at FD + {SAME - 1:.0%} (n = {N})"
-    write("ahead", what, rows)
+    write(name, what, rows)
 
 
 if __name__ == "__main__":
-    contend() if sys.argv[1:2] == ["contend"] else main()
+    contend() if sys.argv[1:2] == ["contend"] else main(*sys.argv[1:])

@@ -14,7 +14,7 @@ COLORS += ("#e67700", "#862e9c", "#495057", "#087f5b", "#a61e4d", "#364fc7")
 SHOWN = {  # (rounding, rows) of a quantization
     ("nearest", "static"): "nearest, one row",
     ("gptq", "static"): "GPTQ, one row",
-    ("gptq", "steps"): "GPTQ, a row a step",
+    ("gptq", "steps"): "GPTQ, a row per step",
 }
 FEW = 6  # values along x that are all marked
 Points = Sequence[tuple[float, float]]
@@ -72,8 +72,8 @@ def distilling() -> str | None:
 
 
 def bits() -> str | None:
-    """Drift over bits, by how weights are rounded, with one row of ranges and with a row a step;
-    None where not measured."""
+    """ODE error over bits, by how weights are rounded, with one row of ranges and with one per
+    step; None where not measured."""
     if not (FOLDER / "smaller.json").exists():
         return None
     rows = [row for row in read("smaller")["rows"] if row["kind"] == "ode_error"]

@@ -62,8 +62,16 @@ BENCHMARKS = {
         needs="hours: every scheduler of diffusers; see benchmarks/peers/README.md",
         command="python -m benchmarks.peers.diffusers_schedulers --resume",
     ),
+    "training_free": Benchmark(
+        tables=("headline", "training_free"),
+        needs="peers, and a tuning at each batch size of the model without what ships beside it",
+        command="mkdir -p runs && cp -r src/hasten/assets/mnist runs/alone && "
+        "rm -r runs/alone/programs runs/alone/starts && for n in 1 64; do "
+        "hasten tune runs/alone --batch $n --minutes 10 --out runs/training_free/batch-$n; done; "
+        "python -m benchmarks.ahead training_free",
+    ),
     "ahead": Benchmark(
-        tables=("ahead",),
+        tables=("ahead", "student_times"),
         needs="peers, and a tuning at each batch size",
         command="for n in 1 64; do hasten tune builtin:mnist --batch $n --minutes 10 "
         "--out runs/ahead/batch-$n; done; python -m benchmarks.ahead",

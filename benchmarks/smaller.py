@@ -272,7 +272,7 @@ def main(only: str = "") -> None:
     rows: list[Facts] = []
     for kind, measured in KINDS.items():
         rows += measured() if only in ("", kind) else [row for row in before if row["kind"] == kind]
-    write("smaller", f"network calls of {BASE} in few bits and with few channels", rows)
+    write("smaller", f"network calls of {BASE}, quantized and pruned", rows)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hasten
 from benchmarks import curves, tables_few
 from benchmarks.markdown import markdown, where
 from benchmarks.results_io import read
@@ -20,9 +21,11 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
     "README.md",
     "docs/measurements.md",
-    "docs/fewer-evaluations.md",
+    "docs/learned-programs.md",
+    "docs/parallel-sampling.md",
+    "docs/tuning.md",
+    "docs/levers.md",
     "docs/distillation.md",
-    "docs/cheaper-evaluations.md",
     "docs/export.md",
     "src/hasten/assets/mnist/README.md",
 )
@@ -35,7 +38,7 @@ PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 def plans() -> str:
     result = read("plans")
-    head = ("plan", "evaluations", "ms a picture", "ODE error", "95%")
+    head = ("plan", "evaluations", "ms per picture", "ODE error", "95%")
     return markdown(head, [_plan(row) for row in result["rows"]]) + where(result)
 
 
@@ -43,7 +46,7 @@ def best() -> str:
     """The plans that no other beats in both evaluations and ODE error."""
     result = read("plans")
     kept = front(result["rows"], lambda row: row["evaluations"], lambda row: row["ode_error"])
-    head = ("plan", "evaluations", "ms a picture", "ODE error", "95%")
+    head = ("plan", "evaluations", "ms per picture", "ODE error", "95%")
     note = (
         f"\nOf {len(result['rows'])} plans; n = {kept[0]['n']} pictures for the ODE error, "
         f"{kept[0]['n_times']} timings, batch 1."
@@ -125,21 +128,97 @@ def _known(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
+def headline() -> str:
+    """The published sampler and the tuner's plan on the same frozen weights, one picture at a
+    time."""
+    result = read("training_free")
+    row = next(row for row in result["rows"] if row["batch"] == 1)
+    ours, ddpm, peer = row["timings"][0], row["timings"][-1], _fastest_peer(row)
+    cells = [
+        ("before: diffusers, DDPM as published", "1000", *_speed(ddpm, ddpm), ""),
+        (
+            f"diffusers, {peer['config']}, {peer['engine']}",
+            str(peer["steps"]),
+            *_speed(peer, ddpm),
+            f"{peer['fd']:.2f}",
+        ),
+        (
+            "after: the plan of `hasten tune`",
+            str(row["evaluations"]),
+            *_speed(ours, ddpm),
+            _fd(row),
+        ),
+    ]
+    head = ("", "evaluations", "ms per picture", "times faster", "FD (95%)")
+    note = (
+        f"\nOn the digits of `builtin:mnist`, batch 1. In the middle the fastest of diffusers' "
+        f"schedulers whose FD is at most 5% above that of hasten's plan. Medians of {ours['n']} "
+        f"runs in turn (DDPM: {ddpm['n']}); FD of {row['n']} pictures."
+    )
+    return markdown(head, cells) + note + where(result)
+
+
+def _speed(row: dict[str, Any], before: dict[str, Any]) -> tuple[str, str]:
+    faster = before["median"] / row["median"]
+    return f"{row['median']:.3g}" if row[
+        "median"
+    ] < 1000 else f"{row['median']:,.0f}", f"{faster:,.0f}"
+
+
+def _fd(row: dict[str, Any]) -> str:
+    return f"{row['fd']:.2f} ({row['fd_interval'][0]:.2f} to {row['fd_interval'][1]:.2f})"
+
+
+def _fastest_peer(row: dict[str, Any]) -> dict[str, Any]:
+    peers = [timing for timing in row["timings"][:-1] if timing["side"] == "diffusers"]
+    return min(peers, key=lambda timing: timing["median"])
+
+
+def training_free() -> str:
+    """Plans for frozen weights beside diffusers' schedulers: neither side was trained."""
+    return _beside("training_free", exports=False)
+
+
+def student_times() -> str:
+    """What the student that ships costs in each runtime."""
+    result, cells = read("ahead"), []
+    for row in result["rows"]:
+        batch, ours = row["batch"], row["timings"][0]
+        for timing in row["timings"]:
+            if timing["side"] != "diffusers":
+                name = timing["side"].replace("hasten", f"hasten, `{_engine(row['plan'])}`")
+                fd = _fd(row) if timing is ours else ""
+                cells.append((name, str(batch), fd, *_ms(timing, batch, ours)))
+    head = ("", "batch", "FD (95%)", "ms per picture", "95%", "times slower", "peak MB")
+    note = (
+        f"\n`builtin:mnist-2`, one evaluation from its mixture; FD of n = {result['rows'][0]['n']} "
+        f"pictures; each in a process of its own, timed in turn, n = "
+        f"{result['rows'][0]['timings'][0]['n']}. Memory is that of the whole process."
+    )
+    return markdown(head, cells) + note + where(result)
+
+
+def _engine(plan: str) -> str:
+    return f"engine={hasten.Plan.read(plan).engine}"
+
+
 def ahead() -> str:
+    """The student beside diffusers' training-free schedulers, at each batch size."""
+    return _beside("ahead", exports=True)
+
+
+def _beside(name: str, exports: bool) -> str:
     """Our plans, the fastest of diffusers with the same FD, and DDPM-1000, at each batch size."""
-    result, rows = read("ahead"), []
-    for found in result["rows"]:
-        batch, timings = found["batch"], found["timings"]
-        ours, ddpm = timings[0], timings[-1]
-        theirs = [row for row in timings[:-1] if row["side"] == "diffusers"]
-        peer = min(theirs, key=lambda row: row["median"])
-        same = f"{found['fd']:.2f} ({found['fd_interval'][0]:.2f} to {found['fd_interval'][1]:.2f})"
+    result, rows = read(name), []
+    for row in result["rows"]:
+        batch, timings = row["batch"], row["timings"]
+        ours, ddpm, peer = timings[0], timings[-1], _fastest_peer(row)
         rows += [
-            (f"**hasten**: `{_short(found['plan'])}`", str(batch), same, *_ms(ours, batch, ours)),
+            (f"**hasten**: `{_short(row['plan'])}`", str(batch), _fd(row), *_ms(ours, batch, ours)),
             *(
-                (f"the same, {row['side']}", str(batch), "", *_ms(row, batch, ours))
-                for row in timings
-                if row["side"].startswith("export")
+                (f"the same, {timing['side']}", str(batch), "", *_ms(timing, batch, ours))
+                for timing in timings
+                if exports and timing["side"].startswith("export")
             ),
             (
                 f"diffusers: {peer['config']}, {peer['steps']} steps, {peer['engine']}",
@@ -149,21 +228,27 @@ def ahead() -> str:
             ),
             ("diffusers: DDPM, 1000 steps, eager", str(batch), "", *_ms(ddpm, batch, ours)),
         ]
-    head = ("", "batch", "FD", "ms a picture", "95%", "times slower", "peak MB")
-    none = [found for found in result["rows"] if not found["peers_that_reach_it"]]
+    head: tuple[str, ...] = ("", "batch", "FD (95%)", "ms per picture", "95%", "times slower")
+    if any("peak_mb" in row for row in result["rows"][0]["timings"]):
+        head = (*head, "peak MB")
+    else:
+        rows = [row[: len(head)] for row in rows]
+    none = [row for row in result["rows"] if not row["peers_that_reach_it"]]
     nearest = "; where none does, 5% above the lowest of theirs" if none else ""
+    first, last = result["rows"][0], result["rows"][-1]
+    memory = " Memory is that of the whole process." if "peak MB" in head else ""
     note = (
         f"\nThe fastest of diffusers' schedulers (5 to 50 steps, eager and compiled) whose FD is "
-        f"at most 5% above hasten's{nearest}; FD of n = {result['rows'][0]['n']} pictures; each in "
-        f"a process of its own, in turn, n = {result['rows'][0]['timings'][0]['n']} "
-        f"(DDPM: {result['rows'][0]['timings'][-1]['n']} at batch 1, "
-        f"{result['rows'][-1]['timings'][-1]['n']} at batch 64). Memory is the whole process's."
+        f"at most 5% above hasten's{nearest}. FD of n = {first['n']} pictures; each in a process "
+        f"of its own, timed in turn, n = {first['timings'][0]['n']} (DDPM: "
+        f"{first['timings'][-1]['n']} at batch 1, {last['timings'][-1]['n']} at batch 64).{memory}"
     )
     return markdown(head, rows) + note + where(result)
 
 
 def _short(plan: str) -> str:
-    return plan.replace(",device=cpu", "")
+    """A plan as it is written today, whichever version of hasten it was measured with."""
+    return str(hasten.Plan.read(plan)).replace(",device=cpu", "")
 
 
 def _ms(row: dict[str, Any], batch: int, ours: dict[str, Any]) -> tuple[str, ...]:

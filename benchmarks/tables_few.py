@@ -61,8 +61,9 @@ def learned() -> str:
     others = ("best of diffusers", "iPNDM + GITS", "ratio")
     head = ("evaluations", "ODE error, learned", *others, "FD", "recall")
     note = (
-        f"\nDrift at n = {rows[0]['n']}, FD at n = {rows[0]['pictures']}; the lowest FD any solver "
-        f"reached on this network is {floor:.2f}. The ratio is to the better of the two others."
+        f"\nODE error at n = {rows[0]['n']}, FD at n = {rows[0]['pictures']}; the lowest FD that "
+        f"any solver reached on this network is {floor:.2f}. The ratio is to the better of the two "
+        "others."
     )
     later = [str(row["evaluations"]) for row in rows if "measured" in row["learned"]]
     if later:
@@ -122,7 +123,10 @@ def reuse() -> str:
         found = [f"{row[kind]:.2f}" if row.get(kind) else "" for kind in kinds]
         cells.append((f"{walk[1]}, {walk[2]} steps, every {every[1]}", *found))
     n = result["rows"][0]["n"]
-    note = f"\nTimes fewer than DeepCache at the ODE error it has there; n = {n}; empty: off the curve."
+    note = (
+        "\nHow many times fewer multiply-accumulates than DeepCache at the same ODE error; "
+        f"n = {n}; empty: off the curve."
+    )
     return markdown(("", *kinds), cells) + note + where(result)
 
 
@@ -195,7 +199,7 @@ def students() -> str:
 
 
 def smaller() -> str:
-    """What a network call costs and gives in few bits and with few channels."""
+    """What a quantized or pruned network costs, and how good its pictures are."""
     if not (FOLDER / "smaller.json").exists():
         return "Not measured yet: `python -m benchmarks.smaller`.\n"
     result, cells = read("smaller"), []
@@ -220,8 +224,8 @@ def smaller() -> str:
     n = next(row["n"] for row in result["rows"] if row["kind"] == "call")
     note = (
         f"\nOne network call, each in a process of its own and timed in turn, n = {n}; FD and "
-        f"recall of {found[0]['n']} pictures from the same noise, ODE error (RMSE from the pictures of "
-        f"eager float32) of {found[0]['n_drift']}. {result['what']}."
+        f"recall of {found[0]['n']} pictures from the same noise, ODE error (RMSE from the "
+        f"pictures of eager float32) of {found[0]['n_drift']}. {result['what']}."
     )
     return markdown(head, cells) + note + where(result)
 
@@ -273,7 +277,7 @@ def pruned() -> str:
 
 
 def drifts() -> str:
-    """How far pictures ODE error from float32 over bits and rows of ranges."""
+    """How far pictures move from float32 over bits and rows of ranges."""
     if not (FOLDER / "smaller.json").exists():
         return "Not measured yet: `python -m benchmarks.smaller`.\n"
     result = read("smaller")
@@ -288,8 +292,8 @@ def drifts() -> str:
         (bits, *(cell(by[bits, *kind]) for kind in kinds))
         for bits in dict.fromkeys(row["bits"] for row in rows)
     ]
-    head = ("bits", "nearest, one row", "nearest, a row a step", "GPTQ, one row")
-    head += ("GPTQ, a row a step",)
+    head = ("bits", "nearest, one row", "nearest, a row per step", "GPTQ, one row")
+    head += ("GPTQ, a row per step",)
     n, many = rows[0]["n"], next(row["fd_n"] for row in rows if "fd" in row)
     note = (
         f"\nRMSE (pixels in 0 to 1) from the float32 pictures of the same noise, n = {n}; "
@@ -316,7 +320,7 @@ def page() -> str:
         )
         for row in result["rows"]
     ]
-    head = ("", "runs on", "evaluations", "weights", "ms a picture", "90%", "MB", "export, s")
+    head = ("", "runs on", "evaluations", "weights", "ms per picture", "90%", "MB", "export, s")
     note = (
         f"\n`builtin:mnist-2` from `mixture-small` in headless Chromium, previews apart, "
         f"n = {result['rows'][0]['n']}; MB: all files of the page. WebGPU here is a software one."

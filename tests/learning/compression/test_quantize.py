@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from hasten.core.seeds import generator
 from torch import nn
 
 import hasten
 from hasten import Plan, UserError
 from hasten.core.conditioning_cache import AtTimes, at_times, conditioning_cache, numbers
+from hasten.core.random_streams import generator
 from hasten.learning.compression.gptq import fits, products, rounded
 from hasten.learning.compression.quantize import _range, learn_quantize
 from hasten.levers.quantize import Quantization, layers
