@@ -13,7 +13,7 @@ NAMES = ("cat", "dog, wet", "owl")
 
 
 @pytest.mark.parametrize(
-    "cond",
+    "condition",
     [1, np.int64(1), np.uint8(1), np.array(1), torch.tensor(1), "dog, wet"],
     ids=["int", "int64", "uint8", "array", "tensor", "name"],
 )
@@ -22,7 +22,7 @@ def test_one_label_is_for_all(condition):
 
 
 @pytest.mark.parametrize(
-    "cond",
+    "condition",
     [
         [0, 2],
         (0, 2),
@@ -43,7 +43,7 @@ def test_several_labels_are_one_each(condition):
 
 
 @pytest.mark.parametrize(
-    ("cond", "words"),
+    ("condition", "words"),
     [
         ("cat", "condition is 'cat', but the classes of this model have no names"),
         (["cat", "dog"], "no names; give a whole number from 0 to 2"),

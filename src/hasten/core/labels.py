@@ -63,7 +63,7 @@ def _label(given: Any, classes: int, names: Sequence[str]) -> int:
         return names.index(given)
     whole = given if isinstance(given, bool) or not hasattr(given, "__index__") else None
     number = operator.index(given) if whole is None else given
-    require_whole("cond", number, 0, classes - 1)
+    require_whole("condition", number, 0, classes - 1)
     return number
 
 
