@@ -3,14 +3,17 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -qq -c constraints.txt
 MINUTES ?= 5
 
-.PHONY: demo test venv check bench tables docs clean
+.PHONY: demo test test-slow venv check bench tables docs clean
 
 demo: .venv/demo  ## install, tune the built-in model for this machine, write demo/report.html
 	$(BIN)/hasten tune builtin:mnist --minutes $(MINUTES) --out demo
 	$(BIN)/python -m benchmarks.beside demo
 	$(BIN)/hasten sample builtin:mnist --plan demo/plan.json --n 20 --gif --out demo/samples
 
-test: .venv/all  ## everything that a change must pass
+test: .venv/all  ## everything that a change must pass, in a few minutes
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope -m "not slow"
+
+test-slow: .venv/all  ## every test, those that take long too
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope
 
 check: .venv/all  ## style, types, layers

@@ -108,7 +108,7 @@ class Browser:
         """What the page makes of ``expression``."""
         return self.ask("Runtime.evaluate", expression=expression)["result"].get("value")
 
-    def until(self, expression: str, seconds: float = 60) -> Any:
+    def until(self, expression: str, seconds: float = 240) -> Any:
         """The value of ``expression`` once it is one."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self.errors:

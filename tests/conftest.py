@@ -54,24 +54,25 @@ def tiny_unet(channels: int = 1, size: int = 8, labels: int | None = None, **opt
         ).eval()
 
 
+def make_tiny_model(
+    schedule: str = "ddpm", prediction: str = "epsilon", labels: int | None = None
+) -> Model:
+    """A Model around a tiny UNet2DModel."""
+    return Model(
+        net=Network(tiny_unet(labels=labels)).requires_grad_(False),
+        schedule=hasten.schedule(schedule),
+        prediction=hasten.prediction(prediction),
+        shape=(1, 8, 8),
+        labels=labels,
+        null_label=labels,
+        name="tiny",
+    )
+
+
 @pytest.fixture
 def tiny_model() -> Callable[..., Model]:
     """Makes a Model around a tiny UNet2DModel."""
-
-    def make(
-        schedule: str = "ddpm", prediction: str = "epsilon", labels: int | None = None
-    ) -> Model:
-        return Model(
-            net=Network(tiny_unet(labels=labels)).requires_grad_(False),
-            schedule=hasten.schedule(schedule),
-            prediction=hasten.prediction(prediction),
-            shape=(1, 8, 8),
-            labels=labels,
-            null_label=labels,
-            name="tiny",
-        )
-
-    return make
+    return make_tiny_model
 
 
 @dataclasses.dataclass(frozen=True)

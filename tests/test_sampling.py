@@ -202,7 +202,7 @@ BAD = [
     ({"n": 2, "condition": 3}, "condition is 3"),
     ({"n": 2, "condition": -1}, "condition is -1"),
     ({"n": 2, "condition": [0]}, "1 labels for 2 pictures"),
-    ({"n": 2, "condition": "a b"}, "cond"),
+    ({"n": 2, "condition": "a b"}, "condition"),
     ({"n": 2, "noise": torch.zeros(2, 1, 9, 9)}, r"noise has the shape \(2, 1, 9, 9\)"),
 ]
 
@@ -227,69 +227,3 @@ def test_a_start_without_signal_needs_another_prediction(tiny_model):
         build(model, Plan(grid="uniform"))
     flow = tiny_model(schedule="flow", prediction="flow")
     assert build(flow, Plan(grid="uniform")).sample(1).isfinite().all()
-
-
-FIELDS = [
-    ({"solver": "dimm"}, "ddim"),
-    ({"solver": "ddim(eta=2)"}, "eta is 2"),
-    ({"solver": "ddim(eta=)"}, "cannot be read"),
-    ({"solver": "ddim(0.5)"}, "cannot be read"),
-    ({"solver": "dpmpp(order=9)"}, "order is 9"),
-    ({"grid": "karas"}, "karras"),
-    ({"steps": 0}, "steps"),
-    ({"steps": -1}, "steps"),
-    ({"steps": 10**9}, "steps"),
-    ({"steps": "ten"}, "steps"),
-    ({"steps": 2.5}, "steps"),
-    ({"guidance": float("nan")}, "guidance"),
-    ({"guidance": -1}, "guidance"),
-    ({"clip": 0}, "clip"),
-    ({"dtype": "float8"}, "dtype"),
-    ({"executor": "magic"}, "executor"),
-    ({"start": "nois"}, "noise"),
-    ({"stps": 3}, "steps"),
-]
-
-
-@pytest.mark.parametrize(("fields", "words"), FIELDS)
-def test_a_wrong_plan_is_refused_in_one_line(fields, words):
-    with pytest.raises(UserError, match=words) as caught:
-        Plan(**fields)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_plan_survives_json_yaml_and_text(tmp_path):
-    plan = Plan(solver="ddim(eta=0.5)", grid="given(at=(900, 5.5))", steps=2, guidance=1.5, clip=1)
-    plan.write(tmp_path / "plan.json")
-    assert Plan.read(tmp_path / "plan.json") == plan
-    assert Plan.read(str(plan)) == plan
-    (tmp_path / "plan.yaml").write_text("solver: ddim( eta = 0.5 )\nsteps: 2\n")
-    assert Plan.read(tmp_path / "plan.yaml").solver == "ddim(eta=0.5)"
-    assert Plan(solver="dpmpp()").key == Plan().key != plan.key
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("steps=3,steps=4", "gives 'steps' twice"),
-        ("steps", "no file that can be read"),
-        ("a=1", "'a'"),
-        ("=3", "no file that can be read"),
-        ("nowhere.json", "no file that can be read"),
-        ("", "no file that can be read"),
-    ],
-)
-def test_text_that_is_no_plan_is_refused(text, words):
-    with pytest.raises(UserError, match=words):
-        Plan.read(text)
-
-
-def test_a_copy_of_a_plan_forgets_what_the_old_fields_meant():
-    plan = Plan(solver="ddim", steps=4)
-    assert plan.parts.levers == ()
-    other = plan.model_copy(update={"clip": 0.5, "levers": ("deep",)})
-    assert [lever.part_name for lever in other.parts.levers] == ["deep"]
-    assert other.parts.solver == Plan(solver="ddim", clip=0.5).parts.solver
-    assert other.parts.solver != plan.parts.solver
-    with pytest.raises(UserError, match="steps"):
-        plan.model_copy(update={"steps": 0})

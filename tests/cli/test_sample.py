@@ -33,7 +33,7 @@ def test_sampling_again_gives_the_same_files(run, folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("cond", "labels"),
+    ("condition", "labels"),
     [("2", [2, 2, 2, 2]), ("0,2", [0, 2, 0, 2]), ("2, 1,0,1", [2, 1, 0, 1]), (None, [0, 1, 2, 0])],
 )
 def test_labels_are_one_for_all_or_several_in_turn(run, folder, tmp_path, condition, labels):

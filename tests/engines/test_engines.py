@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 import torch
 
 import hasten
+from conftest import make_tiny_model
 from hasten.core.condition import Condition, PerSample, Ragged, Shared
 from hasten.core.engine import Static, engines
 from hasten.core.errors import UserError
@@ -24,6 +26,13 @@ from hasten.starts import offer
 EXPORTED = ("openvino", "onnxruntime")
 
 
+@pytest.fixture(scope="module")
+def shared() -> Callable[..., Model]:
+    """The same tiny models for every test of this file that changes none: what an engine exported
+    of one, another engine can take."""
+    return functools.cache(make_tiny_model)
+
+
 @pytest.fixture
 def noise() -> torch.Tensor:
     return torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -31,8 +40,8 @@ def noise() -> torch.Tensor:
 
 @pytest.mark.parametrize("engine", EXPORTED)
 @pytest.mark.parametrize("labels", [None, 3])
-def test_an_engine_makes_the_pictures_that_eager_makes(tiny_model, noise, engine, labels):
-    model = tiny_model(labels=labels)
+def test_an_engine_makes_the_pictures_that_eager_makes(shared, noise, engine, labels):
+    model = shared(labels=labels)
     condition = None if labels is None else [0, 1, 2, 0, 1]
     plan = Plan(steps=4, guidance=1.0 if labels is None else 2.0)
     wanted = hasten.build(model, plan).sample(noise=noise, condition=condition)
@@ -43,6 +52,7 @@ def test_an_engine_makes_the_pictures_that_eager_makes(tiny_model, noise, engine
     assert other.net.versions[engine]
 
 
+@pytest.mark.slow  # a minute of compilation; test_feature_cache.py compiles a small network
 def test_compile_makes_the_pictures_that_eager_makes(tiny_model, noise):
     model = tiny_model()
     wanted = hasten.build(model, Plan(steps=3)).sample(noise=noise)
@@ -50,23 +60,27 @@ def test_compile_makes_the_pictures_that_eager_makes(tiny_model, noise):
     assert (got - wanted).abs().max() < 1e-3
 
 
-def test_openvino_computes_in_what_was_asked_and_says_so(tiny_model, noise):
-    model = tiny_model()
+def test_openvino_computes_in_what_was_asked_and_says_so(shared, noise):
+    model = shared()
     times = torch.full((5,), 500.0)
     wanted = prepare(model, Plan())(noise, times)
     exact = prepare(model, Plan(engine="openvino"))
     assert (exact(noise, times) - wanted).abs().max() < 1e-4
     narrow = prepare(model, Plan(engine="openvino", dtype="bfloat16"))
-    if "avx512_bf16" not in Path("/proc/cpuinfo").read_text():
-        with pytest.raises(UserError, match="OpenVINO computes in"):
-            narrow(noise, times)
+    try:
+        answer = narrow(noise, times)
+    except UserError as error:
+        refusal = str(error)
+    else:
+        refusal, apart = "", (answer - wanted).norm() / wanted.norm()
+    if refusal:  # a processor without such instructions; what OpenVINO reports is checked below
+        assert "OpenVINO computes in f32 on this CPU" in refusal
         return
-    apart = (narrow(noise, times) - wanted).norm() / wanted.norm()
     assert narrow.precision == "bfloat16"
     assert 1e-4 < apart < 5e-2
 
 
-def test_the_precision_that_openvino_reports_is_checked(tiny_model, noise, monkeypatch):
+def test_the_precision_that_openvino_reports_is_checked(shared, noise, monkeypatch):
     import collections
 
     from hasten.engines import openvino
@@ -75,7 +89,7 @@ def test_the_precision_that_openvino_reports_is_checked(tiny_model, noise, monke
         openvino, "_precisions", lambda _: collections.Counter({"bf16": 9, "f32": 1})
     )
     with pytest.raises(UserError, match="OpenVINO computes in bf16"):
-        prepare(tiny_model(), Plan(engine="openvino"))(noise, torch.zeros(5))
+        prepare(shared(), Plan(engine="openvino"))(noise, torch.zeros(5))
 
 
 def test_a_batch_that_fills_half_of_a_size_is_padded_up_to_it(tiny_model):
@@ -111,7 +125,7 @@ def test_conditions_of_other_parts_have_graphs_of_their_own(engine):
             self.weight = torch.nn.Parameter(torch.full((1, 1), 0.5))
 
         def forward(self, x, t, condition=None):
-            given = condition.values(x, t)
+            given = {} if condition is None else condition.values(x, t)
             out = x * self.weight + t[:, None]
             if "frames" in given:
                 out = out + given["frames"].view(len(x), 2, -1).sum(1) * given["scale"]
@@ -256,16 +270,16 @@ def test_groups_are_normalised_by_sums_over_channels(shape):
 
 
 @pytest.mark.parametrize(("engine", "seen"), [("eager", 2), ("openvino", 1), ("onnxruntime", 1)])
-def test_torch_has_one_thread_beside_a_runtime_and_all_of_them_again(tiny_model, engine, seen):
+def test_torch_has_one_thread_beside_a_runtime_and_all_of_them_again(shared, engine, seen):
     before, counts = torch.get_num_threads(), []
     torch.set_num_threads(2)
     try:
-        sampler = hasten.build(tiny_model(), Plan(steps=2, engine=engine))
-        sampler.sample(1, watch=lambda *_: counts.append(torch.get_num_threads()))
+        sampler = hasten.build(shared(), Plan(steps=2, engine=engine))
+        sampler.sample(5, watch=lambda *_: counts.append(torch.get_num_threads()))
         assert counts == [seen, seen]
         assert torch.get_num_threads() == 2
         with pytest.raises(ZeroDivisionError):
-            sampler.sample(1, watch=lambda *_: 1 / 0)
+            sampler.sample(5, watch=lambda *_: 1 / 0)
         assert torch.get_num_threads() == 2
         if isinstance(sampler.net, Static):
             assert sampler.net.threads == 2
@@ -273,7 +287,7 @@ def test_torch_has_one_thread_beside_a_runtime_and_all_of_them_again(tiny_model,
         torch.set_num_threads(before)
 
 
-def test_a_start_that_runs_a_network_keeps_torchs_threads(tiny_model):
+def test_a_start_that_runs_a_network_keeps_torchs_threads(shared):
     before, counts = torch.get_num_threads(), []
 
     def make(noise, condition):
@@ -284,7 +298,7 @@ def test_a_start_that_runs_a_network_keeps_torchs_threads(tiny_model):
     torch.set_num_threads(2)
     try:
         start = "generator(source='offered:counting', ratio=1.0)"
-        hasten.build(tiny_model(), Plan(steps=2, engine="openvino", start=start)).sample(1)
+        hasten.build(shared(), Plan(steps=2, engine="openvino", start=start)).sample(5)
         assert counts == [2]
     finally:
         torch.set_num_threads(before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
 import socket
@@ -14,8 +15,12 @@ import torch
 
 import hasten
 from conftest import ByFunction
+from hasten.core.ask import Denoise
+from hasten.core.call import Answer
+from hasten.core.condition import Condition
 from hasten.core.executor import executors
 from hasten.core.plan import Plan
+from hasten.core.program import symbol, trace_walk
 from hasten.core.session import Session
 
 WIDE = ["picard", "anderson", "parareal(blocks=4)"]
@@ -173,6 +178,38 @@ def test_watch_is_called_once_a_round(executor, noise):
         executor, program, noise, Mixture(), lambda k, x0: seen.append((k, x0.shape))
     )
     assert seen == [(k, noise.shape) for k in range(len(rounds))]
+
+
+@pytest.mark.parametrize("executor", WIDE)
+def test_each_evaluation_keeps_its_variant_and_its_condition(executor, noise):
+    """The answer depends on both, so a run that mixed them up would end elsewhere."""
+    levels = Plan(solver="ddim", grid="uniform", steps=12).levels(hasten.schedule("ddpm"))
+
+    def walk(x):
+        for number, (here, there) in enumerate(itertools.pairwise(levels)):
+            which = ("full", "small")[number % 2]
+            about = ("main", "source")[number // 2 % 2]
+            x0 = yield Denoise(x, here, variant=which, condition=about)
+            x = there.alpha * x0 + there.sigma / here.sigma * (x - here.alpha * x0)
+        return x
+
+    class Both:
+        def __call__(self, calls):
+            return [Answer(x0=self.x0(call)) for call in calls]
+
+        def x0(self, call):
+            labels = call.condition.labels.view(-1, 1, 1, 1)
+            return torch.tanh(call.x + labels) * (0.5 if call.variant == "small" else 1.0)
+
+    program = trace_walk(walk(symbol()), levels[0])
+    labels = {"main": torch.tensor([0, 1, 2]), "source": torch.tensor([-1, 0, -2])}
+    conditions = {name: Condition.labels_of(value) for name, value in labels.items()}
+
+    def run(text):
+        session = Session(Both(), lambda: None, conditions)
+        return executors.parse(text).run(program, {"x": noise.clone()}, session)
+
+    assert apart(run(executor), run("sequential")) < 1e-2  # ten times the tolerance
 
 
 def test_memory_is_that_of_the_window(noise):

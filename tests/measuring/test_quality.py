@@ -179,10 +179,10 @@ def test_random_features_see_noise_that_a_bad_plan_leaves():
     model = hasten.load("builtin:mnist")
     features = RandomFeatures(1)
     fine, rough = (
-        hasten.build(model, hasten.Plan(grid="uniform", steps=steps)).sample(100, seed=seed)
-        for steps, seed in ((12, 1), (2, 2))
+        hasten.build(model, hasten.Plan(grid="uniform", steps=steps)).sample(60, seed=seed)
+        for steps, seed in ((6, 1), (2, 2))
     )
-    real = statistics(features(hasten.build(model, hasten.Plan(steps=12)).sample(100, seed=3)))
+    real = statistics(features(hasten.build(model, hasten.Plan(steps=6)).sample(60, seed=3)))
     assert (
         frechet_estimate(features(fine), *real).high < frechet_estimate(features(rough), *real).low
     )
@@ -333,7 +333,7 @@ def test_quality_of_the_built_in_model_needs_no_data():
     # The sample is one picture in six, so the two differ by the bias of 10,000 pictures alone.
     assert frechet(*statistics(real.sample), real.mean, real.covariance) < 0.1
     labels = [i % 10 for i in range(200)]
-    plans = [hasten.Plan(solver="unipc(order=3)", grid="uniform", steps=6), hasten.Plan(steps=1)]
+    plans = [hasten.Plan(solver="unipc(order=3)", grid="uniform", steps=5), hasten.Plan(steps=1)]
     good, bad = (
         quality(hasten.build(model, plan).sample(200, condition=labels, seed=1), real)
         for plan in plans

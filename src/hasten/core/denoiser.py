@@ -79,8 +79,8 @@ class Guided:
     classifier-free guidance, null + scale * (cond - null) (Ho & Salimans 2207.12598).
 
     Branches whose weight at a level is 0 are not asked there (guidance on an interval of levels,
-    2404.07724). All branches of all calls share network calls. A call that brings weights of its own
-    is guided by those, so runs of different guidance can share network calls too.
+    2404.07724). All branches of all calls share network calls. A call that brings weights of its
+    own is guided by those, so runs of different guidance can share network calls too.
     """
 
     def __init__(self, denoiser: Denoiser, weights: Weights) -> None:

@@ -61,6 +61,13 @@ def require_number(name: str, value: object, low: float, high: float) -> None:
     )
 
 
+def require_path(name: str, value: object) -> None:
+    """Raise unless ``value`` is a text that can name a file or folder."""
+    require(
+        isinstance(value, str) and value != "", f"{name} is {value!r}; it takes a path in quotes."
+    )
+
+
 def _shown(value: object) -> str:
     """``value`` within a line: a number or a text itself, anything else by its type."""
     if isinstance(value, str):

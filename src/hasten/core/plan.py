@@ -261,11 +261,12 @@ def _text(value: Any) -> str:
 def _read_interval(given: Any) -> Any:
     """``(low, high)`` from text or a list; low below high, infinity allowed for high."""
     if isinstance(given, str):
-        text = given.strip().strip("([])")
+        given = given.strip().strip("([])").split(",")
+    if isinstance(given, (list, tuple)):
         try:
-            given = [float(piece) for piece in text.split(",")]
-        except ValueError:
-            raise ValueError(f"{text!r} is no interval; write (low, high)") from None
+            given = [float(entry) for entry in given]  # a file may hold the text "Infinity"
+        except (TypeError, ValueError):
+            raise ValueError(f"{given!r} is no interval; write (low, high)") from None
     if given is not None:
         good = isinstance(given, (list, tuple)) and len(given) == 2
         if not good or not 0 <= given[0] < given[1]:

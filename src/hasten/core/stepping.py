@@ -81,7 +81,8 @@ def stepping(
     if rows is None and together:
         groups = program.groups
     else:
-        groups = ((number,) for number in (rows or range(len(program.rows))))
+        numbers = range(len(program.rows)) if rows is None else rows
+        groups = ((number,) for number in numbers)
     for group in groups:
         pending = tuple(_pending(program, number, registers) for number in group)
         computed = compute(pending[0].ask, pending[0].values) if len(group) == 1 else None

@@ -24,7 +24,7 @@ from hasten.core.artifact import located, require_weights
 from hasten.core.condition import Condition
 from hasten.core.conditioning_cache import Columns, Row, at_times, nearest
 from hasten.core.engine import Engine, Prepared
-from hasten.core.errors import UserError, require
+from hasten.core.errors import UserError, require, require_path
 from hasten.core.family import family_of
 from hasten.core.files import write_bytes
 from hasten.core.lever import Lever, Stage, Trait, levers
@@ -224,6 +224,9 @@ class Quantize(Lever):
 
     stage = Stage.NUMBERS
     traits = frozenset({Trait.WHOLE, Trait.INTEGERS, Trait.BITS})
+
+    def __post_init__(self) -> None:
+        require_path("lever option file", self.file)
 
     @functools.cached_property
     def quantization(self) -> Quantization:

@@ -12,7 +12,7 @@ import torch
 from hasten.core.call import FULL, Call
 from hasten.core.condition import Condition
 from hasten.core.engine import Prepared
-from hasten.core.errors import require
+from hasten.core.errors import require, require_path
 from hasten.core.lever import Lever, Stage, Trait, levers
 from hasten.core.model import Model
 from hasten.core.program import Program
@@ -38,6 +38,7 @@ class Small(Lever):
     exports = False
 
     def __post_init__(self) -> None:
+        require_path("lever option folder", self.folder)
         column = list(self.at) if isinstance(self.at, (tuple, list)) else []
         require(
             bool(column) and all(entry in (0, 1) for entry in column),

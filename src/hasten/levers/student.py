@@ -8,7 +8,7 @@ from typing import Any
 
 from hasten.core.artifact import located_folder, require_weights, student_plans
 from hasten.core.codec import codecs
-from hasten.core.errors import require
+from hasten.core.errors import require, require_path
 from hasten.core.lever import Lever, LoadModel, Stage, Trait, levers
 from hasten.core.model import Model
 
@@ -25,6 +25,9 @@ class Student(Lever):
     stage = Stage.MODEL
     traits = frozenset({Trait.REPLACES, Trait.BITS})
     decides = True
+
+    def __post_init__(self) -> None:
+        require_path("lever option folder", self.folder)
 
     def fields(self) -> Mapping[str, Any]:
         return student_plans(self.folder)[0]

@@ -83,7 +83,7 @@ def test_full_evaluations_at_equal_distances():
         ({"budget": 1.5}, "budget is 1.5"),
         ({"budget": 0.01}, "reuse takes at least"),
         ({"cuts": ["first-block"]}, "there is no mask to learn"),
-        ({"plan": BASE.with_lever("deep")}, "the plan reuses already"),
+        ({"plan": BASE.with_lever("deep")}, "the plan has a feature cache already"),
         (
             {"plan": BASE.model_copy(update={"steps": 1})},
             "makes 1 evaluations; a mask is learned for 2 to",

@@ -23,7 +23,7 @@ from hasten.learning.compression.gptq import fits, products, rounded
 from hasten.levers.quantize import Quantization, layers
 from hasten.levers.quantize import prepared as in_integers
 from hasten.levers.quantized_layer import FLOAT, Bits, in_few_bits, stretched, weight_scale
-from hasten.sampling import build, subject
+from hasten.sampling import build, resolve, subject
 
 SAMPLE = 4096  # numbers of a layer's input that are kept a picture batch
 SHRUNK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)  # ranges that are tried, of the whole
@@ -101,8 +101,10 @@ def learn_quantize(
         "cache and executor of the plan.",
     )
     plain = plan.model_copy(update={"engine": "eager", "dtype": "float32", "device": None})
-    run = Calibration(subject(model, plain), only, rounding == "gptq")
-    sampler = build(model, plain)
+    resolved = resolve(plain, model)
+    watched = resolved.structured  # what the plan's other levers make of the network
+    run = Calibration(watched, only, rounding == "gptq")
+    sampler = build(model, plain, net=resolved.engine.prepare(watched, plain.dtype))
     condition = None if model.labels is None else [i % model.labels for i in range(n)]
     with run.watching():
         sampler.sample(n, seed=Seed.QUANTIZATION, condition=condition, batch=n)
