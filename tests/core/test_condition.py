@@ -139,10 +139,12 @@ def test_dropped_samples_take_the_null_branch():
         "frames": PerSample(torch.full((6, 1), -2.0), each=2),
         "positions": Shared(POSITIONS),
     }
-    cond = {name: part for name, part in tree().items() if name in null}
-    dropped = Condition(3, {COND: cond, NULL: null}).null_where(torch.tensor([False, True, False]))
+    condition = {name: part for name, part in tree().items() if name in null}
+    dropped = Condition(3, {COND: condition, NULL: null}).null_where(
+        torch.tensor([False, True, False])
+    )
     assert list(dropped.branches) == [COND]
-    given, whole = dropped.values(X, T), Condition(3, {COND: cond}).values(X, T)
+    given, whole = dropped.values(X, T), Condition(3, {COND: condition}).values(X, T)
     assert torch.equal(given["text"][[0, 2]], whole["text"][[0, 2]])
     assert (given["text"][1] == -1).all()
     assert given["frames"].flatten().tolist() == [0, 1, -2, -2, 200, 201]
