@@ -16,14 +16,17 @@ from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from hasten.adapters.scheduler import ProgramScheduler
+from hasten.core.call import Answer, Call
+from hasten.core.denoiser import FunctionDenoiser
 from hasten.core.errors import UserError
 from hasten.core.level import Level
 from hasten.core.noise_schedule import NoiseSchedule as Noising
 from hasten.core.noise_schedule import schedule as as_path
 from hasten.core.prediction import prediction as as_prediction
 from hasten.core.program import Program
+from hasten.core.session import Session
 from hasten.core.solver import Clipped, solvers, trace
-from hasten.executors.sequential import Answers, Sequential
+from hasten.executors.sequential import Sequential
 
 torch.set_num_threads(1)  # tiny networks: threads cost more than they give
 
@@ -60,7 +63,8 @@ def own(
         return here.skip * x + here.out * answer
 
     noise = lambda: randn_tensor(tuple(start.shape), generator, dtype=start.dtype)  # noqa: E731
-    return Sequential().run(program, start, Answers(denoise, noise))
+    session = Session(FunctionDenoiser(denoise), noise)
+    return Sequential().run(program, {"x": start}, session)
 
 
 def furthest(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -175,17 +179,15 @@ def test_a_learned_variance_scatters_the_noise():
     start = torch.randn(2, 1, 8, 8, generator=source)
     raw = torch.randn(2, 2, 8, 8, generator=source)
 
-    class LearnedSchedule:
-        def __call__(self, x: Any, level: Level) -> Any:
-            here = as_prediction("v").at(level)
-            return here.skip * x + here.out * raw[:, :1]
-
-        def with_variance(self, x: Any, level: Level, condition: Any) -> Any:
-            return self(x, level), raw[:, 1:]
+    def learned(calls: list[Call]) -> list[Answer]:
+        (asked,) = calls
+        here = as_prediction("v").at(asked.levels[0])
+        x0 = here.skip * asked.x + here.out * raw[:, :1]
+        return [Answer(x0=x0, variance=raw[:, 1:])]
 
     mine, theirs = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
     noise = lambda: randn_tensor((2, 1, 8, 8), mine)  # noqa: E731
-    wanted = Sequential().run(program, start, Answers(LearnedSchedule(), noise))
+    wanted = Sequential().run(program, {"x": start}, Session(learned, noise))
     x = start
     for t in scheduler.timesteps:
         x = scheduler.step(raw, t, x, generator=theirs, return_dict=False)[0]
