@@ -99,8 +99,8 @@ def test_a_mask_that_cannot_be_learned_says_why(tiny_model, changes, words):
 
 def test_the_command_line_learns_a_plan(tmp_path, monkeypatch, tiny_model, capsys):
     monkeypatch.setattr("hasten.adapters.load.load", lambda name, **_: tiny_model())
-    out = tmp_path / "reuse.json"
-    words = ["learn", "reuse", "tiny", "--plan", str(BASE), "--budget", "0.8", "--branch", "0"]
+    out = tmp_path / "cache.json"
+    words = ["learn", "cache", "tiny", "--plan", str(BASE), "--budget", "0.8", "--branch", "0"]
     assert _status([*words, "--n", "1", "--out", str(out)]) == 0
     found = Plan.read(out)
     assert str(found) in capsys.readouterr().out

@@ -20,7 +20,8 @@ from hasten.learning.compression import pruning
 from hasten.learning.compression.pruning import pruned
 from hasten.learning.students.knowledge_distillation import block_outputs
 from hasten.learning.students.student import learn_student
-from hasten.measuring.macs import costs
+from hasten.levers.student import Student
+from hasten.measuring.macs import network_macs
 from student_recipes import recipe
 
 KIND = {"schedule": ddpm_schedule(), "prediction": prediction("epsilon"), "shape": (1, 8, 8)}
@@ -55,7 +56,7 @@ def test_a_pruned_u_net_is_a_narrower_stock_one():
     config = less.net.module.config
     assert config.block_out_channels != [16, 32]
     assert all(width % 4 == 0 for width in config.block_out_channels)
-    assert costs(less, Plan()).full <= 0.6 * costs(whole, Plan()).full
+    assert network_macs(less)[0] <= 0.6 * network_macs(whole)[0]
     fresh = type(less.net.module).from_config(config)
     fresh.load_state_dict(less.net.module.state_dict())
     x, t, label = torch.randn(2, 1, 8, 8), torch.tensor([3.0, 700.0]), torch.tensor([0, 2])
@@ -165,8 +166,10 @@ def test_a_pruned_student_recovers_and_serves_every_solver(teacher, data, tmp_pa
     made = recipe("knowledge-distillation", data, **own)
     out = learn_student(teacher, made, tmp_path / "pruned", quiet=True)
     student = hasten.load(out)
-    assert costs(student, Plan()).full < 0.75 * costs(teacher, Plan()).full
-    plan = Plan(solver="dpmpp(order=2)", grid="log-snr", steps=5, student=str(out))
+    assert network_macs(student)[0] < 0.75 * network_macs(teacher)[0]
+    plan = Plan(solver="dpmpp(order=2)", grid="log-snr", steps=5).with_lever(
+        Student(folder=str(out))
+    )
     assert hasten.build(teacher, plan).sample(2, condition=1).isfinite().all()
     assert "pruned" in (out / "README.md").read_text()
     assert student.imitates
@@ -221,7 +224,7 @@ def test_the_command_line_prunes(teacher, data, tmp_path):
     with pytest.raises(SystemExit) as stop:
         main([*base, "--share", "0.3", "--data", data, "--out", str(out)])
     assert not stop.value.code
-    assert costs(hasten.load(out), Plan()).full <= 0.7 * costs(teacher, Plan()).full
+    assert network_macs(hasten.load(out))[0] <= 0.7 * network_macs(teacher)[0]
     with pytest.raises(SystemExit) as stop:
         main([*base, "--share", "2", "--out", str(tmp_path / "x")])
     assert stop.value.code == 2

@@ -19,7 +19,9 @@ from hasten.learning.compression.quantization_aware import (
 )
 from hasten.learning.compression.quantize import learn_quantize
 from hasten.learning.students.student import learn_student
+from hasten.levers.quantize import Quantize
 from hasten.levers.quantized_layer import Bits, QuantizedLayer
+from hasten.levers.student import Student
 from student_recipes import recipe
 
 
@@ -62,12 +64,12 @@ def test_a_student_of_few_bits_is_nearer_to_its_teacher_when_it_is_quantized(
     plan = Plan(solver="ddim", grid="uniform", steps=3)
 
     def apart(student: str | None) -> float:
-        mine = plan.model_copy(update={"student": student})
+        mine = plan if student is None else plan.with_lever(Student(folder=student))
         file = str(tmp_path / f"{student is None}.safetensors")
         learn_quantize(teacher, mine, file, bits="w2a8", n=8, rounding="nearest")
-        quantized = mine.model_copy(update={"quantize": file})
+        quantized = mine.with_lever(Quantize(file=file))
         noise = torch.randn(16, *teacher.shape, generator=generator(3))
-        given = {"noise": noise, "cond": [0, 1] * 8}
+        given = {"noise": noise, "condition": [0, 1] * 8}
         pictures = [hasten.build(teacher, p).sample(**given) for p in (quantized, plan)]
         return float((pictures[0] - pictures[1]).square().mean().sqrt())
 

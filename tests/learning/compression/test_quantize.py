@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,11 +17,16 @@ from hasten.core.conditioning_cache import AtTimes, at_times, conditioning_cache
 from hasten.core.random_streams import generator
 from hasten.learning.compression.gptq import fits, products, rounded
 from hasten.learning.compression.quantize import _range, learn_quantize
-from hasten.levers.quantize import Quantization, layers
+from hasten.levers.quantize import Quantization, Quantize, layers
 from hasten.levers.quantized_layer import Bits, QuantizedLayer, fitted, joined, weight_scale
 from hasten.sampling import engines_here, prepare
 
 BASE = Plan(solver="dpmpp(order=2)", grid="uniform", steps=4)
+
+
+def quantized(file: Path, **fields: object) -> Plan:
+    """The plan in the integers of ``file``."""
+    return BASE.model_copy(update=fields).with_lever(Quantize(file=str(file)))
 
 
 @pytest.fixture
@@ -121,7 +127,7 @@ def ode_error(model, held, tmp_path, plan=BASE) -> float:
     held.write(tmp_path / "q.safetensors")
     noise = torch.randn(8, *model.shape, generator=generator(3))
     condition = [i % 2 for i in range(8)]
-    named = plan.model_copy(update={"quantize": str(tmp_path / "q.safetensors")})
+    named = plan.with_lever(Quantize(file=str(tmp_path / "q.safetensors")))
     pictures = [
         hasten.build(model, one).sample(noise=noise, condition=condition, raw=True)
         for one in (plan, named)
@@ -172,7 +178,7 @@ def test_a_row_a_step_is_as_near_as_a_network_a_step(model, tmp_path, engine):
         pytest.importorskip(engine)
     file = tmp_path / "q.safetensors"
     held = learn_quantize(model, BASE, file, bits="w8a6", rows="steps", n=16, correct=False)
-    chosen = Plan(**{**BASE.chosen(), "quantize": str(file), "engine": engine})
+    chosen = quantized(file, engine=engine)
     x, condition = torch.randn(8, *model.shape, generator=generator(3)), torch.arange(8) % 2
     net, apart = prepare(model, chosen), []
     for number, time in enumerate(held.times):
@@ -192,7 +198,7 @@ def test_a_network_of_several_rows_holds_its_weights_once(model, tmp_path):
     for rows in ("static", "steps"):
         file = tmp_path / f"{rows}.safetensors"
         learn_quantize(model, BASE, file, rows=rows, n=4)
-        sizes[rows] = prepare(model, BASE.model_copy(update={"quantize": str(file)})).weights_mb
+        sizes[rows] = prepare(model, quantized(file)).weights_mb
     assert sizes["steps"] < 1.5 * sizes["static"]
 
 
@@ -292,10 +298,7 @@ def test_runtimes_compute_what_the_simulation_says(model, tmp_path, engine):
     file = tmp_path / "q.safetensors"
     learn_quantize(model, BASE, file, n=8)
     noise = torch.randn(2, *model.shape, generator=generator(3))
-    plans = [
-        Plan(**{**BASE.chosen(), "quantize": str(file), "engine": name})
-        for name in ("eager", engine)
-    ]
+    plans = [quantized(file, engine=name) for name in ("eager", engine)]
     a, b = (hasten.build(model, one).sample(noise=noise, condition=1, raw=True) for one in plans)
     plain = hasten.build(model, BASE).sample(noise=noise, condition=1, raw=True)
     # A value on the border of two steps may fall to either side; that is all.
@@ -310,11 +313,11 @@ def test_the_rest_may_run_in_bfloat16_where_the_runtime_can(model, tmp_path):
     learn_quantize(model, BASE, file, n=8)
     noise = torch.randn(4, *model.shape, generator=generator(3))
 
-    def made(**fields: str) -> torch.Tensor:
-        plan = Plan(**{**BASE.chosen(), **fields})
+    def made(**fields: object) -> torch.Tensor:
+        plan = BASE.model_copy(update=fields)
         return hasten.build(model, plan).sample(noise=noise, condition=1, raw=True)
 
-    plain, few = made(), {"quantize": str(file)}
+    plain, few = made(), {"levers": quantized(file).levers}
     there = {"engine": "openvino", "dtype": "bfloat16"}
     apart = [(made(**f) - plain).square().mean() for f in (few, there, {**few, **there})]
     # The two errors add, in squares, and no third comes with them.
@@ -326,7 +329,7 @@ def test_the_rest_may_run_in_bfloat16_where_the_runtime_can(model, tmp_path):
 def test_other_weights_other_steps_and_other_files_are_refused(model, tiny_model, tmp_path):
     file = tmp_path / "q.safetensors"
     learn_quantize(model, BASE, file, n=4)
-    named = BASE.model_copy(update={"quantize": str(file)})
+    named = quantized(file)
     other = hasten.build(model, named.model_copy(update={"steps": 7}))
     with pytest.raises(UserError, match="calibrate on this plan"):
         other.sample(1, condition=0)
@@ -337,9 +340,9 @@ def test_other_weights_other_steps_and_other_files_are_refused(model, tiny_model
         hasten.build(twin, named)
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match="holds no quantization"):
-        hasten.build(model, BASE.model_copy(update={"quantize": str(tmp_path / "bad.safetensors")}))
+        hasten.build(model, quantized(tmp_path / "bad.safetensors"))
     with pytest.raises(UserError, match="drop one"):
-        BASE.model_copy(update={"quantize": str(file), "reuse": "deep(branch=0)"})
+        named.with_lever("deep(branch=0)")
     with pytest.raises(UserError, match="dtype"):
         hasten.build(model, named.model_copy(update={"dtype": "bfloat16"}))
 
@@ -359,7 +362,7 @@ def test_pictures_at_different_times_get_their_own_ranges(model, tmp_path):
     """A parallel executor asks at several times at once."""
     file = tmp_path / "q.safetensors"
     learn_quantize(model, BASE, file, n=8)
-    named = BASE.model_copy(update={"quantize": str(file)})
+    named = quantized(file)
     noise = torch.randn(2, *model.shape, generator=generator(3))
     one = hasten.build(model, named).sample(noise=noise, condition=1, raw=True)
     side = named.model_copy(update={"executor": "picard(tolerance=1e-6)"})
@@ -392,8 +395,7 @@ def test_a_mix_with_floats_leaves_the_layers_that_matter_most(model, tmp_path):
     sizes = {name: model.net.get_submodule(name).weight.numel() for name in mild.ranges}
     price = {name: mild.sensitivities[name] ** 2 / sizes[name] for name in mild.ranges}
     assert max(price[n] for n in mild.bits) <= min(price[n] for n in price if n not in mild.bits)
-    quantized = BASE.model_copy(update={"quantize": str(file)})
-    assert hasten.build(model, quantized).sample(2).isfinite().all()
+    assert hasten.build(model, quantized(file)).sample(2).isfinite().all()
     with pytest.raises(UserError, match="no layer can be in w4a4"):
         learn_quantize(model, BASE, bits="w4a4,float", ode_error=1e-7, n=8)
 

@@ -10,12 +10,14 @@ import pytest
 import torch
 
 import hasten
+from conftest import no_noise, session_of
 from hasten import Plan, build
 from hasten.core.coefficient_matrix import CoefficientMatrix
+from hasten.core.condition import Condition
 from hasten.core.errors import UserError
 from hasten.core.learned_program import LearnedProgram
 from hasten.core.program import Program
-from hasten.executors.sequential import Answers, Sequential
+from hasten.executors.sequential import Sequential
 from hasten.learning.programs import fit
 from hasten.learning.programs.fit import FitOptions
 from hasten.learning.programs.program import learn_program
@@ -54,9 +56,8 @@ def test_the_matrix_of_a_program_is_the_program(solver, clip, gaussian):
     again = CoefficientMatrix.of(matrix.program())
     assert np.array_equal(again.matrix, matrix.matrix)
     assert again.levels == matrix.levels
-    backend = Answers(gaussian, lambda: None)
-    want = Sequential().run(program, start(), backend)
-    got = Sequential().run(matrix.program(), start(), backend)
+    want = Sequential().run(program, {"x": start()}, session_of(gaussian))
+    got = Sequential().run(matrix.program(), {"x": start()}, session_of(gaussian))
     # The same sums in another order, in float64.
     assert (got - want).abs().max() < 1e-12
 
@@ -71,7 +72,7 @@ def test_a_program_that_draws_noise_is_no_matrix(solver):
 def test_coefficients_is_the_solver(solver):
     plan = Plan(solver=solver, grid="uniform", steps=5)
     want = CoefficientMatrix.of(plan.trace(PATH))
-    coefficients = SolverCoefficients(solver=plan.crossing, schedule=PATH)
+    coefficients = SolverCoefficients(solver=plan.parts.solver, schedule=PATH)
     places = torch.tensor([[level.half_log_snr] for level in want.levels], dtype=torch.float64)
     student = StudentProgram(coefficients, places)
     got = student().coefficient_matrix(None)
@@ -82,7 +83,7 @@ def test_coefficients_is_the_solver(solver):
 
 def test_the_gradient_of_a_table_is_that_of_its_numbers():
     coefficients = SolverCoefficients(
-        solver=Plan(solver="dpmpp(order=3)").crossing, schedule=hasten.schedule("vp-linear")
+        solver=Plan(solver="dpmpp(order=3)").parts.solver, schedule=hasten.schedule("vp-linear")
     )
     places = torch.tensor([[-4.0], [-1.0], [0.5], [2.0]], dtype=torch.float64)
     told = torch.full_like(places, 0.1)
@@ -108,7 +109,7 @@ def test_the_differentiable_run_is_the_sampler(tiny_model):
     plan = Plan(solver="ipndm", grid="uniform", steps=4, clip=1.0, guidance=2.0)
     matrix = CoefficientMatrix.of(plan.trace(model.schedule))
     student = StudentProgram(
-        SolverCoefficients(solver=Plan(solver="ipndm").crossing, schedule=model.schedule),
+        SolverCoefficients(solver=Plan(solver="ipndm").parts.solver, schedule=model.schedule),
         torch.tensor([[level.half_log_snr] for level in matrix.levels], dtype=torch.float64),
     )
     noise, condition = torch.randn(2, *model.shape), torch.tensor([0, 2])
@@ -132,8 +133,8 @@ def test_wide_rounds_are_one_call_each(tiny_model, tmp_path):
         def __init__(self, denoiser):
             self.denoiser = denoiser
 
-        def __call__(self, *given):
-            return self.denoiser(*given)
+        def __call__(self, calls):
+            return [answer for call in calls for answer in self.denoiser([call])]
 
     apart = dataclasses.replace(sampler, denoiser=OneByOne(sampler.denoiser))
     # Other batch sizes run other kernels: float32 sums in another order.
@@ -243,10 +244,10 @@ def test_another_path_is_refused(written, tiny_model):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"solver": "ddim"}, "rules solver; drop solver"),
-        ({"grid": "uniform"}, "rules grid"),
-        ({"steps": 4}, "rules steps"),
-        ({"clip": 1.0}, "rules clip"),
+        ({"solver": "ddim"}, "decides solver; drop solver"),
+        ({"grid": "uniform"}, "decides grid"),
+        ({"steps": 4}, "decides steps"),
+        ({"clip": 1.0}, "decides clip"),
     ],
 )
 def test_what_a_program_rules_cannot_be_given_beside_it(written, fields, words):
@@ -435,7 +436,8 @@ def test_a_walk_from_noise_may_learn_to_begin_below_the_top(tiny_model, tmp_path
     assert learned.program.start.ratio < 40
     noise = torch.randn(2, *model.shape)
     sampler = build(model, Plan(program=str(file)))
-    want = hasten.run(learned.program, lambda x, level: sampler.denoiser(x, level), noise)
+    denoise = sampler.session(Condition.none(len(noise)), no_noise).denoise
+    want = hasten.run(learned.program, denoise, noise)
     got = sampler.sample(noise=noise, raw=True)
     assert (got - want).abs().max() < 1e-4 * max(1.0, float(want.abs().max()))
     ode_error = learned.facts["ode_error"]

@@ -34,7 +34,7 @@ def test_every_objective_makes_a_folder_that_samples_by_its_own_plan(
     sampler = hasten.build(student)
     assert sampler.evaluations == OBJECTIVES[objective]
     assert sampler.sample(3, condition=1).isfinite().all()
-    named = Plan(student=str(out))
+    named = Plan(levers=(f"student(folder={str(out)!r})",))
     assert torch.equal(
         hasten.build(teacher, named).sample(2, condition=1), sampler.sample(2, condition=1)
     )

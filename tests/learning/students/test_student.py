@@ -14,8 +14,9 @@ from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.random_streams import generator
 from hasten.learning.students.student import learn_student
+from hasten.levers.student import Student
 from hasten.measuring.features import FeatureNet
-from hasten.tuning.space import distilled
+from hasten.tuning.space import distilled_students
 from student_recipes import recipe
 
 
@@ -121,14 +122,15 @@ def test_a_run_of_another_recipe_is_refused_and_says_what_differs(teacher, data,
 def test_a_student_of_other_weights_is_refused_in_a_plan(teacher, data, tmp_path):
     out = learn_student(teacher, recipe("direct", data), tmp_path / "student", quiet=True)
     facts = json.loads((out / "hasten.json").read_text())
+    named = f"student(folder={str(out)!r})"
     other = Model(**{**vars(teacher), "net": tiny_attentive(7), "sha256": "", "folder": None})
     with pytest.raises(UserError, match="other weights"):
-        hasten.build(other, Plan(student=str(out)))
-    allowed = Plan(student=str(out), other_weights=True)
+        hasten.build(other, Plan(levers=(named,)))
+    allowed = Plan(levers=(named,), other_weights=True)
     assert hasten.build(other, allowed).sample(1, condition=0).isfinite().all()
     assert facts["plans"][0]["steps"] == 1
     with pytest.raises(UserError, match="no folder"):
-        Plan(student="nowhere")
+        hasten.build(teacher, Plan(levers=("student(folder='nowhere')",)))
 
 
 def test_a_step_that_does_not_fit_into_memory_is_taken_in_parts(
@@ -173,7 +175,8 @@ def test_the_command_line_distils_and_names_what_is_wrong(teacher, data, tmp_pat
 
 def test_the_student_that_ships_draws_the_digit_that_is_wanted():
     model = hasten.load("builtin:mnist")
-    plans = [plan for plan in distilled(model, 1.0) if plan.student == "builtin:mnist-2"]
+    named = Student(folder="builtin:mnist-2")
+    plans = [plan for plan in distilled_students(model, 1.0) if plan.lever("student") == named]
     assert [hasten.build(model, plan).evaluations for plan in plans] == [2, 1]
     features, wanted = FeatureNet.for_model(model), [i % 10 for i in range(60)]
     assert features is not None
@@ -181,7 +184,7 @@ def test_the_student_that_ships_draws_the_digit_that_is_wanted():
         pictures = hasten.build(model, plan).sample(60, seed=1, condition=wanted)
         found = features.net(pictures).argmax(1)
         assert int((found == torch.tensor(wanted)).sum()) >= 54, plan
-    assert distilled(model, 2.0) == []
+    assert distilled_students(model, 2.0) == []
 
 
 def test_another_precision_needs_another_process(teacher, data, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import hasten
+from hasten.core.condition import as_condition
 from hasten.core.errors import UserError
 from hasten.core.plan import Plan
 from hasten.core.random_streams import generator
@@ -47,7 +48,7 @@ def test_trajectories_of_a_start_begin_where_it_does(teacher, start, tmp_path):
     plan = Plan(solver="dpmpp(order=3)", grid="log-snr", steps=4, start=start)
     sampler = hasten.build(teacher, plan)
     noise = torch.stack([torch.randn(1, 8, 8, generator=generator(3_000_003, i)) for i in range(3)])
-    began = sampler.begin(noise, ends[0][0], held.labels)
+    began = sampler.begin(noise, ends[0][0], as_condition(held.labels, 3))
     assert float((rows[:, 0] * ends[0][0].spread - began).abs().max()) < 1e-2
     assert float((rows[:, 0] - noise).abs().max()) > 0.1
 

@@ -45,8 +45,8 @@ def test_the_levels_between_two_fall_and_are_as_many_as_asked(schedule):
 def test_one_trajectory_student_serves_several_numbers_of_evaluations(teacher, data, tmp_path):
     made = recipe("trajectory", data, objective="trajectory(fewest=2)", evaluations=4)
     student = hasten.load(learn_student(teacher, made, tmp_path / "student", quiet=True))
-    counts = [hasten.build(student, Plan(**fields)).evaluations for fields in student.plans]
+    counts = [hasten.build(student, Plan.of(fields)).evaluations for fields in student.plans]
     assert counts == [4, 3, 2]
-    tops = [Plan(**fields).levels(student.schedule)[0].t for fields in student.plans]
+    tops = [Plan.of(fields).levels(student.schedule)[0].t for fields in student.plans]
     assert tops == sorted(tops, reverse=True)
     assert len(set(tops)) == 3
