@@ -40,7 +40,7 @@ def test_labels_are_one_for_all_or_several_in_turn(run, folder, tmp_path, condit
     from hasten import load
 
     out = tmp_path / "out"
-    chosen = () if condition is None else ("--conditionitionition", condition)
+    chosen = () if condition is None else ("--condition", condition)
     status, _, err = run("sample", folder, "--plan", FAST, "--n", 4, "--out", out, *chosen)
     assert status == 0, err
     import hasten

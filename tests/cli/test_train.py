@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from hasten.learning.recipe_fields import descriptions, reference
-from hasten.training.recipe import load_recipe
+from hasten.training.recipe import Recipe, load_recipe
 from hasten.training.shipped import shipped_recipes
 
 ROOT = Path(__file__).parents[2]
@@ -130,7 +130,7 @@ def test_the_recipe_that_the_wrong_ones_are_made_of_trains(run, tmp_path, data):
 @pytest.mark.parametrize("name", ["mnist", "builtin:mnist", "recipes/mnist.yaml", "mnist.yaml"])
 def test_a_shipped_recipe_is_found_by_name(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where there is no folder recipes/
-    assert load_recipe(name) == load_recipe(ROOT / "recipes" / "mnist.yaml")
+    assert load_recipe(name, Recipe) == load_recipe(ROOT / "recipes" / "mnist.yaml", Recipe)
 
 
 def test_every_recipe_of_the_repository_ships():

@@ -19,7 +19,7 @@ CASES: list[tuple[list[object], str]] = [
     ([*GOOD, "--n", 10**9], "n is"),
     ([*GOOD, "--seed", -1], "seed"),
     ([*GOOD, "--seed", 2**70], "seed"),
-    ([*GOOD, "--conditionitionition", 3], "condition is 3"),
+    ([*GOOD, "--condition", 3], "condition is 3"),
     ([*GOOD, "--zoom", 0], "zoom"),
     ([*GOOD, "--device", "gpu9"], "device"),
     ([*GOOD, "--device", "cuda:77"], "device"),
@@ -97,12 +97,12 @@ CASES: list[tuple[list[object], str]] = [
     (["train", RECIPES / "mnist-features.yaml", "--minutes", 1], "epochs"),
     (["train", RECIPES / "mnist-features.yaml", "--pictures", 9], "pictures"),
     (
-        [*GOOD, "--conditionitionition", "cat"],
+        [*GOOD, "--condition", "cat"],
         "condition is 'cat', but the classes of this model have no names",
     ),
-    ([*GOOD, "--conditionitionition", "0,1,9"], "condition is 9"),
-    ([*GOOD, "--conditionitionition", "0,,1"], "condition is ''"),
-    ([*GOOD, "--conditionitionition", "1.5"], "condition is '1.5'"),
+    ([*GOOD, "--condition", "0,1,9"], "condition is 9"),
+    ([*GOOD, "--condition", "0,,1"], "condition is ''"),
+    ([*GOOD, "--condition", "1.5"], "condition is '1.5'"),
 ]
 
 

@@ -34,7 +34,7 @@ def train(
         track: none, tensorboard or trackio.
     """
     from hasten.core.errors import UserError
-    from hasten.learning.recipe_fields import reference
+    from hasten.learning.recipe_fields import KINDS, reference
     from hasten.training.recipe import load_recipe
     from hasten.training.shipped import shipped_recipes
     from hasten.training.train import train as run
@@ -47,6 +47,7 @@ def train(
         raise UserError(f"recipe is missing; give a YAML file or a shipped recipe: {shipped}.")
     changes: dict[str, Any] = {"data__source": data, "test__source": test_data}
     changes |= {"pictures": pictures, "seed": seed, "track": track}
-    loaded = load_recipe(recipe, **changes)
+    kinds = [kind for kind, _ in reversed(KINDS.values())]  # a student's takes any objective
+    loaded = load_recipe(recipe, *kinds, **changes)
     folder = run(loaded, out or Path("runs") / loaded.name, minutes=minutes, quiet=quiet)
     print(f"wrote {folder}")

@@ -15,10 +15,10 @@ from hasten.core.settings import Settings
 from hasten.learning.starts.recipe import VaeRecipe
 from hasten.learning.students.recipe import StudentRecipe
 from hasten.training.classifier import ClassifierRecipe
-from hasten.training.recipe import Data, Optimizer, Recipe, Times
+from hasten.training.recipe import Data, Document, Optimizer, Recipe, Times
 from hasten.training.shipped import shipped_recipes
 
-KINDS: dict[str, tuple[type[Settings], str]] = {
+KINDS: dict[str, tuple[type[Document], str]] = {
     "A model": (Recipe, "`hasten train RECIPE`"),
     "A student": (StudentRecipe, "`hasten learn student MODEL --recipe RECIPE`; pruning too"),
     "A start by a VAE": (

@@ -26,7 +26,16 @@ SAMPLE = 10_000  # features that are stored one by one
 
 
 class ClassifierRecipe(Document):
-    """A small classifier whose features measure pictures, and the statistics of ``data``'s."""
+    """A small classifier, and the statistics of its features over the data.
+
+    Attributes:
+        objective: always classifier.
+        name: of the classifier.
+        data: the pictures to train on, with their labels.
+        test: the pictures to test on, with their labels.
+        epochs: how often each picture is seen.
+        seed: of everything that is drawn.
+    """
 
     objective: Literal["classifier"]
     data: Data

@@ -187,7 +187,7 @@ def load_recipe(file: str | Path | None, *kinds: type[Kind], **changes: Any) -> 
 
     Args:
         file: None for a recipe of the first of ``kinds`` with nothing but the changes.
-        kinds: what the recipe may be; the first whose ``objectives`` has the file's objective.
+        kinds: what the recipe may be; the first that takes the file's objective.
 
     Raises:
         UserError: a file of another kind, or naming the field that is wrong and what it takes.
@@ -229,4 +229,4 @@ def _read(file: str | Path) -> dict[str, Any]:
         raise UserError(
             f"recipe {str(file)!r} holds no fields; `hasten train --fields` lists what it takes."
         )
-    return fields
+    return {str(name): value for name, value in fields.items()}

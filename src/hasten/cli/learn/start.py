@@ -34,11 +34,12 @@ def start(
         minutes: a time budget for training a vae.
         out: the file to write.
     """
+    from hasten.learning.starts.recipe import VaeRecipe
     from hasten.learning.starts.starts import learn_start
     from hasten.training.recipe import load_recipe
 
     loaded = model_of(model, prompts, device)
     options = {"rank": rank, "components": components, "minutes": minutes}
-    options["recipe"] = None if recipe is None else load_recipe(recipe)
+    options["recipe"] = None if recipe is None else load_recipe(recipe, VaeRecipe)
     facts = learn_start(loaded, kind, out, data=data, n=n, **options)
     print(f"wrote {out}: {facts.kind} of {facts.n} pictures ({facts.data})")

@@ -10,7 +10,13 @@ from hasten.training.recipe import Recipe, Whole
 
 
 class VaeRecipe(Recipe):
-    """A small variational autoencoder of a model's latents, for ``hasten learn start``."""
+    """A small variational autoencoder of a model's latents.
+
+    Attributes:
+        objective: always vae.
+        code: numbers in the code of a picture.
+        width: channels of the first layer.
+    """
 
     command: ClassVar[str] = "hasten learn start MODEL --kind vae --recipe RECIPE"
 

@@ -20,13 +20,16 @@ RENAMED_OBJECTIVES = {"imitation": "knowledge-distillation", "matching": "dmd"}
 
 
 class StudentRecipe(Run):
-    """A few-step student of a model, for ``hasten learn student``.
+    """A few-step student of a model.
 
     Attributes:
-        objective: a part of :mod:`hasten.learning.students`, with its options.
+        objective: how it is trained, with options, such as consistency(q=8); `hasten learn student
+            --help` lists them.
         evaluations: network evaluations a picture that it is made for.
         data: real pictures (a parquet file, a folder, a hub name), where the objective trains on
-            them; ``label`` is their column of labels. "teacher" takes the teacher's own samples.
+            them; "teacher" takes the teacher's own samples.
+        label: the column of the data that holds the labels.
+        flip: also train on mirror images.
         guidance: the classifier-free guidance scale of the teacher, which the student takes over.
         convert: share of the pictures with which a student of another prediction than its teacher's
             is first trained to give it.
@@ -36,6 +39,7 @@ class StudentRecipe(Run):
             cheap, so that it need not learn the levels above.
         trajectories, trajectory_steps: how many of the teacher's trajectories are stored, and how
             many steps they have, where the objective trains on them.
+        engine: what runs the teacher.
         compare: what pictures are compared as where the loss is a distance of pictures: "pixels",
             "features" (the classifier beside the teacher), or a vision model's folder or hub id.
         lora: rank of a low-rank student, a small file; 0 trains the whole network.
@@ -44,6 +48,7 @@ class StudentRecipe(Run):
             what is written is float32, ready to be quantized.
         validation_pictures: of the student, for FD at each preview; 0 for none.
         patience: previews without a better FD after which the run ends; 0 for never.
+        teacher: sha256 of the teacher's weights; hasten fills it in.
     """
 
     command: ClassVar[str] = "hasten learn student MODEL --recipe RECIPE"
