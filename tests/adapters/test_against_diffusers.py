@@ -30,12 +30,13 @@ from diffusers import (
 import hasten.grids
 import hasten.solvers  # noqa: F401
 from hasten.adapters.schedules import schedule
+from hasten.core.call import Answer, Call
 from hasten.core.grid import grids
 from hasten.core.level import Level
 from hasten.core.noise_schedule import Discrete
 from hasten.core.prediction import prediction
+from hasten.core.session import Session, drive
 from hasten.core.solver import solvers
-from hasten.executors.sequential import drive
 
 EXACT = 1e-9  # float64 through hundreds of steps
 FLOAT32 = 2e-5  # their latent is float32 between steps
@@ -57,29 +58,29 @@ def draws() -> Callable[[], torch.Tensor]:
 
 
 class Ours:
-    """A Machine that writes down every latent it is asked about."""
+    """A Denoiser that writes down every latent it is asked about."""
 
     def __init__(self, predicts: str = "epsilon") -> None:
-        self.prediction, self.noise, self.seen = prediction(predicts), draws(), []
+        self.prediction, self.seen = prediction(predicts), []
 
-    def denoise(self, x: torch.Tensor, level: Level) -> torch.Tensor:
-        self.seen.append(x)
+    def __call__(self, calls: Sequence[Call]) -> list[Answer]:
+        (call,) = calls
+        self.seen.append(call.x)
+        x0 = self.x0(call.x, call.levels[0])
+        return [Answer(x0=x0, variance=torch.sin(2 * call.x))]
+
+    def x0(self, x: torch.Tensor, level: Level) -> torch.Tensor:
         how = self.prediction.at(level)
         return how.skip * x + how.out * network(how.scale * x, level.t)
-
-    def denoise_with_variance(
-        self, x: torch.Tensor, level: Level
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.denoise(x, level), torch.sin(2 * x)
 
 
 def ours(
     solver: str, levels: Sequence[Level], x: torch.Tensor, predicts: str = "epsilon"
 ) -> list[torch.Tensor]:
     """Every latent the network is asked about, and the result."""
-    backend = Ours(predicts)
-    end = drive(solvers.parse(solver).walk(x, levels), backend)
-    return [*backend.seen, end]
+    denoiser = Ours(predicts)
+    end = drive(solvers.parse(solver).walk(x, levels), Session(denoiser, draws()))
+    return [*denoiser.seen, end]
 
 
 def theirs(scheduler: Any, x: torch.Tensor, scale: Sequence[float], **options: Any) -> list:
@@ -174,12 +175,12 @@ def test_a_step_goes_to_the_level_that_comes_next(spacing: str, text: str) -> No
         levels = grids.make("uniform", {"spacing": spacing}).levels(schedule("ddpm"), steps)
 
         class Constant(Ours):
-            def denoise(self, x: torch.Tensor, level: Level) -> torch.Tensor:
+            def x0(self, x: torch.Tensor, level: Level) -> torch.Tensor:
                 assert (x - level.alpha * x0 - level.sigma * noise).abs().max() <= 1e-12
                 return torch.full_like(x, x0)
 
         x = levels[0].alpha * x0 + levels[0].sigma * noise
-        end = drive(solvers.parse(text).walk(x, levels), Constant())
+        end = drive(solvers.parse(text).walk(x, levels), Session(Constant(), draws()))
         assert (end - x0).abs().max() <= 1e-12
 
 
@@ -245,7 +246,7 @@ def test_unipc(order: int, steps: int, variant: str) -> None:
     mine = ours(f"unipc({order=}, {variant=})", levels, beginning())
     other = theirs(scheduler, beginning(), [1.0] * steps)
     if variant == "bh1":
-        other[-1] = Ours().denoise(other[-2], levels[-2])
+        other[-1] = Ours().x0(other[-2], levels[-2])
     compare(mine, other, EXACT)
 
 
@@ -360,11 +361,11 @@ def test_any_grid_on_cosine_betas_converges(grid: str, text: str) -> None:
         assert here.t > there.t
 
     class Gaussian(Ours):
-        def denoise(self, x: torch.Tensor, level: Level) -> torch.Tensor:
+        def x0(self, x: torch.Tensor, level: Level) -> torch.Tensor:
             true = where.at(level.t)
             return true.alpha * 0.25 / (true.alpha**2 * 0.25 + true.sigma**2) * x
 
     x = beginning()
-    end = drive(solvers.parse(text).walk(x, levels), Gaussian())
+    end = drive(solvers.parse(text).walk(x, levels), Session(Gaussian(), draws()))
     exact = 0.5 * x / math.hypot(0.5 * levels[0].alpha, levels[0].sigma)
     assert (end - exact).abs().max() <= 1e-2

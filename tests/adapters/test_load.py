@@ -21,7 +21,9 @@ from hasten.adapters.families import Network
 from hasten.adapters.folder import facts, save_folder
 from hasten.adapters.load import load
 from hasten.adapters.scheduler import ProgramScheduler
-from hasten.core.denoiser import Translated
+from hasten.core.call import Call
+from hasten.core.condition import Condition
+from hasten.core.denoiser import NetworkDenoiser
 from hasten.core.errors import UserError
 from hasten.core.files import write_manifest
 from hasten.core.model import Model
@@ -29,6 +31,7 @@ from hasten.core.noise_schedule import EDM, Discrete, VPCosine, ddpm_schedule
 from hasten.core.noise_schedule import schedule as as_schedule
 from hasten.core.prediction import prediction as as_prediction
 from hasten.core.solver import trace
+from hasten.engines.eager import Eager
 from hasten.solvers.ddim import DDIM
 
 torch.set_num_threads(1)  # tiny networks: threads cost more than they give
@@ -214,10 +217,14 @@ def test_a_pixel_dit_with_learned_variance_knows_its_labels(tmp_path: Path):
     assert model.prediction.part_name == "v"
     condition = torch.tensor([1, 10])
     assert same_net(model.net, Network(net), (3, 8, 8), condition)
-    x0, variance = Translated(model, model.net).with_variance(
-        torch.randn(2, 3, 8, 8), model.schedule.at(500), condition
+    asked = Call(
+        x=torch.randn(2, 3, 8, 8),
+        levels=(model.schedule.at(500),) * 2,
+        condition=Condition.labels_of(condition, model.null_label),
     )
-    assert x0.shape == variance.shape == (2, 3, 8, 8)
+    (answer,) = NetworkDenoiser(model, Eager().prepare(model, "float32"))([asked])
+    assert answer.variance is not None
+    assert answer.x0.shape == answer.variance.shape == (2, 3, 8, 8)
 
 
 def test_labels_of_a_unet_are_its_class_embeddings(tmp_path: Path):
