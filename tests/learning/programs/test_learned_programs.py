@@ -370,7 +370,7 @@ def test_the_command_line_learns_a_program_and_a_grid(tiny_model, tmp_path, caps
     model, out = str(tmp_path / "model"), str(tmp_path / "p.json")
     few = ["--pairs", "16", "--steps", "3", "--batch", "8", "--quiet"]
     assert _status(["learn", "program", model, "--evaluations", "2", "--out", out, *few]) == 0
-    assert "ode_error" in capsys.readouterr().out
+    assert "ODE error" in capsys.readouterr().out
     assert _status(["sample", model, "--plan", f"program={out}", "--out", str(tmp_path / "s")]) == 0
     plan = str(tmp_path / "plan.json")
     args = ["learn", "grid", model, "--method", "gits", "--steps", "3", "--out", plan]
