@@ -57,7 +57,7 @@ def test_each_level_keeps_its_best_programs_and_what_was_not_screened():
     screened = [trial(Plan(steps=3 + k), 0.01 * k, 3) for k in range(1, 6)]
     early = trial(Plan(steps=1), None, 3)
     expensive = trial(Plan(steps=2), None, 9)
-    student = trial(Plan(steps=3, student="beside"), None, 1)
+    student = trial(Plan(levers="student(folder='beside')"), None, 1)
     levels = by_evaluations(screened, [early, expensive, student], 3)
     assert levels == {3: [*screened[:3], early], 1: [student]}
 

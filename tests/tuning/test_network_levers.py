@@ -72,8 +72,10 @@ def test_levers_become_finalists_where_they_are_faster(model, tmp_path, ratio, e
     layers = try_levers(finals, tmp_path, [name])
     smaller, torchao, merging, eight_bits = finals.runner.notes
     assert smaller.startswith(f"smaller network {name!r}: {ratio:.2g} times as long")
-    assert "engines eager and compile were not timed here" in torchao
-    assert merging.startswith("token merging: not possible here: ")
+    assert torchao.startswith("lever torchao")
+    assert "eager and compile were not timed here" in torchao
+    assert merging.startswith("lever merge")
+    assert ": not possible here: " in merging
     if not here:
         assert "OpenVINO does not run this network here" in eight_bits
         assert layers == ()
@@ -83,8 +85,12 @@ def test_levers_become_finalists_where_they_are_faster(model, tmp_path, ratio, e
     assert file.is_file()
     assert eight_bits.startswith(f"eight bits: {ratio:.2g} times as long")
     faster = [finalist.plan for finalist in finals.finalists[1:]]
-    expected = [(None, name, engine), (str(file), None, "openvino")] if ratio < 1 else []
-    assert [(plan.quantize, plan.student, plan.engine) for plan in faster] == expected
+    both = [
+        ((f"student(folder={name!r})",), engine),
+        ((f"quantize(file={str(file)!r})",), "openvino"),
+    ]
+    expected = both if ratio < 1 else []
+    assert [(plan.levers, plan.engine) for plan in faster] == expected
     assert layers == LAYERS
     (request,) = finals.runner.backend.of_kind(CalibrateQuantization)
     assert (request.plan, request.bits, request.max_ode_error) == (plan, "w8a8,float", 0.02)
@@ -101,7 +107,7 @@ def test_eight_bits_need_a_folder_and_time(model, tmp_path):
     finals.runner.clock.now = 6000.0
     try_levers(finals, tmp_path)
     assert finals.runner.notes[-1] == "eight bits: not tried, because time ran out"
-    assert finals.runner.notes[-2] == "token merging: not timed, because time ran out"
+    assert finals.runner.notes[-2] == "lever merge(share=0.5): not timed, because time ran out"
     assert set(tmp_path.iterdir()) == {model.folder}
 
 

@@ -7,7 +7,6 @@ from tuning_fakes import FakeClock, gaussian_model, latency, make_runner, trial
 
 import hasten.tuning.optional_phases as optional_phases
 from hasten.core.errors import UserError
-from hasten.measuring.macs import Costs
 from hasten.tuning.budget import Budget
 from hasten.tuning.optional_phases import try_feature_caches, try_parallel
 from hasten.tuning.requests import Race, TimePlans
@@ -44,11 +43,11 @@ def test_a_feature_cache_is_not_tried_where_few_evaluations_pass(model):
 
 
 def test_a_feature_cache_is_tried_where_many_evaluations_are_needed(model, monkeypatch):
-    monkeypatch.setattr(optional_phases, "costs", lambda *_: Costs(full=100, part=20))
+    monkeypatch.setattr(optional_phases, "variant_macs", lambda _: {"full": 100, "cached": 20})
     search = searched(model, [12, 20])
     assert try_feature_caches(search, model) is None
     cached = search.trials[2:]
-    assert [trial.plan.reuse for trial in cached] == ["deep(forecast=1, branch=0)"] * 2
+    assert [trial.plan.levers for trial in cached] == [("deep(forecast=1, branch=0)",)] * 2
     # Every second evaluation costs a fifth: 6 + 6 / 5 and 10 + 10 / 5, in whole ones.
     assert sorted(trial.evaluations for trial in cached) == [8, 12]
 

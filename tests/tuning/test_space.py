@@ -10,6 +10,7 @@ from tuning_fakes import REFERENCE, SMALL, gaussian_model
 import hasten
 from hasten.adapters.folder import save_folder
 from hasten.learning.starts.starts import learn_start
+from hasten.levers.student import Student
 from hasten.tuning.requests import Screen
 from hasten.tuning.space import Space, distilled_students, files_beside, smaller_networks
 from hasten.tuning.trials import TrialExecutor
@@ -51,7 +52,9 @@ def test_students_beside_the_folder_of_their_teacher_are_considered(model):
     save_folder(other, model.folder.parent / "other")
     plans = distilled_students(model, 1.0)
     assert [plan.steps for plan in plans] == [1, 2]
-    assert {plan.student for plan in plans} == {str(model.folder.parent / "quick")}
+    assert {plan.lever("student") for plan in plans} == {
+        Student(folder=str(model.folder.parent / "quick"))
+    }
     assert distilled_students(model, 2.0) == []  # students support no guidance
     assert smaller_networks(model) == []  # this one does not predict what its teacher does
     assert hasten.build(model, plans[0]).evaluations == 1

@@ -47,7 +47,7 @@ def test_a_killed_trial_costs_one_trial(on_disk, tmp_path):
         assert worker.process_id != process
         late = worker.run(ENDLESS, 0.0)
         assert (late.failure, late.timed_out) == ("took longer than 0 s", True)
-        refused = worker.run(TimeNetworkCall(plan=Plan(reuse="blocks"), batch=1), LONG)
+        refused = worker.run(TimeNetworkCall(plan=Plan(levers="blocks"), batch=1), LONG)
         assert refused.answer is None
         assert "blocks" in refused.failure
         assert not refused.timed_out
