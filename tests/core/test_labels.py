@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hasten.core.errors import UserError
-from hasten.core.labels import class_labels, labels_in_turn
+from hasten.core.labels import labels_in_turn, whole_labels
 
 NAMES = ("cat", "dog, wet", "owl")
 
@@ -18,7 +18,7 @@ NAMES = ("cat", "dog, wet", "owl")
     ids=["int", "int64", "uint8", "array", "tensor", "name"],
 )
 def test_one_label_is_for_all(condition):
-    assert class_labels(condition, 3, 3, NAMES) == [1, 1, 1]
+    assert whole_labels(condition, 3, 3, NAMES) == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_one_label_is_for_all(condition):
     ids=str,
 )
 def test_several_labels_are_one_each(condition):
-    labels = class_labels(condition, 2, 3, NAMES)
+    labels = whole_labels(condition, 2, 3, NAMES)
     assert labels == [0, 2]
     assert all(type(label) is int for label in labels)
 
@@ -61,14 +61,14 @@ def test_several_labels_are_one_each(condition):
 )
 def test_what_is_no_label_is_refused_in_one_line(condition, words):
     with pytest.raises(UserError) as caught:
-        class_labels(condition, 2, 3)
+        whole_labels(condition, 2, 3)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_name_names_the_nearest():
     with pytest.raises(UserError, match=r"condition is 'cats'.*Did you mean 'cat'"):
-        class_labels("cats", 1, 3, NAMES)
+        whole_labels("cats", 1, 3, NAMES)
 
 
 @pytest.mark.parametrize(

@@ -297,6 +297,10 @@ def _check(model: Model, channels: int | None) -> None:
         f"{model.name}: shape {model.shape} has {model.shape[0]} channels, but its network takes "
         f"{channels}.",
     )
+    require(
+        channels is None or len(model.shape) == 3,
+        f"{model.name}: shape is {model.shape}, but its network takes (channels, height, width).",
+    )
     model.codec.decoded_shape(model.shape)
     if model.labels is not None:
         require_whole(f"{model.name}: labels", model.labels, 1, 10**6)

@@ -31,7 +31,7 @@ with a consistency scheduler such as `LCMScheduler` and guidance 1; or in hasten
 import hasten
 
 model = hasten.load("the/teacher", prompts=["a cat"])
-pictures = hasten.build(model, hasten.Plan(student="this/folder")).sample(4, condition=0)
+pictures = hasten.build(model, "levers=student(folder='this/folder')").sample(4, condition=0)
 ```
 """
 """How to use such weights, for their model card."""

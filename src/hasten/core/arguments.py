@@ -12,7 +12,6 @@ INSTEAD = {  # what other libraries call it -> what to use here
     "callback_on_step_end": "watch=function(call, x0)",
     "generator": "seed=number",
     "latents": "noise=tensor",
-    "class_labels": "condition=labels",
     "labels": "condition=labels",
     "prompt": "condition=label, and hasten.load(..., prompts=[...])",
     "num_images_per_prompt": "n=number",
@@ -31,5 +30,6 @@ def refuse_unknown(function: str, unknown: Mapping[str, object]) -> None:
         UserError: there is one.
     """
     for name in unknown:
-        mend = f"Use {INSTEAD[name]}." if name in INSTEAD else nearest(name, SAMPLE)
+        instead = INSTEAD.get(name) or INSTEAD.get(name.rpartition("_")[2])  # any kind of labels
+        mend = f"Use {instead}." if instead else nearest(name, SAMPLE)
         raise UserError(f"{function} has no argument {name!r}. {mend}")

@@ -10,7 +10,7 @@ from typing import Any
 from hasten.core.errors import UserError, nearest, require, require_whole
 
 
-def class_labels(condition: Any, n: int, classes: int, names: Sequence[str] = ()) -> list[int]:
+def whole_labels(condition: Any, n: int, classes: int, names: Sequence[str] = ()) -> list[int]:
     """``n`` labels, 0 to ``classes - 1``, from one label for all or from ``n`` of them.
 
     Args:

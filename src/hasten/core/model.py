@@ -12,7 +12,7 @@ from hasten.core.codec import Codec, Identity, Shape
 from hasten.core.condition import Condition
 from hasten.core.errors import require
 from hasten.core.family import Family, family_of
-from hasten.core.labels import class_labels
+from hasten.core.labels import whole_labels
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.prediction import Prediction
 
@@ -116,4 +116,4 @@ class Model:
         if given is None:
             every = torch.arange(n) % self.labels
             return every if self.null_label is None else torch.full((n,), self.null_label)
-        return torch.tensor(class_labels(given, n, self.labels, self.prompts))
+        return torch.tensor(whole_labels(given, n, self.labels, self.prompts))

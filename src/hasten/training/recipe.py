@@ -140,9 +140,9 @@ class Recipe(Run):
 
     Attributes:
         data: the pictures.
-        network: `class` (UNet2DModel or DiTTransformer2DModel) and the options of that diffusers
-            class, such as `sample_size`, `in_channels`, `out_channels`; with labels also
-            `num_class_embeds` (one more than `labels` where labels are dropped).
+        network: `class` and the options of that diffusers class, such as `sample_size`,
+            `in_channels`, `out_channels`; with labels also how many its embedding knows (one more
+            than `labels` where labels are dropped). The recipes that ship show both classes.
         schedule: how noise is added: a name, or `name` and its options.
         prediction: what the network answers: epsilon, v, x0, flow or edm.
         codec: what the network sees of a picture: identity, or pixel-unshuffle(factor=2).
