@@ -222,7 +222,7 @@ def test_commands_take_prompts(folder, tmp_path, capsys):
     status, said = run(*asked)
     assert status == 0
     assert "in w8a8" in said
-    asked = ("measure", folder, "--plan", f"{plan},quantize={file}", "--n", 2, "--batch", 2)
+    asked = ("measure", folder, "--plan", f"{plan},levers=quantize(file='{file}')", "--n", 2, "--batch", 2)
     status, said = run(*asked, "--seconds", 0.01, "--json")
     assert status == 0
     assert json.loads(said)["evaluations"] == 2
@@ -234,6 +234,10 @@ def test_commands_take_prompts(folder, tmp_path, capsys):
     status = _status(["info", str(folder)])
     assert status == 2
     assert "--prompts FILE" in capsys.readouterr().err
+
+
+def student_lever(folder) -> str:
+    return f"student(folder={str(folder)!r})"
 
 
 def student(model, out, **changes):
@@ -260,13 +264,13 @@ def test_a_low_rank_student_is_a_small_file_that_both_load(folder, model, tmp_pa
     size = (out / "pytorch_lora_weights.safetensors").stat().st_size
     whole = (folder / "unet" / "diffusion_pytorch_model.safetensors").stat().st_size
     assert size < 0.5 * whole
-    plan = Plan(student=str(out))
-    assert plan.solver == "consistency"
+    plan = Plan(levers=(student_lever(out),))
+    assert plan.decided().solver == "consistency"
     sampler = hasten.build(model, plan)
     noise = torch.randn(2, 4, 4, 4, generator=generator(1))
     mine = sampler.sample(noise=noise, condition=[0, 1], raw=True)
     assert sampler.evaluations == 2
-    plain = Plan(**{**plan.chosen(), "student": None})
+    plain = plan.decided().without("student")
     apart = mine - hasten.build(model, plain).sample(noise=noise, condition=[0, 1], raw=True)
     assert float(apart.abs().max()) > 1e-3  # it learned something
     # Stock diffusers with the same file: the network gives the same answer.
@@ -330,7 +334,7 @@ def test_a_low_rank_student_of_another_model_is_refused(model, folder, tmp_path)
         other.unet.conv_in.bias.add_(1.0)
     loaded = hasten.load(other, prompts=PROMPTS)
     with pytest.raises(UserError, match="other weights"):
-        hasten.build(loaded, Plan(student=str(out)))
+        hasten.build(loaded, Plan(levers=(student_lever(out),)))
 
 
 def painted(pipe, seed: int = 0, **options):
@@ -344,9 +348,10 @@ def test_a_stock_pipeline_reuses_features_as_a_plan_does(folder, model):
     plain = painted(pipe)
     hasten.cache_(pipe, "deep(branch=0, every=1)")
     assert torch.equal(painted(pipe), plain)
-    plan = Plan(solver="ddim", grid="uniform", steps=6, guidance=5.0, reuse="deep(branch=0)")
+    plan = Plan(solver="ddim", grid="uniform", steps=6, guidance=5.0)
+    reused = plan.with_lever("deep(branch=0)")
     noise = torch.randn(1, 4, 4, 4, generator=generator(1))
-    mine = hasten.build(model, plan).sample(noise=noise, condition=0)
+    mine = hasten.build(model, reused).sample(noise=noise, condition=0)
     import diffusers
 
     options = {"timestep_spacing": "trailing", "set_alpha_to_one": True}
@@ -354,7 +359,7 @@ def test_a_stock_pipeline_reuses_features_as_a_plan_does(folder, model):
     hasten.cache_(pipe, "deep(branch=0, every=2)")
     theirs = painted(pipe, latents=noise)
     assert float((mine - theirs).abs().max()) < 2e-3
-    whole = hasten.build(model, Plan(**{**plan.chosen(), "reuse": None}))
+    whole = hasten.build(model, plan)
     assert float((whole.sample(noise=noise, condition=0) - theirs).abs().max()) > 2e-3
     hasten.cache_(pipe, None)
     assert "forward" not in vars(pipe.unet)
