@@ -167,8 +167,8 @@ def _condition(network: Any, given: tuple[Any, ...], options: dict[str, Any]) ->
     empty = [name for name in other if named[name] not in ({}, False)]
     if empty or len(given) > 1:
         raise UserError(
-            f"feature cache in a pipeline: {type(network).__name__} was given {empty[:1] or 'more inputs'},"
-            " which a split network does not read; call hasten.cache_(pipe, None)."
+            f"feature cache in a pipeline: {type(network).__name__} was given "
+            f"{empty[:1] or 'more inputs'}, which a split network does not read; call hasten.cache_(pipe, None)."
         )
     words = named.get("encoder_hidden_states")
     return named.get("class_labels") if words is None else words

@@ -14,7 +14,8 @@ def whole_labels(condition: Any, n: int, classes: int, names: Sequence[str] = ()
     """``n`` labels, 0 to ``classes - 1``, from one label for all or from ``n`` of them.
 
     Args:
-        condition: a whole number or the name of a class, or a list, tuple, array or tensor of ``n``.
+        condition: a whole number or the name of a class, or a list, tuple, array or tensor of
+            ``n``.
         names: of the classes, () where they have none.
 
     Raises:
@@ -56,8 +57,8 @@ def _label(given: Any, classes: int, names: Sequence[str]) -> int:
     if isinstance(given, str):
         if not names:
             raise UserError(
-                f"condition is {given!r}, but the classes of this model have no names; give a whole "
-                f"number from 0 to {classes - 1}, or a list of them."
+                f"condition is {given!r}, but the classes of this model have no names; give a "
+                f"whole number from 0 to {classes - 1}, or a list of them."
             )
         require(given in names, f"condition is {given!r}. {nearest(given, names)}")
         return names.index(given)

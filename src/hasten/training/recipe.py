@@ -142,7 +142,7 @@ class Recipe(Run):
         data: the pictures.
         network: `class` and the options of that diffusers class, such as `sample_size`,
             `in_channels`, `out_channels`; with labels also how many its embedding knows (one more
-            than `labels` where labels are dropped). The recipes that ship show both classes.
+            than `labels` where labels are dropped).
         schedule: how noise is added: a name, or `name` and its options.
         prediction: what the network answers: epsilon, v, x0, flow or edm.
         codec: what the network sees of a picture: identity, or pixel-unshuffle(factor=2).
