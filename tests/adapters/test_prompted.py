@@ -222,7 +222,8 @@ def test_commands_take_prompts(folder, tmp_path, capsys):
     status, said = run(*asked)
     assert status == 0
     assert "in w8a8" in said
-    asked = ("measure", folder, "--plan", f"{plan},levers=quantize(file='{file}')", "--n", 2, "--batch", 2)
+    quantized = f"{plan},levers=quantize(file='{file}')"
+    asked = ("measure", folder, "--plan", quantized, "--n", 2, "--batch", 2)
     status, said = run(*asked, "--seconds", 0.01, "--json")
     assert status == 0
     assert json.loads(said)["evaluations"] == 2

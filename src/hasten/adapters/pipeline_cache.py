@@ -168,7 +168,8 @@ def _condition(network: Any, given: tuple[Any, ...], options: dict[str, Any]) ->
     if empty or len(given) > 1:
         raise UserError(
             f"feature cache in a pipeline: {type(network).__name__} was given "
-            f"{empty[:1] or 'more inputs'}, which a split network does not read; call hasten.cache_(pipe, None)."
+            f"{empty[:1] or 'more inputs'}, which a split network does not read; "
+            "call hasten.cache_(pipe, None)."
         )
     words = named.get("encoder_hidden_states")
     return named.get("class_labels") if words is None else words
