@@ -604,7 +604,7 @@ def test_a_network_that_cannot_be_split_is_named(tiny_model):
             return x
 
     bare = dataclasses.replace(tiny_model(), net=Mine())
-    with pytest.raises(UserError, match="cannot split a Mine; it splits UNet2DModel"):
+    with pytest.raises(UserError, match="cannot split a Mine; it splits U-Nets"):
         hasten.build(bare, plan("deep"))
     wrapped = dataclasses.replace(tiny_model(), net=Network(Mine()))
     with pytest.raises(UserError, match="cannot split a Mine; it splits UNet2DModel"):
