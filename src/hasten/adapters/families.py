@@ -165,7 +165,11 @@ class Network(nn.Module):
         """The network cut as the feature cache ``kind`` does it, see
         :mod:`hasten.core.feature_cache`."""
         own = getattr(self.module, "split", None)
-        return self.family.split(self.module, kind, **where) if own is None else own(kind, **where)
+        if own is not None:
+            return own(kind, **where)
+        if self.family is PLAIN:  # names the classes that can be split
+            return split(self.module, kind, **where)
+        return self.family.split(self.module, kind, **where)
 
 
 def new_network(config: dict[str, Any]) -> Network:
