@@ -20,7 +20,7 @@ def main(pairs=256, steps=500, evaluations=4, out="four.json", **options):
         options=FitOptions(batch=min(pairs, 16), steps=steps),
     )
     learned = hasten.Plan(program=str(out))
-    converged = reference(model, 4)  # the model's own converged pictures of four starts
+    converged = reference(model, 2)  # the model's own converged pictures of two starts
     for plan in (base, learned):
         print(plan, "ODE error", round(converged.ode_error(plan).rmse, 4))
     return learned
