@@ -290,7 +290,12 @@ def page(model, tmp_path_factory):
 
 @pytest.mark.skipif(browser.found() is None, reason="no Chromium here")
 @pytest.mark.parametrize(
-    ("size", "gpu"), [((1000, 800), False), ((390, 844), False), ((1000, 800), True)]
+    ("size", "gpu"),
+    [
+        ((1000, 800), False),
+        ((390, 844), False),
+        pytest.param((1000, 800), True, marks=pytest.mark.slow),  # WebGPU on a CPU
+    ],
 )
 def test_the_page_makes_the_pictures_that_python_makes(model, page, size, gpu, tmp_path):
     folder, url = page
