@@ -22,7 +22,7 @@ def quantize(
     device: Device = "cpu",
 ) -> None:
     """Quantize a network, with activation ranges that follow the steps of a plan; that plan then
-    names the file, as in quantize=quantized.safetensors.
+    names the file, as in levers=quantize(file='quantized.safetensors').
 
     Args:
         plan: a plan file, or key=value,...: the one that will run the quantized network.
@@ -45,7 +45,8 @@ def quantize(
     groups = int(rows) if rows.isdigit() else rows
     options = {"bits": bits, "ode_error": ode_error, "rows": groups, "n": n, "rounding": rounding}
     quantized = learn_quantize(loaded, chosen, out, **options)
-    use = chosen.model_copy(update={"quantize": str(out), "engine": "openvino"})
+    use = chosen.with_lever(f"quantize(file={str(out)!r})")
+    use = use.model_copy(update={"engine": "openvino"})
     for name, moved in sorted(quantized.sensitivities.items(), key=lambda pair: -pair[1]):
         print(f"{moved:.4f}  {quantized.bits.get(name, 'float')}  {name}")
     kinds = Counter(map(str, quantized.bits.values()))

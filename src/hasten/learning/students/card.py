@@ -64,5 +64,5 @@ FD and recall are in the features beside the teacher, against the statistics of 
 compare them at equal n only.
 
 {use}
-In a plan of the teacher it is named by `student=this/folder`.
+In a plan of the teacher it is named by `levers=student(folder='this/folder')`.
 """
