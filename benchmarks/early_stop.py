@@ -1,6 +1,7 @@
 """Starts below the top of the path beside pure noise: ``python -m benchmarks.early_stop``.
 
-FD, recall and ODE error of pure noise and of starts at several ratios, with the same solver and grid
+FD, recall and ODE error of pure noise and of starts at several ratios, one solver and
+grid
 and from the same noise: every start for 5 evaluations, the analytic one for 10. FD is compared in
 pairs. A start's own evaluations are part of its budget, and what else it costs is timed beside a
 network call. Of the starts that leave the total time as it is, the one that scans best is held

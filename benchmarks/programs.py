@@ -1,9 +1,10 @@
 """Learned programs beside every scheduler of diffusers and iPNDM on a GITS grid:
 ``python -m benchmarks.programs``.
 
-The same frozen network, the same noise, one run: ODE error from the network's own converged solution at
-4, 5, 8 and 10 evaluations; FD and recall beside it, and the *floor*, the lowest FD that any solver
-reached on this network (``results/peers.json``, and UniPC at up to 100 evaluations here). The
+The same frozen network, the same noise, one run: ODE error from the network's own converged
+solution at 4, 5, 8 and 10 evaluations; FD and recall beside it, and the *floor*, the lowest FD
+that any solver reached on this network (``results/peers.json``, and UniPC at up to 100
+evaluations here). The
 programs are those that ship with the built-in model, or in the folder given as an argument.
 ``python -m benchmarks.programs again 4 5`` measures shipped programs again, alone, on the same
 noise, and says so in their rows.
@@ -40,7 +41,7 @@ def apart(pictures: torch.Tensor, held: Reference) -> tuple[float, float]:
 
 
 def peers(held: Reference, net: Any) -> list[dict[str, Any]]:
-    """The ODE error of every scheduler of diffusers whose steps make 4, 5, 8 or 10 network calls."""
+    """The ODE error of every diffusers scheduler whose steps make 4, 5, 8 or 10 network calls."""
     labels = torch.tensor(held.condition)
     rows = []
     for config in available():

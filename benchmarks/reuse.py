@@ -114,8 +114,8 @@ def point(held: Reference, base: Plan, kind: str, plan: Plan) -> Row:
 
 
 def verdicts(base: Plan, rows: list[Row]) -> Iterator[Row]:
-    """How many times fewer multiply-accumulates each kind of plan needs at the ODE error of DeepCache's
-    and of the learned ones."""
+    """How many times fewer multiply-accumulates each kind of plan needs at the ODE error of
+    DeepCache's and of the learned ones."""
     kinds = ("fewer steps", "uniform, forecast", "learned", "learned, forecast")
     for row in rows:
         if row["kind"] not in ("DeepCache", "learned, forecast"):
@@ -134,8 +134,9 @@ def verdicts(base: Plan, rows: list[Row]) -> Iterator[Row]:
 
 
 def needed(rows: list[Row], kind: str, ode_error: float) -> float | None:
-    """The multiply-accumulates at which plans of ``kind`` reach ``ode_error``: on the curve through the
-    plans that no cheaper one beats, linear in log ODE error; None outside of what was measured."""
+    """The multiply-accumulates at which plans of ``kind`` reach ``ode_error``: on the curve
+    through the plans that no cheaper one beats, linear in log ODE error; None outside of what was
+    measured."""
     kinds = (kind, "full")  # where every curve ends
     ordered = sorted((row["macs"], row["ode_error"]) for row in rows if row["kind"] in kinds)
     curve: list[tuple[float, float]] = []

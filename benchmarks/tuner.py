@@ -1,7 +1,8 @@
 """Does the tuner earn its keep? ``python -m benchmarks.tuner [sweep|tune|fresh|kill|write]``
 
 Without a word all parts run in turn; each keeps its answers under runs/tuner, so that a long one
-can go on. The sweep asks the ODE error on 64 pictures of every plan in the tuner's space (one engine);
+can go on. The sweep asks the ODE error on 64 pictures of every plan in the tuner's space (one
+engine);
 the tuner is run with three seeds, on the same weights without the features that ship with them, so
 that ODE error decides in both.
 """

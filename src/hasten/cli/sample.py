@@ -38,7 +38,7 @@ def sample(
     Args:
         n: how many pictures.
         seed: picture i depends on (seed, i) alone.
-        condition: a label, or several to take in turn, as in 0,1,2; without it, every class in turn.
+        condition: a label, or several to take in turn, as in 0,1,2; without it, each class once.
         out: the folder to write.
         zoom: how many times larger the grid and the GIF show each pixel, 1 to 16.
         gif: also write denoising.gif.

@@ -1,8 +1,8 @@
 """A Call: one evaluation that a network is asked for, and the Answer it gets.
 
 Every row of a call has a level of its own, so calls of different runs, levels and conditions can be
-joined into one network call and their answer split again, by whoever drives them: guidance, parallel
-executors, streams, servers.
+joined into one network call and their answer split again, by whoever drives them: guidance,
+parallel executors, streams, servers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The feature cache: an evaluation runs a part of the network and takes the rest from an earlier one.
+"""The feature cache: an evaluation runs part of the network and takes the rest from an earlier one.
 
 A split network is called in two ways, ``(x, t, condition) -> (answer, *features)`` in full and
 ``(x, t, condition, *features) -> answer`` with what was kept, so each is one static graph. Which

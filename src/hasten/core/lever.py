@@ -111,8 +111,8 @@ class Lever(ABC):
         return model
 
     def wrap(self, net: Prepared, model: Model, resolved: Resolved) -> Prepared:
-        """``net``, which an engine has prepared from ``model`` (after all levers), with what is done
-        at every call."""
+        """``net``, which an engine has prepared from ``model`` (after all levers), with what is
+        done at every call."""
         return net
 
     def open(self, resolved: Resolved) -> State | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hasten.core.model import Model
 
 Begin = Callable[[Any, Level, Condition], Any]
-"""Standard normal noise (n, ...), the first level, the condition; the x that the run begins with."""
+"""Standard normal noise (n, ...), the first level, the condition; the x the run begins with."""
 
 Latents = Callable[[Any, Condition], Any]
 """Standard normal noise (n, ...) at the schedule's noisy end, the condition; the x0 of it."""

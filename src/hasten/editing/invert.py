@@ -148,7 +148,7 @@ def _program(sampler: Sampler) -> Program:
     )
     require(
         program.evaluations == len(program.levels) > 0 and program.plain,
-        "a program with variants of the network, or that asks for anything but x0, is not inverted; "
+        "a program with variants of the network or that asks for anything but x0, is not inverted; "
         "drop levers such as the feature cache.",
     )
     require(

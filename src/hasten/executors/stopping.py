@@ -11,8 +11,8 @@ from hasten.core.program import Program
 
 
 def known_x0(program: Program, name: str) -> dict[int, Level]:
-    """The rows whose first answer is x0 as the solver uses it (after a clip, where there is one), and
-    the level of each.
+    """The rows whose first answer is x0 as the solver uses it (after a clip, where there is one),
+    and the level of each.
 
     Raises:
         UserError: executor ``name`` finds calls that do not answer x0.

@@ -40,8 +40,8 @@ class Bundle:
     Attributes:
         samplers: one a number of evaluations, the plan that was asked for first.
         levers: that were applied to the network.
-        integers: whether the network computes in integers; then a runtime that sums in another order now
-            and then rounds an activation to the neighbouring integer.
+        integers: whether the network computes in integers; then a runtime that sums in another
+            order now and then rounds an activation to the neighbouring integer.
         dtype: what the runtime computes in.
     """
 
@@ -162,8 +162,8 @@ def _require_table(sampler: Sampler) -> None:
     program = sampler.program
     if program is None:
         raise UserError(
-            f"solver {sampler.solver.part_name!r} chooses its steps while it runs, so no table holds "
-            "them; hasten learn freeze writes the plan nearest to it that can be exported."
+            f"solver {sampler.solver.part_name!r} chooses its steps while it runs, so no table "
+            "holds them; hasten learn freeze writes the plan nearest to it that can be exported."
         )
     lowered = lower(program, sampler.model.prediction)
     unknown = sorted({row.ask.op for row in lowered.rows} - set(OPS))

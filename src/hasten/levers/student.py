@@ -16,9 +16,9 @@ from hasten.core.model import Model
 @levers.add("student")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Student(Lever):
-    """The network of a ``folder`` (or ``builtin:NAME``) that `hasten learn student` or `hasten learn
-    prune` wrote for the model; it brings solver, grid, steps and clip where a plan gives none of
-    them."""
+    """The network of a ``folder`` (or ``builtin:NAME``) that `hasten learn student` or `hasten
+    learn prune`
+    wrote for the model; it brings solver, grid, steps and clip where a plan gives none of them."""
 
     folder: str
 

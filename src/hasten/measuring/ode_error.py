@@ -47,8 +47,8 @@ class Reference:
     def ode_error(
         self, plan: Plan, net: Prepared | None = None, batch: int = 64
     ) -> OdeError | None:
-        """The ODE error of ``plan``, run by ``net`` where it is prepared already, ``batch`` pictures at
-        a time; None for a plan that draws noise on the way."""
+        """The ODE error of ``plan``, run by ``net`` where it is prepared already, ``batch``
+        pictures at a time; None for a plan that draws noise on the way."""
         if plan.stochastic:
             return None
         sampler = build(self.model, plan, net=net)

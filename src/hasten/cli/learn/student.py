@@ -52,8 +52,8 @@ def student(
         guidance: the teacher's classifier-free guidance scale, which the student takes over.
         begin: the folder of a student whose weights this one begins with.
         start: where the student's sampling begins, as in a plan; see `hasten learn start`.
-        trajectories: how many of the teacher's trajectories, from noise to picture, are made where the
-            objective trains on them.
+        trajectories: how many of the teacher's trajectories, from noise to picture, are made where
+            the objective trains on them.
         lora: rank of a low-rank student, a small file; by default the whole network is trained.
         bits: quantization-aware training: the bits of weights and activations, as in w4a8, that
             layers are rounded to, so that `hasten learn quantize` of the student costs less.

@@ -97,8 +97,8 @@ def learn_quantize(
         and not any(
             Trait.WHOLE in lever.traits or Trait.SPLITS in lever.traits for lever in chosen_levers
         ),
-        "a quantization is calibrated step by step on one whole network; drop quantization, feature "
-        "cache and executor of the plan.",
+        "a quantization is calibrated step by step on one whole network; drop quantization, "
+        "feature cache and executor of the plan.",
     )
     plain = plan.model_copy(update={"engine": "eager", "dtype": "float32", "device": None})
     resolved = resolve(plain, model)
