@@ -163,7 +163,7 @@ def _require_table(sampler: Sampler) -> None:
     if program is None:
         raise UserError(
             f"solver {sampler.resolved.solver.part_name!r} chooses its steps while it runs, so no "
-            "table holds them; hasten learn freeze writes the plan nearest to it that can be exported."
+            "table holds them; hasten learn freeze writes the nearest plan that can be exported."
         )
     lowered = lower(program, sampler.model.prediction)
     unknown = sorted({row.ask.op for row in lowered.rows} - set(OPS))
