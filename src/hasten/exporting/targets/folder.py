@@ -29,10 +29,14 @@ class Folder(Target):
     a plan has to name those."""
 
     def write(self, bundle: Bundle, folder: Path) -> None:
+        changing = [
+            lever.part_name for lever in parsed_levers(bundle.levers) if lever.stage != Stage.MODEL
+        ]
         require(
-            all(lever.stage == Stage.MODEL for lever in parsed_levers(bundle.levers)),
-            "a diffusers folder holds the network's own weights; drop levers that change them from "
-            "the plan, and name them in plans of the folder that is written.",
+            not changing,
+            "a diffusers folder holds the network's own weights; drop "
+            f"{' and '.join(changing)} from the plan, and name it in plans of the folder that is "
+            "written.",
         )
         plan = bundle.first.plan.chosen()
         plans: tuple[Any, ...] = (plan,)  # none that names a file beside the model
