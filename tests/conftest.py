@@ -6,6 +6,7 @@ import dataclasses
 import io
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from PIL import Image
 import hasten
 from hasten.adapters.families import Network
 from hasten.adapters.folder import save_folder
+from hasten.cli import _status
 from hasten.core.call import Answer, Call
 from hasten.core.level import Level
 from hasten.core.model import Model
@@ -201,3 +203,25 @@ def data(tmp_path_factory) -> str:
     file = tmp_path_factory.mktemp("data") / "tiny.parquet"
     pq.write_table(table, file)
     return str(file)
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys) -> Run:
+    """``run("sample", folder, "--n", 2)`` gives the exit status, stdout and stderr."""
+
+    def verb(*arguments: object) -> tuple[int, str, str]:
+        status = _status([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return verb
+
+
+@pytest.fixture
+def folder(tiny_model, tmp_path) -> Path:
+    """A tiny model of three classes in a folder."""
+    save_folder(tiny_model(labels=3), tmp_path / "model")
+    return tmp_path / "model"
