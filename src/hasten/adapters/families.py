@@ -164,8 +164,11 @@ class Network(nn.Module):
         """The network cut as the feature cache ``kind`` does it, see
         :mod:`hasten.core.feature_cache`."""
         own = getattr(self.module, "split", None)
-        cut = self.family.split(self.module, kind, **where) if own is None else own(kind, **where)
-        return SplitNetwork(cut)
+        if own is not None:
+            return SplitNetwork(own(kind, **where))
+        if self.family is PLAIN:  # its refusal names the classes that can be split
+            return SplitNetwork(split(self.module, kind, **where))
+        return SplitNetwork(self.family.split(self.module, kind, **where))
 
 
 class SplitNetwork(nn.Module):

@@ -60,8 +60,8 @@ def load(
     Args:
         source: ``"builtin:NAME"``; a diffusers folder, or the folder of one diffusers network; a
             hub id ``"owner/name"`` or ``"owner/name@revision"``; a live diffusers pipeline; any
-            ``torch.nn.Module`` called as ``net(x, t)`` or ``net(x, t, cond)``. A live network is
-            not changed; it is shared as it is, or copied around the same weights where its mode,
+            ``torch.nn.Module`` called as ``net(x, t)`` or ``net(x, t, condition)``. A live network
+            is not changed; it is shared as it is, or copied around the same weights where its mode,
             device or dtype has to differ.
         schedule: how noise was added, where the files do not say (or say it wrong).
         prediction: what the network predicts; a module needs both, ``schedule`` and ``prediction``.

@@ -47,7 +47,7 @@ class Prompted(torch.nn.Module):
         return self.table[condition].to(x.dtype)  # type: ignore[index]
 
     def split(self, kind: str, **where: Any) -> PromptedSplit:
-        """The network cut as reuse ``kind`` does it, with the same prompts."""
+        """The network cut as the feature cache ``kind`` does it, with the same prompts."""
         return PromptedSplit(split(self.module, kind, **where), self.table)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""Which networks can be split for feature reuse, and where: one line a class and a cut."""
+"""Which networks can be split for a feature cache, and where: a line per class and cut."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SPLITS: dict[str, dict[str, type[torch.nn.Module]]] = {
 
 
 def split(module: torch.nn.Module, kind: str, **where: Any) -> torch.nn.Module:
-    """``module`` as a network that keeps features, cut as reuse ``kind`` does it.
+    """``module`` as a network that keeps features, cut as the feature cache ``kind`` does it.
 
     Raises:
         UserError: the class cannot be split so, or not there.
@@ -33,6 +33,6 @@ def split(module: torch.nn.Module, kind: str, **where: Any) -> torch.nn.Module:
         able = [name for name, cuts in SPLITS.items() if kind in cuts]
         also = f" This one can be split by {', '.join(known)}." if known else ""
         raise UserError(
-            f"reuse {kind!r} cannot split a {names[0]}; it splits {', '.join(able)}.{also}"
+            f"lever {kind!r} cannot split a {names[0]}; it splits {', '.join(able)}.{also}"
         )
     return known[kind](module, **where)

@@ -52,7 +52,7 @@ class BlocksSplit(SplitDiT):
         end = last + count if last < 0 else last
         require(
             0 <= first <= end < count,
-            f"reuse options first and last are {first} and {last}, but this network has {count} "
+            f"lever options first and last are {first} and {last}, but this network has {count} "
             f"blocks; give first <= last from 0 to {count - 1} (-1 is the last).",
         )
         self.first, self.last = first, end
@@ -76,7 +76,7 @@ class AttentionSplit(SplitDiT):
         kinds = {block.norm_type for block in dit.transformer_blocks}
         require(
             kinds == {"ada_norm_zero"},
-            f"reuse 'attention' knows blocks with norm 'ada_norm_zero', and this network has "
+            f"lever 'attention' knows blocks with norm 'ada_norm_zero', and this network has "
             f"{', '.join(sorted(kinds))}; use 'blocks'.",
         )
 
@@ -111,7 +111,7 @@ class FirstBlockSplit(SplitDiT):
     def __init__(self, dit: Any, threshold: float) -> None:
         super().__init__(dit)
         count = len(dit.transformer_blocks)
-        require(count > 1, "reuse 'first-block' needs a network of two blocks or more.")
+        require(count > 1, "lever 'first-block' needs a network of two blocks or more.")
         self.threshold, self.end = threshold, count - 1
 
     def forward(

@@ -140,7 +140,7 @@ class DeepSplit(SplitUNet):
         count = len(decoder_layers(unet))
         require(
             branch < count,
-            f"reuse option branch is {branch}, but this {type(unet).__name__} has {count} "
+            f"lever option branch is {branch}, but this {type(unet).__name__} has {count} "
             f"branches; give 0 (the cheapest) to {count - 1}.",
         )
         self.branch = branch
@@ -203,13 +203,13 @@ def _is_residual(module: nn.Module) -> bool:
 
 
 def _check(unet: Any) -> None:
-    """Refuse what the walk above would not compute as the network does."""
+    """Refuse what the code above would not compute as the network does."""
     names = [type(block).__name__ for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks)]
     other = sorted(set(names) - {*DOWN, *MIDDLE, *UP})
     if other:
         raise UserError(
-            f"this {type(unet).__name__} cannot be split for reuse: it has blocks of type "
-            f"{', '.join(other)}; known are {', '.join((*DOWN, *UP))}. Drop reuse."
+            f"this {type(unet).__name__} cannot be split for a feature cache: it has blocks of "
+            f"type {', '.join(other)}; known are {', '.join((*DOWN, *UP))}. Drop the lever."
         )
     config = unet.config
     also = ("addition_embed_type", "encoder_hid_dim_type", "encoder_hid_dim", "class_embed_type")
@@ -219,8 +219,11 @@ def _check(unet: Any) -> None:
             used.append("num_class_embeds")
         require(
             not used,
-            f"this {type(unet).__name__} cannot be split for reuse: it takes more than encoder "
-            f"hidden states ({', '.join(used)}). Drop reuse.",
+            f"this {type(unet).__name__} cannot be split for a feature cache: it takes more than "
+            f"encoder hidden states ({', '.join(used)}). Drop the lever.",
         )
     free = any(getattr(block, "s1", None) for block in unet.up_blocks)
-    require(not free, "a U-Net with FreeU enabled cannot be split for reuse; call disable_freeu().")
+    require(
+        not free,
+        "a U-Net with FreeU enabled cannot be split for a feature cache; call disable_freeu().",
+    )

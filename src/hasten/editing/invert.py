@@ -58,7 +58,7 @@ def invert(
         batch: pictures at a time; a picture does not depend on its batch-mates.
 
     Raises:
-        UserError: the plan draws noise, has no Program, begins elsewhere or reuses features; a
+        UserError: the plan draws noise, has no Program, begins elsewhere or caches features; a
             picture has the wrong shape or range; or one is not reached within the tolerance.
     """
     require_number("tolerance", tolerance, 1e-6, 1.0)

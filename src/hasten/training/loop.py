@@ -44,7 +44,7 @@ class Training:
     """One run of ``recipe`` with ``objective``, in folder ``run``.
 
     Attributes:
-        net: the network to train, ``net(x, t, cond)``; trained in place.
+        net: the network to train, ``net(x, t, condition)``; trained in place.
         rows: what it is trained on.
         preview: called with the averaged network and the pictures seen so far, every so often; what
             it returns stands in the progress bar, and it may raise :class:`Enough`.

@@ -81,7 +81,7 @@ def test_full_evaluations_at_equal_distances():
     [
         ({"budget": 0.0}, "budget is 0.0"),
         ({"budget": 1.5}, "budget is 1.5"),
-        ({"budget": 0.01}, "reuse takes at least"),
+        ({"budget": 0.01}, "a feature cache takes at least"),
         ({"cuts": ["first-block"]}, "there is no mask to learn"),
         ({"plan": BASE.with_lever("deep")}, "the plan has a feature cache already"),
         (

@@ -40,11 +40,11 @@ class LearnedCacheMask:
 
     Attributes:
         plan: the plan with its mask.
-        macs: multiply-accumulates of a picture, as a share of those of the plan without reuse.
+        macs: multiply-accumulates of a picture, as a share of those of the plan without a cache.
         ode_error: RMSE of the calibration pictures, from the model's converged solution; for a plan
-            that draws noise from those of the plan without reuse.
+            that draws noise from those of the plan without a cache.
         n: calibration pictures.
-        tried: for each cut its best mask's share and drift.
+        tried: for each cut its best mask's share and ODE error.
     """
 
     plan: Plan
@@ -67,14 +67,14 @@ def learn_cache_mask(
     """The mask of least ODE error for ``plan`` on ``model`` under a budget.
 
     Args:
-        budget: multiply-accumulates, as a share of those of the plan without reuse.
-        cuts: which reuses to try, such as "deep(branch=0)"; by default every branch of a U-Net,
+        budget: multiply-accumulates, as a share of those of the plan without a cache.
+        cuts: which caches to try, such as "deep(branch=0)"; by default every branch of a U-Net,
             with and without forecast.
         n: calibration pictures, labels in turn.
         say: is told what was found of each cut.
 
     Raises:
-        UserError: the budget is out of range for all cuts, the plan has no Program or reuses
+        UserError: the budget is out of range for all cuts, the plan has no Program or caches
             already, or the network cannot be split.
     """
     require_number("budget", budget, 1e-3, 1.0)
@@ -92,7 +92,7 @@ def learn_cache_mask(
             found = one
     if found is None:
         raise UserError(
-            f"budget is {budget:g}, but reuse takes at least {lowest:.3g} of the plan's "
+            f"budget is {budget:g}, but a feature cache takes at least {lowest:.3g} of the plan's "
             "multiply-accumulates here; give more, or take fewer steps."
         )
     return dataclasses.replace(found, tried=tried)
@@ -169,7 +169,7 @@ class Bench:
 
     @torch.inference_mode()
     def drifts(self) -> Distances:
-        """How far reuse moves the pictures, measured once."""
+        """How far the cache moves the pictures, measured once."""
         if self._distances is None:
             sweep = Sweep(self.sampler, self.noise, self.condition)
             moved = functools.partial(apart, self.pictures)
@@ -199,7 +199,7 @@ def least(
     alone.
 
     Args:
-        units: what a full evaluation costs beyond one that reuses.
+        units: what a full evaluation costs beyond one that uses the cache.
     """
     count = len(units)
     # The first full evaluation has none before it.

@@ -82,7 +82,7 @@ def learn_quantize(
         only: layers to quantize; all that can be, without it.
 
     Raises:
-        UserError: a plan that runs in parallel or reuses features, an option out of range.
+        UserError: a plan that runs in parallel or caches features, an option out of range.
     """
     fewer, chosen = _bits(bits, ode_error)
     require_whole("n", n, 1, 100_000)
