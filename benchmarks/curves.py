@@ -76,7 +76,7 @@ def bits() -> str | None:
     step; None where not measured."""
     if not (FOLDER / "smaller.json").exists():
         return None
-    rows = [row for row in read("smaller")["rows"] if row["kind"] == "ode_error"]
+    rows = [row for row in read("smaller")["rows"] if row["kind"] == "distance"]
     series: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         weights, _, activations = row["bits"].removeprefix("w").partition("a")

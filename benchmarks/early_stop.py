@@ -24,6 +24,7 @@ import torch
 
 import hasten
 from benchmarks.results_io import FOLDER, read, write
+from hasten.core.condition import as_condition
 from hasten.measuring.frechet import frechet, frechet_estimate, influence, statistics
 from hasten.measuring.ode_error import Reference, reference, reference_plan
 from hasten.measuring.precision_recall import precision_recall
@@ -31,7 +32,7 @@ from hasten.measuring.real import Real, real_for
 from hasten.measuring.timer import side_by_side
 from hasten.sampling import Sampler, prepare
 
-N, N_DRIFT, SCAN, FRESH = 1000, 64, 1, 1001
+N, N_ODE_ERROR, SCAN, FRESH = 1000, 64, 1, 1001
 ROUNDS = 15
 SAME = 0.05  # of the budget: starts that cost no more leave the total time as it is
 GAUSSIAN = "builtin:mnist/starts/gaussian.safetensors"
@@ -63,7 +64,7 @@ class Bench:
         self.net = prepare(self.model, self.base)
         self.real: Real | None = real_for(self.model)
         plan = reference_plan(engine="openvino")
-        self.held: Reference = reference(self.model, N_DRIFT, plan=plan, net=self.net)
+        self.held: Reference = reference(self.model, N_ODE_ERROR, plan=plan, net=self.net)
         self._features: dict[tuple[str, int], torch.Tensor] = {}
 
     def sampler(self, facts: Facts) -> Sampler:
@@ -108,16 +109,16 @@ class Bench:
             "fd_minus_noise": self.worse(facts, noise, SCAN),
             "recall": recall.value,
             "ode_error": ode_error.rmse,
-            "drift_interval": [ode_error.low, ode_error.high],
+            "ode_error_interval": [ode_error.low, ode_error.high],
             "n": N,
-            "n_drift": ode_error.n,
+            "n_ode_error": ode_error.n,
         }
 
     @torch.inference_mode()
     def cost(self, sampler: Sampler, batch: int) -> Facts:
         """Milliseconds of the start and of a network call for ``batch`` pictures, timed in turn."""
         noise, level = torch.randn(batch, *self.model.shape), sampler.levels[0]
-        condition, t = torch.full((batch,), 3), torch.full((batch,), level.t)
+        condition, t = as_condition(torch.full((batch,), 3), batch), torch.full((batch,), level.t)
         calls = [
             partial(sampler.begin, noise, level, condition),
             partial(self.net, noise, t, condition),

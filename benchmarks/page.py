@@ -46,7 +46,7 @@ def row(plan: hasten.Plan, bits: str | None, to: str, scratch: Path) -> Facts:
     if bits is not None:
         file = scratch / f"{name}.safetensors"
         learn_quantize(model, plan, file, bits=bits, rows="static")
-        plan = plan.model_copy(update={"quantize": str(file)})
+        plan = plan.with_lever(f"quantize(file={str(file)!r})")
     began = time.perf_counter()
     found = hasten.export(model, plan, to, scratch / name)
     seconds = time.perf_counter() - began
@@ -67,7 +67,8 @@ def plans() -> list[hasten.Plan]:
     found = []
     for fields in student_plans(STUDENT):
         start = fields["start"].replace("mixture.safetensors", "mixture-small.safetensors")
-        found.append(hasten.Plan(student=STUDENT, **{**fields, "start": start}))
+        student = f"student(folder={STUDENT!r})"
+        found.append(hasten.Plan(**{**fields, "start": start}, levers=(student,)))
     return found
 
 

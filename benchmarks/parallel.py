@@ -4,7 +4,6 @@ ParaDiGMS as diffusers has it, on a tiny Stable Diffusion: ``python -m benchmark
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,12 +12,13 @@ import torch
 
 import hasten
 from benchmarks.results_io import write
-from hasten.core.executor import Executor, executors
-from hasten.core.level import Level
+from hasten.core.call import Answer, Call, answered
+from hasten.core.executor import executors
 from hasten.core.noise_schedule import Discrete
 from hasten.core.program import Program
+from hasten.core.session import Session
 from hasten.core.solver import trace
-from hasten.executors.sequential import Answers
+from hasten.core.usage import Counted
 from hasten.measuring.timer import side_by_side
 from hasten.solvers import DDIM
 
@@ -42,31 +42,6 @@ OURS = ("anderson", "picard")
 TOLERANCES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5)
 
 
-class Counting(Executor):
-    """An executor, and the rounds and evaluations of a picture that it took."""
-
-    def __init__(self, part: Executor) -> None:
-        self.part, self.rounds, self.evaluations = part, 0, 0
-
-    def run(self, program: Program, x: Any, backend: Any, watch: Any = None) -> Any:
-        return self.part.run(program, x, Heard(backend, self), watch)
-
-
-class Heard:
-    """A machine whose rounds are counted."""
-
-    def __init__(self, backend: Any, counts: Counting) -> None:
-        self._machine, self._counts = backend, counts
-
-    def denoise_many(self, xs: Sequence[Any], levels: Sequence[Level]) -> list[Any]:
-        self._counts.rounds += 1
-        self._counts.evaluations += len(xs)
-        return self._machine.denoise_many(xs, levels)
-
-    def noise(self) -> Any:
-        return self._machine.noise()
-
-
 def error(got: torch.Tensor, wanted: torch.Tensor) -> dict[str, float]:
     """Root mean square over all pictures, and of the worst of them."""
     each = (got - wanted).flatten(1).double().square().mean(1)
@@ -85,12 +60,10 @@ def on_mnist() -> list[dict[str, Any]]:
         assert sampler.program is not None
         for executor in wide:
             other = hasten.build(model, _with(plan, executor), net=net)
-            counts = Counting(other.executor)
-            got = dataclasses.replace(other, executor=counts).sample(
-                N, condition=condition, raw=True
-            )
-            row = {"program": name, "executor": executor, "n": N, "rounds": counts.rounds}
-            rows.append({**row, "evaluations": counts.evaluations, **error(got, wanted)})
+            got = other.sample(N, condition=condition, raw=True)
+            usage, row = other.usage, {"program": name, "executor": executor, "n": N}
+            row |= {"rounds": usage.rounds, "evaluations": usage.evaluations}
+            rows.append({**row, **error(got, wanted)})
             print(rows[-1], flush=True)
         rows[-len(wide)] |= _clock(sampler, hasten.build(model, _with(plan, wide[0]), net=net))
     return rows
@@ -130,27 +103,22 @@ def tiny_unet() -> Any:
 
 
 class Prompted:
-    """The x0 that an epsilon U-Net believes in, for one fixed prompt, many levels at once."""
+    """The x0 that an epsilon U-Net believes in, for one fixed prompt; all rows in one call."""
 
     def __init__(self, unet: Any, prompt: torch.Tensor) -> None:
         self.unet, self.prompt = unet, prompt
 
-    def many(self, x: torch.Tensor, levels: Sequence[Level], condition: Any = None) -> torch.Tensor:
-        n = len(x) // len(levels)
+    def __call__(self, calls: Sequence[Call]) -> list[Answer]:
+        return answered(calls, self._answer, WINDOW)
 
-        def column(values: list[float]) -> torch.Tensor:
-            return torch.tensor(values).repeat_interleave(n).view(-1, 1, 1, 1)
-
-        prompt = self.prompt.expand(len(x), -1, -1)
-        times = column([level.t for level in levels]).flatten()
-        noise = self.unet(x, times, encoder_hidden_states=prompt, return_dict=False)[0]
+    def _answer(self, call: Call) -> Answer:
+        x, prompt = call.x, self.prompt.expand(len(call), -1, -1)
+        noise = self.unet(x, call.times, encoder_hidden_states=prompt, return_dict=False)[0]
         alpha, sigma = (
-            column([getattr(level, name) for level in levels]) for name in ("alpha", "sigma")
+            torch.tensor([getattr(level, name) for level in call.levels]).view(-1, 1, 1, 1)
+            for name in ("alpha", "sigma")
         )
-        return (x - sigma * noise) / alpha
-
-    def __call__(self, x: torch.Tensor, level: Level) -> torch.Tensor:
-        return self.many(x, [level])
+        return Answer(x0=(x - sigma * noise) / alpha)
 
 
 def paradigms(unet: Any, prompt: torch.Tensor, noise: torch.Tensor) -> Callable[..., Any]:
@@ -211,7 +179,7 @@ def beside_paradigms() -> list[dict[str, Any]]:
     scheduler = calls[0].scheduler  # type: ignore[attr-defined]
     program = _ddim(scheduler)
     denoiser = Prompted(unet, prompt)
-    wanted = [hasten.run(program, denoiser, noise / program.start.spread) for noise in noises]
+    wanted = [_ours("sequential", program, denoiser, noise)[0] for noise in noises]
     theirs = [call(1, 1e-9)[0] for call in calls]
     rows.append({"side": "diffusers, window 1, against hasten's sequential run", "n": N})
     rows[-1] |= _all(theirs, wanted)
@@ -239,9 +207,14 @@ def _ddim(scheduler: Any) -> Program:
 def _ours(
     executor: str, program: Program, denoiser: Prompted, noise: torch.Tensor
 ) -> tuple[torch.Tensor, int, int]:
-    counts = Counting(executors.parse(executor))
-    got = counts.run(program, noise, Answers(denoiser, lambda: None))
-    return got, counts.rounds, counts.evaluations
+    counted = Counted(denoiser)
+    session = Session(counted, no_noise)
+    got = executors.parse(executor).run(program, {"x": noise}, session)
+    return got, counted.calls, counted.rows
+
+
+def no_noise(*_: Any) -> torch.Tensor:
+    raise AssertionError("DDIM draws no noise")
 
 
 def _mean(found: list[tuple[torch.Tensor, int, int]]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def main() -> None:
                 "latency_ms": times[7] * 1e3,
                 "n_times": 15,
                 "ode_error": ode_error.rmse,
-                "drift_interval": [ode_error.low, ode_error.high],
+                "ode_error_interval": [ode_error.low, ode_error.high],
                 "n": ode_error.n,
             }
         )

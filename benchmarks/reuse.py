@@ -1,5 +1,5 @@
-"""Drift against multiply-accumulates of feature reuse on the built-in model, one run: fewer steps,
-DeepCache from its package, its forecast, and learned masks."""
+"""ODE error against multiply-accumulates of feature caches on the built-in model, one run:
+fewer steps, DeepCache from its package, its forecast, and learned masks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 
 import hasten
 from benchmarks.results_io import write
+from hasten.core.condition import as_condition
 from hasten.core.plan import Plan
 from hasten.learning.compression.cache import Bench
 from hasten.measuring.macs import macs
@@ -46,7 +47,8 @@ class DeepCached(torch.nn.Module):
         self.helper.enable()
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, condition: Any = None) -> torch.Tensor:
-        return self.unet(x, t[0], class_labels=condition, return_dict=False)[0]
+        labels = as_condition(condition, len(x)).labels
+        return self.unet(x, t[0], class_labels=labels, return_dict=False)[0]
 
 
 def main() -> None:
@@ -72,8 +74,8 @@ def points(held: Reference, base: Plan, fewer: tuple[int, ...]) -> Iterator[Row]
         yield deep_cached(held, base, every)
     for every in (*EVERY, 8):
         forecast = f"deep(branch=0, every={every}, forecast=1)"
-        yield point(held, base, "uniform, forecast", Plan(**with_reuse(base, forecast)))
-    yield point(held, base, "encoder", Plan(**with_reuse(base, "encoder")))
+        yield point(held, base, "uniform, forecast", base.with_lever(forecast))
+    yield point(held, base, "encoder", base.with_lever("encoder"))
     for cut, kind in ((CUT, "learned"), ("deep(branch=0, forecast=1)", "learned, forecast")):
         bench = Bench(model, base, cut)
         for budget in BUDGETS:
@@ -84,7 +86,7 @@ def points(held: Reference, base: Plan, fewer: tuple[int, ...]) -> Iterator[Row]
 def deep_cached(held: Reference, base: Plan, every: int) -> Row:
     """DeepCache, and how far our mask on the same branch is from its pictures."""
     model = held.model
-    ours = Plan(**with_reuse(base, f"deep(branch=0, every={every})"))
+    ours = base.with_lever(f"deep(branch=0, every={every})")
     row = point(held, base, "DeepCache", ours)
     times = [level.t for level in base.levels(model.schedule)[:-1]]
     theirs = DeepCached(model, times, every, 0).eval()
@@ -92,10 +94,11 @@ def deep_cached(held: Reference, base: Plan, every: int) -> Row:
     row["plan"] = f"{base}, DeepCache(cache_interval={every}, cache_branch_id=0)"
     ode_error = held.ode_error(base, net)
     assert ode_error is not None
-    made = {"noise": held.noise, "cond": held.condition}
+    made = {"noise": held.noise, "condition": held.condition}
     one, other = hasten.build(model, base, net=net), hasten.build(model, ours)
     row["apart"] = float((one.sample(**made) - other.sample(**made)).abs().max())
-    return {**row, "ode_error": ode_error.rmse, "drift_interval": [ode_error.low, ode_error.high]}
+    row["ode_error"] = ode_error.rmse
+    return {**row, "ode_error_interval": [ode_error.low, ode_error.high]}
 
 
 def point(held: Reference, base: Plan, kind: str, plan: Plan) -> Row:
@@ -108,7 +111,7 @@ def point(held: Reference, base: Plan, kind: str, plan: Plan) -> Row:
         "evaluations": sampler.evaluations,
         "macs": macs(sampler),
         "ode_error": ode_error.rmse,
-        "drift_interval": [ode_error.low, ode_error.high],
+        "ode_error_interval": [ode_error.low, ode_error.high],
         "n": ode_error.n,
     }
 
@@ -147,10 +150,6 @@ def needed(rows: list[Row], kind: str, ode_error: float) -> float | None:
         return None
     logs = [np.log(value) for _, value in reversed(curve)]
     return float(np.interp(np.log(ode_error), logs, [cost for cost, _ in reversed(curve)]))
-
-
-def with_reuse(base: Plan, reuse: str) -> dict[str, Any]:
-    return {**base.model_dump(), "reuse": reuse}
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ BENCHMARKS = {
     "parallel": Benchmark(tables=("parallel",)),
     "reuse": Benchmark(tables=("reuse",)),
     "students": Benchmark(tables=("students",)),
-    "smaller": Benchmark(tables=("smaller", "drifts", "pruned", "widths")),
+    "smaller": Benchmark(tables=("smaller", "quantization_distance", "pruned", "widths")),
     "axes": Benchmark(tables=("axes",), needs="two tunings of 4 minutes"),
     "page": Benchmark(tables=("page",), needs="Chromium"),
     "tuner": Benchmark(

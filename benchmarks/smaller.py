@@ -28,12 +28,12 @@ from benchmarks.results_io import read, write
 from hasten.core.engine import Prepared, beside, engines
 from hasten.core.random_streams import generator
 from hasten.learning.compression.quantize import learn_quantize
-from hasten.measuring.macs import costs
+from hasten.measuring.macs import network_macs
 from hasten.measuring.measure import judged
 from hasten.measuring.memory import peak_mb
 from hasten.measuring.real import real_for
 from hasten.measuring.timer import once, summary
-from hasten.sampling import prepare, subject
+from hasten.sampling import prepare
 
 BASE = hasten.Plan(solver="dpmpp(order=2)", grid="uniform", steps=10)
 NOISY = hasten.Plan(solver="dpmpp-sde", grid="uniform", steps=6)  # of the lowest FD
@@ -52,7 +52,8 @@ PLANS = (  # in which the pruned network stands for the whole one
 JUDGED = ("w8a8", "w4a8")  # whose FD is measured as well
 BITS = ("w8a16", "w8a8", "w6a8", "w4a8", "w8a6", "w6a6", "w8a4", "w4a4")
 FOLDER, PRUNED = Path("runs/smaller"), str(Path(__file__).with_name("mnist-pruned"))
-N, ROUNDS, DRIFTS = 2000, 41, 256
+N, ROUNDS, COMPARED = 2000, 41, 256
+STUDENT = f"student(folder={PRUNED!r})"
 NNCF = "NNCF, int8"
 Facts = dict[str, Any]
 
@@ -66,14 +67,14 @@ def variants() -> dict[str, Facts]:
         "float32, eager": {},
         "float32": {"engine": "openvino"},
         "bfloat16": {"engine": "openvino", "dtype": "bfloat16"},
-        "w8a8": {"engine": "openvino", "quantize": str(file)},
+        "w8a8": {"engine": "openvino", "levers": (quantized(file),)},
         "w8a8, the rest bfloat16": {
             "engine": "openvino",
             "dtype": "bfloat16",
-            "quantize": str(file),
+            "levers": (quantized(file),),
         },
     }
-    here["pruned, float32"] = {"engine": "openvino", "student": PRUNED}
+    here["pruned, float32"] = {"engine": "openvino", "levers": (STUDENT,)}
     here["pruned, bfloat16"] = {**here["pruned, float32"], "dtype": "bfloat16"}
     if importlib.util.find_spec("nncf"):
         here[NNCF] = {"engine": "openvino", "nncf": True}
@@ -85,6 +86,10 @@ def plan_and_net(fields: Facts) -> tuple[hasten.Plan, Prepared]:
     model = hasten.load("builtin:mnist")
     plan = plan_of({name: value for name, value in fields.items() if name != "nncf"})
     return plan, NncfNet(model, BASE) if "nncf" in fields else prepare(model, plan)
+
+
+def quantized(file: Path | str) -> str:
+    return f"quantize(file={str(file)!r})"
 
 
 def plan_of(fields: Facts) -> hasten.Plan:
@@ -147,10 +152,10 @@ def calls(batch: int) -> list[Facts]:
 
 
 def qualities() -> list[Facts]:
-    """FD and recall of every variant from the same noise, how far its pictures ODE error, what its
-    weights take, its cost."""
+    """FD and recall of every variant from the same noise, how far its pictures are from those in
+    float32, what its weights take, its cost."""
     model, rows = hasten.load("builtin:mnist"), []
-    real, whole, wanted = real_for(model), costs(model, BASE).full, pictures(BASE)
+    real, whole, wanted = real_for(model), network_macs(model)[0], pictures(BASE)
     for name, fields in variants().items():
         plan, net = plan_and_net(fields)
         sampler = hasten.build(model, plan, net=net)
@@ -164,10 +169,10 @@ def qualities() -> list[Facts]:
                 "fd_interval": [found["fd"].low, found["fd"].high],
                 "recall": found["recall"].value,
                 "n": N,
-                "ode_error": rmse(pictures(plan, net), wanted),
-                "n_drift": DRIFTS,
+                "rmse": rmse(pictures(plan, net), wanted),
+                "n_rmse": COMPARED,
                 "weights_mb": sampler.net.weights_mb,
-                "macs": costs(student, BASE).full / whole,
+                "macs": network_macs(student)[0] / whole,
             }
         )
     for row in rows:
@@ -176,10 +181,10 @@ def qualities() -> list[Facts]:
 
 
 def pictures(plan: hasten.Plan, net: Prepared | None = None) -> torch.Tensor:
-    """DRIFTS pictures, of the same noise whatever the plan."""
+    """COMPARED pictures, of the same noise whatever the plan."""
     model = hasten.load("builtin:mnist")
-    noise = torch.randn(DRIFTS, *model.shape, generator=generator(3))
-    condition = [i % 10 for i in range(DRIFTS)]
+    noise = torch.randn(COMPARED, *model.shape, generator=generator(3))
+    condition = [i % 10 for i in range(COMPARED)]
     return hasten.build(model, plan, net=net).sample(noise=noise, condition=condition, batch=64)
 
 
@@ -190,19 +195,22 @@ def rmse(here: torch.Tensor, wanted: torch.Tensor) -> float:
 def widths() -> list[Facts]:
     """FD of the whole network, of the pruned one, and of the whole one at one evaluation alone."""
     model = hasten.load("builtin:mnist")
-    small = {"small": PRUNED}
     columns = [tuple(int(k != whole) for k in range(NOISY.steps)) for whole in range(NOISY.steps)]
-    tried: list[Facts] = [{}, {"student": PRUNED}, *({**small, "small_at": at} for at in columns)]
-    each = costs(subject(model, plan_of({"student": PRUNED})), BASE).full / costs(model, BASE).full
+    tried = [
+        ((0,) * NOISY.steps, ()),
+        ((1,) * NOISY.steps, (STUDENT,)),
+        *((at, (f"small(folder={PRUNED!r}, at={at})",)) for at in columns),
+    ]
+    pruned = hasten.build(model, plan_of({"levers": (STUDENT,)})).model
+    each = network_macs(pruned)[0] / network_macs(model)[0]
     rows = []
-    for fields in tried:
-        fast = {**fields, "engine": "openvino", "dtype": "bfloat16"}
+    for where, levers in tried:
+        fast = {"levers": levers, "engine": "openvino", "dtype": "bfloat16"}
         found = judged(hasten.build(model, NOISY.model_copy(update=fast)), N, real_for(model))
-        where = fields.get("small_at") or (int("student" in fields),) * NOISY.steps
         rows.append(
             {
                 "kind": "width",
-                "small_at": where,
+                "at": where,
                 "macs": 1 - (1 - each) * sum(where) / len(where),
                 "fd": found["fd"].value,
                 "fd_interval": [found["fd"].low, found["fd"].high],
@@ -219,7 +227,7 @@ def plans() -> list[Facts]:
     model, rows = hasten.load("builtin:mnist"), []
     real, fast = real_for(model), {"engine": "openvino", "dtype": "bfloat16"}
     for plan in PLANS:
-        small = {"student": PRUNED, "other_weights": plan.program is not None}
+        small = {"levers": (STUDENT,), "other_weights": plan.program is not None}
         whole, less = (
             judged(hasten.build(model, plan.model_copy(update={**fast, **fields})), N, real)
             for fields in ({}, small)
@@ -238,18 +246,18 @@ def plans() -> list[Facts]:
     return rows
 
 
-def drifts() -> list[Facts]:
-    """RMSE of DRIFTS pictures from the float32 ones, over bits and rows of ranges."""
+def distances() -> list[Facts]:
+    """RMSE of COMPARED pictures from the float32 ones, over bits and rows of ranges."""
     model, rows, wanted = hasten.load("builtin:mnist"), [], pictures(BASE)
     for bits in BITS:
         for rounding, ranges in itertools.product(("nearest", "gptq"), ("static", "steps")):
             file = str(FOLDER / "tried.safetensors")
             learn_quantize(model, BASE, file, bits=bits, rows=ranges, rounding=rounding)
-            apart = rmse(pictures(plan_of({"quantize": file})), wanted)
-            facts = {"bits": bits, "rounding": rounding, "rows": ranges, "n": DRIFTS}
-            rows.append({"kind": "ode_error", **facts, "rmse": apart})
+            apart = rmse(pictures(plan_of({"levers": (quantized(file),)})), wanted)
+            facts = {"bits": bits, "rounding": rounding, "rows": ranges, "n": COMPARED}
+            rows.append({"kind": "distance", **facts, "rmse": apart})
             if bits in JUDGED:
-                quick = plan_of({"quantize": file, "engine": "openvino"})
+                quick = plan_of({"levers": (quantized(file),), "engine": "openvino"})
                 found = judged(hasten.build(model, quick), N, real_for(model))
                 rows[-1] |= {"fd": found["fd"].value, "recall": found["recall"].value, "fd_n": N}
             print(rows[-1], flush=True)
@@ -261,7 +269,7 @@ KINDS: dict[str, Callable[[], list[Facts]]] = {
     "quality": qualities,
     "width": widths,
     "plan": plans,
-    "ode_error": drifts,
+    "distance": distances,
 }
 
 

@@ -40,7 +40,7 @@ def row(model: hasten.Model, plan: hasten.Plan) -> dict[str, Any]:
     values = {name: getattr(found[name], "value", None) for name in ("fd", "kd", "recall")}
     return {
         "plan": str(plan),
-        "student": plan.student,
+        "student": getattr(plan.lever("student"), "folder", None),
         "evaluations": sampler.evaluations,
         "n": N,
         **values,
@@ -64,7 +64,8 @@ def main() -> None:
     plans = [hasten.Plan.read(text) for text in TEACHER]
     plans = [_started(plan) for plan in plans]
     for name in STUDENTS:
-        theirs = [hasten.Plan(student=name, **fields) for fields in student_plans(name)]
+        student = f"student(folder={name!r})"
+        theirs = [hasten.Plan(**fields, levers=(student,)) for fields in student_plans(name)]
         plans += [*theirs, *(_smaller(plan) for plan in theirs)]
     rows = [row(model, plan) for plan in plans]
     compare_(rows)
@@ -79,7 +80,7 @@ def _smaller(plan: hasten.Plan) -> hasten.Plan:
 
 def _started(plan: hasten.Plan) -> hasten.Plan:
     """A learned program with the start it was learned from."""
-    held = plan.learned
+    held = plan.parts.learned
     return plan if held is None else plan.model_copy(update={"start": held.start})
 
 

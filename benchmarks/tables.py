@@ -55,7 +55,7 @@ def best() -> str:
 
 
 def _plan(row: dict[str, Any]) -> tuple[str, ...]:
-    low, high = row["drift_interval"]
+    low, high = row["ode_error_interval"]
     return (
         f"`{row['plan']}`",
         str(row["evaluations"]),

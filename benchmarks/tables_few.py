@@ -98,7 +98,8 @@ def early_stop() -> str:
         "ODE error",
         "cost of the start",
     )
-    note = f"\nFD and recall at n = {row['n']}, ODE error at n = {row['n_drift']}; paired by noise."
+    n = f"FD and recall at n = {row['n']}, ODE error at n = {row['n_ode_error']}"
+    note = f"\n{n}; paired by noise."
     return markdown(head, cells) + note + where(result)
 
 
@@ -214,7 +215,7 @@ def smaller() -> str:
                 f"{many['median']:.1f} ({many['times_faster_than_eager']:.1f})",
                 f"{row['fd']:.2f} ({row['times_the_fd']:.2f})",
                 f"{row['recall']:.2f}",
-                f"{row['ode_error']:.4f}",
+                f"{row['rmse']:.4f}",
                 f"{row['weights_mb']:.1f}",
                 f"{row['macs']:.0%}",
             )
@@ -225,7 +226,7 @@ def smaller() -> str:
     note = (
         f"\nOne network call, each in a process of its own and timed in turn, n = {n}; FD and "
         f"recall of {found[0]['n']} pictures from the same noise, ODE error (RMSE from the "
-        f"pictures of eager float32) of {found[0]['n_drift']}. {result['what']}."
+        f"pictures of eager float32) of {found[0]['n_rmse']}. {result['what']}."
     )
     return markdown(head, cells) + note + where(result)
 
@@ -238,7 +239,7 @@ def widths() -> str:
     rows = [row for row in result["rows"] if row["kind"] == "width"]
     cells = [
         (
-            "".join("small " if small else "WHOLE " for small in row["small_at"]).strip(),
+            "".join("small " if small else "WHOLE " for small in row["at"]).strip(),
             f"{row['macs']:.1%}",
             f"{row['fd']:.3f} ({row['times_the_fd']:.2f})",
             f"{row['recall']:.3f}",
@@ -276,12 +277,12 @@ def pruned() -> str:
     return markdown(head, cells) + note + where(result)
 
 
-def drifts() -> str:
+def quantization_distance() -> str:
     """How far pictures move from float32 over bits and rows of ranges."""
     if not (FOLDER / "smaller.json").exists():
         return "Not measured yet: `python -m benchmarks.smaller`.\n"
     result = read("smaller")
-    rows = [row for row in result["rows"] if row["kind"] == "ode_error"]
+    rows = [row for row in result["rows"] if row["kind"] == "distance"]
     by = {(row["bits"], row["rounding"], row["rows"]): row for row in rows}
     kinds = list(itertools.product(("nearest", "gptq"), ("static", "steps")))
 

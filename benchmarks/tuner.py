@@ -104,7 +104,7 @@ def compared() -> list[dict[str, Any]]:
             {
                 "seed": seed,
                 "plan": str(anywhere),
-                "drift_in_the_sweep": None if again is None else again.rmse,
+                "ode_error_in_the_sweep": None if again is None else again.rmse,
                 "seconds": seconds,
                 "share_of_sweep": seconds / cost,
                 "random_plan": None if drawn is None else drawn["text"],
