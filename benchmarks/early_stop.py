@@ -1,4 +1,4 @@
-"""Starts below the top of the path beside pure noise: ``python -m benchmarks.early_stop``.
+"""Starts below the top of the schedule beside pure noise: ``python -m benchmarks.early_stop``.
 
 FD, recall and ODE error of pure noise and of starts at several ratios, one solver and
 grid

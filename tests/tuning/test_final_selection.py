@@ -143,7 +143,7 @@ def test_a_variant_is_judged_as_the_finalist_it_comes_from():
     first = dataclasses.replace(finalist(20, 0.001, (0.0, 0.0)), faithful=True)
     leader = finalist(6, 0.01, (-0.1, 0.1))
     finals.finalists = [first, leader]
-    finals.add_variant(Plan(steps=5, merge=None), leader)
+    finals.add_variant(Plan(steps=5), leader)
     *_, variant = finals.finalists
     assert variant.report.fd == estimate(1.5)
     assert variant.final_quality is not None

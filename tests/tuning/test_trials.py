@@ -8,6 +8,7 @@ from tuning_fakes import REFERENCE, gaussian_model
 import hasten
 from hasten.core.errors import UserError
 from hasten.core.plan import Plan
+from hasten.levers.quantize import Quantize
 from hasten.measuring.ode_error import reference
 from hasten.tuning.requests import (
     CalibrateQuantization,
@@ -94,7 +95,7 @@ def test_a_calibration_writes_the_network_and_ranks_its_layers(tiny_model, tmp_p
     errors = [layer.ode_error for layer in calibrated.layers]
     assert errors == sorted(errors, reverse=True)
     assert errors[0] > 0
-    quantized = plan.model_copy(update={"quantize": str(file)})
+    quantized = plan.with_lever(Quantize(file=str(file)))
     assert hasten.build(model, quantized).sample(1).isfinite().all()
 
 

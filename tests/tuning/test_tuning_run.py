@@ -121,8 +121,8 @@ def test_what_was_left_out_is_said_in_plain_words():
     assert [note.partition(":")[0] for note in notes] == [
         "feature cache",
         "parallel sampling",
-        "linear layers in eight bits by torchao",
-        "token merging",
+        "lever merge",
+        "lever torchao",
         "eight bits",
     ]
 

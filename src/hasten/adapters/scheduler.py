@@ -237,7 +237,7 @@ class ProgramScheduler(SchedulerMixin, ConfigMixin):
         if plain and abs(spread - 1) > 1e-3:
             raise UserError(
                 f"this program starts from noise of standard deviation {spread:.4g}, but the "
-                "pipeline did not ask for it (init_noise_sigma); use a path that starts at 1."
+                "pipeline did not ask for it (init_noise_sigma); use a schedule that starts at 1."
             )
         if index == 0:
             self._values = {START: state}

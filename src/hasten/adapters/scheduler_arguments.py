@@ -82,7 +82,7 @@ def check_program(program: Program, calls: Sequence[int]) -> None:
 
 
 def sigmas_of(levels: Sequence[Level]) -> list[float]:
-    """What diffusers calls sigmas: the noise itself on straight paths, else sigma / alpha."""
+    """What diffusers calls sigmas: the noise itself on rectified flows, else sigma / alpha."""
     straight = all(abs(level.alpha + level.sigma - 1) < 1e-9 for level in levels)
     return [level.sigma if straight or level.alpha == 0 else level.ratio for level in levels]
 

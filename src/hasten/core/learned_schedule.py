@@ -1,4 +1,4 @@
-"""A path whose shape is learned with the network."""
+"""A noise schedule whose shape is learned with the network."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ class LearnedSchedule(NoiseSchedule):
         shape = self._shape(np.clip(position, 0.0, 1.0))
         gamma = self.ends[0] + (self.ends[1] - self.ends[0]) * shape
         alpha, sigma = np.sqrt(1 / (1 + np.exp(gamma))), np.sqrt(1 / (1 + np.exp(-gamma)))
-        # Below 0 the path goes straight to a clean picture, as a table's entry before its first.
+        # Below 0 the schedule goes straight to a clean picture, as a table's entry before its
+        # first.
         rest = np.clip(1 + position, 0.0, 1.0)
         sigma = np.where(position < 0, sigma * rest, sigma)
         return 1000.0 * shape, np.where(position < 0, np.sqrt(1 - sigma**2), alpha), sigma

@@ -23,7 +23,7 @@ class Model:
 
     Attributes:
         net: module that maps x (n, ...), times t (n,) and a Condition to its prediction.
-        path: how noise is added over time.
+        schedule: how noise is added over time.
         prediction: what the network answers.
         shape: of one sample in the network's space, of any rank: (c, h, w), (c, frames, h, w).
         codec: pictures in [0, 1] to the network's space and back.

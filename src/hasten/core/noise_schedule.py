@@ -307,7 +307,7 @@ def betas(schedule: str, count: int, start: float, end: float) -> Array:
 
 
 def ddpm_schedule(levels: int = 1000) -> Discrete:
-    """The path as published in DDPM: ``levels`` betas from 1e-4 to 0.02."""
+    """The schedule as published in DDPM: ``levels`` betas from 1e-4 to 0.02."""
     return Discrete.from_betas(betas("linear", levels, 1e-4, 0.02))
 
 

@@ -78,7 +78,7 @@ class Velocity(Prediction):
 @predictions.add("flow")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FlowVelocity(Prediction):
-    """noise - x0, the velocity of the straight path (Lipman et al. 2210.02747)."""
+    """noise - x0, the velocity of a rectified flow (Lipman et al. 2210.02747)."""
 
     def at(self, level: Level) -> Translation:
         total = level.alpha + level.sigma
@@ -88,8 +88,8 @@ class FlowVelocity(Prediction):
 @predictions.add("edm")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preconditioned(Prediction):
-    """Unit-variance input and target (Karras et al. 2206.00364, table 1), for x on any path: theirs
-    is for x / alpha and sigma / alpha."""
+    """Unit-variance input and target (Karras et al. 2206.00364, table 1), for x on any schedule:
+    theirs is for x / alpha and sigma / alpha."""
 
     sigma_data: float = 0.5
 

@@ -35,7 +35,8 @@ class Solver(ABC):
         return self.stochastic
 
     def on(self, schedule: NoiseSchedule) -> Solver:
-        """The solver for walks on ``path``: itself, unless it asks at levels that no grid lists."""
+        """The solver for walks on ``schedule``: itself, unless it asks at levels that no grid
+        lists."""
         return self
 
 

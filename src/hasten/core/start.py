@@ -23,7 +23,7 @@ Latents = Callable[[Any, Condition], Any]
 
 
 class Start(ABC):
-    """Where a walk begins: at the noisy end of the path, or at a level below it from something
+    """Where a walk begins: at the noisy end of the schedule, or at a level below it from something
     cheap, so that fewer evaluations are left to do (early stop, 2205.12524).
 
     Attributes:
@@ -34,7 +34,7 @@ class Start(ABC):
     heavy: ClassVar[bool] = False
 
     def top(self, schedule: NoiseSchedule) -> float:
-        """The position on ``path`` where the walk begins."""
+        """The position on ``schedule`` where the walk begins."""
         return schedule.noisy
 
     def evaluations(self, schedule: NoiseSchedule) -> int | None:
@@ -67,7 +67,7 @@ class Start(ABC):
         return None
 
     def shortened(self, schedule: NoiseSchedule) -> NoiseSchedule:
-        """``path`` from :meth:`top` down, for a grid to place levels on."""
+        """``schedule`` from :meth:`top` down, for a grid to place levels on."""
         top = self.top(schedule)
         return schedule if top == schedule.noisy else Shortened(schedule, top)
 

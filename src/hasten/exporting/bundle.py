@@ -162,7 +162,7 @@ def _require_table(sampler: Sampler) -> None:
     program = sampler.program
     if program is None:
         raise UserError(
-            f"solver {sampler.solver.part_name!r} chooses its steps while it runs, so no table "
+            f"solver {sampler.plan.solver!r} chooses its steps while it runs, so no table "
             "holds them; hasten learn freeze writes the plan nearest to it that can be exported."
         )
     lowered = lower(program, sampler.model.prediction)

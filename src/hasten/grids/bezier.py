@@ -17,9 +17,9 @@ from hasten.grids.ratios import ends, positions
 @grids.add("bezier")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bezier(Grid):
-    """log(sigma / alpha) falls along a Bezier curve from the path's noisy end to ``end`` of the way
-    to its cleanest level; ``points`` are the curve's inner control points, rising from 0 to 1. The
-    curve is visited at equal distances of its parameter, whatever the number of steps, and
+    """log(sigma / alpha) falls along a Bezier curve from the schedule's noisy end to ``end`` of the
+    way to its cleanest level; ``points`` are the curve's inner control points, rising from 0 to 1.
+    The curve is visited at equal distances of its parameter, whatever the number of steps, and
     ``hasten learn grid --method bezier`` learns it.
     """
 

@@ -25,12 +25,12 @@ def checked(name: str, schedule: NoiseSchedule, positions: Sequence[float]) -> l
     slack = 1e-9 * max(abs(schedule.noisy), 1e-3)
     require(
         schedule.low - slack <= places[-1] and places[0] <= schedule.noisy + slack,
-        f"grid {name!r} visits {places[0]:g} to {places[-1]:g}; this path's positions lie between "
-        f"{schedule.noisy:g} and {schedule.low:g}.",
+        f"grid {name!r} visits {places[0]:g} to {places[-1]:g}; this schedule's positions lie "
+        f"between {schedule.noisy:g} and {schedule.low:g}.",
     )
     return [min(max(place, schedule.low), schedule.noisy) for place in places]
 
 
 def entries(schedule: NoiseSchedule) -> int:
-    """How many levels the path's table has; 0 where time is continuous."""
+    """How many levels the schedule's table has; 0 where time is continuous."""
     return len(schedule.alphas_cumprod) if isinstance(schedule, Discrete) else 0

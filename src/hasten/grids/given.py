@@ -14,9 +14,9 @@ from hasten.grids.checks import checked
 @grids.add("given")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Given(Grid):
-    """Positions listed in ``at``, in the path's own unit, falling: one for each step.
+    """Positions listed in ``at``, in the schedule's own unit, falling: one for each step.
 
-    ``told``: the times the network is told there, where they are not the path's own.
+    ``told``: the times the network is given there, where they are not the schedule's own.
     """
 
     at: tuple[float, ...]

@@ -16,8 +16,8 @@ from hasten.grids.ratios import ends, positions, require_ends
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Karras(Grid):
     """sigma / alpha to the power 1 / ``rho`` falls evenly from ``high`` to ``low`` (eq. 5); None is
-    the path's own end. A start without signal is kept, and the levels after it are spaced as if it
-    lay at 80."""
+    the schedule's own end. A start without signal is kept, and the levels after it are spaced as if
+    it lay at 80."""
 
     rho: float = 7.0
     low: float | None = None

@@ -16,8 +16,8 @@ from hasten.grids.ratios import ends, positions, require_ends
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogSNR(Grid):
     """log(sigma / alpha) falls evenly from ``high`` to ``low``, ratios sigma / alpha; None is the
-    path's own end. A start without signal is kept, and the levels after it are spaced as if it lay
-    at 80."""
+    schedule's own end. A start without signal is kept, and the levels after it are spaced as if it
+    lay at 80."""
 
     low: float | None = None
     high: float | None = None

@@ -20,7 +20,7 @@ class Quadratic(Grid):
     """The "quad" spacing of DDIM's code (Song et al. 2010.02502, appendix D.2): the square of
     evenly spaced numbers, between table entries too.
 
-    ``top`` is where it starts, as a share of the path. None is DDIM's 0.8 where that is noise
+    ``top`` is where it starts, as a share of the schedule. None is DDIM's 0.8 where that is noise
     already (sigma > 10 alpha), else 1.
     """
 

@@ -1,4 +1,4 @@
-"""From noise levels sigma / alpha to a path's positions."""
+"""From noise levels sigma / alpha to a schedule's positions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def require_ends(low: float | None, high: float | None) -> None:
 
 
 def ends(schedule: NoiseSchedule, low: float | None, high: float | None) -> tuple[float, float]:
-    """(high, low) ratios sigma / alpha, the path's own where none are given."""
+    """(high, low) ratios sigma / alpha, the schedule's own where none are given."""
     noisiest = schedule.at(schedule.noisy).ratio
     top = (noisiest if math.isfinite(noisiest) else NOISIEST) if high is None else high
     return top, schedule.at(schedule.low).ratio if low is None else low
@@ -31,7 +31,8 @@ def ends(schedule: NoiseSchedule, low: float | None, high: float | None) -> tupl
 def positions(
     name: str, schedule: NoiseSchedule, ratios: list[float], own: tuple[bool, bool]
 ) -> list[float]:
-    """Positions of falling ``ratios``; a (high, low) end that is the path's ``own`` is exact."""
+    """Positions of falling ``ratios``; a (high, low) end that is the schedule's ``own`` is
+    exact."""
     places = [schedule.position(-math.log(ratio)) for ratio in ratios]
     if own[1]:
         places[-1] = schedule.low

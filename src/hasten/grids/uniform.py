@@ -20,9 +20,9 @@ class Uniform(Grid):
 
     On a table of 1000 levels with 10 steps: "trailing" is 999, 899, ..., 99; "leading" 900, ..., 0
     plus ``offset``; "linspace" 999, 888, ..., 0, in whole numbers as diffusers has them while steps
-    are no more than levels. On a continuous path trailing is 1, 1 - 1/n, ..., 1/n of its length,
-    leading the same moved down to end at its lowest position. One step starts at the noisy end,
-    except where it leads.
+    are no more than levels. On a continuous schedule trailing is 1, 1 - 1/n, ..., 1/n of its
+    length, leading the same moved down to end at its lowest position. One step starts at the noisy
+    end, except where it leads.
     """
 
     spacing: str = "trailing"
@@ -39,7 +39,8 @@ class Uniform(Grid):
         table = entries(schedule)
         require(
             self.offset == 0 or table > 0,
-            f"grid option offset is {self.offset}; it counts levels, and this path has no table.",
+            f"grid option offset is {self.offset}; it counts levels, and this schedule has no "
+            "table.",
         )
         whole = steps <= table
         places = self._places(schedule, steps, -1.0 if table else 0.0, whole)

@@ -91,7 +91,8 @@ def reference(
         batch: pictures at a time.
 
     Raises:
-        UserError: the model's ODE cannot be solved from pure noise (an epsilon network whose path
+        UserError: the model's ODE cannot be solved from pure noise (an epsilon network whose
+        schedule
             ends without signal).
     """
     require_whole("n", n, 1, 100_000)

@@ -1,7 +1,7 @@
 """The probability-flow ODE of a model as a continuous normalizing flow.
 
 In y = x / alpha along half log-SNR l it reads ``dy = (x0 - y) dl`` (2011.13456, eq. 13),
-so from the path's lowest level up to its noisiest one (section 4.3 and appendix D.2)
+so from the schedule's lowest level up to its noisiest one (section 4.3 and appendix D.2)
 
     log p(y_low) = log p(y_high) + integral from l_low to l_high of (tr(d x0 / d y) - d) dl
 

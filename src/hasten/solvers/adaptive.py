@@ -31,7 +31,7 @@ class Trials:
         rows: which pictures of the batch; their latents are ``x`` (k, c, h, w).
         known: what was learned at ``here`` and holds again when the step is tried again, by name.
         fresh: the places in ``rows`` that stand at ``here`` for the first time.
-        read: the path's level at a half log-SNR.
+        read: the schedule's level at a half log-SNR.
     """
 
     rows: list[int]

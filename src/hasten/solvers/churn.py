@@ -18,10 +18,10 @@ class Churned(Solver):
     """A solver that raises the noise by a factor ``1 + min(churn / steps, sqrt(2) - 1)`` before
     each step whose ratio sigma / alpha lies in [s_min, s_max].
 
-    The raised level is not on the grid, and a walk knows no path: the time told to the network is
-    read between the grid's levels, linear in log-SNR (beyond the first level, along the line
-    through the first two). That is exact on the EDM path and an approximation on others. A first
-    level without signal, or with no second one to measure by, is not raised.
+    The raised level is not on the grid, and a walk knows no schedule: the time the network is given
+    is read between the grid's levels, linear in log-SNR (beyond the first level, along the line
+    through the first two). That is exact on the EDM schedule and an approximation on others. A
+    first level without signal, or with no second one to measure by, is not raised.
     """
 
     churn: float = 0.0
@@ -67,7 +67,7 @@ def read_between(levels: Sequence[Level], half_log_snr: float) -> Level | None:
     length = second.half_log_snr - first.half_log_snr
     share = (half_log_snr - first.half_log_snr) / length
     t = first.t + share * (second.t - first.t)
-    # alpha is 1 on a variance-exploding path, alpha + sigma on a straight one, hypot on a
+    # alpha is 1 on a variance-exploding schedule, alpha + sigma on a rectified flow, hypot on a
     # variance-preserving one: whichever the two neighbours agree on holds between them too.
     ratio = math.exp(-half_log_snr)
     sizes = [

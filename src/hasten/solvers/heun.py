@@ -16,8 +16,8 @@ from hasten.solvers.steps import heun_step
 @solvers.add("heun")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Heun(Churned):
-    """Algorithm 2 in x/alpha against sigma/alpha, so on any path: two evaluations a step, one on
-    the last. Order 2."""
+    """Algorithm 2 in x/alpha against sigma/alpha, so on any schedule: two evaluations a step, one
+    on the last. Order 2."""
 
     def walk(self, x: Latent, levels: Sequence[Level]) -> Walk:
         for index, there in enumerate(levels[1:]):

@@ -25,7 +25,8 @@ class Langevin(Solver):
     The norms are those of each picture on its own, so that it does not depend on its batch-mates
     (the authors' code takes their means over the batch). They make a step that is not linear in its
     latents, so there is no Program. ``1 + corrections`` evaluations a step, one on the last; the
-    authors use an ``snr`` of 0.16 on variance-exploding paths and 0.01 on variance-preserving ones.
+    authors use an ``snr`` of 0.16 on variance-exploding schedules and 0.01 on variance-preserving
+    ones.
     """
 
     stochastic = True

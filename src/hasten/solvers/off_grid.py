@@ -1,4 +1,4 @@
-"""Solvers that ask at levels no grid lists: they take the path between a grid's two ends."""
+"""Solvers that evaluate the network at levels between those of the grid."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Between(Solver):
         """From ``levels[0]`` to ``levels[-1]``, at least two, all with signal and noise.
 
         Args:
-            read: the path's level at any half log-SNR between the two.
+            read: the schedule's level at any half log-SNR between the two.
         """
 
     def walk(self, x: torch.Tensor, levels: Sequence[Level]) -> Walk:
-        """The walk on a path that is known at ``levels`` alone and read between them (see
-        :func:`read_between`); :meth:`on` gives a solver that knows the path itself."""
+        """The walk on a schedule that is known at ``levels`` alone and read between them (see
+        :func:`read_between`); :meth:`on` gives a solver that knows the schedule itself."""
 
         def read(half_log_snr: float) -> Level:
             found = read_between(levels, half_log_snr)
@@ -65,12 +65,12 @@ class Between(Solver):
         return x
 
     def on(self, schedule: NoiseSchedule) -> Solver:
-        return OnPath(solver=self, schedule=schedule)
+        return OnSchedule(solver=self, schedule=schedule)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OnPath(Solver):
-    """A solver that takes ``path`` between two ends, with the path itself at hand."""
+class OnSchedule(Solver):
+    """A solver that reads the levels between two ends off the noise schedule itself."""
 
     traceable = False
     solver: Between
@@ -86,5 +86,5 @@ class OnPath(Solver):
 
 
 def level_at(schedule: NoiseSchedule, half_log_snr: float) -> Level:
-    """The level of ``path`` whose log(alpha / sigma) is ``half_log_snr``."""
+    """The level of ``schedule`` whose log(alpha / sigma) is ``half_log_snr``."""
     return schedule.at(schedule.position(half_log_snr))

@@ -2,8 +2,8 @@
 
 Both are integrated as they stand (Song et al. 2011.13456, eq. 13 and 6), in y = x / alpha along
 half log-SNR l, where they read ``dy = (x0 - y) dl`` and ``dy = 2 (x0 - y) dl + sqrt(2) sigma/alpha
-dw``: no path's own functions occur, and nothing is divided by a small number. They are slow, and
-there to hold the solvers of this package against.
+dw``: no schedule's own functions occur, and nothing is divided by a small number. They are slow,
+and there to hold the solvers of this package against.
 """
 
 from __future__ import annotations

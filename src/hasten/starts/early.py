@@ -1,4 +1,4 @@
-"""What all starts below the top of a path share: early stop (2205.12524, 2202.09671)."""
+"""What all starts below the top of a schedule share: early stop (2205.12524, 2202.09671)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Early(Start):
             return schedule.noisy
         require(
             low < self.ratio < high,
-            f"start option ratio is {self.ratio:g}; the levels of this path have sigma / alpha "
+            f"start option ratio is {self.ratio:g}; the levels of this schedule have sigma / alpha "
             f"from {high:g} at the top to {low:g} at the end, give one between.",
         )
         return schedule.position(-math.log(self.ratio))

@@ -8,6 +8,8 @@ import torch
 
 import hasten
 from conftest import tiny_attentive
+from hasten.core.call import Call
+from hasten.core.condition import Condition
 from hasten.core.errors import UserError
 from hasten.core.model import Model
 from hasten.core.noise_schedule import EDM, Flow, ddpm_schedule
@@ -163,11 +165,12 @@ def test_stages_of_progressive_distillation_halve():
 
 def test_the_batched_denoiser_is_that_of_the_sampler(teacher):
     x = torch.randn(2, 1, 8, 8, generator=generator(2))
-    condition = torch.tensor([0, 1])
+    labels = torch.tensor([0, 1])
     level = teacher.schedule.at(300.0)
-    mine = denoised(teacher, teacher.net, x, Levels.same(level, 2), condition)
-    theirs = hasten.build(teacher).denoiser(x, level, condition)
-    assert torch.allclose(mine, theirs, atol=1e-5)
+    mine = denoised(teacher, teacher.net, x, Levels.same(level, 2), labels)
+    call = Call(x=x, levels=(level, level), condition=Condition.labels_of(labels))
+    (theirs,) = hasten.build(teacher).denoiser([call])
+    assert torch.allclose(mine, theirs.x0, atol=1e-5)
 
 
 def test_continuous_consistency_refuses_a_schedule_that_keeps_no_variance(teacher, data, tmp_path):

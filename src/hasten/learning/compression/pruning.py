@@ -28,7 +28,7 @@ from hasten.measuring.macs import network_macs
 from hasten.training.columns import columns
 from hasten.training.objective import Rows
 
-LEVELS = 32  # of the path at which importance is measured
+LEVELS = 32  # of the schedule at which importance is measured
 PICTURES = 64  # at each of them
 MATTERS = 0.05  # of the largest loss: levels below it are left out
 Noisy = tuple[Level, torch.Tensor, torch.Tensor, tuple[Any, ...]]
