@@ -8,12 +8,13 @@ parallel executors, streams, servers.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 
-from hasten.core.condition import COND, Condition, cat_rows
+from hasten.core.condition import COND, Condition
 from hasten.core.level import Level
 
 FULL = "full"  # the variant of a network that every network has
@@ -119,7 +120,7 @@ class Call:
         """Calls of equal signature can be joined."""
         state = self.state
         return (
-            tuple(self.x.shape[1:]),
+            self.x.shape[1:],
             self.condition.signature,
             self.variant,
             self.raw,
@@ -163,8 +164,8 @@ def joined(calls: Sequence[Call]) -> Call:
         states = {first.branch: first.state.cat([call.state for call in others])}
     numbers = {call.evaluation for call in calls}
     return first.changed(
-        x=cat_rows(call.x for call in calls),
-        levels=tuple(level for call in calls for level in call.levels),
+        x=torch.cat([call.x for call in calls]),
+        levels=tuple(itertools.chain.from_iterable(call.levels for call in calls)),
         condition=Condition.cat([call.condition for call in calls]),
         evaluation=numbers.pop() if len(numbers) == 1 else None,
         states=states,
@@ -176,9 +177,11 @@ def split(answer: Answer, calls: Sequence[Call]) -> list[Answer]:
     if len(calls) == 1:
         return [answer]
     sizes = [len(call) for call in calls]
-    x0s = answer.x0.split(sizes)
-    variances = [None] * len(calls) if answer.variance is None else answer.variance.split(sizes)
+    x0s = torch.split_with_sizes(answer.x0, sizes)
     state = next(iter(answer.states.values()), None)
+    if answer.variance is None and state is None:
+        return [Answer(x0=x0) for x0 in x0s]
+    variances = [None] * len(calls) if answer.variance is None else answer.variance.split(sizes)
     out, first = [], 0
     for call, x0, variance in zip(calls, x0s, variances, strict=True):
         states: dict[str, State] = {}
@@ -194,6 +197,8 @@ def answered(calls: Sequence[Call], answer: Callable[[Call], Answer], most: int)
     ``answer`` together."""
     if len(calls) == 1:
         return [answer(calls[0])]
+    if len({call.signature for call in calls}) == 1 and sum(map(len, calls)) <= most:
+        return split(answer(joined(calls)), calls)
     groups: dict[tuple[Any, ...], list[int]] = {}
     for number, call in enumerate(calls):
         groups.setdefault(call.signature, []).append(number)

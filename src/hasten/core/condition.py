@@ -10,6 +10,8 @@ tensors of a branch one after another.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -200,7 +202,9 @@ class Condition:
             )
         if len(self.branches) == 1:
             return self
-        return Condition(self.n, {COND: self.branches[name]})
+        if name not in self._alone:
+            self._alone[name] = Condition(self.n, {COND: self.branches[name]})
+        return self._alone[name]
 
     def rows(self, index: Index) -> Condition:
         """The samples ``index`` (k,), in that order."""
@@ -217,6 +221,9 @@ class Condition:
         first, *others = conditions
         if not others:
             return first
+        known = first._joined.get(len(others))
+        if known is not None and all(map(operator.is_, known[0], others)):
+            return known[1]
         branches = {
             name: {
                 key: leaf.joined([other.branches[name][key] for other in others])
@@ -224,7 +231,9 @@ class Condition:
             }
             for name, tree in first.branches.items()
         }
-        return Condition(sum(len(condition) for condition in conditions), branches)
+        whole = Condition(sum(condition.n for condition in conditions), branches)
+        first._joined[len(others)] = others, whole  # the next evaluation joins the same ones
+        return whole
 
     def null_where(self, mask: torch.Tensor) -> Condition:
         """The branch ``cond`` alone, replaced by ``null`` for the samples of the mask (n,): label
@@ -244,7 +253,16 @@ class Condition:
             chosen[key] = leaf
         return Condition(self.n, {COND: chosen})
 
-    @property
+    @functools.cached_property
+    def _alone(self) -> dict[str, Condition]:
+        return {}
+
+    @functools.cached_property
+    def _joined(self) -> dict[int, tuple[list[Condition], Condition]]:
+        """The last join with so many others."""
+        return {}
+
+    @functools.cached_property
     def signature(self) -> tuple[Any, ...]:
         """Conditions of equal signature can share a network call."""
         return tuple(

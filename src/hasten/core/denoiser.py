@@ -135,7 +135,7 @@ class _Branch:
 def _combined(call: Call, parts: Sequence[_Branch], answers: Sequence[Answer]) -> Answer:
     states = {name: state for answer in answers for name, state in answer.states.items()}
     if len(parts) == 1 and parts[0].rows is None and parts[0].weight == 1.0:
-        return dataclasses.replace(answers[0], states=states)
+        return answers[0]
     if any(answer.variance is not None for answer in answers):
         raise UserError("guidance and a learned variance exclude each other; set guidance to 1.")
     names = [part.call.branch for part in parts]

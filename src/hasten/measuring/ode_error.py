@@ -92,8 +92,7 @@ def reference(
 
     Raises:
         UserError: the model's ODE cannot be solved from pure noise (an epsilon network whose
-        schedule
-            ends without signal).
+            schedule ends without signal).
     """
     require_whole("n", n, 1, 100_000)
     shape = model.shape
