@@ -172,6 +172,7 @@ SMALL = Space(
 )
 
 
+@pytest.mark.slow
 def test_a_pipeline_is_tuned_in_processes_of_their_own(model, tmp_path):
     settings = TunerSettings(
         fresh_processes=0,  # each takes seconds to start

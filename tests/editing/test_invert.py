@@ -65,7 +65,7 @@ def test_the_noise_of_gaussian_pictures_is_the_noise_they_were_made_of(gaussian_
     assert (found.noise - noise).square().mean().sqrt() <= 1e-4 / STD * 2
 
 
-@pytest.mark.parametrize("text", ["ddim", "dpmpp(order=2)"])
+@pytest.mark.parametrize("text", ["ddim", pytest.param("dpmpp(order=2)", marks=pytest.mark.slow)])
 def test_pictures_of_a_real_network_decode_back(text, tiny_model):
     """An untrained network of velocities on a straight path: x0 stays of the size of pictures."""
     model = tiny_model("flow", "flow", labels=3)

@@ -120,7 +120,7 @@ def start_of(kind: str) -> str:
     ("target", "kind"),
     [
         ("onnx", "mixture"),
-        ("openvino", "gaussian"),
+        pytest.param("openvino", "gaussian", marks=pytest.mark.slow),
         ("executorch", "mixture"),
         ("folder", "mixture"),
     ],
@@ -206,6 +206,7 @@ def test_a_plan_that_cannot_be_exported_says_what_can(model, plan, words, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "rows"), [("onnx", "static"), ("openvino", "steps")])
 def test_a_plan_in_few_bits_is_exported_in_integers(model, target, rows, tmp_path):
     pytest.importorskip({"onnx": "onnxruntime"}.get(target, target))
@@ -228,6 +229,7 @@ def test_a_plan_in_few_bits_is_exported_in_integers(model, target, rows, tmp_pat
         bundle(model, small.model_copy(update={"steps": QUICK.steps + 1}))
 
 
+@pytest.mark.slow
 def test_openvino_computes_in_the_dtype_of_the_plan(model, tmp_path):
     """In bfloat16 a time is rounded, so a folder holds what its times tell and no others."""
     pytest.importorskip("openvino")

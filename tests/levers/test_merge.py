@@ -86,7 +86,7 @@ def test_a_picture_does_not_depend_on_the_others_of_its_batch():
     ("way", "cache"),
     [
         ({"engine": "openvino"}, ()),
-        ({"engine": "onnxruntime"}, ("blocks(every=2)",)),
+        pytest.param({"engine": "onnxruntime"}, ("blocks(every=2)",), marks=pytest.mark.slow),
         ({"executor": "picard"}, ()),
         ({"engine": "eager"}, ("attention(every=2)",)),
     ],

@@ -137,6 +137,7 @@ def test_unshuffled_pixels_are_the_same_pixels():
     assert abs(plain.bits - moved.bits) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_verb_prints_bits_for_pictures_in_a_folder(tmp_path, capsys, tiny_model):
     from hasten.adapters.folder import save_folder
 
@@ -151,7 +152,10 @@ def test_the_verb_prints_bits_for_pictures_in_a_folder(tmp_path, capsys, tiny_mo
     assert found["n"] == 2
     assert found["dequantisation"].startswith("uniform")
     assert found["low"] <= found["bits"] <= found["high"]
-    assert _status(command) == 2
+
+
+def test_the_verb_asks_for_real_pictures(capsys):
+    assert _status(["measure", "builtin:mnist", "--likelihood"]) == 2
     assert "name them with data" in capsys.readouterr().err
 
 

@@ -403,7 +403,7 @@ def test_a_vae_gives_each_label_its_pictures_and_the_right_spread(tiny_model, tm
 @pytest.mark.parametrize(
     ("start", "why"),
     [
-        ("gaussian(file='FILE', ratio=1e6)", "ratio is 1e\\+06; the levels of this path have"),
+        ("gaussian(file='FILE', ratio=1e6)", "ratio is 1e\\+06; the levels of this schedule have"),
         ("gaussian(file='FILE', ratio=1e-4)", "give one between"),
         ("gaussian(file='FILE', ratio=-1)", "ratio is -1; it takes a number"),
         ("gaussian(file='FILE')", "lacks option 'ratio'; write it as gaussian"),

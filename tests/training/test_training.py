@@ -139,6 +139,7 @@ train(load_recipe(sys.argv[1], Recipe), sys.argv[2], quiet=True)
 """
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_resumes_to_the_same_weights(parquet, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(fields(parquet, pictures=16 * 60)))
@@ -248,6 +249,7 @@ def test_the_learned_shape_is_the_path_that_is_saved():
     assert torch.allclose(slope, rises[1:-1], rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_the_learned_shape_moves_to_lower_the_variance_of_the_bound(parquet, tmp_path):
     recipe = Recipe(
         **fields(
@@ -362,6 +364,7 @@ def test_a_card_states_the_pictures_that_were_seen(parquet, tmp_path):
     assert "1,600,000" not in card
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_same_weights_together(parquet, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(fields(parquet, pictures=16 * 6)))
@@ -428,7 +431,6 @@ def test_a_file_that_is_no_recipe_is_refused(text, tmp_path):
 
 
 def test_data_that_cannot_be_read_is_refused(tmp_path, parquet):
-    os.environ["HF_HUB_OFFLINE"] = "1"
     (tmp_path / "notes.txt").write_text("no data")
     for source in (tmp_path / "notes.txt", tmp_path / "nowhere"):
         with pytest.raises(UserError, match="data"):

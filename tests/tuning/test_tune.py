@@ -30,6 +30,7 @@ FAST = dataclasses.replace(
 FEW = dataclasses.replace(SMALLER, solvers=("ddim",), grids=("uniform",), steps=(2, 3), noisy=())
 
 
+@pytest.mark.slow
 def test_a_folder_without_labels_or_data_is_tuned_by_ode_error_alone(tiny_model, tmp_path):
     save_folder(tiny_model(), tmp_path / "model")
     model, out = hasten.load(tmp_path / "model"), tmp_path / "out"
@@ -48,6 +49,7 @@ def test_a_folder_without_labels_or_data_is_tuned_by_ode_error_alone(tiny_model,
     assert (out / "trials.jsonl").read_text().splitlines() == lines  # nothing is measured again
 
 
+@pytest.mark.slow
 def test_a_users_pictures_judge_a_users_model(tiny_model, tmp_path):
     draw = np.random.default_rng(0)
     (tmp_path / "pictures").mkdir()

@@ -32,6 +32,7 @@ def on_disk(tiny_model, tmp_path) -> Model:
     return hasten.load(tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_a_killed_trial_costs_one_trial(on_disk, tmp_path):
     worker = WorkerProcess(TrialExecutor(model=on_disk, folder=tmp_path))
     try:
@@ -74,6 +75,7 @@ def test_any_error_in_this_process_is_a_failure():
     assert (outcome.answer, outcome.failure) == (None, "RuntimeError: out of memory")
 
 
+@pytest.mark.slow
 def test_a_worker_leaves_when_its_parent_is_killed(on_disk):
     code = (
         "import sys, hasten\n"

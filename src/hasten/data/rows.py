@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +24,7 @@ MAX_PIXELS = 89_478_485  # where Pillow begins to warn of decompression bombs
 SUFFIXES = (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif")
 SUFFIXES += (".tiff", ".webp")
 SPLITS = {"train", "training", "test", "val", "valid", "validation", "dev", "eval"}
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 KINDS = "give a parquet file, a folder of pictures, or a data set's hub name."
 
 
@@ -127,6 +129,8 @@ def load_rows(source: str | Path, split: str = "train") -> Dataset:
         elif path.is_dir():
             return _folder(path, split)
         else:
+            named = HUB_NAME.fullmatch(source) and path.suffix != ".parquet"
+            require(bool(named), f"data {source!r} is neither a file nor a folder; {KINDS}")
             rows = datasets.load_dataset(source, split=split)
         return cast("Dataset", rows)
     except UserError:

@@ -161,6 +161,7 @@ def test_a_pruned_transformer_has_fewer_blocks():
         assert torch.allclose(less.net(x, t, label), whole.net(x, t, label), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_pruned_student_recovers_and_serves_every_solver(teacher, data, tmp_path):
     own = {"objective": "knowledge-distillation(features=0.1)", "prune": 0.3, "pictures": 16 * 60}
     made = recipe("knowledge-distillation", data, **own)

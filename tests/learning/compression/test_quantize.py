@@ -172,7 +172,14 @@ def test_a_row_a_step_is_for_layers_that_see_other_widths_at_other_times(tiny_mo
     assert learn_quantize(alike, BASE, rows="steps", n=4).rows == BASE.steps
 
 
-@pytest.mark.parametrize("engine", ["eager", "onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    "engine",
+    [
+        "eager",
+        pytest.param("onnxruntime", marks=pytest.mark.slow),
+        pytest.param("openvino", marks=pytest.mark.slow),
+    ],
+)
 def test_a_row_a_step_is_as_near_as_a_network_a_step(model, tmp_path, engine):
     if engine != "eager":
         pytest.importorskip(engine)
@@ -292,7 +299,9 @@ def test_the_correction_brings_the_mean_answer_back(model):
     assert (fine - wanted).square().mean() < (rough - wanted).square().mean()
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    "engine", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)]
+)
 def test_runtimes_compute_what_the_simulation_says(model, tmp_path, engine):
     pytest.importorskip(engine)
     file = tmp_path / "q.safetensors"
@@ -305,6 +314,7 @@ def test_runtimes_compute_what_the_simulation_says(model, tmp_path, engine):
     assert (a - b).square().mean() < 0.3 * (a - plain).square().mean()
 
 
+@pytest.mark.slow
 def test_the_rest_may_run_in_bfloat16_where_the_runtime_can(model, tmp_path):
     pytest.importorskip("openvino")
     if "bfloat16" not in engines_here()["openvino"]:
@@ -385,6 +395,7 @@ def test_what_the_times_tell_is_worked_out_ahead_where_that_is_less(model, tmp_p
     assert torch.equal(net(x, rows(t, condition)), known(x, t, condition))
 
 
+@pytest.mark.slow
 def test_a_mix_with_floats_leaves_the_layers_that_matter_most(model, tmp_path):
     bold = learn_quantize(model, BASE, bits="w4a4,float", ode_error=1e3, n=8, correct=False)
     assert set(bold.bits) == set(bold.ranges) == set(bold.sensitivities)
@@ -400,6 +411,7 @@ def test_a_mix_with_floats_leaves_the_layers_that_matter_most(model, tmp_path):
         learn_quantize(model, BASE, bits="w4a4,float", ode_error=1e-7, n=8)
 
 
+@pytest.mark.slow
 def test_a_mix_gives_the_fewer_bits_to_the_layers_that_matter_least(model, tmp_path):
     bold = learn_quantize(model, BASE, bits="w3a8,w8a8", ode_error=1e3, n=8, correct=False)
     assert {str(bits) for bits in bold.bits.values()} == {"w3a8"}

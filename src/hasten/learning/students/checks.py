@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from hasten.adapters.lora import inner
 from hasten.core.errors import require
 from hasten.core.model import Model
 from hasten.core.plan import Plan
@@ -45,6 +46,8 @@ def require_usable(model: Model, recipe: StudentRecipe, objective: Distillation)
         recipe.bits is None or recipe.lora == 0,
         "bits and lora do not go together; drop one.",
     )
+    if recipe.lora:
+        inner(model.net)
     clash = "lora" if recipe.lora else "begin" if recipe.begin else None
     require(
         recipe.prune == 0 or clash is None,
