@@ -3,10 +3,10 @@
 Five questions: what a network call costs in fewer bits and with fewer channels, beside float32 and
 bfloat16 (and NNCF's integers, where NNCF is installed), every contender in a process of its own and
 timed in turn; what that does to FD; what a network of fewer channels gives at all evaluations, and
-at all but one; what it gives in other plans; and how far pictures ODE error over bits, with weights
-rounded to the nearest and by GPTQ, with one row of ranges and with a row a step. The network of
-fewer channels is what recipes/mnist-pruned.yaml made. ``... smaller call`` (quality, width, plan,
-ODE error) measures one anew.
+at all but one; what it gives in other plans; and how far from float32's its pictures are with fewer
+bits, with weights rounded to the nearest and by GPTQ, with one row of ranges and with a row a step.
+The network of fewer channels is what recipes/mnist-pruned.yaml made. ``... smaller call`` (quality,
+width, plan, distance) measures one anew.
 """
 
 from __future__ import annotations

@@ -46,8 +46,6 @@ def require_usable(model: Model, recipe: StudentRecipe, objective: Distillation)
         recipe.bits is None or recipe.lora == 0,
         "bits and lora do not go together; drop one.",
     )
-    if recipe.lora:
-        inner(model.net)
     clash = "lora" if recipe.lora else "begin" if recipe.begin else None
     require(
         recipe.prune == 0 or clash is None,
@@ -58,6 +56,8 @@ def require_usable(model: Model, recipe: StudentRecipe, objective: Distillation)
         recipe.prune == 0 or not objective.fresh,
         f"prune is {recipe.prune:g}, but objective {name!r} begins with new weights; drop prune.",
     )
+    if recipe.lora:
+        inner(model.net)
     require(
         recipe.guidance == 1.0 or model.null_label is not None,
         f"guidance is {recipe.guidance:g}, but model {model.name!r} was not trained with dropped "
