@@ -141,8 +141,8 @@ class Recipe(Run):
     Attributes:
         data: the pictures.
         network: `class` and the options of that diffusers class, such as `sample_size`,
-            `in_channels`, `out_channels`; with labels also `num_class_embeds` (one more than
-            `labels` where labels are dropped).
+            `in_channels`, `out_channels`; with labels also its number of class embeddings (one
+            more than `labels` where labels are dropped).
         schedule: the noise schedule: ddpm, vp-linear, vp-cosine, edm or flow, with options as in
             flow(shift=3.0).
         prediction: what the network predicts: epsilon, v, x0, flow or edm.
