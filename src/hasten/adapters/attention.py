@@ -14,12 +14,12 @@ from hasten.core.family import Folding
 class FoldedAttention:
     """An attention processor of diffusers around another one, which sees the folded tokens."""
 
-    def __init__(self, inner: Any, folding: Folding) -> None:
+    def __init__(self, inner: Callable[..., torch.Tensor], folding: Folding) -> None:
         self.inner, self.folding = inner, folding
 
     def __call__(
         self,
-        attn: Any,
+        attn: nn.Module,
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,

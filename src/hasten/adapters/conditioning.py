@@ -89,7 +89,7 @@ class DiTConditioning(Conditioning):
 class Unread(nn.Module):
     """Stands in for an embedding that nobody reads."""
 
-    def forward(self, time: torch.Tensor, *others: Any, **options: Any) -> torch.Tensor:
+    def forward(self, time: torch.Tensor, *others: object, **options: object) -> torch.Tensor:
         return time
 
 

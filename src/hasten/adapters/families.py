@@ -11,7 +11,7 @@ from torch import nn
 
 from hasten.adapters.attention import fold_tokens_, tokens_seen
 from hasten.adapters.conditioning import DiTConditioning, UNetConditioning
-from hasten.adapters.narrowing import DiTShortening, UNetNarrowing, options
+from hasten.adapters.narrowing import DiTShortening, NetworkConfig, UNetNarrowing, options
 from hasten.adapters.quiet import diffusers
 from hasten.adapters.split import split
 from hasten.core.condition import COND, Condition, PerSample, as_condition
@@ -41,7 +41,7 @@ class DiffusersFamily(Family):
     loadable: bool = True
 
     def call(
-        self, net: Any, x: torch.Tensor, t: torch.Tensor, condition: Condition
+        self, net: nn.Module, x: torch.Tensor, t: torch.Tensor, condition: Condition
     ) -> torch.Tensor:
         inputs = condition.values(x, t)
         if "labels" in inputs:
@@ -50,10 +50,10 @@ class DiffusersFamily(Family):
 
     def blocks(self, net: nn.Module) -> list[nn.Module]:
         stacks = [getattr(inner(net), name, None) for name in self.stacks]
-        lists = [list(one) if isinstance(one, nn.ModuleList) else [one] for one in stacks]
+        lists = [list(stack) if isinstance(stack, nn.ModuleList) else [stack] for stack in stacks]
         return [block for blocks in lists for block in blocks if block is not None]
 
-    def split(self, net: nn.Module, kind: str, **where: Any) -> nn.Module:
+    def split(self, net: nn.Module, kind: str, **where: object) -> nn.Module:
         cut: Any = split(inner(net), kind, **where)
         cut.family = self
         return cut
@@ -92,7 +92,7 @@ class PromptedUNet(ConditionalUNet):
     that a label stands for."""
 
     def call(
-        self, net: Any, x: torch.Tensor, t: torch.Tensor, condition: Condition
+        self, net: nn.Module, x: torch.Tensor, t: torch.Tensor, condition: Condition
     ) -> torch.Tensor:
         return net(x, t, condition.labels)
 
@@ -160,7 +160,7 @@ class Network(nn.Module):
     ) -> torch.Tensor:
         return self._call(self.module, x, t, as_condition(condition, len(x)))
 
-    def split(self, kind: str, **where: Any) -> nn.Module:
+    def split(self, kind: str, **where: object) -> nn.Module:
         """The network cut as the feature cache ``kind`` does it, see
         :mod:`hasten.core.feature_cache`."""
         own = getattr(self.module, "split", None)
@@ -183,9 +183,9 @@ class SplitNetwork(nn.Module):
         x: torch.Tensor,
         t: torch.Tensor,
         condition: Condition | torch.Tensor | None = None,
-        *kept: torch.Tensor,
-    ) -> Any:
-        return self.module(x, t, read_by_split(condition), *kept)
+        *features: torch.Tensor,
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        return self.module(x, t, read_by_split(condition), *features)
 
 
 def read_by_split(condition: Condition | torch.Tensor | None) -> torch.Tensor | None:
@@ -198,7 +198,7 @@ def read_by_split(condition: Condition | torch.Tensor | None) -> torch.Tensor | 
     return leaf.tensor if isinstance(leaf, PerSample) else None
 
 
-def new_network(config: dict[str, Any]) -> Network:
+def new_network(config: NetworkConfig) -> Network:
     """A freshly initialised network from ``{"class": "UNet2DModel", ...its options}``."""
     name = config.get("class", "UNet2DModel")
     require_choice("network class", name, loadable())

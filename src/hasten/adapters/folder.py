@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 
 from hasten.adapters.families import loadable
 from hasten.adapters.quiet import diffusers
+from hasten.adapters.schedules import SchedulerConfig
 from hasten.core.artifact import FACTS
 from hasten.core.codec import codecs
 from hasten.core.errors import UserError, require
@@ -27,6 +28,8 @@ from hasten.core.model import Model
 from hasten.core.noise_schedule import Discrete
 from hasten.core.prediction import predictions
 
+JsonObject = dict[str, Any]
+"""The object in a JSON file; its values are checked where they are used."""
 INDEX = "model_index.json"
 WEIGHTS = "diffusion_pytorch_model"
 AGAIN = "copy or download the folder again."
@@ -60,7 +63,7 @@ def save_folder(model: Model, target: Path, card: str = "") -> None:
             (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def facts(model: Model) -> dict[str, Any]:
+def facts(model: Model) -> dict[str, object]:
     """What ``hasten.json`` holds: everything about a model that diffusers' files do not say."""
     schedule = model.schedule.config()
     return {
@@ -108,8 +111,8 @@ class Contents:
     """What a folder holds: the network, and the dicts of its scheduler and of ``hasten.json``."""
 
     module: torch.nn.Module
-    scheduler: dict[str, Any] | None
-    facts: dict[str, Any]
+    scheduler: SchedulerConfig | None
+    facts: JsonObject
     sha256: str = ""
     folder: Path | None = None
 
@@ -137,7 +140,7 @@ def read_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Conte
     return Contents(module, scheduler, known, digest, folder)
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> JsonObject:
     """The JSON object in ``path``."""
     with refusing(f"{path} cannot be read as JSON", AGAIN):
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -145,7 +148,7 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def network_part(index: dict[str, Any], where: str) -> str:
+def network_part(index: Mapping[str, object], where: str) -> str:
     """``unet`` or ``transformer``: which part of a pipeline is the network, after all its parts
     were found to be ones that hasten can stand in for.
 
@@ -196,7 +199,7 @@ class Files:
         self.folder = folder
         require(folder.is_dir(), f"{folder} is no folder; give the folder of a model.")
         self._root = cache_root(folder)
-        self._listed: dict[str, Any] | None = None
+        self._listed: dict[str, dict[str, str]] | None = None
         if (folder / MANIFEST).exists():
             read_object(folder / MANIFEST)
             with refusing(f"{folder / MANIFEST} cannot be used", AGAIN):
@@ -216,7 +219,7 @@ class Files:
         require(known, f"{path} is not listed in {MANIFEST}; {AGAIN}")
         return path
 
-    def json(self, name: str) -> dict[str, Any]:
+    def json(self, name: str) -> JsonObject:
         return read_object(self.path(name))
 
     def names(self, inner: str) -> list[str]:
@@ -243,7 +246,7 @@ def one_line(error: Exception) -> str:
     return text if len(text) <= 300 else f"{text[:297]}..."
 
 
-def _known_class(name: Any, where: str) -> None:
+def _known_class(name: object, where: str) -> None:
     require(
         isinstance(name, str) and name in loadable(),
         f"{where}: network class {name!r} is not supported; hasten loads {', '.join(loadable())}. "
@@ -286,7 +289,7 @@ def weights_digest(folder: Path, part: str) -> str:
     return _digest(files, _weight_files(files, f"{part}/"))
 
 
-def _empty(config: dict[str, Any], where: Path) -> Any:
+def _empty(config: JsonObject, where: Path) -> torch.nn.Module:
     """The network that ``config`` describes, its parameters without memory."""
     import accelerate
 
@@ -305,7 +308,7 @@ def _empty(config: dict[str, Any], where: Path) -> Any:
         return cls(**{key: value for key, value in options.items() if key in allowed})
 
 
-def _sane(key: str, value: Any, where: Path) -> None:
+def _sane(key: str, value: object, where: Path) -> None:
     """Refuse sizes that would take all memory before a weight is looked at."""
     for item in value if isinstance(value, list) else [value]:
         most = LARGEST.get(key, 1_000_000)
@@ -320,8 +323,8 @@ def _weight_files(files: Files, inner: str) -> list[str]:
         return [f"{inner}{WEIGHTS}.safetensors"]
     listing = f"{WEIGHTS}.safetensors.index.json"
     if listing in names:
-        found = files.json(inner + listing).get("weight_map")
-        table = found if isinstance(found, dict) else {}
+        weight_map = files.json(inner + listing).get("weight_map")
+        table = weight_map if isinstance(weight_map, dict) else {}
         shards = sorted({str(shard) for shard in table.values()}) if table else [""]
         for shard in shards:
             require(

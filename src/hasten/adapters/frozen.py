@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TypeVar
 
 import torch
 
 from hasten.adapters.folder import refusing
 
+Net = TypeVar("Net", bound=torch.nn.Module)
+
 
 def frozen(
-    module: torch.nn.Module,
+    module: Net,
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
-) -> torch.nn.Module:
+) -> Net:
     """``module`` in eval mode without gradients; the caller's own object stays as it was."""
-    held = [*module.parameters(), *module.buffers()]
-    wide = [value for value in held if value.is_floating_point()]
+    tensors = [*module.parameters(), *module.buffers()]
+    wide = [value for value in tensors if value.is_floating_point()]
     ready = (
         not any(part.training for part in module.modules())
-        and not any(value.requires_grad for value in held)
-        and (device is None or all(value.device == device for value in held))
+        and not any(value.requires_grad for value in tensors)
+        and (device is None or all(value.device == device for value in tensors))
         and (dtype is None or all(value.dtype == dtype for value in wide))
     )
     if ready:
         return module
-    shared: dict[int, Any] = {id(value): value.detach() for value in module.buffers()}
+    shared: dict[int, torch.Tensor] = {id(value): value.detach() for value in module.buffers()}
     for value in module.parameters():
         shared[id(value)] = torch.nn.Parameter(value.detach(), requires_grad=False)
     with refusing(f"{type(module).__name__} cannot be copied", "call eval() on it, and move it."):

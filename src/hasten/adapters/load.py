@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
@@ -34,6 +34,9 @@ from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.prediction import Prediction
 
+Pipeline = Any  # of diffusers
+Facts = dict[str, Any]
+"""What is known of a model, by the names of the arguments of :func:`load`."""
 ASSETS = FilePath(__file__).parent.parent / "assets"
 BUILTIN = "builtin:"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?")
@@ -42,9 +45,9 @@ KNOWN = ("schedule", "prediction", "codec", "shape", "labels", "null_label", "le
 
 
 def load(
-    source: Any,
+    source: str | FilePath | torch.nn.Module | Pipeline,
     *,
-    schedule: str | dict[str, Any] | NoiseSchedule | None = None,
+    schedule: str | dict[str, object] | NoiseSchedule | None = None,
     prediction: str | Prediction | None = None,
     codec: str | Codec | None = None,
     shape: Shape | None = None,
@@ -82,7 +85,7 @@ def load(
     if prompts is not None:
         return load_prompted(source, prompts, place, width)
     name, contents = _open(source, place, width)
-    given = {
+    arguments: Facts = {
         "schedule": schedule,
         "prediction": prediction,
         "codec": codec,
@@ -91,22 +94,22 @@ def load(
         "null_label": null_label,
         "learned_variance": learned_variance,
     }
-    given = {key: value for key, value in given.items() if value is not None}
-    return _model(name, contents, given)
+    arguments = {key: value for key, value in arguments.items() if value is not None}
+    return _model(name, contents, arguments)
 
 
-def _open(source: Any, device: torch.device, dtype: torch.dtype | None) -> tuple[str, Contents]:
+def _open(source: object, device: torch.device, dtype: torch.dtype | None) -> tuple[str, Contents]:
     """What ``source`` holds, and what to call it."""
     if isinstance(source, torch.nn.Module):
         name = type(source.module if isinstance(source, Network) else source).__name__
         return name, Contents(frozen(source, device, dtype), None, {})
     if _is_pipeline(source):
         return type(source).__name__, _from_pipeline(source, device, dtype)
-    require(
-        isinstance(source, (str, FilePath)),
-        f"load was given a {type(source).__name__}; give a name, a folder, a hub id, a diffusers "
-        "pipeline or a torch.nn.Module.",
-    )
+    if not isinstance(source, (str, FilePath)):
+        raise UserError(
+            f"load was given a {type(source).__name__}; give a name, a folder, a hub id, a "
+            "diffusers pipeline or a torch.nn.Module."
+        )
     name, folder = _folder(source)
     return name, read_folder(folder, device, dtype or torch.float32)
 
@@ -172,13 +175,13 @@ def _download(text: str) -> FilePath:
     return folder
 
 
-def _is_pipeline(source: Any) -> bool:
+def _is_pipeline(source: object) -> bool:
     # Whoever holds a pipeline has imported diffusers; nobody else should wait for it.
     diffusers = sys.modules.get("diffusers")
     return diffusers is not None and isinstance(source, diffusers.DiffusionPipeline)
 
 
-def _from_pipeline(pipe: Any, device: torch.device, dtype: torch.dtype | None) -> Contents:
+def _from_pipeline(pipe: Pipeline, device: torch.device, dtype: torch.dtype | None) -> Contents:
     parts = {key: value for key, value in pipe.components.items() if value is not None}
     index = {key: ["diffusers", type(value).__name__] for key, value in parts.items()}
     part = network_part(index, type(pipe).__name__)
@@ -189,13 +192,13 @@ def _from_pipeline(pipe: Any, device: torch.device, dtype: torch.dtype | None) -
     return Contents(frozen(parts[part], device, dtype), config, {})
 
 
-def _model(name: str, contents: Contents, given: dict[str, Any]) -> Model:
+def _model(name: str, contents: Contents, arguments: Facts) -> Model:
     net = contents.module if isinstance(contents.module, Network) else Network(contents.module)
     net.eval()
-    _require_known(name, contents, given)
+    _require_known(name, contents, arguments)
     with refusing(f"{name}: its network's config cannot be used", "mend its values."):
         known = _from_module(net.module)
-    known |= {**_from_files(name, contents, given), **given}
+    known |= {**_from_files(name, contents, arguments), **arguments}
     missing = [key for key in ("schedule", "prediction", "shape") if key not in known]
     require(
         not missing,
@@ -224,7 +227,7 @@ def _model(name: str, contents: Contents, given: dict[str, Any]) -> Model:
     return model
 
 
-def _require_known(name: str, contents: Contents, given: dict[str, Any]) -> None:
+def _require_known(name: str, contents: Contents, arguments: Facts) -> None:
     """Say which file is missing, where one is."""
     facts, scheduler = contents.facts, contents.scheduler
     from_file = bool(contents.sha256)
@@ -235,7 +238,7 @@ def _require_known(name: str, contents: Contents, given: dict[str, Any]) -> None
         from_file
         and scheduler is None
         and lost
-        and not ("schedule" in given and "prediction" in given)
+        and not ("schedule" in arguments and "prediction" in arguments)
     ):
         raise UserError(
             f"{name} has no scheduler/scheduler_config.json, which says how it was trained; "
@@ -243,17 +246,17 @@ def _require_known(name: str, contents: Contents, given: dict[str, Any]) -> None
         )
 
 
-def _from_files(name: str, contents: Contents, given: dict[str, Any]) -> dict[str, Any]:
+def _from_files(name: str, contents: Contents, arguments: Facts) -> Facts:
     facts = {key: contents.facts[key] for key in KNOWN if contents.facts.get(key) is not None}
     if facts.get("schedule") == "scheduler":
         del facts["schedule"]
     scheduler = contents.scheduler
-    have = {**facts, **given}
+    have = {**facts, **arguments}
     if scheduler is None or ("schedule" in have and "prediction" in have):
         return facts
     where = f"{name}: scheduler_config.json"
     with refusing(f"{where} cannot be used", "mend it, or give schedule= and prediction=."):
-        said: dict[str, Any] = {}
+        said: Facts = {}
         if "schedule" not in have:
             said["schedule"] = read_schedule(config_of(scheduler), where)
         if "prediction" not in have:
@@ -261,14 +264,14 @@ def _from_files(name: str, contents: Contents, given: dict[str, Any]) -> dict[st
     return {**said, **facts}
 
 
-def _from_module(module: Any) -> dict[str, Any]:
+def _from_module(module: torch.nn.Module) -> Facts:
     """What a diffusers network says of itself."""
     known = family(module)
     config = dict(getattr(module, "config", {})) if known else {}
     if known is None or "in_channels" not in config:
         return {}
     channels, size = config["in_channels"], config.get("sample_size")
-    out: dict[str, Any] = {"channels": channels}
+    out: Facts = {"channels": channels}
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
         out["shape"] = (channels, height, width)
@@ -318,38 +321,39 @@ def _check(model: Model, channels: int | None) -> None:
     )
 
 
-def _own_plans(facts: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+def _own_plans(facts: Mapping[str, object]) -> tuple[dict[str, object], ...]:
     plans = facts.get("plans", [])
-    good = isinstance(plans, list) and all(isinstance(plan, dict) for plan in plans)
-    require(good, f"plans is {plans!r}; it takes a list of plan fields.")
+    if not isinstance(plans, list) or not all(isinstance(plan, dict) for plan in plans):
+        raise UserError(f"plans is {plans!r}; it takes a list of plan fields.")
     return tuple(plans)
 
 
-def _part(kind: type[Part], given: Any) -> Part:
-    name = kind.__name__.lower()
-    require(isinstance(given, kind), f"{name} is {given!r}; it takes a name such as 'name(a=1)'.")
-    return given
+def _part(kind: type[Part], value: object) -> Part:
+    if not isinstance(value, kind):
+        name = kind.__name__.lower()
+        raise UserError(f"{name} is {value!r}; it takes a name such as 'name(a=1)'.")
+    return value
 
 
-def _shape(given: Any) -> Shape:
-    sizes = tuple(given)
+def _shape(shape: Any) -> Shape:
+    sizes = tuple(shape)
     fits = len(sizes) >= 2
-    require(fits, f"shape is {given!r}; it takes (channels, height, width), or (channels, ...).")
+    require(fits, f"shape is {shape!r}; it takes (channels, height, width), or (channels, ...).")
     for size in sizes:
         require_whole("shape", size, 1, 1_000_000)
     return sizes
 
 
-def _device(given: str | torch.device) -> torch.device:
+def _device(device: str | torch.device) -> torch.device:
     try:
-        return torch.empty(0, device=given).device
+        return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"device {given!r} is not here ({one_line(error)}); use 'cpu'.") from None
+        raise UserError(f"device {device!r} is not here ({one_line(error)}); use 'cpu'.") from None
 
 
-def _dtype(given: str | torch.dtype | None) -> torch.dtype | None:
-    if given is None or isinstance(given, torch.dtype):
-        return given
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
     names = ("float32", "float16", "bfloat16", "float64")
-    require(given in names, f"dtype is {given!r}. {nearest(str(given), names)}")
-    return getattr(torch, given)
+    require(dtype in names, f"dtype is {dtype!r}. {nearest(str(dtype), names)}")
+    return getattr(torch, dtype)

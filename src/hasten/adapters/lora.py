@@ -73,7 +73,7 @@ def save_lora(student: Model, target: Path, card: str) -> None:
     module = inner(student.net)
     named = get_peft_model_state_dict(module, adapter_name=NAME)
     # In peft's own names: diffusers' older ones for attention are not read beside these.
-    weights: dict[str, Any] = {key: value.contiguous() for key, value in named.items()}
+    weights: dict[str, torch.Tensor] = {key: value.contiguous() for key, value in named.items()}
     with new_folder(target) as folder:
         diffusers().StableDiffusionPipeline.save_lora_weights(str(folder), unet_lora_layers=weights)
         known = {**facts(student), "lora": True}

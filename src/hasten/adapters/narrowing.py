@@ -11,12 +11,15 @@ from torch import nn
 
 from hasten.core.family import Narrowing, Shortening
 
-Make = Callable[[dict[str, Any]], nn.Module]
+Net = Any  # a network of diffusers, whose parts have no types
+NetworkConfig = dict[str, Any]
+"""The options of a network of diffusers, and its ``class``."""
+Make = Callable[[NetworkConfig], nn.Module]
 """A network from its options, wrapped."""
 TIMES = "time_embedding.linear_1.weight"
 
 
-def options(module: Any) -> dict[str, Any]:
+def options(module: Net) -> NetworkConfig:
     """The options that ``module`` was made with, and its class."""
     own = {key: value for key, value in module.config.items() if key[0] != "_"}
     return {**own, "class": type(module).__name__}
@@ -25,7 +28,7 @@ def options(module: Any) -> dict[str, Any]:
 class UNetNarrowing(Narrowing):
     """Widths are multiples of the groups of its normalisation, and no head of attention is cut."""
 
-    def __init__(self, unet: Any, make: Make) -> None:
+    def __init__(self, unet: Net, make: Make) -> None:
         config = options(unet)
         self._whole, self._make = unet, make
         self.widths = list(config["block_out_channels"])
@@ -39,7 +42,7 @@ class UNetNarrowing(Narrowing):
         return self._make({**self._config, "block_out_channels": list(widths)})
 
     def together(self, module: nn.Module, name: str) -> int:
-        parent: Any = module.get_submodule(name.rpartition(".")[0])
+        parent = module.get_submodule(name.rpartition(".")[0])
         width = getattr(parent, "inner_dim", None)
         return width // parent.heads if width and name.rpartition(".")[2].startswith("to_") else 1
 
@@ -48,7 +51,7 @@ class UNetNarrowing(Narrowing):
     ) -> None:
         """The first layer of the time embedding reads fewer waves of other lengths: the weights
         with which it says nearly the same of all times, by least squares."""
-        small: Any = narrow
+        small: Net = narrow
         if TIMES not in state or state[TIMES].shape[1] == small.time_embedding.linear_1.in_features:
             return
         old, new = (net.time_proj(times).double() for net in (self._whole, small))
@@ -61,7 +64,7 @@ class UNetNarrowing(Narrowing):
 class DiTShortening(Shortening):
     """Blocks of a copy of the transformer."""
 
-    def __init__(self, dit: Any, make: Make, wrap: Callable[[nn.Module], nn.Module]) -> None:
+    def __init__(self, dit: Net, make: Make, wrap: Callable[[nn.Module], nn.Module]) -> None:
         self._net, self._make, self._wrap = copy.deepcopy(dit), make, wrap
         self._blocks = list(self._net.transformer_blocks)
         self._config = options(dit)
@@ -72,7 +75,7 @@ class DiTShortening(Shortening):
         return self._wrap(self._net)
 
     def shortened(self, chosen: list[int]) -> nn.Module:
-        short: Any = self._make({**self._config, "num_layers": len(chosen)})
+        short: Net = self._make({**self._config, "num_layers": len(chosen)})
         self.without_(chosen)
         short.module.load_state_dict(self._net.state_dict())
         return short

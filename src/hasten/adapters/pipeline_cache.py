@@ -4,24 +4,27 @@ runs in part where the schedule says so."""
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from hasten.adapters.folder import NETWORKS
 from hasten.adapters.split import split
+from hasten.core.condition import Condition
 from hasten.core.engine import Prepared
 from hasten.core.errors import UserError, require
 from hasten.core.feature_cache import FeatureCache, Kept, Scheduled, Split
 from hasten.core.lever import levers
 
+Pipeline = Any  # of diffusers
 ATTRIBUTE = "_hasten_cache"
 READ = ("sample", "hidden_states", "timestep", "encoder_hidden_states", "class_labels")
 READ += ("return_dict",)
 WRAPPED = ("set_timesteps", "step")  # of the scheduler
 
 
-def cache_(pipe: Any, cache: str | FeatureCache | None) -> None:
+def cache_(pipe: Pipeline, cache: str | FeatureCache | None) -> None:
     """Let the network of ``pipe`` use cached features from step to step; None takes that back.
 
     What is kept belongs to one run: it is dropped when the pipeline sets its timesteps, and when
@@ -58,7 +61,7 @@ def cache_(pipe: Any, cache: str | FeatureCache | None) -> None:
 class _Caching:
     """Stands in for ``network.forward``, and begins anew at every ``set_timesteps``."""
 
-    def __init__(self, pipe: Any, network: Any, part: Scheduled) -> None:
+    def __init__(self, pipe: Pipeline, network: torch.nn.Module, part: Scheduled) -> None:
         self._pipe, self._network, self._part = pipe, network, part
         self._forward = network.forward
         net = split(network, part.part_name, **part.where())
@@ -67,7 +70,7 @@ class _Caching:
         self._begin_()
 
         @functools.wraps(self._forward)
-        def forward(*inputs: Any, **options: Any) -> Any:
+        def forward(*inputs: Any, **options: Any) -> object:
             return self._called(*inputs, **options)
 
         network.forward = forward
@@ -80,7 +83,7 @@ class _Caching:
     def _begin_(self) -> None:
         """A new run: nothing is kept."""
         self._steps = self._call = 0
-        self._kept: dict[int, Kept] = {}  # by the number of the call within a step
+        self._states: dict[int, Kept] = {}  # by the number of the call within a step
         self._shape = torch.Size()
 
     def _let_go_(self) -> None:
@@ -94,15 +97,17 @@ class _Caching:
             return
         self._let_go_()
         self._scheduler = scheduler
-        real = {name: getattr(scheduler, name) for name in WRAPPED}
+        real: dict[str, Callable[..., object]] = {
+            name: getattr(scheduler, name) for name in WRAPPED
+        }
 
         @functools.wraps(real["set_timesteps"])
-        def set_timesteps(*inputs: Any, **options: Any) -> Any:
+        def set_timesteps(*inputs: object, **options: object) -> object:
             self._begin_()
             return real["set_timesteps"](*inputs, **options)
 
         @functools.wraps(real["step"])
-        def step(*inputs: Any, **options: Any) -> Any:
+        def step(*inputs: object, **options: object) -> object:
             self._steps, self._call = self._steps + 1, 0
             return real["step"](*inputs, **options)
 
@@ -110,22 +115,26 @@ class _Caching:
         self._begin_()
 
     def _called(
-        self, sample: Any = None, timestep: Any = None, *inputs: Any, **options: Any
-    ) -> Any:
-        x = options.pop("hidden_states", sample)
+        self,
+        sample: torch.Tensor | None = None,
+        timestep: torch.Tensor | float | None = None,
+        *inputs: torch.Tensor,
+        **options: Any,
+    ) -> object:
+        x: torch.Tensor = options.pop("hidden_states", sample)
         condition = _condition(self._network, inputs, options)
         self._follow_scheduler()
         if x.shape != self._shape:
-            self._kept, self._shape = {}, x.shape
+            self._states, self._shape = {}, x.shape
         t = torch.as_tensor(timestep, device=x.device).to(torch.float32).expand(len(x))
         number, self._call = self._call, self._call + 1
-        kept = self._kept.get(number)
-        if kept is not None and not self._full():
-            answer = self._split.cached(x, t, condition, *kept.at(t))
+        state = self._states.get(number)
+        if state is not None and not self._full():
+            answer = self._split.cached(x, t, condition, *state.at(t))
         else:
             answer, features = self._split.full(x, t, condition)
-            kept = kept or Kept(forecast=self._part.forecast)
-            self._kept[number] = kept.after(t, features)
+            state = state or Kept(forecast=self._part.forecast)
+            self._states[number] = state.after(t, features)
         return _as_asked(self._network, answer, options)
 
     def _full(self) -> bool:
@@ -153,19 +162,25 @@ class _Direct(Prepared):
         self.net, self.versions = net, {}
 
     def __call__(
-        self, x: torch.Tensor, t: torch.Tensor, condition: Any = None, *kept: torch.Tensor
-    ) -> Any:
-        return self.net(x, t, condition, *kept)
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        condition: Condition | torch.Tensor | None = None,
+        *features: torch.Tensor,
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        return self.net(x, t, condition, *features)
 
 
-def _condition(network: Any, given: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """What a split network reads beside x and t; refuses whatever else is given."""
+def _condition(
+    network: torch.nn.Module, inputs: tuple[torch.Tensor, ...], options: Mapping[str, Any]
+) -> torch.Tensor | None:
+    """What a split network reads beside x and t; refuses all other inputs."""
     named = dict(options)
-    if given:
-        named["encoder_hidden_states"] = given[0]
+    if inputs:
+        named["encoder_hidden_states"] = inputs[0]
     other = [name for name, value in named.items() if name not in READ and value is not None]
     empty = [name for name in other if named[name] not in ({}, False)]
-    if empty or len(given) > 1:
+    if empty or len(inputs) > 1:
         raise UserError(
             f"feature cache in a pipeline: {type(network).__name__} was given "
             f"{empty[:1] or 'more inputs'}, which a split network does not read; "
@@ -175,7 +190,9 @@ def _condition(network: Any, given: tuple[Any, ...], options: dict[str, Any]) ->
     return named.get("class_labels") if words is None else words
 
 
-def _as_asked(network: Any, answer: torch.Tensor, options: dict[str, Any]) -> Any:
+def _as_asked(
+    network: torch.nn.Module, answer: torch.Tensor, options: Mapping[str, object]
+) -> object:
     if options.get("return_dict") is False:
         return (answer,)
     from diffusers.models.modeling_outputs import Transformer2DModelOutput

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from hasten.core.codec import Codec, Shape, codecs
 from hasten.core.errors import UserError, require
 from hasten.core.model import Model
 
+Pipeline = Any  # of diffusers
+Autoencoder = Any  # of a pipeline of diffusers
 KNOWN = "StableDiffusionPipeline"
 
 
@@ -31,6 +33,7 @@ class Prompted(torch.nn.Module):
     """A network that reads embeddings; a label says which of ``table`` (k, length, width)."""
 
     family = PROMPTED
+    table: torch.Tensor
 
     def __init__(self, module: torch.nn.Module, table: torch.Tensor) -> None:
         super().__init__()
@@ -44,20 +47,24 @@ class Prompted(torch.nn.Module):
         return self.module(x, t, encoder_hidden_states=words, return_dict=False)[0]
 
     def _words(self, x: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
-        return self.table[condition].to(x.dtype)  # type: ignore[index]
+        return self.table[condition].to(x.dtype)
 
-    def split(self, kind: str, **where: Any) -> PromptedSplit:
+    def split(self, kind: str, **where: object) -> PromptedSplit:
         """The network cut as the feature cache ``kind`` does it, with the same prompts."""
-        return PromptedSplit(split(self.module, kind, **where), self.table)  # type: ignore[arg-type]
+        return PromptedSplit(split(self.module, kind, **where), self.table)
 
 
 class PromptedSplit(Prompted):
     """A split network: called with what was kept, it answers in part."""
 
     def forward(
-        self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None, *kept: Any
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        condition: torch.Tensor | None = None,
+        *features: torch.Tensor,
     ) -> Any:
-        return self.module(x, t, self._words(x, condition), *kept)
+        return self.module(x, t, self._words(x, condition), *features)
 
 
 @codecs.add("vae")
@@ -67,33 +74,33 @@ class VaeCodec(Codec):
 
     source: str = ""
 
-    def of(self, vae: Any) -> VaeCodec:
+    def of(self, vae: Autoencoder) -> VaeCodec:
         """The same with its autoencoder; the name alone can neither encode nor decode."""
         out = copy.copy(self)
         object.__setattr__(out, "_vae", vae)
         return out
 
     @property
-    def vae(self) -> Any:
-        found = getattr(self, "_vae", None)
-        if found is None:
+    def vae(self) -> Autoencoder:
+        vae = getattr(self, "_vae", None)
+        if vae is None:
             raise UserError(
                 "codec 'vae' has no autoencoder; load the pipeline with its prompts: "
                 "hasten.load(folder, prompts=[...])."
             )
-        return found
+        return vae
 
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
         vae = self.vae
-        given = (pictures * 2 - 1).to(vae.device, vae.dtype)
+        scaled = (pictures * 2 - 1).to(vae.device, vae.dtype)
         with torch.no_grad():
-            latents = vae.encode(given).latent_dist.mode()
+            latents = vae.encode(scaled).latent_dist.mode()
         return (latents.float() - self._shift) * vae.config.scaling_factor
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         vae = self.vae
-        given = latents / vae.config.scaling_factor + self._shift
-        pictures = vae.decode(given.to(vae.device, vae.dtype)).sample.float().contiguous()
+        unscaled = latents / vae.config.scaling_factor + self._shift
+        pictures = vae.decode(unscaled.to(vae.device, vae.dtype)).sample.float().contiguous()
         return (pictures / 2 + 0.5).clamp(0, 1)
 
     @property
@@ -116,7 +123,10 @@ class VaeCodec(Codec):
 
 
 def load_prompted(
-    source: Any, prompts: Sequence[str], device: torch.device, dtype: torch.dtype | None
+    source: str | Path | Pipeline,
+    prompts: Sequence[str],
+    device: torch.device,
+    dtype: torch.dtype | None,
 ) -> Model:
     """The Model of a Stable Diffusion pipeline (live, a folder, or a hub id) for ``prompts``.
 
@@ -125,13 +135,14 @@ def load_prompted(
     """
     listed = isinstance(prompts, (list, tuple)) and len(prompts) > 0
     require(
-        listed and all(isinstance(one, str) for one in prompts),
+        listed and all(isinstance(prompt, str) for prompt in prompts),
         f"prompts is {prompts!r}; give a list of texts, one for each label.",
     )
-    named = isinstance(source, (str, Path))
-    folder = _folder(str(source)) if named else None
-    pipe = source if folder is None else _opened(folder, str(source), dtype)
-    name = str(source) if named else type(pipe).__name__
+    if isinstance(source, (str, Path)):
+        name, folder = str(source), _folder(str(source))
+        pipe = _opened(folder, name, dtype)
+    else:
+        name, folder, pipe = type(source).__name__, None, source
     parts = [getattr(pipe, name, None) for name in ("unet", "vae", "text_encoder", "tokenizer")]
     whole = type(pipe).__name__ == KNOWN and all(part is not None for part in parts)
     require(
@@ -139,7 +150,7 @@ def load_prompted(
         f"{name} with prompts: hasten knows {KNOWN} with all its parts; for another, set "
         "pipe.scheduler = ProgramScheduler(program, like=pipe.scheduler).",
     )
-    if named:
+    if folder is not None:
         pipe.to(device)
     with torch.no_grad():
         words = pipe.encode_prompt([*prompts, ""], pipe.device, 1, False)[0].float()
@@ -147,7 +158,7 @@ def load_prompted(
     with refusing(f"{type(scheduler).__name__} of the pipeline cannot be read", "mend its config."):
         settings, kind = config_of(scheduler), type(scheduler).__name__
         known, answers = read_schedule(settings, kind), read_prediction(settings, kind)
-    config: Any = unet.config
+    config = unet.config
     size = config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
     net = Network(Prompted(unet, words.to(device))).eval()
@@ -192,7 +203,7 @@ def _folder(source: str) -> Path:
         )
 
 
-def _opened(folder: Path, source: str, dtype: torch.dtype | None) -> Any:
+def _opened(folder: Path, source: str, dtype: torch.dtype | None) -> Pipeline:
     _require_stock(read_object(folder / INDEX), str(folder / INDEX))
     with (
         refusing(f"{source} is no {KNOWN} that can be loaded", "check the folder or the name."),
@@ -208,7 +219,7 @@ def _opened(folder: Path, source: str, dtype: torch.dtype | None) -> Any:
         return pipe if dtype is None else pipe.to(dtype=dtype)
 
 
-def _require_stock(index: dict[str, Any], where: str) -> None:
+def _require_stock(index: Mapping[str, object], where: str) -> None:
     """Refuse an index that names classes which are not diffusers' or transformers' own."""
     require(
         index.get("_class_name") == KNOWN,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from typing import Any
+from types import ModuleType
 
 # Where ExecuTorch is installed torchao is too, and diffusers imports it: what torchao cannot load
 # of itself on this machine is no concern of whoever loads a model.
@@ -30,7 +30,7 @@ def quiet() -> Iterator[None]:
     """Without the progress bars of diffusers and transformers, and their remarks."""
     import transformers
 
-    libraries: list[Any] = [library.utils.logging for library in (diffusers(), transformers)]
+    libraries: list[ModuleType] = [library.utils.logging for library in (diffusers(), transformers)]
     before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
     for library in libraries:
         library.set_verbosity_error()
@@ -44,7 +44,7 @@ def quiet() -> Iterator[None]:
                 library.enable_progress_bar()
 
 
-def diffusers() -> Any:
+def diffusers() -> ModuleType:
     """The package diffusers, imported when it is first needed, without what torchao logs then."""
     with quiet_import():
         import diffusers as package

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 
@@ -16,7 +15,7 @@ SEE = "see the options of its class in diffusers, or a recipe that ships (hasten
 
 
 def recipe_network(
-    config: Mapping[str, Any], shape: Shape, labels: int | None, *, null: bool
+    config: Mapping[str, object], shape: Shape, labels: int | None, *, null: bool
 ) -> Network:
     """A freshly initialised network for pictures that the network sees as ``shape`` (c, h, w).
 
@@ -40,7 +39,7 @@ def recipe_network(
     return net
 
 
-def _require_channels(net: Network, config: Mapping[str, Any], shape: Shape) -> None:
+def _require_channels(net: Network, config: Mapping[str, object], shape: Shape) -> None:
     built = getattr(net.module, "config", {})
     for name in ("in_channels", "out_channels"):
         channels = built.get(name)
@@ -53,25 +52,25 @@ def _require_channels(net: Network, config: Mapping[str, Any], shape: Shape) -> 
 
 
 def _require_classes(
-    net: Network, config: Mapping[str, Any], labels: int | None, null: bool
+    net: Network, config: Mapping[str, object], labels: int | None, null: bool
 ) -> None:
     known = family(net.module)
     if known is None:
         return
-    given = getattr(net.module, "config", {}).get(known.labels)
+    classes = getattr(net.module, "config", {}).get(known.labels)
     if labels is None:
-        if given is not None and known.labels in config:
+        if classes is not None and known.labels in config:
             raise UserError(
-                f"{FIELD}.{known.labels}' is {given}, but the recipe has no labels; set labels and "
-                "data.label, or drop it."
+                f"{FIELD}.{known.labels}' is {classes}, but the recipe has no labels; set labels "
+                "and data.label, or drop it."
             )
         return
     needed = labels + (1 if null and not known.null else 0)
-    if given is None or given < needed:
+    if classes is None or classes < needed:
         why = ", and one more stands for no label (label_dropout)" if needed > labels else ""
         raise UserError(
-            f"{FIELD}.{known.labels}' is {'missing' if given is None else given}, but labels is "
-            f"{labels}{why}; set it to {needed}."
+            f"{FIELD}.{known.labels}' is {'missing' if classes is None else classes}, but labels "
+            f"is {labels}{why}; set it to {needed}."
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from hasten.adapters.scheduler_arguments import (
     refuse_other,
     sigmas_of,
 )
+from hasten.adapters.schedules import Scheduler
 from hasten.core.ask import Ask
 from hasten.core.errors import UserError, require
 from hasten.core.prediction import Prediction, Translation, predictions
@@ -29,6 +31,7 @@ with quiet_import():
     from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
     from diffusers.utils.torch_utils import randn_tensor
 
+Timestep = torch.Tensor | float
 Generators = torch.Generator | list[torch.Generator] | None
 
 
@@ -69,10 +72,10 @@ class ProgramScheduler(SchedulerMixin, ConfigMixin):
 
     def __init__(
         self,
-        program: Program | str | dict[str, Any] | None = None,
+        program: Program | str | dict[str, object] | None = None,
         prediction: str | Prediction | None = None,
         num_train_timesteps: int | None = None,
-        like: Any = None,
+        like: Scheduler | Mapping[str, Any] | None = None,
     ) -> None:
         self.program = as_program(program)
         self.prediction, replaced = predicted(prediction, like)
@@ -94,8 +97,8 @@ class ProgramScheduler(SchedulerMixin, ConfigMixin):
         self,
         num_inference_steps: int | None = None,
         device: str | torch.device | None = None,
-        timesteps: Any = None,
-        sigmas: Any = None,
+        timesteps: torch.Tensor | Iterable[float] | None = None,
+        sigmas: torch.Tensor | Iterable[float] | None = None,
         mu: float | None = None,
     ) -> None:
         """Start a new run: the program's times on ``device``, and no memory of the run before.
@@ -149,7 +152,9 @@ class ProgramScheduler(SchedulerMixin, ConfigMixin):
     def __len__(self) -> int:
         return int(self.config["num_train_timesteps"])
 
-    def scale_model_input(self, sample: torch.Tensor, timestep: Any = None) -> torch.Tensor:
+    def scale_model_input(
+        self, sample: torch.Tensor, timestep: Timestep | None = None
+    ) -> torch.Tensor:
         """``sample`` as the network wants it (only EDM networks want it scaled)."""
         index = self._locate(timestep)
         self._scaled_for = index
@@ -162,7 +167,7 @@ class ProgramScheduler(SchedulerMixin, ConfigMixin):
     def step(
         self,
         model_output: torch.Tensor,
-        timestep: Any,
+        timestep: Timestep,
         sample: torch.Tensor,
         generator: Generators = None,
         eta: float = 0.0,
@@ -188,17 +193,17 @@ class ProgramScheduler(SchedulerMixin, ConfigMixin):
         index = self._locate(timestep)
         self._require_scaled(index, sample)
         rows, row = self.program.rows, self._calls[index]
-        (asked,) = rows[row].ask.reads()
-        state = self._state(asked, sample)
+        (latent,) = rows[row].ask.reads()
+        state = self._state(latent, sample)
         answer = _Answer(model_output.to(state.dtype), self._translations[index], state, generator)
         if self._step_index is None:
             self._begin(index, state, answer)
-        self._values[asked] = state
+        self._values[latent] = state
         last = index + 1 == len(self._calls)
         stop = len(rows) if last else self._calls[index + 1]
         self._run(row, stop, answer)
-        held = self.program.output if last else rows[stop].ask.reads()[0]
-        after = self._values[held].to(sample.dtype)
+        following = self.program.output if last else rows[stop].ask.reads()[0]
+        after = self._values[following].to(sample.dtype)
         self._step_index = index + 1
         if last:
             self._values = {}
@@ -246,17 +251,17 @@ class ProgramScheduler(SchedulerMixin, ConfigMixin):
     def _run(self, first: int, stop: int, answer: _Answer) -> None:
         follow(stepping(self.program, self._values, rows=range(first, stop)), answer)
 
-    def _state(self, asked: str, sample: torch.Tensor) -> torch.Tensor:
+    def _state(self, latent: str, sample: torch.Tensor) -> torch.Tensor:
         """``sample`` in float32 or wider; what a half-precision pipeline rounded is not lost unless
         somebody changed the latent between the steps."""
         if sample.dtype in (torch.float32, torch.float64):
             return sample
-        kept = self._values.get(asked)
-        if kept is not None and torch.equal(kept.to(sample.dtype), sample):
-            return kept
+        unrounded = self._values.get(latent)
+        if unrounded is not None and torch.equal(unrounded.to(sample.dtype), sample):
+            return unrounded
         return sample.float()
 
-    def _locate(self, timestep: Any) -> int:
+    def _locate(self, timestep: Timestep | None) -> int:
         index = self._begin_index if self._step_index is None else self._step_index
         if index is None:
             return self._index_of(timestep)
@@ -275,7 +280,7 @@ class ProgramScheduler(SchedulerMixin, ConfigMixin):
             )
         return index
 
-    def _index_of(self, timestep: Any) -> int:
+    def _index_of(self, timestep: Timestep | None) -> int:
         if timestep is None:
             return 0
         t, times = float(timestep), [level.t for level in self._levels]

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from hasten.adapters.schedules import config_of, is_scheduler, read_prediction
+from hasten.adapters.schedules import (
+    Scheduler,
+    SchedulerConfig,
+    config_of,
+    is_scheduler,
+    read_prediction,
+)
 from hasten.adapters.schedules import prediction as as_prediction
 from hasten.core.errors import UserError, require
 from hasten.core.level import Level
@@ -17,20 +23,20 @@ from hasten.core.prediction import Prediction
 from hasten.core.program import START, Program
 
 
-def as_program(given: Program | str | dict[str, Any] | None) -> Program:
-    if isinstance(given, Program):
-        return given
+def as_program(program: Program | str | dict[str, object] | None) -> Program:
+    if isinstance(program, Program):
+        return program
     require(
-        given is not None,
+        program is not None,
         "ProgramScheduler has no program; give the one that hasten.trace(plan, path) makes (the "
         "config of another scheduler does not hold one).",
     )
-    return Program.from_json(given if isinstance(given, str) else json.dumps(given))
+    return Program.from_json(program if isinstance(program, str) else json.dumps(program))
 
 
 def predicted(
-    prediction: str | Prediction | None, like: Any
-) -> tuple[Prediction, dict[str, Any] | None]:
+    prediction: str | Prediction | None, like: Scheduler | Mapping[str, Any] | None
+) -> tuple[Prediction, dict[str, object] | None]:
     """What the network predicts, and the settings of the scheduler that is replaced, as JSON."""
     if like is None:
         require(
@@ -45,7 +51,7 @@ def predicted(
         is_scheduler(like) or isinstance(like, Mapping),
         f"like is a {type(like).__name__}; give the scheduler that is replaced: pipe.scheduler.",
     )
-    settings: dict[str, Any] = dict(getattr(like, "config", like))
+    settings = dict(like.config if is_scheduler(like) else like)
     if prediction is None and "program" in settings:  # it replaced another one before
         prediction = str(settings["prediction"])
     if "program" in settings and settings.get("like") is None:
@@ -56,12 +62,12 @@ def predicted(
     return as_prediction(prediction), as_json(replaced)
 
 
-def as_json(config: dict[str, Any]) -> dict[str, Any]:
+def as_json(config: SchedulerConfig) -> dict[str, object]:
     """``config`` without what JSON does not hold, with arrays as lists."""
     listed = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in config.items()}
     plain = (str, int, float, bool, list, tuple, type(None))
-    kept = {key: value for key, value in listed.items() if isinstance(value, plain)}
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in kept.items()}
+    written = {key: value for key, value in listed.items() if isinstance(value, plain)}
+    return {key: list(v) if isinstance(v, tuple) else v for key, v in written.items()}
 
 
 def check_program(program: Program, calls: Sequence[int]) -> None:
@@ -87,10 +93,12 @@ def sigmas_of(levels: Sequence[Level]) -> list[float]:
     return [level.sigma if straight or level.alpha == 0 else level.ratio for level in levels]
 
 
-def refuse_other(name: str, given: Any, allowed: list[list[float]]) -> None:
-    if given is None:
+def refuse_other(
+    name: str, levels: torch.Tensor | Iterable[float] | None, allowed: list[list[float]]
+) -> None:
+    if levels is None:
         return
-    values = given.tolist() if isinstance(given, torch.Tensor) else list(given)
+    values = levels.tolist() if isinstance(levels, torch.Tensor) else list(levels)
     same = [
         np.allclose(values, own, rtol=1e-4, atol=1e-4) for own in allowed if len(own) == len(values)
     ]

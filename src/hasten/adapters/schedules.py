@@ -7,7 +7,7 @@ one that only chooses among the levels (spacing, Karras sigmas, a shift by resol
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -18,6 +18,11 @@ from hasten.core.noise_schedule import schedule as core_schedule
 from hasten.core.prediction import Prediction
 from hasten.core.prediction import prediction as core_prediction
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+SchedulerConfig = dict[str, Any]
+"""The settings of a scheduler of diffusers, as ``scheduler_config.json`` has them."""
 PREDICTIONS = {"sample": "x0", "v_prediction": "v", "flow_prediction": "flow"}
 BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
 GIVE = "give schedule= and prediction="
@@ -25,7 +30,14 @@ SPACED = ("beta_schedule", "trained_betas", "beta_start")
 """Options that say a scheduler has a table of betas."""
 
 
-def schedule(source: Any) -> NoiseSchedule:
+class Scheduler(Protocol):
+    """A live scheduler of diffusers."""
+
+    @property
+    def config(self) -> Mapping[str, Any]: ...
+
+
+def schedule(source: str | dict[str, Any] | NoiseSchedule | Scheduler) -> NoiseSchedule:
     """A NoiseSchedule from a name (``"vp-linear"``, ``"flow(shift=3.0)"``, ``"ddpm"``), a dict as
     :meth:`NoiseSchedule.config` gives it, a scheduler of diffusers (``pipe.scheduler``), or the
     dict of its ``scheduler_config.json``.
@@ -34,11 +46,9 @@ def schedule(source: Any) -> NoiseSchedule:
         UserError: an unknown name or option; a scheduler that does not say how noise was added, or
             says so in a way that hasten does not know.
     """
-    settings = isinstance(source, Mapping) and "name" not in source
-    if settings or is_scheduler(source):
+    if is_scheduler(source) or (isinstance(source, Mapping) and "name" not in source):
         return read_schedule(config_of(source), "schedule")
-    name: Any = source
-    return core_schedule(name)
+    return core_schedule(source)
 
 
 def prediction(source: str | Prediction) -> Prediction:
@@ -48,12 +58,12 @@ def prediction(source: str | Prediction) -> Prediction:
     return core_prediction(name)
 
 
-def is_scheduler(source: Any) -> bool:
+def is_scheduler(source: object) -> TypeIs[Scheduler]:
     """Whether ``source`` is a live scheduler of diffusers."""
     return hasattr(source, "config") and hasattr(source, "set_timesteps")
 
 
-def config_of(source: Any) -> dict[str, Any]:
+def config_of(source: Scheduler | Mapping[str, Any]) -> SchedulerConfig:
     """The settings of a live scheduler, or the settings themselves, with the class they are of.
 
     A scheduler that runs a Program stands in for another one, and that one's settings are given.
@@ -75,7 +85,7 @@ def config_of(source: Any) -> dict[str, Any]:
     return config
 
 
-def read_schedule(config: dict[str, Any], where: str) -> NoiseSchedule:
+def read_schedule(config: SchedulerConfig, where: str) -> NoiseSchedule:
     """How noise was added, from the settings of a scheduler; ``where`` they are, for an error.
 
     Raises:
@@ -101,7 +111,7 @@ def read_schedule(config: dict[str, Any], where: str) -> NoiseSchedule:
     return Discrete(alphas_cumprod=tuple(_alphas_cumprod(config).tolist()))
 
 
-def read_prediction(config: dict[str, Any], where: str) -> Prediction:
+def read_prediction(config: SchedulerConfig, where: str) -> Prediction:
     """What the network predicts, from the settings of a scheduler.
 
     Raises:
@@ -121,12 +131,12 @@ def read_prediction(config: dict[str, Any], where: str) -> Prediction:
     return prediction("flow" if _is_flow(config) else named)
 
 
-def _is_flow(config: dict[str, Any]) -> bool:
+def _is_flow(config: SchedulerConfig) -> bool:
     kind = str(config.get("_class_name", ""))
     return "FlowMatch" in kind or config.get("prediction_type") == "flow_prediction"
 
 
-def _flow(config: dict[str, Any], where: str) -> Flow:
+def _flow(config: SchedulerConfig, where: str) -> Flow:
     count = config.get("num_train_timesteps", 1000)
     require(
         count == 1000,
@@ -136,7 +146,7 @@ def _flow(config: dict[str, Any], where: str) -> Flow:
     return Flow(shift=float(config.get("shift", config.get("flow_shift", 1.0)) or 1.0))
 
 
-def _alphas_cumprod(config: dict[str, Any]) -> Array:
+def _alphas_cumprod(config: SchedulerConfig) -> Array:
     """alphas_cumprod of a table of betas, as diffusers makes it from the same settings."""
     name = "scheduler_config.json"
     if config.get("trained_betas") is not None:

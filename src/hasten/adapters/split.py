@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from hasten.adapters.split_dit import AttentionSplit, BlocksSplit, FirstBlockSplit
@@ -21,7 +19,7 @@ SPLITS: dict[str, dict[str, type[torch.nn.Module]]] = {
 }
 
 
-def split(module: torch.nn.Module, kind: str, **where: Any) -> torch.nn.Module:
+def split(module: torch.nn.Module, kind: str, **where: object) -> torch.nn.Module:
     """``module`` as a network that keeps features, cut as the feature cache ``kind`` does it.
 
     Raises:

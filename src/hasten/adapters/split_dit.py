@@ -9,11 +9,13 @@ from torch import nn
 
 from hasten.core.errors import require
 
+DiT = Any  # a DiTTransformer2DModel, whose parts diffusers does not type
+
 
 class SplitDiT(nn.Module):
     """The network in three pieces: the patches' tokens, its blocks, and what it answers."""
 
-    def __init__(self, dit: Any) -> None:
+    def __init__(self, dit: DiT) -> None:
         super().__init__()
         self.dit = dit
 
@@ -23,14 +25,21 @@ class SplitDiT(nn.Module):
         return self.dit
 
     def through(
-        self, tokens: torch.Tensor, t: torch.Tensor, condition: Any, first: int, last: int
+        self,
+        tokens: torch.Tensor,
+        t: torch.Tensor,
+        condition: torch.Tensor | None,
+        first: int,
+        last: int,
     ) -> torch.Tensor:
         """``tokens`` through the blocks ``first`` to ``last``, both included."""
         for block in self.dit.transformer_blocks[first : last + 1]:
             tokens = block(tokens, timestep=t, class_labels=condition)
         return tokens
 
-    def left(self, tokens: torch.Tensor, t: torch.Tensor, condition: Any) -> torch.Tensor:
+    def left(
+        self, tokens: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None
+    ) -> torch.Tensor:
         """The answer (n, c, h, w) that ``tokens`` hold."""
         dit, size = self.dit, self.dit.patch_size
         embedding = dit.transformer_blocks[0].norm1.emb(t, condition, hidden_dtype=tokens.dtype)
@@ -46,7 +55,7 @@ class SplitDiT(nn.Module):
 class BlocksSplit(SplitDiT):
     """Keeps what the blocks ``first`` to ``last`` added."""
 
-    def __init__(self, dit: Any, first: int, last: int) -> None:
+    def __init__(self, dit: DiT, first: int, last: int) -> None:
         super().__init__(dit)
         count = len(dit.transformer_blocks)
         end = last + count if last < 0 else last
@@ -58,20 +67,24 @@ class BlocksSplit(SplitDiT):
         self.first, self.last = first, end
 
     def forward(
-        self, x: torch.Tensor, t: torch.Tensor, condition: Any = None, *kept: torch.Tensor
-    ) -> Any:
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        condition: torch.Tensor | None = None,
+        *features: torch.Tensor,
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         end = len(self.dit.transformer_blocks) - 1
         before = self.through(self.dit.pos_embed(x), t, condition, 0, self.first - 1)
-        inner = () if kept else (self.through(before, t, condition, self.first, self.last),)
-        after = inner[0] if inner else before + kept[0]
+        inner = () if features else (self.through(before, t, condition, self.first, self.last),)
+        after = inner[0] if inner else before + features[0]
         answer = self.left(self.through(after, t, condition, self.last + 1, end), t, condition)
-        return answer if kept else (answer, after - before)
+        return answer if features else (answer, after - before)
 
 
 class AttentionSplit(SplitDiT):
     """Keeps what the attention of every block attended to; the rest of each block is current."""
 
-    def __init__(self, dit: Any) -> None:
+    def __init__(self, dit: DiT) -> None:
         super().__init__(dit)
         kinds = {block.norm_type for block in dit.transformer_blocks}
         require(
@@ -81,24 +94,32 @@ class AttentionSplit(SplitDiT):
         )
 
     def forward(
-        self, x: torch.Tensor, t: torch.Tensor, condition: Any = None, *kept: torch.Tensor
-    ) -> Any:
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        condition: torch.Tensor | None = None,
+        *features: torch.Tensor,
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         tokens, seen = self.dit.pos_embed(x), []
         for number, block in enumerate(self.dit.transformer_blocks):
-            attended = kept[number] if kept else None
-            tokens, attended = self._block(block, tokens, t, condition, attended)
+            cached = features[number] if features else None
+            tokens, attended = self._block(block, tokens, t, condition, cached)
             seen.append(attended)
         answer = self.left(tokens, t, condition)
-        return answer if kept else (answer, *seen)
+        return answer if features else (answer, *seen)
 
     def _block(
-        self, block: Any, tokens: torch.Tensor, t: torch.Tensor, condition: Any, attended: Any
+        self,
+        block: Any,
+        tokens: torch.Tensor,
+        t: torch.Tensor,
+        condition: torch.Tensor | None,
+        cached: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The block's own forward, in its order, with its attention given or computed."""
+        """The block's own forward, in its order, with its attention cached or computed."""
         dtype = tokens.dtype
         normed, gate, shift, scale, gate_mlp = block.norm1(tokens, t, condition, hidden_dtype=dtype)
-        if attended is None:
-            attended = block.attn1(normed)
+        attended: torch.Tensor = block.attn1(normed) if cached is None else cached
         tokens = gate[:, None] * attended + tokens
         normed = block.norm3(tokens) * (1 + scale[:, None]) + shift[:, None]
         return gate_mlp[:, None] * block.ff(normed) + tokens, attended
@@ -108,22 +129,26 @@ class FirstBlockSplit(SplitDiT):
     """Keeps for each picture what the first block, and what all others, added at its last full
     evaluation, and runs the others for those pictures whose first block has moved on."""
 
-    def __init__(self, dit: Any, threshold: float) -> None:
+    def __init__(self, dit: DiT, threshold: float) -> None:
         super().__init__(dit)
         count = len(dit.transformer_blocks)
         require(count > 1, "lever 'first-block' needs a network of two blocks or more.")
         self.threshold, self.end = threshold, count - 1
 
     def forward(
-        self, x: torch.Tensor, t: torch.Tensor, condition: Any = None, *kept: torch.Tensor
-    ) -> Any:
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        condition: torch.Tensor | None = None,
+        *features: torch.Tensor,
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         start = self.dit.pos_embed(x)
         before = self.through(start, t, condition, 0, 0)
         added = before - start
-        if not kept:
+        if not features:
             rest = self.through(before, t, condition, 1, self.end) - before
             return self.left(before + rest, t, condition), added, rest
-        first, rest = (one.clone() for one in kept)
+        first, rest = (residual.clone() for residual in features)
         moved = (added - first).abs().mean((1, 2)) / first.abs().mean((1, 2)).clamp_min(1e-12)
         rows = (moved >= self.threshold).nonzero().flatten()
         if len(rows):

@@ -19,6 +19,7 @@ DOWN = ("DownBlock2D", "AttnDownBlock2D", "CrossAttnDownBlock2D")
 UP = ("UpBlock2D", "AttnUpBlock2D", "CrossAttnUpBlock2D")
 MIDDLE = ("UNetMidBlock2D", "UNetMidBlock2DCrossAttn", "NoneType")
 
+UNet = Any  # a UNet2DModel or UNet2DConditionModel, whose parts diffusers does not type
 Layer = tuple[nn.Module, nn.Module | None]
 """A residual block and its attention, or a module that changes the size alone."""
 
@@ -29,7 +30,7 @@ class SplitUNet(nn.Module):
     answer``.
     """
 
-    def __init__(self, unet: Any) -> None:
+    def __init__(self, unet: UNet) -> None:
         super().__init__()
         _check(unet)
         self.unet = unet
@@ -40,29 +41,35 @@ class SplitUNet(nn.Module):
         """The network that is split."""
         return self.unet
 
-    def embedding(self, x: torch.Tensor, t: torch.Tensor, condition: Any) -> torch.Tensor:
+    def embedding(
+        self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None
+    ) -> torch.Tensor:
         """The embedding of time, and of the label where the network has labels."""
         unet = self.unet
         if self._crossed:
-            found = unet.time_embedding(unet.get_time_embed(sample=x, timestep=t), None)
-            return found if unet.time_embed_act is None else unet.time_embed_act(found)
+            embedding = unet.time_embedding(unet.get_time_embed(sample=x, timestep=t), None)
+            return embedding if unet.time_embed_act is None else unet.time_embed_act(embedding)
         times = t * torch.ones(x.shape[0], dtype=t.dtype, device=t.device)
-        found = unet.time_embedding(unet.time_proj(times).to(dtype=unet.dtype))
+        embedding = unet.time_embedding(unet.time_proj(times).to(dtype=unet.dtype))
         if unet.class_embedding is None:
             require(condition is None, "this network has no labels, but a condition was given.")
-            return found
+            return embedding
         require(condition is not None, "this network was trained with labels, but none were given.")
         label = (
             unet.time_proj(condition) if unet.config.class_embed_type == "timestep" else condition
         )
-        return found + unet.class_embedding(label).to(dtype=unet.dtype)
+        return embedding + unet.class_embedding(label).to(dtype=unet.dtype)
 
     def entered(self, x: torch.Tensor) -> torch.Tensor:
         """What the first convolution makes of x."""
         return self.unet.conv_in(2 * x - 1.0 if self.unet.config.center_input_sample else x)
 
     def encoded(
-        self, x: torch.Tensor, embedding: torch.Tensor, condition: Any, layers: list[Layer]
+        self,
+        x: torch.Tensor,
+        embedding: torch.Tensor,
+        condition: torch.Tensor | None,
+        layers: list[Layer],
     ) -> list[torch.Tensor]:
         """The first ``1 + len(layers)`` skip connections, the outermost first."""
         skips = [self.entered(x)]
@@ -70,7 +77,9 @@ class SplitUNet(nn.Module):
             skips.append(self._through(skips[-1], embedding, condition, layer))
         return skips
 
-    def middle(self, hidden: torch.Tensor, embedding: torch.Tensor, condition: Any) -> torch.Tensor:
+    def middle(
+        self, hidden: torch.Tensor, embedding: torch.Tensor, condition: torch.Tensor | None
+    ) -> torch.Tensor:
         """The block between encoder and decoder."""
         middle = self.unet.mid_block
         if middle is None:
@@ -84,7 +93,7 @@ class SplitUNet(nn.Module):
         hidden: torch.Tensor,
         skips: list[torch.Tensor],
         embedding: torch.Tensor,
-        condition: Any,
+        condition: torch.Tensor | None,
         stop: int = 0,
     ) -> torch.Tensor:
         """``hidden`` through the decoder, from the layer of the last of ``skips`` to that of
@@ -110,7 +119,11 @@ class SplitUNet(nn.Module):
         return hidden
 
     def _through(
-        self, hidden: torch.Tensor, embedding: torch.Tensor, condition: Any, layer: Layer
+        self,
+        hidden: torch.Tensor,
+        embedding: torch.Tensor,
+        condition: torch.Tensor | None,
+        layer: Layer,
     ) -> torch.Tensor:
         block, attention = layer
         if not _is_residual(block):
@@ -122,7 +135,7 @@ class SplitUNet(nn.Module):
             return attention(hidden, encoder_hidden_states=condition, return_dict=False)[0]
         return attention(hidden)
 
-    def _size(self, skips: list[torch.Tensor], index: int) -> Any:
+    def _size(self, skips: list[torch.Tensor], index: int) -> torch.Size | None:
         """The height and width to grow to, where halving has rounded; None elsewhere."""
         if not self._crossed:
             return None
@@ -135,7 +148,7 @@ class SplitUNet(nn.Module):
 class DeepSplit(SplitUNet):
     """Keeps what enters the decoder layer that reads skip connection ``branch``."""
 
-    def __init__(self, unet: Any, branch: int) -> None:
+    def __init__(self, unet: UNet, branch: int) -> None:
         super().__init__(unet)
         count = len(decoder_layers(unet))
         require(
@@ -146,37 +159,46 @@ class DeepSplit(SplitUNet):
         self.branch = branch
 
     def forward(
-        self, x: torch.Tensor, t: torch.Tensor, condition: Any = None, *kept: torch.Tensor
-    ) -> Any:
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        condition: torch.Tensor | None = None,
+        *features: torch.Tensor,
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         embedding, layers = self.embedding(x, t, condition), encoder_layers(self.unet)
-        if kept:
-            skips, deep = self.encoded(x, embedding, condition, layers[: self.branch]), kept[0]
+        if features:
+            deep = features[0]
+            skips = self.encoded(x, embedding, condition, layers[: self.branch])
         else:
             skips = self.encoded(x, embedding, condition, layers)
             deep = self.middle(skips[-1], embedding, condition)
             deep = self.decoded(deep, skips, embedding, condition, stop=self.branch + 1)
         hidden = self.decoded(deep, skips[: self.branch + 1], embedding, condition)
         answer = self.left(hidden, t)
-        return answer if kept else (answer, deep)
+        return answer if features else (answer, deep)
 
 
 class EncoderSplit(SplitUNet):
     """Keeps every skip connection and what enters the decoder."""
 
     def forward(
-        self, x: torch.Tensor, t: torch.Tensor, condition: Any = None, *kept: torch.Tensor
-    ) -> Any:
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        condition: torch.Tensor | None = None,
+        *features: torch.Tensor,
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         embedding = self.embedding(x, t, condition)
-        if kept:
-            features = list(kept)
+        if features:
+            deep, *skips = features
         else:
             skips = self.encoded(x, embedding, condition, encoder_layers(self.unet))
-            features = [self.middle(skips[-1], embedding, condition), *skips]
-        answer = self.left(self.decoded(features[0], features[1:], embedding, condition), t)
-        return answer if kept else (answer, *features)
+            deep = self.middle(skips[-1], embedding, condition)
+        answer = self.left(self.decoded(deep, skips, embedding, condition), t)
+        return answer if features else (answer, deep, *skips)
 
 
-def encoder_layers(unet: Any) -> list[Layer]:
+def encoder_layers(unet: UNet) -> list[Layer]:
     """What writes the skip connections after the first, the outermost first."""
     out: list[Layer] = []
     for block in unet.down_blocks:
@@ -186,9 +208,9 @@ def encoder_layers(unet: Any) -> list[Layer]:
     return out
 
 
-def decoder_layers(unet: Any) -> list[tuple[Layer, list[Any]]]:
+def decoder_layers(unet: UNet) -> list[tuple[Layer, list[nn.Module]]]:
     """What reads each skip connection, the outermost first, and what grows its output."""
-    out: list[tuple[Layer, list[Any]]] = []
+    out: list[tuple[Layer, list[nn.Module]]] = []
     for block in unet.up_blocks:
         attentions = getattr(block, "attentions", [None] * len(block.resnets))
         layers = list(zip(block.resnets, attentions, strict=True))
@@ -202,7 +224,7 @@ def _is_residual(module: nn.Module) -> bool:
     return hasattr(module, "time_emb_proj")
 
 
-def _check(unet: Any) -> None:
+def _check(unet: UNet) -> None:
     """Refuse what the code above would not compute as the network does."""
     names = [type(block).__name__ for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks)]
     other = sorted(set(names) - {*DOWN, *MIDDLE, *UP})

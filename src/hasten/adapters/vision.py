@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -34,7 +36,7 @@ class VisionFeatures:
     the class token, as in Stein et al. (2306.04675).
     """
 
-    net: Any
+    net: torch.nn.Module
     name: str
     size: int
     mean: Numbers = MEAN
@@ -74,7 +76,7 @@ def load_vision(source: str, device: torch.device | str = "cpu") -> VisionFeatur
     require(place.is_file(), f"features {source!r}: {place} is missing; {AGAIN}")
     _require_plain(read_object(place), place)
     with refusing(f"features {source!r} are no vision model that transformers loads", AGAIN):
-        whole: Any = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        whole = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         config = getattr(whole, "vision_config", whole)
         net, pooled = _net(transformers, folder, config)
     require(
@@ -86,15 +88,15 @@ def load_vision(source: str, device: torch.device | str = "cpu") -> VisionFeatur
     label = folder.resolve().name if Path(source).is_dir() else source
     name = f"{config.model_type} {label}, {size} px"
     net = net.eval().requires_grad_(False).to(device)
-    found = VisionFeatures(net=net, name=name, size=size, mean=mean, std=std, pooled=pooled)
+    features = VisionFeatures(net=net, name=name, size=size, mean=mean, std=std, pooled=pooled)
     with refusing(f"features {source!r} cannot be used at {size} pixels", "mend its settings."):
-        found(torch.zeros(1, 3, size, size))
-    return found
+        features(torch.zeros(1, 3, size, size))
+    return features
 
 
-def _net(transformers: Any, folder: Path, config: Any) -> tuple[Any, bool]:
+def _net(transformers: ModuleType, folder: Path, config: object) -> tuple[torch.nn.Module, bool]:
     """The model, and whether the weights of its pooling, if it has any, were there."""
-    net, told = transformers.AutoModel.from_pretrained(
+    net, loading = transformers.AutoModel.from_pretrained(
         folder,
         config=config,
         use_safetensors=True,
@@ -103,13 +105,13 @@ def _net(transformers: Any, folder: Path, config: Any) -> tuple[Any, bool]:
         dtype=torch.float32,
         output_loading_info=True,
     )
-    missing = set(told["missing_keys"])
+    missing = set(loading["missing_keys"])
     lost = sorted(name for name in missing if "pooler" not in name)
     require(not lost, f"its weights lack {lost[:1]}")
     return net, not missing
 
 
-def _require_plain(config: dict[str, Any], place: Path) -> None:
+def _require_plain(config: Mapping[str, object], place: Path) -> None:
     inner = config.get("vision_config")
     for part in (config, inner if isinstance(inner, dict) else {}):
         for key in CODE:
@@ -152,7 +154,7 @@ def _folder(source: str) -> Path:
     return place
 
 
-def _pictures(folder: Path, config: Any) -> tuple[int, Numbers, Numbers]:
+def _pictures(folder: Path, config: object) -> tuple[int, Numbers, Numbers]:
     """Pixels a side, mean and standard deviation of the channels, as the model was trained."""
     place = folder / "preprocessor_config.json"
     said = read_object(place) if place.is_file() else {}
@@ -160,10 +162,8 @@ def _pictures(folder: Path, config: Any) -> tuple[int, Numbers, Numbers]:
     known = getattr(config, "image_size", None)
     default = min(known, SIZE) if isinstance(known, int) else SIZE
     size = _side(said["crop_size"] if has_crop else said.get("size"), default)
-    require(
-        isinstance(size, int) and 1 <= size <= 4096,
-        f"{place} says pictures have {size!r} pixels a side; it takes 1 to 4096.",
-    )
+    if not isinstance(size, int) or not 1 <= size <= 4096:
+        raise UserError(f"{place} says pictures have {size!r} pixels a side; it takes 1 to 4096.")
     plain = not said.get("do_normalize", True)
     mean = (0.0, 0.0, 0.0) if plain else _numbers(said.get("image_mean", MEAN), place)
     std = (1.0, 1.0, 1.0) if plain else _numbers(said.get("image_std", STD), place)
@@ -171,7 +171,7 @@ def _pictures(folder: Path, config: Any) -> tuple[int, Numbers, Numbers]:
     return size, mean, std
 
 
-def _side(said: Any, default: int) -> Any:
+def _side(said: object, default: int) -> object:
     if isinstance(said, dict):
         keys = ("height", "width", "shortest_edge")
         said = next((said[key] for key in keys if said.get(key) is not None), None)
@@ -179,8 +179,8 @@ def _side(said: Any, default: int) -> Any:
 
 
 def _numbers(said: Any, place: Path) -> Numbers:
-    given = [said] * 3 if isinstance(said, (int, float)) else said
-    fits = isinstance(given, (list, tuple)) and len(given) == 3
-    fits = fits and all(isinstance(item, (int, float)) and math.isfinite(item) for item in given)
+    values = [said] * 3 if isinstance(said, (int, float)) else said
+    fits = isinstance(values, (list, tuple)) and len(values) == 3
+    fits = fits and all(isinstance(item, (int, float)) and math.isfinite(item) for item in values)
     require(fits, f"{place} has {said!r} where three finite numbers belong; {AGAIN}")
-    return float(given[0]), float(given[1]), float(given[2])
+    return float(values[0]), float(values[1]), float(values[2])

@@ -6,7 +6,6 @@ import dataclasses
 import shutil
 import types
 import warnings
-from typing import Any
 
 import torch
 
@@ -28,7 +27,7 @@ class Compiled(Static):
         self.versions = {}
 
     def compile(self, flat: Flat, inputs: list[torch.Tensor]) -> Runner:
-        def call(*tensors: torch.Tensor) -> Any:
+        def call(*tensors: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
             return flat(*tensors)
 
         compiled = torch.compile(_fresh(call), dynamic=False, fullgraph=True)

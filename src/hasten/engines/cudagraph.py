@@ -4,7 +4,7 @@ that a GPU never waits for Python."""
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
@@ -43,7 +43,7 @@ class Recorded(Static):
                 "or compile."
             ) from error
 
-        def call(*tensors: torch.Tensor) -> Any:
+        def call(*tensors: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
             for recorded, value in zip(inputs, tensors, strict=True):
                 recorded.copy_(value)
             graph.replay()

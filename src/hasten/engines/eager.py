@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Any
 
 import torch
 
@@ -25,18 +24,19 @@ class Cast(Prepared):
         self.precision = str(dtype).removeprefix("torch.")
         if dtype == torch.float32 and _tf32(model.device):
             self.precision = "tf32"
-        held = [*self.net.parameters(), *self.net.buffers()]
-        self.weights_mb = round(sum(one.numel() * one.element_size() for one in held) / 1e6, 3)
+        tensors = [*self.net.parameters(), *self.net.buffers()]
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        self.weights_mb = round(size / 1e6, 3)
 
     def __call__(
         self,
         x: torch.Tensor,
         t: torch.Tensor,
         condition: Condition | torch.Tensor | None = None,
-        *kept: torch.Tensor,
-    ) -> Any:
+        *features: torch.Tensor,
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         seen = x if x.dtype == self.dtype else x.to(self.dtype)
-        answer = self.net(seen, t, condition, *kept)
+        answer = self.net(seen, t, condition, *features)
         if isinstance(answer, tuple):
             return (answer[0].float(), *answer[1:])
         return answer if answer.dtype == torch.float32 else answer.float()

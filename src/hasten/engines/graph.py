@@ -14,8 +14,8 @@ import logging
 import tempfile
 import warnings
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -76,7 +76,7 @@ def _export(model: Model, flat: Flat, inputs: list[torch.Tensor], file: Path) ->
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def _quiet() -> Iterator[None]:
     """Without the exporter's remarks on operators of packages that are not installed."""
     names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "onnx_ir.passes")
     before = {name: logging.getLogger(name).level for name in names}

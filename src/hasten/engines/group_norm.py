@@ -12,7 +12,6 @@ coarse. (Centred first it costs more than it gains for one picture, and FD in bf
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 from torch import nn
@@ -20,6 +19,8 @@ from torch import nn
 
 class ByChannel(nn.Module):
     """``norm``, for inputs (n, c, ...) of one pixel or more."""
+
+    share: torch.Tensor
 
     def __init__(self, norm: nn.GroupNorm) -> None:
         super().__init__()
@@ -30,8 +31,7 @@ class ByChannel(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pixels, line = tuple(range(2, x.ndim)), (..., *[None] * (x.ndim - 2))
-        share: Any = self.share
-        mean, square = x.mean(pixels) @ share, (x * x).mean(pixels) @ share
+        mean, square = x.mean(pixels) @ self.share, (x * x).mean(pixels) @ self.share
         variance = (square - mean * mean).clamp(min=0)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return x * scale[line] + (self.bias - mean * scale)[line]

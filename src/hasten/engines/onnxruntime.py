@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from types import ModuleType
 
 import torch
 
@@ -21,12 +21,12 @@ class OnnxNet(Static):
     precision = "float32"
     ahead = True
 
-    def __init__(self, model: Model, runtime: Any) -> None:
+    def __init__(self, model: Model, runtime: ModuleType) -> None:
         super().__init__(model)
         self._runtime = runtime
         self.versions = {"onnxruntime": runtime.__version__}
-        held = model.net.parameters()
-        self.weights_mb = round(sum(one.numel() for one in held) * 4 / 1e6, 3)
+        count = sum(weight.numel() for weight in model.net.parameters())
+        self.weights_mb = round(count * 4 / 1e6, 3)
 
     def compile(self, flat: Flat, inputs: list[torch.Tensor]) -> Runner:
         file = onnx_file(self.model, flat, inputs)
@@ -40,13 +40,13 @@ class OnnxNet(Static):
             raise UserError(
                 f"engine 'onnxruntime' cannot load {self.model.name!r} ({what}); set engine=eager."
             ) from error
-        kinds = {one.type for one in session.get_outputs()}
+        kinds = {output.type for output in session.get_outputs()}
         require(kinds == {"tensor(float)"}, f"ONNX Runtime answers in {kinds}, not float32.")
-        names = [one.name for one in session.get_inputs()]
+        names = [value.name for value in session.get_inputs()]
 
-        def call(*tensors: torch.Tensor) -> Any:
-            given = [value.numpy() for value in tensors]
-            answers = session.run(None, dict(zip(names, given, strict=True)))
+        def call(*tensors: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+            arrays = [value.numpy() for value in tensors]
+            answers = session.run(None, dict(zip(names, arrays, strict=True)))
             out = [torch.from_numpy(answer) for answer in answers]
             return tuple(out) if len(out) > 1 else out[0]
 

@@ -36,8 +36,8 @@ class OpenVinoNet(Static):
         if dtype == "float32" and getattr(self.model.net, "integers", ()):
             self.model = dataclasses.replace(self.model, net=by_channel(self.model.net))
             self.network = self.model.net
-        held = model.net.parameters()
-        self.weights_mb = round(sum(one.numel() for one in held) * 4 / 1e6, 3)
+        count = sum(weight.numel() for weight in model.net.parameters())
+        self.weights_mb = round(count * 4 / 1e6, 3)
 
     def compile(self, flat: Flat, inputs: list[torch.Tensor]) -> Runner:
         file = onnx_file(self.model, flat, inputs)
@@ -60,9 +60,9 @@ class OpenVinoNet(Static):
 
         count = len(compiled.outputs)
 
-        def call(*tensors: torch.Tensor) -> Any:
-            given = [value.numpy() for value in tensors]
-            answers = request.infer(given, share_inputs=True)
+        def call(*tensors: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
+            arrays = [value.numpy() for value in tensors]
+            answers = request.infer(arrays, share_inputs=True)
             out = tuple(torch.from_numpy(answers[i].copy()) for i in range(count))
             return out if count > 1 else out[0]
 
@@ -70,9 +70,9 @@ class OpenVinoNet(Static):
 
     def _check(self, compiled: Any) -> None:
         """Raise unless the graph's heavy operators run in the precision asked for."""
-        found = _precisions(compiled)
+        counts = _precisions(compiled)
         wanted = HINTS[self.dtype]
-        got = found.most_common(1)[0][0] if found else wanted
+        got = counts.most_common(1)[0][0] if counts else wanted
         # A network in few bits names the integers that its layers may run in.
         if got not in (wanted, *getattr(self.model.net, "integers", ())):
             raise UserError(

@@ -70,7 +70,7 @@ class Bundle:
     def to_json(self) -> str:
         """The file ``bundle.json``."""
         model, path = self.model, self.first.model
-        every = sorted(self.samplers, key=lambda one: one.evaluations or 0)
+        every = sorted(self.samplers, key=lambda sampler: sampler.evaluations or 0)
         body = {
             "format": FORMAT,
             "model": self.model.name,
@@ -83,7 +83,7 @@ class Bundle:
             "start": self.start is not None,
             "dtype": self.dtype,
         }
-        programs = {str(one.evaluations): table(one) for one in every}
+        programs = {str(sampler.evaluations): table(sampler) for sampler in every}
         return json.dumps({**body, "programs": programs}, indent=1) + "\n"
 
 
@@ -150,7 +150,7 @@ def _require_calibrated(run: Resolved) -> None:
 def _at_its_times(bundle: Bundle) -> Bundle:
     """Fewer than 32 bits do not hold a time, so a network may be computed in them once it has what
     the times of its programs tell; another stays in float32."""
-    rows = [row for one in bundle.samplers for row in table(one)["rows"]]
+    rows = [row for sampler in bundle.samplers for row in table(sampler)["rows"]]
     times = sorted({float(row["t"]) for row in rows if row["op"] == "network"})
     net = at_times(bundle.model.net, times, always=True)
     if not isinstance(net, AtTimes):
@@ -187,8 +187,8 @@ def table(sampler: Sampler) -> dict[str, Any]:
     scale = plan.guidance if plan.guidance_interval is None else plan.guidance_at
     program = lower(sampler.program, model.prediction, scale)
     body = json.loads(program.to_json())
-    asked = [row.ask for row in sampler.program.rows if isinstance(row.ask, Denoise)]
-    levels = iter(ask.level for ask in asked)
+    asks = [row.ask for row in sampler.program.rows if isinstance(row.ask, Denoise)]
+    levels = iter(ask.level for ask in asks)
     for row, dead in zip(body["rows"], program.frees, strict=True):
         row["frees"] = list(dead)
         if row["op"] == "network" and row["branch"] == "cond":

@@ -29,13 +29,13 @@ def export(model: Model, plan: PlanLike | None, to: str, out: str | Path) -> Par
     target = targets.parse(to)
     target.check(model)
     plan = as_plan(plan, model.plan)
-    held = bundle(model, plan, others=target.others, dtypes=target.dtypes)
+    exported = bundle(model, plan, others=target.others, dtypes=target.dtypes)
     out = Path(out)
-    with new_folder(out, {"target": target.part_name, "weights": digest(held.model)}) as folder:
-        (folder / "bundle.json").write_text(held.to_json(), encoding="utf-8")
-        target.write(held, folder)
-        found = parity(held, target, folder)
-        facts = {"plan": str(plan), "dtype": held.dtype, **found.to_dict()}
+    with new_folder(out, {"target": target.part_name, "weights": digest(exported.model)}) as folder:
+        (folder / "bundle.json").write_text(exported.to_json(), encoding="utf-8")
+        target.write(exported, folder)
+        result = parity(exported, target, folder)
+        facts = {"plan": str(plan), "dtype": exported.dtype, **result.to_dict()}
         text = json.dumps(facts, indent=1) + "\n"
         (folder / "parity.json").write_text(text, encoding="utf-8")
-    return found
+    return result

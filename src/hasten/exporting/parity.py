@@ -10,7 +10,6 @@ import shutil
 import tempfile
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +34,7 @@ class Parity:
     psnr: float
     n: int
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {**dataclasses.asdict(self), "psnr": min(self.psnr, 999.0)}
 
 
@@ -53,13 +52,13 @@ def parity(bundle: Bundle, target: Target, folder: Path) -> Parity:
         label = None if model.labels is None else number % model.labels
         label = label if label is not None or model.null_label is None else model.null_label
 
-        def both(x: Any, t: float, label: int | None, name: str = NET) -> Any:
+        def both(x: np.ndarray, t: float, label: int | None, name: str = NET) -> np.ndarray:
             nonlocal apart
-            given = torch.from_numpy(np.ascontiguousarray(x))
-            theirs, net = calls[name](given, float(t), label), bundle.networks()[name].net
+            latent = torch.from_numpy(np.ascontiguousarray(x))
+            theirs, net = calls[name](latent, float(t), label), bundle.networks()[name].net
             condition = None if model.labels is None else torch.tensor([label or 0])
             with torch.inference_mode():
-                mine = net(given, torch.tensor([t], dtype=torch.float32), condition).float()
+                mine = net(latent, torch.tensor([t], dtype=torch.float32), condition).float()
             here = float((theirs - mine).norm() / mine.norm().clamp(min=1e-12))
             apart = max(apart, here if math.isfinite(here) else math.inf)
             return theirs.numpy()
@@ -69,7 +68,7 @@ def parity(bundle: Bundle, target: Target, folder: Path) -> Parity:
         mine = _eager(bundle, runner, number, label)
         error = float((theirs - mine).square().mean())
         least = min(least, math.inf if error == 0 else -10 * math.log10(error))
-    found = Parity(apart=apart, psnr=least, n=PICTURES)
+    result = Parity(apart=apart, psnr=least, n=PICTURES)
     rough = bundle.integers or bundle.dtype != "float32"
     bound, decibels = (INTEGERS, INTEGERS_DB) if rough else (target.bound, LEAST_DB)
     if not (apart <= bound and least >= decibels):
@@ -78,7 +77,7 @@ def parity(bundle: Bundle, target: Target, folder: Path) -> Parity:
             f"{least:.0f} dB from eager float32 of {sampler.plan}, and {bound:g} and "
             f"{decibels:g} dB are the bounds; nothing was written. Export another plan or target."
         )
-    return found
+    return result
 
 
 def _eager(bundle: Bundle, runner: ModuleType, seed: int, label: int | None) -> torch.Tensor:
@@ -91,7 +90,7 @@ def _eager(bundle: Bundle, runner: ModuleType, seed: int, label: int | None) -> 
         )
     drawn = iter(range(1, 1 << 20))
 
-    def fresh(*_: Any) -> torch.Tensor:
+    def fresh(*_: object) -> torch.Tensor:
         return torch.from_numpy(runner.normals(seed, next(drawn)))
 
     condition = as_condition(None if model.labels is None else torch.tensor([label]), 1)

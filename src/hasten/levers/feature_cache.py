@@ -39,7 +39,7 @@ class Deep(Scheduled):
         super().__post_init__()
         require_whole("lever option branch", self.branch, 0, 10_000)
 
-    def where(self) -> dict[str, Any]:
+    def where(self) -> dict[str, int]:
         return {"branch": self.branch}
 
 
@@ -75,7 +75,7 @@ class Encoder(Scheduled):
         cached = tuple(variant == CACHED for variant in program.variants)
         return KeptAhead(forecast=self.forecast, times=times, cached=cached)
 
-    def where(self) -> dict[str, Any]:
+    def where(self) -> dict[str, object]:
         return {}
 
     def key(self, resolved: Resolved) -> tuple[str, ...]:
@@ -99,7 +99,7 @@ class Blocks(Scheduled):
         require_whole("lever option first", self.first, 0, 10_000)
         require_whole("lever option last", self.last, -10_000, 10_000)
 
-    def where(self) -> dict[str, Any]:
+    def where(self) -> dict[str, int]:
         return {"first": self.first, "last": self.last}
 
 
@@ -113,7 +113,7 @@ class Attention(Scheduled):
 
     networks = TRANSFORMERS
 
-    def where(self) -> dict[str, Any]:
+    def where(self) -> dict[str, object]:
         return {}
 
 
@@ -132,7 +132,7 @@ class FirstBlock(FeatureCache):
     def __post_init__(self) -> None:
         require_number("lever option threshold", self.threshold, 0.0, 100.0)
 
-    def where(self) -> dict[str, Any]:
+    def where(self) -> dict[str, float]:
         return {"threshold": float(self.threshold)}
 
     def wrap(self, net: Prepared, model: Model, resolved: Resolved) -> Prepared:
@@ -165,8 +165,8 @@ class KeptAhead(Kept):
     answers: Mapping[int, torch.Tensor] = dataclasses.field(default_factory=dict)
 
     def after(self, t: torch.Tensor, features: tuple[torch.Tensor, ...]) -> KeptAhead:
-        kept: Any = super().after(t, features)
-        return dataclasses.replace(kept, answers={})
+        state: Any = super().after(t, features)
+        return dataclasses.replace(state, answers={})
 
     def coming(self, evaluation: int) -> list[int]:
         """The evaluations from this one up to the next full one."""
@@ -174,19 +174,19 @@ class KeptAhead(Kept):
         return list(itertools.takewhile(lambda number: self.cached[number], numbers))
 
     @property
-    def signature(self) -> tuple[Any, ...]:
+    def signature(self) -> tuple[object, ...]:
         return (*super().signature, self.times, tuple(self.answers))
 
     def rows(self, index: torch.Tensor) -> KeptAhead:
-        kept: Any = super().rows(index)
+        state: Any = super().rows(index)
         picked = {k: answer[index.to(answer.device)] for k, answer in self.answers.items()}
-        return dataclasses.replace(kept, answers=picked)
+        return dataclasses.replace(state, answers=picked)
 
     def cat(self, others: Sequence[Any]) -> KeptAhead:
-        kept: Any = super().cat(others)
+        state: Any = super().cat(others)
         every = [self.answers, *(other.answers for other in others)]
         joined = {k: torch.cat([answers[k] for answers in every]) for k in self.answers}
-        return dataclasses.replace(kept, answers=joined)
+        return dataclasses.replace(state, answers=joined)
 
 
 class BatchedDecoder(Split):

@@ -54,17 +54,17 @@ def merged(model: Model, share: float) -> torch.nn.Module:
     Raises:
         UserError: the network has no transformer blocks of its own tokens.
     """
-    kept = _KEPT.setdefault(model.net, {})
-    if share not in kept:
+    networks = _MERGED.setdefault(model.net, {})
+    if share not in networks:
         tensors = [*model.net.parameters(), *model.net.buffers()]
-        net = copy.deepcopy(model.net, {id(one): one for one in tensors})
+        net = copy.deepcopy(model.net, {id(tensor): tensor for tensor in tensors})
         for part in _widest(net, model):
             model.family.fold_tokens_(part, functools.partial(matching, share=share))
-        kept[share] = net
-    return kept[share]
+        networks[share] = net
+    return networks[share]
 
 
-_KEPT: weakref.WeakKeyDictionary[torch.nn.Module, dict[float, torch.nn.Module]] = (
+_MERGED: weakref.WeakKeyDictionary[torch.nn.Module, dict[float, torch.nn.Module]] = (
     weakref.WeakKeyDictionary()
 )
 
@@ -73,7 +73,7 @@ def matching(x: torch.Tensor, share: float) -> tuple[Fold, Fold]:
     """How to merge ``share`` of the tokens x (n, tokens, c) and how to give each its own again:
     every token of a regular sub-grid takes in the mean of those others that are most alike."""
     n, tokens, width = x.shape
-    into, others, back_to = (torch.tensor(one, device=x.device) for one in _places(tokens))
+    into, others, back_to = (torch.tensor(index, device=x.device) for index in _places(tokens))
     count = min(int(share * tokens), len(others))
     unit = torch.nn.functional.normalize(x.detach().float(), dim=-1)
     alike, best = (unit[:, others] @ unit[:, into].transpose(1, 2)).max(-1)
@@ -85,20 +85,20 @@ def matching(x: torch.Tensor, share: float) -> tuple[Fold, Fold]:
         return index[..., None].expand(-1, -1, size)
 
     def fold(value: torch.Tensor) -> torch.Tensor:
-        rest, kept = value[:, others], value[:, into]
+        rest, destinations = value[:, others], value[:, into]
         moved, index = rest.gather(1, along(gone, width)), along(target, width)
-        many = torch.ones_like(kept[..., :1]).scatter_add(
+        many = torch.ones_like(destinations[..., :1]).scatter_add(
             1, target[..., None], torch.ones_like(moved[..., :1])
         )
-        kept = kept.scatter_add(1, index, moved) / many
-        return torch.cat([rest.gather(1, along(stay, width)), kept], 1)
+        destinations = destinations.scatter_add(1, index, moved) / many
+        return torch.cat([rest.gather(1, along(stay, width)), destinations], 1)
 
     def unfold(value: torch.Tensor) -> torch.Tensor:
         size = value.shape[-1]
-        rest, kept = value[:, : len(others) - count], value[:, len(others) - count :]
+        rest, destinations = value[:, : len(others) - count], value[:, len(others) - count :]
         back = value.new_zeros((n, len(others), size)).scatter(1, along(stay, size), rest)
-        back = back.scatter(1, along(gone, size), kept.gather(1, along(target, size)))
-        out = torch.cat([back, kept], 1)
+        back = back.scatter(1, along(gone, size), destinations.gather(1, along(target, size)))
+        out = torch.cat([back, destinations], 1)
         return out[:, back_to]
 
     return fold, unfold

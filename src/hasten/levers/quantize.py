@@ -13,7 +13,7 @@ import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,7 +29,7 @@ from hasten.core.family import family_of
 from hasten.core.files import write_bytes
 from hasten.core.lever import Lever, Stage, Trait, levers
 from hasten.core.model import Model
-from hasten.levers.quantized_layer import Bits, QuantizedLayer, fitted, joined
+from hasten.levers.quantized_layer import Bits, Layer, QuantizedLayer, fitted, joined
 
 if TYPE_CHECKING:
     from hasten.core.resolved import Resolved
@@ -95,9 +95,9 @@ class Quantization:
         """
         file = located(FIELD, name)
         try:
-            with safe_open(str(file), framework="pt") as held:
-                head = held.metadata() or {}
-                tensors = {key: held.get_tensor(key) for key in held.keys()}  # noqa: SIM118
+            with safe_open(str(file), framework="pt") as reader:
+                head = reader.metadata() or {}
+                tensors = {key: reader.get_tensor(key) for key in reader.keys()}  # noqa: SIM118
             require(head.get("format") == FORMAT, "it is of another kind")
             facts = json.loads(head["facts"])
             return Quantization(
@@ -146,8 +146,8 @@ class Quantization:
             rest = (cut, gain, self.whole.get(name), factor)
             replace_(out, name, QuantizedLayer(known[name], bits, span, *rest))
         if self.rows > 1:
-            told = torch.cat([*factors, self.scale, self.shift], dim=1)
-            mended = ByRow(out, row, TimeTable(self.times, told[list(self.groups)]))
+            columns = torch.cat([*factors, self.scale, self.shift], dim=1)
+            mended = ByRow(out, row, TimeTable(self.times, columns[list(self.groups)]))
         else:
             mended = Corrected(out, self.scale[0], self.shift[0])
         return mended.to(next(net.parameters()).device).eval()
@@ -179,21 +179,24 @@ class Corrected(nn.Module):
         self.register_buffer("scale", scale.view(1, -1, 1, 1).clone())
         self.register_buffer("shift", shift.view(1, -1, 1, 1).clone())
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor, condition: Any = None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, t: torch.Tensor, condition: Condition | torch.Tensor | None = None
+    ) -> torch.Tensor:
         return self.net(x, t, condition) * self.scale + self.shift
 
 
 class TimeTable(nn.Module):
     """What times (n,) tell: (n, width), that of the nearest of those that are known."""
 
-    def __init__(self, times: tuple[float, ...], told: torch.Tensor) -> None:
+    table: torch.Tensor
+
+    def __init__(self, times: tuple[float, ...], table: torch.Tensor) -> None:
         super().__init__()
         self.times = times
-        self.register_buffer("told", told)
+        self.register_buffer("table", table)
 
     def forward(self, t: torch.Tensor) -> torch.Tensor:
-        told: Any = self.told
-        return told[nearest(t, self.times)]
+        return self.table[nearest(t, self.times)]
 
 
 class ByRow(nn.Module):
@@ -206,7 +209,9 @@ class ByRow(nn.Module):
         super().__init__()
         self.net, self.row, self.by_time = net, row, by_time
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor, condition: Any = None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, t: torch.Tensor, condition: Condition | torch.Tensor | None = None
+    ) -> torch.Tensor:
         self.row.now = self.by_time(t)
         answer = self.net(x, t, condition)
         channels = answer.shape[1]
@@ -271,11 +276,11 @@ class Calibrated(Prepared):
         x: torch.Tensor,
         t: torch.Tensor,
         condition: Condition | torch.Tensor | None = None,
-        *kept: torch.Tensor,
-    ) -> Any:
+        *features: torch.Tensor,
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
         for time in set(t.tolist()):
             self._quantization.require_calibrated(time)
-        return self._net(x, t, condition, *kept)
+        return self._net(x, t, condition, *features)
 
 
 def prepared(quantization: Quantization, model: Model, engine: Engine, dtype: str) -> Calibrated:
@@ -284,7 +289,7 @@ def prepared(quantization: Quantization, model: Model, engine: Engine, dtype: st
     return Calibrated(quantization, engine.prepare(whole, dtype), whole.net)
 
 
-def layers(net: nn.Module) -> list[tuple[str, nn.Module]]:
+def layers(net: nn.Module) -> list[tuple[str, Layer]]:
     """The layers that can be quantized: convolutions and linear ones, without the first and last,
     the embeddings of time and label, and what normalises."""
     found = [

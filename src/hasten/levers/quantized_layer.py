@@ -13,6 +13,7 @@ from torch import nn
 from hasten.core.errors import UserError, require_whole
 
 Range = tuple[float, float]
+Layer = nn.Conv2d | nn.Linear
 FLOAT = 16  # bits from which on activations are left as they are
 MOST = 1e4  # what inputs are stretched by: a step at which a layer sees next to nothing
 
@@ -55,9 +56,12 @@ class QuantizedLayer(nn.Module):
             rounded; what comes of it is divided by as much.
     """
 
+    stretch: torch.Tensor | None
+    weight: torch.Tensor
+
     def __init__(
         self,
-        layer: Any,
+        layer: Layer,
         bits: Bits,
         span: Range,
         cut: int | None = None,
@@ -75,16 +79,15 @@ class QuantizedLayer(nn.Module):
         self.register_buffer("stretch", stretch)
         scale, most = weight_scale(weight, bits.weights)
         nearest = weight / scale.view(-1, *[1] * (weight.ndim - 1))
-        chosen: Any = nearest.round().clamp(-most, most) if whole is None else whole
+        chosen = nearest.round().clamp(-most, most) if whole is None else whole
         self.register_buffer("weight", chosen.to(weight.device, torch.int8))
         self.register_buffer("scale", scale)
         self.register_buffer("zero", torch.zeros(len(scale), dtype=torch.int64))
         self.input = _affine(*span, bits.activations)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        stretch: Any = self.stretch
-        if stretch is not None:
-            x = x * stretch
+        if self.stretch is not None:
+            x = x * self.stretch
         if self.factor is None:
             return self._in_integers(x, self.bias)
         factor = self.factor(x).view(-1, *[1] * (x.ndim - 1))
@@ -122,7 +125,7 @@ def fitted(rows: torch.Tensor) -> tuple[Range, torch.Tensor]:
     return (float(span[0]), float(span[1])), room.clamp(1.0, MOST)
 
 
-def stretched(layer: Any, cut: int, gain: float) -> torch.Tensor:
+def stretched(layer: Layer, cut: int, gain: float) -> torch.Tensor:
     """What the channels of the input of ``layer`` are stretched by, in a shape that multiplies it
     as well as the weights."""
     weight = layer.weight
@@ -137,7 +140,7 @@ def weight_scale(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, int]:
     return (weight.abs().flatten(1).amax(1) / most).clamp(min=1e-12), most
 
 
-def _options(layer: Any) -> dict[str, Any] | None:
+def _options(layer: Layer) -> dict[str, Any] | None:
     """How a convolution convolves; None for a linear layer."""
     if isinstance(layer, nn.Linear):
         return None

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from hasten.core.call import FULL, Call
+from hasten.core.call import FULL, Call, State
 from hasten.core.condition import Condition
 from hasten.core.engine import Prepared
 from hasten.core.errors import require, require_path
@@ -100,11 +100,13 @@ class TwoNetworks(Prepared):
         x: torch.Tensor,
         t: torch.Tensor,
         condition: Condition | torch.Tensor | None = None,
-        *kept: torch.Tensor,
-    ) -> Any:
-        return self.whole(x, t, condition, *kept)
+        *features: torch.Tensor,
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        return self.whole(x, t, condition, *features)
 
-    def run(self, call: Call, x: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    def run(
+        self, call: Call, x: torch.Tensor, t: torch.Tensor
+    ) -> tuple[torch.Tensor, State | None]:
         if call.variant == SMALL:
             return self.small(x, t, call.condition), call.state
         return self.whole.run(call, x, t)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 from hasten.core.artifact import located_folder, require_weights, student_plans
 from hasten.core.codec import codecs
@@ -29,7 +28,7 @@ class Student(Lever):
     def __post_init__(self) -> None:
         require_path("lever option folder", self.folder)
 
-    def fields(self) -> Mapping[str, Any]:
+    def fields(self) -> Mapping[str, object]:
         return student_plans(self.folder)[0]
 
     def model(self, model: Model, other_weights: bool, load: LoadModel) -> Model:
@@ -48,7 +47,7 @@ def student_of(
     located_folder(field, folder)
     student = load(folder, model)
     require_weights(field, student.teacher, model, other_weights)
-    mine, theirs = ((one.shape, codecs.text(one.codec), one.labels) for one in (model, student))
+    mine, theirs = ((m.shape, codecs.text(m.codec), m.labels) for m in (model, student))
     require(
         mine == theirs,
         f"{field} is {folder!r}, whose shape, codec and labels are {theirs}, "

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib.util
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -91,8 +91,9 @@ def _linear(model: Model) -> set[str]:
     return {name for name, part in layers(model.net) if isinstance(part, torch.nn.Linear)}
 
 
-def _bytes(value: Any) -> int:
+def _bytes(value: torch.Tensor) -> int:
     """Of a tensor, or of the tensors that one in few bits is made of."""
-    if not hasattr(value, "__tensor_flatten__"):
+    flatten = getattr(value, "__tensor_flatten__", None)
+    if flatten is None:
         return value.numel() * value.element_size()
-    return sum(_bytes(getattr(value, name)) for name in value.__tensor_flatten__()[0])
+    return sum(_bytes(getattr(value, name)) for name in flatten()[0])

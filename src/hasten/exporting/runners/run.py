@@ -42,11 +42,11 @@ def network(name="net"):
     from onnxruntime import InferenceSession
 
     session = InferenceSession(str(HERE / f"{name}.onnx"), providers=["CPUExecutionProvider"])
-    names = [one.name for one in session.get_inputs()]
+    names = [value.name for value in session.get_inputs()]
 
     def call(x, t, label):
-        given = [x, np.array([t], np.float32), np.array([label or 0], np.int64)]
-        return session.run(None, dict(zip(names, given, strict=False)))[0]
+        inputs = [x, np.array([t], np.float32), np.array([label or 0], np.int64)]
+        return session.run(None, dict(zip(names, inputs, strict=False)))[0]
 
     return call
 
@@ -95,6 +95,7 @@ if __name__ == "__main__":
     options.add_argument("--label", type=int, default=BUNDLE["null"])
     options.add_argument("--program", help="evaluations: " + ", ".join(BUNDLE["programs"]))
     options.add_argument("--out", default="picture.png")
-    given = options.parse_args()
+    arguments = options.parse_args()
     start = network("start") if BUNDLE["start"] else None
-    write_png(sample(network(), given.seed, given.label, given.program, start), given.out)
+    picture = sample(network(), arguments.seed, arguments.label, arguments.program, start)
+    write_png(picture, arguments.out)

@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,13 +19,13 @@ from hasten.exporting.targets.onnx import example
 OPENED = """    import torch
     from executorch.runtime import Runtime
 
-    held = Runtime.get().load_program(str(HERE / f"{name}.pte"))
-    method = held.load_method("forward")  # which lives as long as what holds it
+    program = Runtime.get().load_program(str(HERE / f"{name}.pte"))
+    method = program.load_method("forward")  # which lives as long as the program
 
-    def call(x, t, label, held=held):
-        given = [torch.from_numpy(np.ascontiguousarray(x, np.float32)), torch.tensor([float(t)])]
-        given += [] if BUNDLE["labels"] is None else [torch.tensor([label or 0])]
-        return method.execute(given)[0].numpy()
+    def call(x, t, label, program=program):
+        inputs = [torch.from_numpy(np.ascontiguousarray(x, np.float32)), torch.tensor([float(t)])]
+        inputs += [] if BUNDLE["labels"] is None else [torch.tensor([label or 0])]
+        return method.execute(inputs)[0].numpy()
 
     return call
 """
@@ -56,14 +55,16 @@ class ExecuTorch(Target):
     def network(self, bundle: Bundle, folder: Path, name: str = NET) -> Call:
         from executorch.runtime import Runtime  # type: ignore[import-not-found]
 
-        held: Any = Runtime.get().load_program(str(folder / f"{name}.pte"))
-        method = held.load_method("forward")
+        program = Runtime.get().load_program(str(folder / f"{name}.pte"))
+        method = program.load_method("forward")
         labelled = bundle.model.labels is not None
 
-        def call(x: torch.Tensor, t: float, label: int | None, held: Any = held) -> torch.Tensor:
-            given = [x.contiguous().float(), torch.tensor([float(t)])]
-            given += [torch.tensor([label or 0])] if labelled else []
-            return method.execute(given)[0].clone()
+        def call(
+            x: torch.Tensor, t: float, label: int | None, program: object = program
+        ) -> torch.Tensor:
+            inputs = [x.contiguous().float(), torch.tensor([float(t)])]
+            inputs += [torch.tensor([label or 0])] if labelled else []
+            return method.execute(inputs)[0].clone()
 
         return call
 

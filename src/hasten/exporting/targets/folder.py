@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -39,7 +38,7 @@ class Folder(Target):
             "written.",
         )
         plan = bundle.first.plan.chosen()
-        plans: tuple[Any, ...] = (plan,)  # none that names a file beside the model
+        plans: tuple[dict[str, object], ...] = (plan,)  # none that names a file beside the model
         parts = bundle.first.resolved.parts
         if parts.learned is not None:
             parts.learned.write(folder / "program.json")

@@ -42,11 +42,11 @@ class Onnx(Target):
         session = onnxruntime.InferenceSession(
             str(folder / f"{name}.onnx"), providers=["CPUExecutionProvider"]
         )
-        names = [one.name for one in session.get_inputs()]
+        names = [value.name for value in session.get_inputs()]
 
         def call(x: torch.Tensor, t: float, label: int | None) -> torch.Tensor:
-            given = [x.numpy(), torch.tensor([t]).numpy(), torch.tensor([label or 0]).numpy()]
-            return torch.from_numpy(session.run(None, dict(zip(names, given, strict=False)))[0])
+            inputs = [x.numpy(), torch.tensor([t]).numpy(), torch.tensor([label or 0]).numpy()]
+            return torch.from_numpy(session.run(None, dict(zip(names, inputs, strict=False)))[0])
 
         return call
 

@@ -23,8 +23,8 @@ OPENED = """    import openvino
     compiled = openvino.Core().compile_model(str(HERE / f"{name}.xml"), "CPU", settings)
 
     def call(x, t, label):
-        given = [x, np.array([t], np.float32), np.array([label or 0], np.int64)]
-        return compiled(given[: len(compiled.inputs)])[0]
+        inputs = [x, np.array([t], np.float32), np.array([label or 0], np.int64)]
+        return compiled(inputs[: len(compiled.inputs)])[0]
 
     return call
 """
@@ -57,8 +57,8 @@ class OpenVino(Target):
         compiled = openvino.Core().compile_model(str(folder / f"{name}.xml"), "CPU", settings)
 
         def call(x: torch.Tensor, t: float, label: int | None) -> torch.Tensor:
-            given = [x.numpy(), torch.tensor([t]).numpy(), torch.tensor([label or 0]).numpy()]
-            answer = compiled(given[: len(compiled.inputs)])[0]
+            inputs = [x.numpy(), torch.tensor([t]).numpy(), torch.tensor([label or 0]).numpy()]
+            answer = compiled(inputs[: len(compiled.inputs)])[0]
             return torch.from_numpy(answer.copy())
 
         return call
