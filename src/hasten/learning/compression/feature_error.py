@@ -75,8 +75,10 @@ class Sweep:
 
     def distances(self, apart: Callable[[torch.Tensor], float], forecast: int) -> Distances:
         """The measured distances; ``apart`` is the ODE error of pictures."""
-        kept: list[Any] = [states[COND] for states in self.states]
-        rows = [torch.cat([one.flatten() for one in state.features]) for state in kept]
+        conditional: list[Any] = [states[COND] for states in self.states]
+        rows = [
+            torch.cat([feature.flatten() for feature in state.features]) for state in conditional
+        ]
         features = torch.stack(rows).double().cpu().numpy()
         features -= features.mean(0)  # inner products of what changes alone
         plain = Distances(
@@ -91,8 +93,8 @@ class Sweep:
         """Drift for a unit of distance: measured at the probes, interpolated between them."""
         count = len(self.states)
         probes = sorted(set(np.linspace(1, count - 1, PROBES).round().astype(int).tolist()))
-        found = zip(probes, self._probed(probes), strict=True)
-        moved = [apart(pictures) / max(plain.apart(-1, t - 1, t), 1e-12) for t, pictures in found]
+        pairs = zip(probes, self._probed(probes), strict=True)
+        moved = [apart(pictures) / max(plain.apart(-1, t - 1, t), 1e-12) for t, pictures in pairs]
         logs = np.log(np.maximum(moved, 1e-12))
         return np.exp(np.interp(np.arange(count), probes, logs))
 
@@ -112,7 +114,9 @@ class Sweep:
     def _side_by_side(self, several: list[Registers], rows: range) -> list[Registers]:
         """Several runs through the same rows in one batch."""
         many = len(several)
-        together = {name: torch.cat([one[name] for one in several]) for name in several[0]}
+        together = {
+            name: torch.cat([registers[name] for registers in several]) for name in several[0]
+        }
         done, _ = self._run(together, rows, times=many)
         parts = {name: value.chunk(many) for name, value in done.items()}
         return [{name: part[i] for name, part in parts.items()} for i in range(many)]

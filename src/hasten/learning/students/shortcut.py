@@ -67,8 +67,8 @@ class Shortcut(Distillation):
         out = []
         for n in counts:
             at = tuple(1 - i / n for i in range(n))
-            told = tuple(1000 * s + WIDE * n.bit_length() - WIDE for s in at)
-            out.append({"solver": "euler", "grid": f"given(at={at}, told={told})", "steps": n})
+            times = tuple(1000 * s + WIDE * n.bit_length() - WIDE for s in at)
+            out.append({"solver": "euler", "grid": f"given(at={at}, told={times})", "steps": n})
         return out
 
 

@@ -50,9 +50,13 @@ class Validation:
         save_png(sheet, place, {"pictures": seen}, zoom=2)
         if self.real is None:
             return None
-        found = self._quality(student, plan, Seed.VALIDATION)
+        measured = self._quality(student, plan, Seed.VALIDATION)
         row = {"stage": stage, "plan": str(plan), "pictures": seen, "at": round(time.time(), 1)}
-        row |= {"fd": found.fd.value, "recall": found.recall and found.recall.value, "n": self.n}
+        row |= {
+            "fd": measured.fd.value,
+            "recall": measured.recall and measured.recall.value,
+            "n": self.n,
+        }
         rows = [r for r in self.curve() if (r["stage"], r["pictures"]) != (stage, seen)]
         write_text(self.run / "curve.json", json.dumps([*rows, row], indent=1) + "\n")
         self._store_best(student, stage, [r["fd"] for r in rows if r["stage"] == stage], row["fd"])
@@ -103,8 +107,8 @@ class Validation:
         out = []
         for fields in plans:
             pictures = pictures_of(build(student, Plan(**fields)), 2 * self.n)
-            found = quality(pictures, self.real)
-            out.append({name: _plain(getattr(found, name)) for name in ("fd", "recall")})
+            measured = quality(pictures, self.real)
+            out.append({name: _plain(getattr(measured, name)) for name in ("fd", "recall")})
         return out
 
     def _quality(self, student: Model, plan: Plan, seed: int) -> Quality:
@@ -123,5 +127,5 @@ class Validation:
             frames[0].save(file, save_all=True, append_images=frames[1:], duration=times, loop=0)
 
 
-def _plain(found: Any) -> Any:
-    return None if found is None else dataclasses.asdict(found)
+def _plain(value: Any) -> Any:
+    return None if value is None else dataclasses.asdict(value)
