@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import torch
 
@@ -38,7 +37,7 @@ def invert(
     plan: PlanLike,
     pictures: torch.Tensor,
     *,
-    condition: Any = None,
+    condition: object = None,
     tolerance: float = 1e-3,
     sweeps: int = 12,
     raw: bool = False,

@@ -51,7 +51,7 @@ class Likelihood:
     integration: float
     data: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data, as ``--json`` prints it."""
         return dataclasses.asdict(self)
 
@@ -67,7 +67,7 @@ def likelihood(
     model: Model,
     pictures: torch.Tensor,
     *,
-    condition: Any = None,
+    condition: object = None,
     plan: PlanLike | None = None,
     steps: int = 50,
     probes: int = 1,
@@ -192,7 +192,7 @@ def _dequantised(pictures: torch.Tensor, streams: Sequence[torch.Generator]) -> 
     return (pictures.cpu() + noise) / 256
 
 
-def _condition(model: Model, n: int, condition: Any) -> tuple[Condition, str]:
+def _condition(model: Model, n: int, condition: object) -> tuple[Condition, str]:
     if model.labels is None:
         return model.condition(n, condition), "a model without labels"
     require(

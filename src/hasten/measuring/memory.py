@@ -6,8 +6,8 @@ import contextlib
 import copy
 import sys
 import weakref
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -119,7 +119,9 @@ def free_mb(device: torch.device | str = "cpu") -> float:
 def _activations(model: Model, rows: int, backward: bool = False) -> int:
     """The most bytes alive at once in one network call, inputs and answer included, and what the
     way back needs where there is one."""
-    shapes: dict[int, Any] = {id(buffer): buffer.to("meta") for buffer in model.net.buffers()}
+    shapes: dict[int, torch.Tensor] = {
+        id(buffer): buffer.to("meta") for buffer in model.net.buffers()
+    }
     for parameter in model.net.parameters():
         shapes[id(parameter)] = torch.nn.Parameter(
             parameter.detach().to("meta"), requires_grad=backward
@@ -141,16 +143,22 @@ class _Alive(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.now = self.most = 0
-        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         out = func(*args, **(kwargs or {}))
         for value in out if isinstance(out, (tuple, list)) else (out,):
             if isinstance(value, torch.Tensor):
                 self._count(value.untyped_storage())
         return out
 
-    def _count(self, storage: Any) -> None:
+    def _count(self, storage: torch.UntypedStorage) -> None:
         if storage in self._known:
             return
         self._known.add(storage)

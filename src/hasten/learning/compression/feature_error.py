@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from hasten.core.ask import Denoise, DenoiseWithVariance
 from hasten.core.call import State
 from hasten.core.condition import COND, Condition
 from hasten.core.executor import Registers
+from hasten.core.feature_cache import Kept
 from hasten.core.program import CACHED
 from hasten.core.session import Session
 from hasten.core.stepping import Answers, Pending, follow, stepping
@@ -56,7 +57,7 @@ class Distances:
 class Sweep:
     """One run in full, cut open before every evaluation."""
 
-    def __init__(self, sampler: Sampler, noise: torch.Tensor, condition: Any) -> None:
+    def __init__(self, sampler: Sampler, noise: torch.Tensor, condition: object) -> None:
         model, program = sampler.model, sampler.program
         assert program is not None
         self.sampler, self.program = sampler, program
@@ -75,7 +76,7 @@ class Sweep:
 
     def distances(self, apart: Callable[[torch.Tensor], float], forecast: int) -> Distances:
         """The measured distances; ``apart`` is the ODE error of pictures."""
-        conditional: list[Any] = [states[COND] for states in self.states]
+        conditional = [cast(Kept, states[COND]) for states in self.states]
         rows = [
             torch.cat([feature.flatten() for feature in state.features]) for state in conditional
         ]

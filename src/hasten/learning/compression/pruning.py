@@ -31,7 +31,7 @@ from hasten.training.objective import Rows
 LEVELS = 32  # of the schedule at which importance is measured
 PICTURES = 64  # at each of them
 MATTERS = 0.05  # of the largest loss: levels below it are left out
-Noisy = tuple[Level, torch.Tensor, torch.Tensor, tuple[Any, ...]]
+Noisy = tuple[Level, torch.Tensor, torch.Tensor, tuple[torch.Tensor | None, ...]]
 """A level, x0, noise, and what the network is called with: x, times, labels."""
 
 
@@ -109,7 +109,7 @@ def _together(widths: list[int]) -> list[tuple[int, ...]]:
     return sorted(alike | {(i,) for i in range(len(widths))})
 
 
-def _dependencies(model: Model) -> tuple[torch.nn.Module, Any, dict[Any, str]]:
+def _dependencies(model: Model) -> tuple[torch.nn.Module, Any, dict[torch.nn.Module, str]]:
     """A copy of the network, which of its channels go together, and the names of its layers."""
     try:
         import torch_pruning as tp
@@ -139,7 +139,7 @@ def _worth(model: Model, rows: Rows) -> dict[str, torch.Tensor]:
     return worth
 
 
-def _lost(worth: dict[str, torch.Tensor], narrow: Any, channels: Narrowing) -> float:
+def _lost(worth: dict[str, torch.Tensor], narrow: torch.nn.Module, channels: Narrowing) -> float:
     """The importance of what ``narrow`` has no room for."""
     gone = 0.0
     for name, score in worth.items():
@@ -148,7 +148,9 @@ def _lost(worth: dict[str, torch.Tensor], narrow: Any, channels: Narrowing) -> f
     return gone
 
 
-def _fill_(narrow: Any, model: Model, worth: dict[str, torch.Tensor], channels: Narrowing) -> None:
+def _fill_(
+    narrow: torch.nn.Module, model: Model, worth: dict[str, torch.Tensor], channels: Narrowing
+) -> None:
     """Give ``narrow`` the weights of the channels of ``model`` that matter most."""
     work, graph, names = _dependencies(model)
     for group in list(graph.get_all_groups()):

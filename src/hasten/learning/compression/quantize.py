@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -201,14 +201,16 @@ class Calibration:
         self.layers = [(k, v) for k, v in named if only is None or k in only]
         self.seen = {name: _Seen() for name, _ in self.layers}
         self._whole: dict[tuple[str, int], torch.Tensor] = {}
-        self.calls: list[tuple[torch.Tensor, torch.Tensor, Any, torch.Tensor]] = []
+        self.calls: list[tuple[torch.Tensor, torch.Tensor, object, torch.Tensor]] = []
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Hooks on the network and its layers; concatenations before them are seen too."""
         joined = _Concatenations()
 
-        def keep(name: str, layer: nn.Module) -> Any:
+        def keep(
+            name: str, layer: nn.Module
+        ) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
             by_products = self.gptq and fits(layer)
 
             def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -337,8 +339,12 @@ class _Concatenations(TorchFunctionMode):
         self.seen: dict[int, tuple[torch.Tensor, int]] = {}
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if func in (torch.cat, torch.concat, torch.concatenate):

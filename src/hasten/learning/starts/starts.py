@@ -7,7 +7,6 @@ import inspect
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -208,7 +207,7 @@ def learn_start(
     *,
     data: str | None = None,
     n: int | None = None,
-    **options: Any,
+    **options: object,
 ) -> Facts:
     """Learn a start of ``kind`` for ``model`` and write it to ``out``; see :func:`examples`, and
     the function of the kind for its ``options`` (None is one not given).
