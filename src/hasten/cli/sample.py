@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from hasten.cli.options import (
     Device,
@@ -17,6 +17,9 @@ from hasten.cli.options import (
     model_of,
     plan_of,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 
 def sample(
@@ -54,9 +57,9 @@ def sample(
     loaded = model_of(model, prompts, device)
     sampler = build(loaded, chosen)
     labels = labels_in_turn(condition, n, loaded.labels, loaded.prompts)
-    frames: list[Any] = []
+    frames: list[torch.Tensor] = []
 
-    def watch(_: int, x0: Any) -> None:
+    def watch(_: int, x0: torch.Tensor) -> None:
         if gif and len(x0) == n:
             frames.append(grid(loaded.codec.decode(x0).cpu()))
 

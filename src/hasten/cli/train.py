@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from hasten.cli.options import Flag, Minutes, Quiet
 
@@ -45,7 +44,7 @@ def train(
     if recipe is None:
         shipped = ", ".join(sorted(shipped_recipes()))
         raise UserError(f"recipe is missing; give a YAML file or a shipped recipe: {shipped}.")
-    changes: dict[str, Any] = {"data__source": data, "test__source": test_data}
+    changes: dict[str, object] = {"data__source": data, "test__source": test_data}
     changes |= {"pictures": pictures, "seed": seed, "track": track}
     kinds = [kind for kind, _ in reversed(KINDS.values())]  # a student's takes any objective
     loaded = load_recipe(recipe, *kinds, **changes)

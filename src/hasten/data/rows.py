@@ -7,7 +7,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -170,8 +170,8 @@ def _folder(folder: Path, split: str) -> Dataset:
         folder = folder / (split if split in inner else inner.pop())
     files = sorted(path for path in folder.rglob("*") if _is_picture(path, folder))
     require(bool(files), f"data {str(folder)!r} holds no picture; {KINDS}")
-    columns: dict[str, Any] = {"image": [str(file) for file in files]}
-    kinds: dict[str, Any] = {"image": datasets.Image()}
+    columns: dict[str, list[str]] = {"image": [str(file) for file in files]}
+    kinds: dict[str, object] = {"image": datasets.Image()}
     classes = sorted({file.parent.name for file in files})
     if len(classes) > 1 and all(file.parent != folder for file in files):
         columns["label"] = [file.parent.name for file in files]

@@ -68,7 +68,7 @@ class Backwards:
 
     def __init__(self, program: Program, steps: Sequence[Step], ends: torch.Tensor) -> None:
         self.program, self.steps, self.ends = program, steps, ends
-        self.asked: Asked | None = None
+        self.evaluated: Asked | None = None
         self.rests = ends.new_zeros(len(ends), len(steps), *ends.shape[1:])
         self.mixer = Mixer(depth=6)
         self.evaluations = 0
@@ -78,8 +78,8 @@ class Backwards:
         after, x0 = self.ends, self.ends
         for k in reversed(range(len(self.steps))):
             step, wanted = self.steps[k], after - self.rests[:, k]
-            if self.asked is not None:
-                x, x0 = self.asked[k]
+            if self.evaluated is not None:
+                x, x0 = self.evaluated[k]
                 x = x + step.move * (wanted - step.keep * x - step.gain * x0)
             elif step.keep == 0:
                 x = step.here.alpha * wanted
@@ -92,24 +92,24 @@ class Backwards:
         """What the program makes of the starts ``x``; learns the rests from it."""
         recorder = Recorder(session.denoiser)
         out = Sequential().run(self.program, {"x": x}, session.answered_by(recorder))
-        asked = recorder.asked
-        self.asked = asked
-        self.evaluations += len(asked)
-        after = [*(question for question, _ in asked[1:]), out]
-        found = torch.stack(
+        evaluated = recorder.evaluated
+        self.evaluated = evaluated
+        self.evaluations += len(evaluated)
+        after = [*(question for question, _ in evaluated[1:]), out]
+        rests = torch.stack(
             [
                 there - step.keep * x - step.gain * x0
-                for step, there, (x, x0) in zip(self.steps, after, asked, strict=True)
+                for step, there, (x, x0) in zip(self.steps, after, evaluated, strict=True)
             ],
             dim=1,
         )
-        self.rests = self.mixer.next(self.rests, found - self.rests)
+        self.rests = self.mixer.next(self.rests, rests - self.rests)
         return out
 
     def keep_(self, rows: torch.Tensor) -> None:
         """Go on with the pictures ``rows`` of the batch alone."""
         self.ends, self.rests = self.ends[rows], self.rests[rows]
-        self.asked = [(x[rows], x0[rows]) for x, x0 in self.asked or []]
+        self.evaluated = [(x[rows], x0[rows]) for x, x0 in self.evaluated or []]
         self.mixer.keep_(rows)
 
     def _level(
@@ -142,10 +142,10 @@ class Recorder:
 
     def __init__(self, denoiser: Denoiser) -> None:
         self.denoiser = denoiser
-        self.asked: Asked = []
+        self.evaluated: Asked = []
 
     def __call__(self, calls: Sequence[Call]) -> list[Answer]:
         answers = self.denoiser(calls)
         for call, answer in zip(calls, answers, strict=True):
-            self.asked.append((call.x.clone(), answer.x0.clone()))
+            self.evaluated.append((call.x.clone(), answer.x0.clone()))
         return answers

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import torch
 
@@ -38,7 +37,7 @@ def invert(
     plan: PlanLike,
     pictures: torch.Tensor,
     *,
-    condition: Any = None,
+    condition: object = None,
     tolerance: float = 1e-3,
     sweeps: int = 12,
     raw: bool = False,
@@ -68,14 +67,14 @@ def invert(
     program = _program(sampler)
     wanted = _encoded(model, pictures, raw)
     condition = model.condition(len(wanted), condition)
-    found, residuals, evaluations = [], [], 0
+    noises, residuals, evaluations = [], [], 0
     for first in range(0, len(wanted), batch):
         part = slice(first, first + batch)
         mine = condition.rows(range(first, first + len(wanted[part]))).to(model.device)
-        one = _solved(sampler, program, wanted[part], mine, (tolerance, sweeps, raw))
-        found.append(one.noise)
-        residuals.append(one.residual)
-        evaluations += one.evaluations
+        solved = _solved(sampler, program, wanted[part], mine, (tolerance, sweeps, raw))
+        noises.append(solved.noise)
+        residuals.append(solved.residual)
+        evaluations += solved.evaluations
     residual = torch.cat(residuals)
     missed = torch.nonzero(residual > tolerance).flatten().tolist()
     if missed:
@@ -86,7 +85,7 @@ def invert(
             f"use more steps than {sampler.plan.steps}, a first-order solver such as ddim, or a "
             "larger tolerance."
         )
-    return Inversion(noise=torch.cat(found), residual=residual, evaluations=evaluations)
+    return Inversion(noise=torch.cat(noises), residual=residual, evaluations=evaluations)
 
 
 @torch.inference_mode()
@@ -164,13 +163,13 @@ def _encoded(model: Model, pictures: torch.Tensor, raw: bool) -> torch.Tensor:
     got = tuple(pictures.shape)
     fits = got == want and got[0] > 0 and pictures.is_floating_point()
     require(fits, f"pictures are {pictures.dtype} {got}; this model takes floats {want[1:]} of n.")
-    given = pictures.to(model.device).float()
-    require(bool(torch.isfinite(given).all()), "pictures hold a value that is not finite.")
+    pictures = pictures.to(model.device).float()
+    require(bool(torch.isfinite(pictures).all()), "pictures hold a value that is not finite.")
     if raw:
-        return given
-    low, high = float(given.min()), float(given.max())
+        return pictures
+    low, high = float(pictures.min()), float(pictures.max())
     require(
         low >= 0 and high <= 1,
         f"pictures lie from {low:g} to {high:g}; they take numbers from 0 to 1.",
     )
-    return model.codec.encode(given)
+    return model.codec.encode(pictures)

@@ -38,5 +38,5 @@ class Mixer:
 
     def keep_(self, rows: torch.Tensor) -> None:
         """Go on with the pictures ``rows`` of the batch alone."""
-        self._values = [one[rows] for one in self._values]
-        self._steps = [one[rows] for one in self._steps]
+        self._values = [values[rows] for values in self._values]
+        self._steps = [step[rows] for step in self._steps]

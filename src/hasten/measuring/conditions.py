@@ -6,16 +6,17 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import torch
+
+from hasten.core.report import Conditions
 
 
 def conditions(
     device: torch.device | str = "cpu",
     dtype: str = "float32",
     versions: dict[str, str] | None = None,
-) -> dict[str, Any]:
+) -> Conditions:
     """Device, the dtype computed in, threads and versions, as every Report carries them."""
     return {
         "device": device_name(device),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 from hasten.core.model import Model
 from hasten.core.prediction import predictions
@@ -11,13 +11,13 @@ from hasten.measuring.memory import free_mb, weights_mb
 from hasten.sampling import engines_here
 
 
-def this_machine() -> dict[str, dict[str, Any]]:
+def this_machine() -> dict[str, Mapping[str, object]]:
     """The machine with its free memory in MB, and each engine with its dtypes, or with the line
     that installs it."""
     return {"machine": {**conditions(), "free_mb": round(free_mb())}, "engines": engines_here()}
 
 
-def described(model: Model) -> dict[str, Any]:
+def described(model: Model) -> dict[str, object]:
     """A model's pictures, network, noise schedule and prediction; ``guidance`` is whether it was
     trained with dropped labels."""
     channels, *size = model.picture_shape

@@ -19,21 +19,21 @@ WIDTH = 64
 RANDOM = "random"
 
 
-def features_for(model: Model, given: str | None = None) -> Features:
+def features_for(model: Model, source: str | None = None) -> Features:
     """The features to measure ``model`` in.
 
     Args:
-        given: ``"random"``; a folder of ours with a classifier, such as ``hasten train`` makes; or
+        source: ``"random"``; a folder of ours with a classifier, such as ``hasten train`` makes; or
             the folder or hub id of a vision model. None takes the classifier beside the model, and
             random convolutions where it has none.
     """
-    if given is None:
+    if source is None:
         return FeatureNet.for_model(model) or RandomFeatures(model.picture_shape[0])
-    if given == RANDOM:
+    if source == RANDOM:
         return RandomFeatures(model.picture_shape[0])
-    if (Path(given) / "features.json").is_file():
-        return FeatureNet(Path(given))
-    return load_vision(given, model.device)
+    if (Path(source) / "features.json").is_file():
+        return FeatureNet(Path(source))
+    return load_vision(source, model.device)
 
 
 class Classifier(nn.Module):

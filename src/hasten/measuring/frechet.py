@@ -64,8 +64,8 @@ def _value_and_influence(
     apart = (middle - mean).square().sum()
     value = float(apart + spread.trace() + covariance.trace() - 2 * cross)
     least = values.max() * len(values) * torch.finfo(torch.float64).eps
-    kept = (values > least) & (values > 0)
-    half = root @ (vectors[:, kept] * values[kept] ** -0.25)
+    positive = (values > least) & (values > 0)
+    half = root @ (vectors[:, positive] * values[positive] ** -0.25)
     gradient = torch.eye(len(root), dtype=torch.float64) - half @ half.T
     curved = ((rows @ gradient) * rows).sum(1) - (gradient * spread).sum()
     return value, 2 * rows @ (middle - mean) + curved

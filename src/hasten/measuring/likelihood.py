@@ -51,7 +51,7 @@ class Likelihood:
     integration: float
     data: str = ""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data, as ``--json`` prints it."""
         return dataclasses.asdict(self)
 
@@ -67,7 +67,7 @@ def likelihood(
     model: Model,
     pictures: torch.Tensor,
     *,
-    condition: Any = None,
+    condition: object = None,
     plan: PlanLike | None = None,
     steps: int = 50,
     probes: int = 1,
@@ -97,9 +97,9 @@ def likelihood(
     require_whole("batch", batch, 1, 1 << 20)
     require_choice("probe", probe, PROBES)
     _require_plan(model, plan)
-    given, want = tuple(pictures.shape[1:]), model.picture_shape
-    whole = pictures.dtype == torch.uint8 and given == want and len(pictures) > 0
-    require(whole, f"pictures are {pictures.dtype} {given}; likelihood takes torch.uint8 {want}.")
+    shape, want = tuple(pictures.shape[1:]), model.picture_shape
+    whole = pictures.dtype == torch.uint8 and shape == want and len(pictures) > 0
+    require(whole, f"pictures are {pictures.dtype} {shape}; likelihood takes torch.uint8 {want}.")
     condition, said = _condition(model, len(pictures), condition)
     net = plan.parts.engine.prepare(model, plan.dtype)
     flow = Flow(model, NetworkDenoiser(model, net), probes, probe)
@@ -147,10 +147,10 @@ def likelihood_of(
     rows = load_rows(data)
     places = evenly_spread(len(rows), pictures)
     label = "label" if model.labels is not None and "label" in rows.column_names else None
-    held = Pictures(rows.select(places), model.picture_shape, picture_column(rows), label)
-    some = held[np.arange(len(held))]
-    found = likelihood(model, some, condition=held.labels, plan=plan, **options)
-    return dataclasses.replace(found, data=data)
+    dataset = Pictures(rows.select(places), model.picture_shape, picture_column(rows), label)
+    some = dataset[np.arange(len(dataset))]
+    result = likelihood(model, some, condition=dataset.labels, plan=plan, **options)
+    return dataclasses.replace(result, data=data)
 
 
 def _bits(
@@ -162,20 +162,20 @@ def _bits(
     batch: int,
 ) -> tuple[torch.Tensor, float]:
     """Bits a dimension (n,), and their mean change with half the steps on the first pictures."""
-    found, change = [], 0.0
+    batch_bits, change = [], 0.0
     for first in range(0, len(pictures), batch):
         part = pictures[first : first + batch]
         streams = [generator(seed, first + k, Stream.LIKELIHOOD) for k in range(len(part))]
         x, draws = _dequantised(part, streams), flow.draws(streams)
         places = range(first, first + len(part))
         some = condition.rows(places).to(flow.model.device)
-        found.append(flow.bits(x, some, draws, steps))
+        batch_bits.append(flow.bits(x, some, draws, steps))
         if first == 0:
             few = slice(0, CHECKED)
             some = some.rows(range(min(CHECKED, len(part))))
             coarse = flow.bits(x[few], some, draws[:, few], steps // 2)
-            change = float((coarse - found[0][few]).abs().mean())
-    bits = torch.cat(found)
+            change = float((coarse - batch_bits[0][few]).abs().mean())
+    bits = torch.cat(batch_bits)
     if not torch.isfinite(bits).all():
         raise NonFiniteError(
             "the likelihood is not finite: the network's answer or its gradient is not. Its "
@@ -192,7 +192,7 @@ def _dequantised(pictures: torch.Tensor, streams: Sequence[torch.Generator]) -> 
     return (pictures.cpu() + noise) / 256
 
 
-def _condition(model: Model, n: int, condition: Any) -> tuple[Condition, str]:
+def _condition(model: Model, n: int, condition: object) -> tuple[Condition, str]:
     if model.labels is None:
         return model.condition(n, condition), "a model without labels"
     require(

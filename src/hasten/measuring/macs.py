@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,7 +18,7 @@ def network_macs(model: Model) -> tuple[int, int]:
     and attention: of a full evaluation, and of one with cached features where it is split."""
     like = {"device": model.device, "dtype": model.dtype}
     x = torch.zeros(1, *model.shape, **like)
-    inputs: list[Any] = [x, torch.ones(1, device=model.device)]
+    inputs: list[object] = [x, torch.ones(1, device=model.device)]
     inputs.append(model.condition(1).to(model.device))
     full, answer = _counted(model.net, inputs)
     if not isinstance(answer, tuple):
@@ -63,7 +61,7 @@ def network_rows(sampler: Sampler) -> list[tuple[int, str]]:
 
 
 @torch.no_grad()
-def _counted(net: torch.nn.Module, inputs: list[Any]) -> tuple[int, Any]:
+def _counted(net: torch.nn.Module, inputs: list[object]) -> tuple[int, object]:
     # The plain kernel of attention, which the counter sees as the two products that it is.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         answer = net(*inputs)

@@ -57,12 +57,14 @@ def measure(
     require_memory(model, plan, batch)
     sampler = build(model, plan, net=net)
     forget_peak(model.device)
-    one = {"device": model.device, "seconds": seconds}
-    latency = timed(lambda: sampler.sample(1, condition=_label(model)), **one)  # type: ignore[arg-type]
+    latency = timed(
+        lambda: sampler.sample(1, condition=_label(model)), device=model.device, seconds=seconds
+    )
     many = timed(
         lambda: sampler.sample(batch, condition=_label(model), batch=batch),
         warmup=1,
-        **one,  # type: ignore[arg-type]
+        device=model.device,
+        seconds=seconds,
     )
     evaluations, rounds = nfe(sampler)
     return Report(
@@ -96,9 +98,9 @@ def judged(sampler: Sampler, n: int, real: Real | None = None, batch: int = 64) 
     real = real or (real_for(sampler.model) if n else None)
     if n == 0 or real is None:
         return {}
-    found = quality(pictures_of(sampler, n, batch), real)
+    measured = quality(pictures_of(sampler, n, batch), real)
     names = ("fd", "kd", "precision", "recall", "features")
-    return {name: getattr(found, name) for name in names}
+    return {name: getattr(measured, name) for name in names}
 
 
 def pictures_of(sampler: Sampler, n: int, batch: int = 64) -> torch.Tensor:
@@ -114,8 +116,8 @@ def _drift(
 ) -> OdeError | None:
     if plan.stochastic or (n == 0 and against is None):
         return None
-    held = against or reference(model, n, plan=reference_plan(plan.guidance))
-    return held.ode_error(plan, net)
+    against = against or reference(model, n, plan=reference_plan(plan.guidance))
+    return against.ode_error(plan, net)
 
 
 def _label(model: Model) -> int | None:

@@ -6,8 +6,8 @@ import contextlib
 import copy
 import sys
 import weakref
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -23,8 +23,8 @@ STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 def weights_mb(net: torch.nn.Module) -> float:
     """Megabytes of a network's parameters and buffers."""
-    held = [*net.parameters(), *net.buffers()]
-    return round(sum(value.numel() * value.element_size() for value in held) / 1e6, 3)
+    tensors = [*net.parameters(), *net.buffers()]
+    return round(sum(value.numel() * value.element_size() for value in tensors) / 1e6, 3)
 
 
 def peak_mb(device: torch.device | str = "cpu") -> float:
@@ -60,13 +60,13 @@ def require_memory(model: Model, plan: Plan, batch: int) -> None:
         UserError: with how much is needed, how much is free, and a batch that fits.
     """
     free = free_mb(model.device)
-    one, more = predicted_mb(model, plan, 1), predicted_mb(model, plan, batch)
-    if more is None or one is None or more <= free:
+    single, whole = predicted_mb(model, plan, 1), predicted_mb(model, plan, batch)
+    if whole is None or single is None or whole <= free:
         return
-    fits = int((free - one) / max((more - one) / max(batch - 1, 1), 1e-9)) + 1
+    fits = int((free - single) / max((whole - single) / max(batch - 1, 1), 1e-9)) + 1
     advice = f"use {fits} or fewer" if fits > 0 else "free some, or use a smaller network"
     raise UserError(
-        f"batch is {batch}, whose network calls need about {more:.0f} MB, and {free:.0f} MB are "
+        f"batch is {batch}, whose network calls need about {whole:.0f} MB, and {free:.0f} MB are "
         f"free; {advice}."
     )
 
@@ -79,13 +79,13 @@ def predicted_mb(model: Model, plan: Plan, batch: int) -> float | None:
     """
     rows = batch * (2 if plan.guidance != 1.0 else 1)
     try:
-        held = _activations(model, rows)
+        activations = _activations(model, rows)
     except Exception:  # whatever a network of unknown make raises on shapes alone
         return None
     narrow = 2 if plan.dtype != "float32" else 1
     own = weights_mb(model.net) if plan.engine != "eager" or narrow == 2 else 0.0
     latents = 4 * batch * 4 * _numel(model.shape) / 1e6  # four registers are alive in most programs
-    return own + SCRATCH * held / narrow / 1e6 + latents
+    return own + SCRATCH * activations / narrow / 1e6 + latents
 
 
 def training_mb(model: Model, batch: int) -> float | None:
@@ -93,35 +93,39 @@ def training_mb(model: Model, batch: int) -> float | None:
     gradients, Adam's moments, the averaged weights, and what backward needs of one call; None where
     the network cannot be run on shapes alone."""
     try:
-        held = _activations(model, batch, backward=True)
+        activations = _activations(model, batch, backward=True)
     except Exception:  # whatever a network of unknown make raises on shapes alone
         return None
     weights = 4 * sum(value.numel() for value in model.net.parameters()) / 1e6
-    return 4 * weights + SCRATCH * held / 1e6
+    return 4 * weights + SCRATCH * activations / 1e6
 
 
 def free_mb(device: torch.device | str = "cpu") -> float:
     """Megabytes that can be had now; endless where the system does not say."""
     if torch.device(device).type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / 1e6
-    found = [float("inf")]
+    limits = [float("inf")]
     with contextlib.suppress(OSError, StopIteration, ValueError):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         line = next(line for line in lines if line.startswith("MemAvailable:"))
-        found.append(int(line.split()[1]) * 1024 / 1e6)
+        limits.append(int(line.split()[1]) * 1024 / 1e6)
     with contextlib.suppress(OSError, ValueError):  # "max" where a container sets no limit
         group = Path("/sys/fs/cgroup")
         limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        found.append((limit - used) / 1e6)
-    return min(found)
+        limits.append((limit - used) / 1e6)
+    return min(limits)
 
 
 def _activations(model: Model, rows: int, backward: bool = False) -> int:
     """The most bytes alive at once in one network call, inputs and answer included, and what the
     way back needs where there is one."""
-    shapes: dict[int, Any] = {id(one): one.to("meta") for one in model.net.buffers()}
-    for one in model.net.parameters():
-        shapes[id(one)] = torch.nn.Parameter(one.detach().to("meta"), requires_grad=backward)
+    shapes: dict[int, torch.Tensor] = {
+        id(buffer): buffer.to("meta") for buffer in model.net.buffers()
+    }
+    for parameter in model.net.parameters():
+        shapes[id(parameter)] = torch.nn.Parameter(
+            parameter.detach().to("meta"), requires_grad=backward
+        )
     net = copy.deepcopy(model.net, shapes)
     condition = model.condition(rows).branch(COND).to("meta")
     count = _Alive()
@@ -139,16 +143,22 @@ class _Alive(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.now = self.most = 0
-        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         out = func(*args, **(kwargs or {}))
         for value in out if isinstance(out, (tuple, list)) else (out,):
             if isinstance(value, torch.Tensor):
                 self._count(value.untyped_storage())
         return out
 
-    def _count(self, storage: Any) -> None:
+    def _count(self, storage: torch.UntypedStorage) -> None:
         if storage in self._known:
             return
         self._known.add(storage)

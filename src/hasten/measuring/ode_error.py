@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
@@ -34,7 +34,7 @@ class Reference:
     model: Model
     plan: Plan
     noise: torch.Tensor
-    condition: Any
+    condition: Sequence[int] | None
     pictures: torch.Tensor
     features: FeatureNet | None = None
 

@@ -48,20 +48,20 @@ def real_for(
         limit: how many pictures of ``data`` to read, evenly spread through its rows.
     """
     require_whole("limit", limit, FEWEST, 10_000_000)
-    found = None if data is None and features is None else features_for(model, features)
+    extractor = None if data is None and features is None else features_for(model, features)
     if data is not None:
-        assert found is not None
-        return _read(model, data, found, limit)
-    if found is None:
-        found = FeatureNet.for_model(model)
-        return None if found is None else _shipped(found)
+        assert extractor is not None
+        return _read(model, data, extractor, limit)
+    if extractor is None:
+        extractor = FeatureNet.for_model(model)
+        return None if extractor is None else _shipped(extractor)
     require(
-        isinstance(found, FeatureNet),
+        isinstance(extractor, FeatureNet),
         f"features is {features!r}, but nothing says what real pictures look like in them; give "
         "data as well, or drop features.",
     )
-    assert isinstance(found, FeatureNet)
-    return _shipped(found)
+    assert isinstance(extractor, FeatureNet)
+    return _shipped(extractor)
 
 
 def _shipped(features: FeatureNet) -> Real:

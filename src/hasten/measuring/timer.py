@@ -59,7 +59,7 @@ def side_by_side(
             break
         for place in places if number % 2 else reversed(places):
             times[place].append(once(calls[place], device))
-    return [summary(one, row) for one, row in zip(first, times, strict=True)]
+    return [summary(first_s, row) for first_s, row in zip(first, times, strict=True)]
 
 
 def once(call: Callable[[], object], device: torch.device | str = "cpu") -> float:

@@ -16,7 +16,7 @@ from hasten.core.files import new_folder, read_json, verify
 Tensors = dict[str, torch.Tensor]
 
 
-def save(run: Path, step: int, tensors: dict[str, Tensors], facts: dict[str, Any]) -> Path:
+def save(run: Path, step: int, tensors: dict[str, Tensors], facts: dict[str, object]) -> Path:
     """Write ``run/step-N``, a safetensors file for each of ``tensors``; then drop older ones."""
     target = run / f"step-{step:09d}"
     with new_folder(target, {"step": step}) as folder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pydantic
 import torch
@@ -44,7 +44,7 @@ class ClassifierRecipe(Document):
     seed: Annotated[int, pydantic.Field(ge=0)] = 0
 
     @classmethod
-    def takes(cls, objective: Any) -> bool:
+    def takes(cls, objective: object) -> bool:
         return objective == "classifier"
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils.memory import should_reduce_batch_size
@@ -92,7 +93,7 @@ class Training:
         steps = self._resume_(ema, optimizer)
         if self.recipe.channels_last:
             self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        net: Any = self.net
+        net = self.net
         if not self.local:
             net, optimizer = accelerator.prepare(self.net, optimizer)
         ema.move_to_(self.net)
@@ -130,7 +131,12 @@ class Training:
         return accelerator
 
     def _loop_(
-        self, accelerator: Accelerator, net: Any, optimizer: Any, ema: EMA, steps: int
+        self,
+        accelerator: Accelerator,
+        net: Any,
+        optimizer: torch.optim.Optimizer,
+        ema: EMA,
+        steps: int,
     ) -> None:
         recipe, batch, step = self.recipe, self.recipe.optimizer.batch, self.step
         clock = time.monotonic if self.deadline is None else self.deadline.clock
@@ -170,7 +176,12 @@ class Training:
         bar.close()
 
     def _step_(
-        self, accelerator: Accelerator, net: Any, optimizer: Any, step: int, steps: int
+        self,
+        accelerator: Accelerator,
+        net: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        step: int,
+        steps: int,
     ) -> torch.Tensor:
         recipe, rank = self.recipe, accelerator.process_index
         index = order(recipe.seed, step, recipe.optimizer.batch, len(self.rows))
@@ -194,7 +205,12 @@ class Training:
         return loss
 
     def _gradients_(
-        self, accelerator: Accelerator, net: Any, index: Any, step: int, progress: float
+        self,
+        accelerator: Accelerator,
+        net: torch.nn.Module,
+        index: np.ndarray,
+        step: int,
+        progress: float,
     ) -> torch.Tensor:
         """Add up the gradients of the step's pictures, part by part; returns the loss."""
         device, total = accelerator.device, torch.zeros((), device=accelerator.device)
@@ -249,7 +265,12 @@ class Training:
         return int(every.min())
 
     def _save(
-        self, accelerator: Accelerator, optimizer: Any, ema: EMA, step: int, steps: int
+        self,
+        accelerator: Accelerator,
+        optimizer: torch.optim.Optimizer,
+        ema: EMA,
+        step: int,
+        steps: int,
     ) -> None:
         accelerator.wait_for_everyone()
         if not accelerator.is_main_process:
@@ -331,7 +352,7 @@ class Training:
             module.train()
 
 
-def _defaults(recipe: Run) -> dict[str, Any]:
+def _defaults(recipe: Run) -> dict[str, object]:
     """The fields of a recipe that have a default."""
     fields = type(recipe).model_fields.items()
     return {name: field.default for name, field in fields if not field.is_required()}
@@ -364,7 +385,7 @@ def _adam(net: torch.nn.Module, options: Optimizer) -> torch.optim.Optimizer:
     )
 
 
-def _set_rate_(optimizer: Any, options: Optimizer, step: int, steps: int) -> None:
+def _set_rate_(optimizer: torch.optim.Optimizer, options: Optimizer, step: int, steps: int) -> None:
     warm = min(1.0, (step + 1) * options.batch / max(options.warmup, 1))
     left = 1 - step / steps
     shape = {"none": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Protocol
 
+import numpy as np
 import torch
 
 from hasten.core.codec import Codec
@@ -51,16 +52,27 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
 
-    def at(self, index: Any, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    def at(self, index: np.ndarray, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
         """The rows ``index`` on ``device``; what is drawn on the way follows from ``key``."""
         ...
+
+
+class PictureSource(Protocol):
+    """Pictures uint8 (n, c, h, w) by number, and their labels."""
+
+    @property
+    def labels(self) -> torch.Tensor | None: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: np.ndarray, /) -> torch.Tensor: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Encoded:
     """Pictures as the network sees them, mirrored at random where ``flip`` says so."""
 
-    pictures: Any
+    pictures: PictureSource
     codec: Codec
     flip: bool = False
 
@@ -71,7 +83,7 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def at(self, index: Any, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    def at(self, index: np.ndarray, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
         pictures = self.pictures[index].to(device).float() / 255
         if self.flip:
             coin = torch.rand(len(index), generator=generator(*key, StepStream.FLIPS)) < 0.5

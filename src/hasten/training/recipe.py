@@ -91,12 +91,12 @@ class Document(Settings):
     name: Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 
     @classmethod
-    def takes(cls, objective: Any) -> bool:
+    def takes(cls, objective: object) -> bool:
         """Whether a file with this ``objective`` (None where it has none) is of this kind."""
         return objective is None
 
     @classmethod
-    def upgraded(cls, fields: dict[str, Any]) -> dict[str, Any]:
+    def upgraded(cls, fields: dict[str, object]) -> dict[str, object]:
         """The ``fields`` of a file that an older version wrote, under the names of this one."""
         return fields
 
@@ -153,8 +153,8 @@ class Recipe(Run):
     """
 
     data: Data
-    network: dict[str, Any]
-    schedule: str | dict[str, Any] = "ddpm"
+    network: dict[str, object]
+    schedule: str | dict[str, object] = "ddpm"
     prediction: str = "epsilon"
     codec: str = "identity"
     labels: Whole | None = None
@@ -182,7 +182,7 @@ class Recipe(Run):
 Kind = TypeVar("Kind", bound=Document)
 
 
-def load_recipe(file: str | Path | None, *kinds: type[Kind], **changes: Any) -> Kind:
+def load_recipe(file: str | Path | None, *kinds: type[Kind], **changes: object) -> Kind:
     """The recipe in a YAML file, with ``changes`` on top (None is no change); ``data__source``
     changes the field ``source`` of ``data``.
 
@@ -193,7 +193,7 @@ def load_recipe(file: str | Path | None, *kinds: type[Kind], **changes: Any) -> 
     Raises:
         UserError: a file of another kind, or naming the field that is wrong and what it takes.
     """
-    fields = {} if file is None else _read(file)
+    fields: dict[str, Any] = {} if file is None else _read(file)
     objective = changes.get("objective") or fields.get("objective")
     kind = kinds[0] if file is None else _kind(file, objective, kinds)
     fields = kind.upgraded(fields)
@@ -211,7 +211,7 @@ def load_recipe(file: str | Path | None, *kinds: type[Kind], **changes: Any) -> 
     return kind(**fields)
 
 
-def _kind(file: str | Path, objective: Any, kinds: Sequence[type[Kind]]) -> type[Kind]:
+def _kind(file: str | Path, objective: object, kinds: Sequence[type[Kind]]) -> type[Kind]:
     for kind in kinds:
         if kind.takes(objective):
             return kind
@@ -220,7 +220,7 @@ def _kind(file: str | Path, objective: Any, kinds: Sequence[type[Kind]]) -> type
     raise UserError(f"recipe {str(file)!r} has {has}, and a {wanted} is needed; see recipes/.")
 
 
-def _read(file: str | Path) -> dict[str, Any]:
+def _read(file: str | Path) -> dict[str, object]:
     file = recipe_file(file)
     try:
         fields = yaml.safe_load(file.read_text(encoding="utf-8"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -119,7 +118,7 @@ def prepared(recipe: Recipe) -> tuple[torch.nn.Module, Objective]:
     return net, NoisePrediction(schedule=schedule, prediction=kind, times=recipe.times, **dropout)
 
 
-def initial_network(recipe: Recipe) -> Any:
+def initial_network(recipe: Recipe) -> torch.nn.Module:
     """The recipe's network with the weights its seed gives.
 
     Raises:

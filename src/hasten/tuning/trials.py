@@ -280,7 +280,7 @@ class TrialExecutor:
             self._samples[key] = pictures_of(self._sampler(plan), n, self.max_batch)
         return self._samples[key]
 
-    def _inputs(self, rows: int) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    def _inputs(self, rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Pure noise scaled to levels of the whole schedule, as the network sees it."""
         model = self.model
         levels = Plan(steps=min(max(rows, 3), 50)).levels(model.schedule)[:-1]

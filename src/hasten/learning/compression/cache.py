@@ -79,23 +79,23 @@ def learn_cache_mask(
     """
     require_number("budget", budget, 1e-3, 1.0)
     require_whole("n", n, 1, 4096)
-    found, tried, lowest = None, {}, math.inf
+    best, tried, lowest = None, {}, math.inf
     for cut in cuts or branches(model):
         bench = Bench(model, plan, cut, n=n, seed=seed)
         lowest = min(lowest, bench.lowest)
         if bench.lowest > budget:
             continue
-        one = bench.best(budget)
-        tried[cut] = {"macs": one.macs, "ode_error": one.ode_error}
-        say(f"{cut}: ODE error {one.ode_error:.4g} at {one.macs:.2f} of the multiply-accumulates")
-        if found is None or one.ode_error < found.ode_error:
-            found = one
-    if found is None:
+        mask = bench.best(budget)
+        tried[cut] = {"macs": mask.macs, "ode_error": mask.ode_error}
+        say(f"{cut}: ODE error {mask.ode_error:.4g} at {mask.macs:.2f} of the multiply-accumulates")
+        if best is None or mask.ode_error < best.ode_error:
+            best = mask
+    if best is None:
         raise UserError(
             f"budget is {budget:g}, but a feature cache takes at least {lowest:.3g} of the plan's "
             "multiply-accumulates here; give more, or take fewer steps."
         )
-    return dataclasses.replace(found, tried=tried)
+    return dataclasses.replace(best, tried=tried)
 
 
 def branches(model: Model) -> list[str]:
@@ -154,8 +154,10 @@ class Bench:
         most = math.floor((budget - self.share) * total / (1 - self.share) + 1e-9)
         most = max(most, self.units[0])
         masks = [least(self.drifts(), self.units, most, power) for power in POWERS]
-        found = [self.measured(mask) for mask in dict.fromkeys([*masks, even(self.units, most)])]
-        return min(found, key=lambda one: one.ode_error)
+        candidates = [
+            self.measured(mask) for mask in dict.fromkeys([*masks, even(self.units, most)])
+        ]
+        return min(candidates, key=lambda candidate: candidate.ode_error)
 
     def measured(self, mask: tuple[int, ...]) -> LearnedCacheMask:
         """What ``mask`` costs and gives."""
@@ -184,7 +186,7 @@ class Bench:
 
     def _macs(self, mask: Sequence[int]) -> float:
         each = [1.0 if full else self.share for full in mask]
-        spent = sum(unit * one for unit, one in zip(self.units, each, strict=True))
+        spent = sum(unit * cost for unit, cost in zip(self.units, each, strict=True))
         return spent / sum(self.units)
 
 
@@ -207,7 +209,7 @@ def least(
     best[0, -1, units[0]] = (0.0, (0,))
     done: list[tuple[float, tuple[int, ...]]] = []
     for s in range(count):
-        here = [(key, found) for key, found in best.items() if key[0] == s]
+        here = [(key, entry) for key, entry in best.items() if key[0] == s]
         for (_, r, spent), (total, keys) in here:
             stretch = 0.0
             for e in range(s + 1, count + 1):
@@ -236,10 +238,10 @@ def even(units: Sequence[int], most: int) -> tuple[int, ...]:
 
 def converged(bench: Bench) -> torch.Tensor:
     """The model's converged solution from the bench's noise, in [0, 1]."""
-    given = bench.plan
-    changes = {"guidance_interval": given.guidance_interval, "dtype": given.dtype}
-    plan = reference_plan(given.guidance, given.engine).model_copy(update=changes)
-    sampler = build(bench.model, plan, net=bench.net)
+    plan = bench.plan
+    changes = {"guidance_interval": plan.guidance_interval, "dtype": plan.dtype}
+    reference = reference_plan(plan.guidance, plan.engine).model_copy(update=changes)
+    sampler = build(bench.model, reference, net=bench.net)
     return sampler.sample(noise=bench.noise, condition=bench.condition, batch=len(bench.noise))
 
 

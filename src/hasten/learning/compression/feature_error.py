@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from hasten.core.ask import Denoise, DenoiseWithVariance
 from hasten.core.call import State
 from hasten.core.condition import COND, Condition
 from hasten.core.executor import Registers
+from hasten.core.feature_cache import Kept
 from hasten.core.program import CACHED
 from hasten.core.session import Session
 from hasten.core.stepping import Answers, Pending, follow, stepping
@@ -56,7 +57,7 @@ class Distances:
 class Sweep:
     """One run in full, cut open before every evaluation."""
 
-    def __init__(self, sampler: Sampler, noise: torch.Tensor, condition: Any) -> None:
+    def __init__(self, sampler: Sampler, noise: torch.Tensor, condition: object) -> None:
         model, program = sampler.model, sampler.program
         assert program is not None
         self.sampler, self.program = sampler, program
@@ -75,8 +76,10 @@ class Sweep:
 
     def distances(self, apart: Callable[[torch.Tensor], float], forecast: int) -> Distances:
         """The measured distances; ``apart`` is the ODE error of pictures."""
-        kept: list[Any] = [states[COND] for states in self.states]
-        rows = [torch.cat([one.flatten() for one in state.features]) for state in kept]
+        conditional = [cast(Kept, states[COND]) for states in self.states]
+        rows = [
+            torch.cat([feature.flatten() for feature in state.features]) for state in conditional
+        ]
         features = torch.stack(rows).double().cpu().numpy()
         features -= features.mean(0)  # inner products of what changes alone
         plain = Distances(
@@ -91,8 +94,8 @@ class Sweep:
         """Drift for a unit of distance: measured at the probes, interpolated between them."""
         count = len(self.states)
         probes = sorted(set(np.linspace(1, count - 1, PROBES).round().astype(int).tolist()))
-        found = zip(probes, self._probed(probes), strict=True)
-        moved = [apart(pictures) / max(plain.apart(-1, t - 1, t), 1e-12) for t, pictures in found]
+        pairs = zip(probes, self._probed(probes), strict=True)
+        moved = [apart(pictures) / max(plain.apart(-1, t - 1, t), 1e-12) for t, pictures in pairs]
         logs = np.log(np.maximum(moved, 1e-12))
         return np.exp(np.interp(np.arange(count), probes, logs))
 
@@ -112,7 +115,9 @@ class Sweep:
     def _side_by_side(self, several: list[Registers], rows: range) -> list[Registers]:
         """Several runs through the same rows in one batch."""
         many = len(several)
-        together = {name: torch.cat([one[name] for one in several]) for name in several[0]}
+        together = {
+            name: torch.cat([registers[name] for registers in several]) for name in several[0]
+        }
         done, _ = self._run(together, rows, times=many)
         parts = {name: value.chunk(many) for name, value in done.items()}
         return [{name: part[i] for name, part in parts.items()} for i in range(many)]

@@ -31,7 +31,7 @@ from hasten.training.objective import Rows
 LEVELS = 32  # of the schedule at which importance is measured
 PICTURES = 64  # at each of them
 MATTERS = 0.05  # of the largest loss: levels below it are left out
-Noisy = tuple[Level, torch.Tensor, torch.Tensor, tuple[Any, ...]]
+Noisy = tuple[Level, torch.Tensor, torch.Tensor, tuple[torch.Tensor | None, ...]]
 """A level, x0, noise, and what the network is called with: x, times, labels."""
 
 
@@ -77,7 +77,7 @@ def _narrower(model: Model, channels: Narrowing, share: float, rows: Rows) -> to
     worth = _worth(model, rows)
     net, cost, lost = model.net, whole, 0.0
     while cost > (1 - share) * whole:
-        found = []
+        candidates = []
         for places in _together(widths):
             narrow = list(widths)
             while all(narrow[i] - steps[i] >= least for i in places):
@@ -88,14 +88,16 @@ def _narrower(model: Model, channels: Narrowing, share: float, rows: Rows) -> to
                 if fresh.state_dict().keys() == model.net.state_dict().keys():
                     after, gone = _cost(model, fresh), _lost(worth, inner(fresh), channels)
                     if after < cost:
-                        found.append(((gone - lost) / (cost - after), narrow, fresh, after, gone))
+                        candidates.append(
+                            ((gone - lost) / (cost - after), narrow, fresh, after, gone)
+                        )
                     break
-        if not found:
+        if not candidates:
             raise UserError(
                 f"prune is {share:g}, and the narrowest network of this kind (multiples of {unit} "
                 f"channels, at least {least}) costs more; set a smaller share."
             )
-        _, widths, net, cost, lost = min(found, key=lambda one: one[0])
+        _, widths, net, cost, lost = min(candidates, key=lambda candidate: candidate[0])
     if net is not model.net:
         _fill_(inner(net), model, worth, channels)
     return net
@@ -107,7 +109,7 @@ def _together(widths: list[int]) -> list[tuple[int, ...]]:
     return sorted(alike | {(i,) for i in range(len(widths))})
 
 
-def _dependencies(model: Model) -> tuple[torch.nn.Module, Any, dict[Any, str]]:
+def _dependencies(model: Model) -> tuple[torch.nn.Module, Any, dict[torch.nn.Module, str]]:
     """A copy of the network, which of its channels go together, and the names of its layers."""
     try:
         import torch_pruning as tp
@@ -118,7 +120,7 @@ def _dependencies(model: Model) -> tuple[torch.nn.Module, Any, dict[Any, str]]:
     x, t = torch.zeros(1, *model.shape), torch.ones(1)
     condition = None if model.labels is None else torch.zeros(1, dtype=torch.long)
     graph.build_dependency(
-        work, example_inputs=(x, t, condition), forward_fn=lambda net, given: net(*given)
+        work, example_inputs=(x, t, condition), forward_fn=lambda net, inputs: net(*inputs)
     )
     return work, graph, {layer: name for name, layer in inner(work).named_modules()}
 
@@ -137,7 +139,7 @@ def _worth(model: Model, rows: Rows) -> dict[str, torch.Tensor]:
     return worth
 
 
-def _lost(worth: dict[str, torch.Tensor], narrow: Any, channels: Narrowing) -> float:
+def _lost(worth: dict[str, torch.Tensor], narrow: torch.nn.Module, channels: Narrowing) -> float:
     """The importance of what ``narrow`` has no room for."""
     gone = 0.0
     for name, score in worth.items():
@@ -146,7 +148,9 @@ def _lost(worth: dict[str, torch.Tensor], narrow: Any, channels: Narrowing) -> f
     return gone
 
 
-def _fill_(narrow: Any, model: Model, worth: dict[str, torch.Tensor], channels: Narrowing) -> None:
+def _fill_(
+    narrow: torch.nn.Module, model: Model, worth: dict[str, torch.Tensor], channels: Narrowing
+) -> None:
     """Give ``narrow`` the weights of the channels of ``model`` that matter most."""
     work, graph, names = _dependencies(model)
     for group in list(graph.get_all_groups()):
@@ -180,10 +184,10 @@ def _gradients(model: Model, rows: Rows) -> Iterator[None]:
     """Leave the gradient of the loss (2006.11239, eq. 14) at each level that matters in the network
     of ``model``, one level after the other, from the cleanest, where the loss is greatest."""
     largest = 0.0
-    for level, x0, noise, given in _noisy(model, rows, LEVELS, PICTURES):
+    for level, x0, noise, inputs in _noisy(model, rows, LEVELS, PICTURES):
         a, b = model.prediction.at(level).target(level)
         model.net.zero_grad()
-        answer = model.net(*given).float()[:, : x0.shape[1]]
+        answer = model.net(*inputs).float()[:, : x0.shape[1]]
         loss = torch.nn.functional.mse_loss(answer, a * x0 + b * noise)
         largest = max(largest, float(loss.detach()))
         if float(loss.detach()) >= MATTERS * largest:
@@ -209,19 +213,22 @@ def _noisy(model: Model, rows: Rows, levels: int, n: int) -> Iterator[Noisy]:
 def _shallower(model: Model, blocks: Shortening, share: float, rows: Rows) -> torch.nn.Module:
     """A transformer without the blocks whose absence changes its answers least, taken one by one
     until it costs little enough."""
-    kept, whole = list(range(blocks.count)), _cost(model, model.net)
-    asked = [given for *_, given in _noisy(model, rows, LEVELS // 4, PICTURES // 4)]
-    wanted = [model.net(*given) for given in asked]
+    remaining, whole = list(range(blocks.count)), _cost(model, model.net)
+    calls = [inputs for *_, inputs in _noisy(model, rows, LEVELS // 4, PICTURES // 4)]
+    wanted = [model.net(*inputs) for inputs in calls]
 
     def apart(chosen: list[int]) -> float:
-        answers = [blocks.without_(chosen)(*given) for given in asked]
+        answers = [blocks.without_(chosen)(*inputs) for inputs in calls]
         pairs = zip(answers, wanted, strict=True)
         return float(sum((a - b).square().mean() / b.square().mean() for a, b in pairs))
 
-    while _cost(model, blocks.without_(kept)) > (1 - share) * whole:
+    while _cost(model, blocks.without_(remaining)) > (1 - share) * whole:
         require(
-            len(kept) > 1,
+            len(remaining) > 1,
             f"prune is {share:g}, and one block of this transformer costs more; set a smaller one.",
         )
-        kept = min((list(some) for some in itertools.combinations(kept, len(kept) - 1)), key=apart)
-    return blocks.shortened(kept)
+        remaining = min(
+            (list(some) for some in itertools.combinations(remaining, len(remaining) - 1)),
+            key=apart,
+        )
+    return blocks.shortened(remaining)

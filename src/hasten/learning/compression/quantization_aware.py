@@ -5,7 +5,6 @@ rounding costs little."""
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 from torch import nn
@@ -43,7 +42,8 @@ class Rounding(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.bits.activations < FLOAT:
             x = rounded_input(x, self.bits.activations)
-        weight: Any = self.layer.weight
+        weight = self.layer.weight
+        assert isinstance(weight, torch.Tensor)
         rounded = {"weight": rounded_weight(weight, self.bits.weights)}
         return torch.func.functional_call(self.layer, rounded, (x,))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,27 +109,31 @@ def learn_quantize(
     with run.watching():
         sampler.sample(n, seed=Seed.QUANTIZATION, condition=condition, batch=n)
     if rows == "auto":
-        few = min((one for one in (fewer, chosen) if one), key=lambda one: one.activations)
+        few = min(
+            (choice for choice in (fewer, chosen) if choice), key=lambda choice: choice.activations
+        )
         pays = few.activations < 8 or (few.activations < FLOAT and run.gained(few) >= PAYS)
         rows = "steps" if pays else "static"
-    held = run.quantization(plain, chosen or fewer or Bits(), rows)
-    held = run.in_bits(held, {} if chosen is None else dict.fromkeys(held.ranges, chosen))
+    quantization = run.quantization(plain, chosen or fewer or Bits(), rows)
+    quantization = run.in_bits(
+        quantization, {} if chosen is None else dict.fromkeys(quantization.ranges, chosen)
+    )
     if fewer is not None and ode_error is not None:
-        held = mixed(model, plain, run, held, fewer, ode_error)
+        quantization = mixed(model, plain, run, quantization, fewer, ode_error)
     if correct:
-        held = run.corrected(held)
+        quantization = run.corrected(quantization)
     if out is not None:
-        held.write(Path(out))
-    return held
+        quantization.write(Path(out))
+    return quantization
 
 
-def _bits(given: str | Bits, ode_error: float | None) -> tuple[Bits | None, Bits | None]:
+def _bits(bits: str | Bits, ode_error: float | None) -> tuple[Bits | None, Bits | None]:
     """The fewer bits of a mix, None where there is none, and the others, None for floats."""
-    texts = str(given).split(",")
-    require(len(texts) <= 2, f"bits is {given!r}; give one, or two as in w4a8,w8a8.")
+    texts = str(bits).split(",")
+    require(len(texts) <= 2, f"bits is {bits!r}; give one, or two as in w4a8,w8a8.")
     require(
         (len(texts) == 2) == (ode_error is not None),
-        f"bits is {given!r} and ODE error is {ode_error}; a mix of two (w4a8,w8a8) is chosen under "
+        f"bits is {bits!r} and ODE error is {ode_error}; a mix of two (w4a8,w8a8) is chosen under "
         "a "
         "ODE error, so give both or neither.",
     )
@@ -144,7 +148,7 @@ def mixed(
     model: Model,
     plan: Plan,
     run: Calibration,
-    held: Quantization,
+    quantization: Quantization,
     fewer: Bits,
     ode_error: float,
     n: int = 16,
@@ -155,12 +159,12 @@ def mixed(
     wanted = _pictures(model, plan, None, n)
 
     def apart(bits: dict[str, Bits]) -> float:
-        now = run.in_bits(held, bits)
+        now = run.in_bits(quantization, bits)
         return float((_pictures(model, plan, now, n) - wanted).square().mean().sqrt())
 
-    alone = {name: apart({name: fewer}) for name in held.ranges}
+    alone = {name: apart({name: fewer}) for name in quantization.ranges}
     sizes = {name: net.get_submodule(name).weight.numel() for name in alone}  # type: ignore[union-attr]
-    square, bits = apart(held.bits) ** 2, dict(held.bits)
+    square, bits = apart(quantization.bits) ** 2, dict(quantization.bits)
     for name in sorted(alone, key=lambda name: alone[name] ** 2 / sizes[name]):
         square += alone[name] ** 2
         if square > ode_error**2:
@@ -172,14 +176,16 @@ def mixed(
         "the "
         f"pictures by {min(alone.values()):.2g}.",
     )
-    return dataclasses.replace(run.in_bits(held, bits), sensitivities=alone)
+    return dataclasses.replace(run.in_bits(quantization, bits), sensitivities=alone)
 
 
-def _pictures(model: Model, plan: Plan, held: Quantization | None, n: int) -> torch.Tensor:
+def _pictures(model: Model, plan: Plan, quantization: Quantization | None, n: int) -> torch.Tensor:
     """``n`` pictures of ``plan`` as the network's space has them, in the bits of ``held``."""
     prepared = None
-    if held is not None:
-        prepared = in_integers(held, subject(model, plan), engines.make("eager", {}), "float32")
+    if quantization is not None:
+        prepared = in_integers(
+            quantization, subject(model, plan), engines.make("eager", {}), "float32"
+        )
     condition = None if model.labels is None else [i % model.labels for i in range(n)]
     return build(model, plan, net=prepared).sample(
         n, seed=Seed.QUANTIZATION_SENSITIVITY, condition=condition, batch=n, raw=True
@@ -195,18 +201,20 @@ class Calibration:
         self.layers = [(k, v) for k, v in named if only is None or k in only]
         self.seen = {name: _Seen() for name, _ in self.layers}
         self._whole: dict[tuple[str, int], torch.Tensor] = {}
-        self.calls: list[tuple[torch.Tensor, torch.Tensor, Any, torch.Tensor]] = []
+        self.calls: list[tuple[torch.Tensor, torch.Tensor, object, torch.Tensor]] = []
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Hooks on the network and its layers; concatenations before them are seen too."""
         joined = _Concatenations()
 
-        def keep(name: str, layer: nn.Module) -> Any:
+        def keep(
+            name: str, layer: nn.Module
+        ) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
             by_products = self.gptq and fits(layer)
 
-            def hook(_: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
-                x, seen = given[0], self.seen[name]
+            def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+                x, seen = inputs[0], self.seen[name]
                 if seen.cut is None and not seen.values:
                     seen.cut = joined.first_channels(x)
                 pieces = [x] if seen.cut is None else [x[:, : seen.cut], x[:, seen.cut :]]
@@ -217,8 +225,8 @@ class Calibration:
 
             return hook
 
-        def answered(_: nn.Module, given: tuple[Any, ...], answer: torch.Tensor) -> None:
-            x, t, *rest = given
+        def answered(_: nn.Module, inputs: tuple[Any, ...], answer: torch.Tensor) -> None:
+            x, t, *rest = inputs
             condition = rest[0] if rest else None
             self.calls.append((x.clone(), t.clone(), condition, answer.clone()))
             joined.seen.clear()
@@ -240,11 +248,11 @@ class Calibration:
         calls = [[i for i, own in enumerate(groups) if own == n] for n in range(max(groups) + 1)]
 
         ranges = {
-            name: torch.stack([one.row(mine, bits) for mine in calls])
-            for name, one in self.seen.items()
+            name: torch.stack([seen.row(mine, bits) for mine in calls])
+            for name, seen in self.seen.items()
         }
         wide = {name: v[..., 1].amax(0) - v[..., 0].amin(0) for name, v in ranges.items()}
-        cuts = {name: one.cut for name, one in self.seen.items() if one.cut is not None}
+        cuts = {name: seen.cut for name, seen in self.seen.items() if seen.cut is not None}
         channels = self.calls[0][3].shape[1]
         return Quantization(
             weights=digest(self.model),
@@ -266,28 +274,28 @@ class Calibration:
         variance of its input at the step."""
         calls = range(len(self.calls))
 
-        def error(one: _Seen, call: int, row: torch.Tensor) -> float:
+        def error(seen: _Seen, call: int, row: torch.Tensor) -> float:
             total = 0.0
-            for x, (low, high) in zip(one.pieces([call]), row.tolist(), strict=True):
+            for x, (low, high) in zip(seen.pieces([call]), row.tolist(), strict=True):
                 total += _rounding(x, low, high, bits, 2.0) / max(float(x.var()), 1e-30)
             return total
 
         one_row = own = 0.0
-        for one in self.seen.values():
-            static = one.row(list(calls), bits)
-            one_row += sum(error(one, call, static) for call in calls)
-            own += sum(error(one, call, one.row([call], bits)) for call in calls)
+        for seen in self.seen.values():
+            static = seen.row(list(calls), bits)
+            one_row += sum(error(seen, call, static) for call in calls)
+            own += sum(error(seen, call, seen.row([call], bits)) for call in calls)
         return one_row / max(own, 1e-30)
 
-    def in_bits(self, held: Quantization, bits: dict[str, Bits]) -> Quantization:
+    def in_bits(self, quantization: Quantization, bits: dict[str, Bits]) -> Quantization:
         """``held`` with the layers named in ``bits`` in those."""
         known: dict[str, Any] = dict(self.layers)
         for name, its in bits.items():
             seen = self.seen[name].products
             if seen is not None and (name, its.weights) not in self._whole:
-                weight, cut = known[name].weight.detach().float(), held.cuts.get(name)
+                weight, cut = known[name].weight.detach().float(), quantization.cuts.get(name)
                 if cut is not None:
-                    stretch = stretched(known[name], cut, held.gains[name])
+                    stretch = stretched(known[name], cut, quantization.gains[name])
                     weight, line = weight / stretch, stretch.expand_as(weight[:1]).flatten()
                     seen = seen * line[:, None] * line
                 scale, most = weight_scale(weight, its.weights)
@@ -297,16 +305,20 @@ class Calibration:
             for name, its in bits.items()
             if (name, its.weights) in self._whole
         }
-        return dataclasses.replace(held, bits=bits, whole=whole)
+        return dataclasses.replace(quantization, bits=bits, whole=whole)
 
     @torch.inference_mode()
-    def corrected(self, held: Quantization) -> Quantization:
+    def corrected(self, quantization: Quantization) -> Quantization:
         """``held`` with the least-squares scale and shift that bring each row's answers back to
         those of the float network, channel by channel."""
-        scale, shift = held.scale.clone(), held.shift.clone()
-        net = held.network(self.model.net)
-        for row in range(held.rows):
-            calls = [call for call, own in zip(self.calls, held.groups, strict=True) if own == row]
+        scale, shift = quantization.scale.clone(), quantization.shift.clone()
+        net = quantization.network(self.model.net)
+        for row in range(quantization.rows):
+            calls = [
+                call
+                for call, own in zip(self.calls, quantization.groups, strict=True)
+                if own == row
+            ]
             mine = torch.cat([net(x, t, condition) for x, t, condition, _ in calls]).double()
             wanted = torch.cat([answer for *_, answer in calls]).double()
             over = (0, *range(2, mine.ndim))
@@ -315,7 +327,7 @@ class Calibration:
             slope = ((mine - a) * (wanted - b)).mean(over) / spread
             scale[row] = slope.float()
             shift[row] = (b.flatten() - slope * a.flatten()).float()
-        return dataclasses.replace(held, scale=scale, shift=shift)
+        return dataclasses.replace(quantization, scale=scale, shift=shift)
 
 
 class _Concatenations(TorchFunctionMode):
@@ -327,8 +339,12 @@ class _Concatenations(TorchFunctionMode):
         self.seen: dict[int, tuple[torch.Tensor, int]] = {}
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if func in (torch.cat, torch.concat, torch.concatenate):
@@ -371,7 +387,9 @@ def _groups(seen: list[_Seen], count: int, rows: int | str) -> list[int]:
         return [0] * count
     if rows == "steps" or int(rows) >= count:
         return list(range(count))
-    wide = [[max(float(x.amax() - x.amin()) for x in call) for call in one.values] for one in seen]
+    wide = [
+        [max(float(x.amax() - x.amin()) for x in call) for call in layer.values] for layer in seen
+    ]
     logs = torch.tensor(wide).T.clamp(min=1e-6).log()
     gaps = (logs[1:] - logs[:-1]).norm(dim=1)
     cuts = set((gaps.topk(int(rows) - 1).indices + 1).tolist())

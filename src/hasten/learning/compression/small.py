@@ -74,14 +74,14 @@ def learn_narrow(
     order = sorted(range(count), key=lambda k: alone[k])
     squares = torch.tensor([alone[k] ** 2 for k in order], dtype=torch.float64).cumsum(0)
     taken = int((squares <= ode_error**2).sum())
-    found, at = 0.0, (0,) * count
+    measured, at = 0.0, (0,) * count
     while taken > 0:
         at = tuple(int(k in order[:taken]) for k in range(count))
-        found = apart(at)
-        if found <= ode_error:
+        measured = apart(at)
+        if measured <= ode_error:
             break
-        taken, found, at = taken - 1, 0.0, (0,) * count
+        taken, measured, at = taken - 1, 0.0, (0,) * count
     chosen = with_column(at)
     before, after = macs(whole), macs(build(model, chosen))
     share = after / before if before and after else 1.0
-    return Narrowed(plan=chosen, at=at, ode_error=found, alone=tuple(alone), n=n, macs=share)
+    return Narrowed(plan=chosen, at=at, ode_error=measured, alone=tuple(alone), n=n, macs=share)

@@ -8,9 +8,11 @@ training loop like any other, in float64 on the CPU.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 
 from hasten.core.artifact import digest
@@ -70,10 +72,10 @@ class FitRun(Run):
 
     channels_last: bool = False
     ema: float = EMA_DECAY
-    what: dict[str, Any]
+    what: dict[str, object]
     base: str
     weights: str
-    references: dict[str, Any]
+    references: dict[str, object]
     frugal: bool
 
 
@@ -90,7 +92,7 @@ class PairNumbers:
     def __len__(self) -> int:
         return len(self.pairs.noise)
 
-    def at(self, index: Any, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    def at(self, index: np.ndarray, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
         return torch.from_numpy(index)
 
 
@@ -148,10 +150,10 @@ def fit_(
     options: FitOptions,
     run: Path,
     *,
-    what: dict[str, Any],
+    what: Mapping[str, object],
     deadline: Deadline | None = None,
     quiet: bool = True,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Fit ``coefficients`` (a module of the protocol :class:`Coefficients`) in place, or go on with
     the run in the folder ``run``; returns the facts of the run.
 
@@ -169,7 +171,7 @@ def fit_(
         pictures=options.steps * options.batch,
         seed=pairs.options.seed,
         checkpoint_every=CHECKPOINT * options.batch,
-        what=what,
+        what=dict(what),
         base=str(loss.base.plan),
         weights=digest(pairs.model),
         references=dataclasses.asdict(pairs.options),

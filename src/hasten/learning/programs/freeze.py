@@ -82,9 +82,9 @@ def middle_steps(trails: Sequence[Sequence[float]]) -> list[float]:
 def with_between(values: Sequence[float], inner: int) -> list[float]:
     """``values`` with ``inner`` - 1 more, evenly, between each two."""
     out = [values[0]]
-    for one, other in pairwise(values):
-        out += [one + (other - one) * k / inner for k in range(1, inner)]
-        out.append(other)
+    for value, following in pairwise(values):
+        out += [value + (following - value) * k / inner for k in range(1, inner)]
+        out.append(following)
     return out
 
 

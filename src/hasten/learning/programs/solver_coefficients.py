@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -120,7 +121,9 @@ class Differences(torch.autograd.Function):
     """``function`` of a float64 vector, with its Jacobian by central differences."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, function: Any) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: torch.Tensor, function: Callable[[np.ndarray], np.ndarray]
+    ) -> torch.Tensor:
         here = x.detach().numpy()
         if ctx.needs_input_grad[0]:
             columns = []
@@ -132,5 +135,5 @@ class Differences(torch.autograd.Function):
         return torch.from_numpy(function(here))
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
         return ctx.jacobian @ grads[0], None

@@ -46,15 +46,15 @@ def learn_grid(
         f"minutes is {minutes}, but method {method!r} is no training; drop it, or use bezier.",
     )
     if method == "dmn":
-        found = dmn(model.schedule, plan.model_copy(update={"clip": None}))
-        return plan.model_copy(update={"grid": found.grid})
+        learned = dmn(model.schedule, plan.model_copy(update={"clip": None}))
+        return plan.model_copy(update={"grid": learned.grid})
     if method == "gits":
         there = plan.model_copy(update={"engine": engine})
         return plan.model_copy(update={"grid": gits(model, there, seed=seed).grid})
     steps = plan.parts.steps or 0
     counts = tuple(range(max(2, steps // 2), steps + 1))
     references = ReferenceOptions(guidance=plan.guidance, engine=engine, seed=seed)
-    found = learn_bezier(
+    learned = learn_bezier(
         model,
         counts,
         run,
@@ -64,4 +64,4 @@ def learn_grid(
         minutes=minutes,
         quiet=quiet,
     )
-    return plan.model_copy(update={"grid": found.grid, "clip": found.clip})
+    return plan.model_copy(update={"grid": learned.grid, "clip": learned.clip})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import pydantic
 
@@ -21,10 +21,10 @@ class VaeRecipe(Recipe):
     command: ClassVar[str] = "hasten learn start MODEL --kind vae --recipe RECIPE"
 
     objective: Literal["vae"]
-    network: dict[str, Any] = pydantic.Field(default_factory=dict)
+    network: dict[str, object] = pydantic.Field(default_factory=dict)
     code: Whole = 16
     width: Whole = 64
 
     @classmethod
-    def takes(cls, objective: Any) -> bool:
+    def takes(cls, objective: object) -> bool:
         return objective == "vae"

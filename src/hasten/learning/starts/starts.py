@@ -7,7 +7,6 @@ import inspect
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -56,8 +55,7 @@ class Examples:
 
     def facts(self, model: Model, kind: str) -> Facts:
         """What a file learned from them says."""
-        given = {"data": self.data, "n": len(self), "sha256": self.sha256}
-        return Facts.of(model, kind=kind, **given)
+        return Facts.of(model, kind=kind, data=self.data, n=len(self), sha256=self.sha256)
 
 
 def examples(
@@ -94,18 +92,20 @@ def _read(model: Model, data: str, n: int | None) -> Examples:
         have = nearest("label", rows.column_names)
         require("label" in rows.column_names, f"data has no column 'label'. {have}")
         label = "label"
-    held = Pictures(rows, model.picture_shape, picture_column(rows), label)
-    if held.labels is not None and model.labels is not None:
-        low, high = int(held.labels.min()), int(held.labels.max())
+    dataset = Pictures(rows, model.picture_shape, picture_column(rows), label)
+    if dataset.labels is not None and model.labels is not None:
+        low, high = int(dataset.labels.min()), int(dataset.labels.max())
         require(
             low >= 0 and high < model.labels,
             f"data has labels from {low} to {high}, but model {model.name!r} has {model.labels}.",
         )
-    pictures = held[np.arange(len(held))]
-    return Examples(pictures=pictures, labels=held.labels, data=Path(data).name)
+    pictures = dataset[np.arange(len(dataset))]
+    return Examples(pictures=pictures, labels=dataset.labels, data=Path(data).name)
 
 
-def learn_gaussian(model: Model, given: Examples, out: Path, *, rank: int | None = None) -> Facts:
+def learn_gaussian(
+    model: Model, examples: Examples, out: Path, *, rank: int | None = None
+) -> Facts:
     """Write the normal distribution of each label's pictures, and that of all, to ``out``.
 
     Args:
@@ -114,15 +114,15 @@ def learn_gaussian(model: Model, given: Examples, out: Path, *, rank: int | None
     Raises:
         UserError: a label with fewer than two pictures, or a rank that is none.
     """
-    x, labels = _latents(model, given), given.labels
+    x, labels = _latents(model, examples), examples.labels
     groups = [] if labels is None else [(i, labels == i) for i in range(model.labels or 0)]
     groups.append((-1, torch.ones(len(x), dtype=torch.bool)))
-    return _written(model, given, out, "gaussian", groups, x, rank)
+    return _written(model, examples, out, "gaussian", groups, x, rank)
 
 
 def learn_mixture(
     model: Model,
-    given: Examples,
+    examples: Examples,
     out: Path,
     *,
     rank: int | None = None,
@@ -135,7 +135,7 @@ def learn_mixture(
         UserError: as :func:`learn_gaussian`, or a group with fewer than two pictures.
     """
     require_whole("components", components, 1, 1000)
-    x, labels = _latents(model, given), given.labels
+    x, labels = _latents(model, examples), examples.labels
     of = torch.full((len(x),), -1) if labels is None else labels
     groups = []
     for label in [-1] if labels is None else range(model.labels or 0):
@@ -147,12 +147,12 @@ def learn_mixture(
             here[mine[group == number]] = True
             if int(here.sum()) > 1:
                 groups.append((label, here))
-    return _written(model, given, out, "mixture", groups, x, rank)
+    return _written(model, examples, out, "mixture", groups, x, rank)
 
 
 def learn_vae(
     model: Model,
-    given: Examples,
+    examples: Examples,
     out: Path,
     *,
     recipe: VaeRecipe | None = None,
@@ -181,15 +181,15 @@ def learn_vae(
             recipe=recipe,
             objective=Evidence(code=recipe.code),
             net=net,
-            rows=Encoded(pictures=given, codec=model.codec, flip=recipe.data.flip),
+            rows=Encoded(pictures=examples, codec=model.codec, flip=recipe.data.flip),
             run=Path(folder),
             deadline=None if minutes is None else Deadline.after(minutes),
             quiet=quiet,
         ).fit_()
     average.put_(net)
-    x0 = _latents(model, given).view(-1, *model.shape)
-    facts = given.facts(model, "vae")
-    write(out, facts, as_start(net.eval().cpu(), x0, given.labels))
+    x0 = _latents(model, examples).view(-1, *model.shape)
+    facts = examples.facts(model, "vae")
+    write(out, facts, as_start(net.eval().cpu(), x0, examples.labels))
     return facts
 
 
@@ -207,7 +207,7 @@ def learn_start(
     *,
     data: str | None = None,
     n: int | None = None,
-    **options: Any,
+    **options: object,
 ) -> Facts:
     """Learn a start of ``kind`` for ``model`` and write it to ``out``; see :func:`examples`, and
     the function of the kind for its ``options`` (None is one not given).
@@ -223,9 +223,9 @@ def learn_start(
     return LEARN[kind](model, examples(model, data, n), out, **chosen)
 
 
-def _latents(model: Model, given: Examples) -> torch.Tensor:
+def _latents(model: Model, examples: Examples) -> torch.Tensor:
     """The pictures in the network's space, flat, float32 (n, d)."""
-    parts = given.pictures.split(1000)
+    parts = examples.pictures.split(1000)
     with torch.inference_mode():
         rows = [model.codec.encode(part.float() / 255).flatten(1) for part in parts]
     return torch.cat(rows).clone()
@@ -233,7 +233,7 @@ def _latents(model: Model, given: Examples) -> torch.Tensor:
 
 def _written(
     model: Model,
-    given: Examples,
+    examples: Examples,
     out: Path,
     kind: str,
     groups: list[tuple[int, torch.Tensor]],
@@ -247,8 +247,8 @@ def _written(
     require_whole("rank", rank, 1, d)
     for label, here in groups:
         _require_enough(label, int(here.sum()), 2)
-    found = [moments(x[here], rank) for _, here in groups]
-    mean, axes, variances, rest = (torch.stack(values) for values in zip(*found, strict=True))
+    fitted = [moments(x[here], rank) for _, here in groups]
+    mean, axes, variances, rest = (torch.stack(values) for values in zip(*fitted, strict=True))
     normals = Normals(
         mean=mean,
         axes=axes,
@@ -257,7 +257,7 @@ def _written(
         weight=torch.tensor([float(here.double().mean()) for _, here in groups]),
         label=torch.tensor([label for label, _ in groups]),
     )
-    facts = given.facts(model, kind)
+    facts = examples.facts(model, kind)
     write(out, facts, normals.tensors())
     return facts
 
@@ -274,12 +274,12 @@ def moments(x: torch.Tensor, rank: int) -> tuple[torch.Tensor, ...]:
         values, vectors = torch.linalg.eigh(wide.T @ wide / n)
         values, axes = values.flip(0)[:rank], vectors.flip(1)[:, :rank].T
     else:
-        kept = min(rank, n - 1)
+        available = min(rank, n - 1)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(Seed.STARTS)
-            _, roots, vectors = torch.svd_lowrank(apart, q=min(kept + 10, n, d), niter=4)
-        values, axes = roots[:kept].double().square() / n, vectors[:, :kept].T
-        require(kept == rank, f"rank is {rank}, but {n} pictures have {kept} at most.")
+            _, roots, vectors = torch.svd_lowrank(apart, q=min(available + 10, n, d), niter=4)
+        values, axes = roots[:available].double().square() / n, vectors[:, :available].T
+        require(available == rank, f"rank is {rank}, but {n} pictures have {available} at most.")
     rest = (total - values.sum()).clamp(min=0) / max(d - rank, 1)
     floors = values.clamp(min=FLOOR), rest.clamp(min=FLOOR)
     return mean.float(), axes.float(), *(value.float() for value in floors)

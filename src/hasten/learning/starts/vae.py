@@ -80,10 +80,10 @@ def as_start(net: AutoEncoder, x0: torch.Tensor, labels: torch.Tensor | None) ->
     codes, left = torch.empty(len(x0), net.code), torch.zeros(x0.shape[1:], dtype=torch.float64)
     draws = torch.Generator().manual_seed(0)
     for part in torch.arange(len(x0)).split(500):
-        given = None if labels is None else labels[part]
-        mean, variance = net.encode(x0[part], given)
+        part_labels = None if labels is None else labels[part]
+        mean, variance = net.encode(x0[part], part_labels)
         codes[part] = mean + (0.5 * variance).exp() * torch.randn(mean.shape, generator=draws)
-        left += (net.decoder(codes[part], given) - x0[part]).double().square().sum(0)
+        left += (net.decoder(codes[part], part_labels) - x0[part]).double().square().sum(0)
     means, roots = [], []
     for label in range(int(of.max()) + 1):
         mine = codes[of == label].double()

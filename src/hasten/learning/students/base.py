@@ -6,7 +6,7 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar, NotRequired, TypedDict
 
 import torch
 
@@ -55,6 +55,15 @@ class Stage:
     evaluations: int = 1
     share: float = 1.0
     keep: bool = False
+
+
+class PlanFields(TypedDict):
+    """The fields of a plan for a student, without those that keep their defaults."""
+
+    solver: str
+    grid: str
+    steps: int
+    start: NotRequired[str]
 
 
 class Distillation(ABC):
@@ -113,10 +122,10 @@ class Distillation(ABC):
         """What ``stage`` minimises over :meth:`module`."""
 
     @abstractmethod
-    def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
+    def plans(self, student: Model, evaluations: int) -> list[PlanFields]:
         """The fields of plans that suit the student, the one it is made for first."""
 
-    def choices(self, student: Model, evaluations: int) -> list[list[dict[str, Any]]]:
+    def choices(self, student: Model, evaluations: int) -> list[list[PlanFields]]:
         """Alternatives to :meth:`plans`, of which the one with the best pictures is kept."""
         return [self.plans(student, evaluations)]
 

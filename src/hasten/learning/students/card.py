@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from hasten.adapters.lora import CARD as LOW_RANK
 from hasten.core.model import Model
 from hasten.core.plan import Plan
+from hasten.learning.students.base import PlanFields
 from hasten.learning.students.recipe import StudentRecipe
 
 WHOLE = """```python
@@ -22,8 +22,8 @@ pictures = hasten.build(model).sample(16)  # by the first plan of the table
 def student_card(
     recipe: StudentRecipe,
     teacher: Model,
-    plans: list[dict[str, Any]],
-    measured: list[dict[str, Any]],
+    plans: list[PlanFields],
+    measured: list[dict[str, dict[str, float] | None]],
     seen: int,
 ) -> str:
     """What it is, how it was made, what it gives, how to use it; ``seen`` pictures made it."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -69,7 +68,7 @@ class WithPixels:
         return torch.cat(parts, 1)
 
 
-def _maps(body: Any, x: torch.Tensor) -> list[torch.Tensor]:
+def _maps(body: Iterable[torch.nn.Module], x: torch.Tensor) -> list[torch.Tensor]:
     """What a chain of layers gives after each of its non-linearities."""
     out = []
     for layer in body:

@@ -92,7 +92,7 @@ class Neighbours(ConsistencyLoss):
     many: int
     decay: float
 
-    def loss(self, net: Any, batch: Batch) -> torch.Tensor:
+    def loss(self, net: torch.nn.Module, batch: Batch) -> torch.Tensor:
         x0, schedule, noise = batch.rows, self.student.schedule, batch.randn_like(batch.rows)
         count = self.count(batch.progress)
         self._average_(net, count)
@@ -114,7 +114,7 @@ class Neighbours(ConsistencyLoss):
         return min(max(int(np.ceil(np.sqrt(square))) - 1 + (self.few == self.many), 2), self.many)
 
     @torch.no_grad()
-    def _average_(self, net: Any, count: int) -> None:
+    def _average_(self, net: torch.nn.Module, count: int) -> None:
         decay = self.decay
         if self.few != self.many:
             decay = float(np.exp(self.few * np.log(self.decay) / count))

@@ -7,7 +7,7 @@ answers at two neighbouring points are made equal, the cleaner one held still.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from hasten.core.errors import require
 from hasten.core.level import Array
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule
-from hasten.learning.students.base import Distillation, rounded
+from hasten.learning.students.base import Distillation, PlanFields, rounded
 from hasten.learning.students.batched_denoiser import Levels, denoised
 from hasten.learning.students.compare import Comparison
 from hasten.training.columns import columns
@@ -26,7 +26,7 @@ MIDDLES = (0.3, 0.5, 0.8, 1.2, 2.0, 3.5, 6.0)
 BETWEEN = 0.8  # the one that a student is looked at with while it learns
 
 
-def same_masks(x: torch.Tensor) -> Any:
+def same_masks(x: torch.Tensor) -> AbstractContextManager[None]:
     """Whatever is drawn within is drawn again after: dropout is to hide the same units at both
     levels."""
     devices = [x.device] if x.device.type == "cuda" else []
@@ -89,10 +89,10 @@ class ConsistencyStudent(Distillation):
 
     compares = True
 
-    def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
+    def plans(self, student: Model, evaluations: int) -> list[PlanFields]:
         return consistency_plans(student, evaluations, middle_ratio(student.schedule, self.middle))
 
-    def choices(self, student: Model, evaluations: int) -> list[list[dict[str, Any]]]:
+    def choices(self, student: Model, evaluations: int) -> list[list[PlanFields]]:
         if self.middle is not None or evaluations == 1:
             return [self.plans(student, evaluations)]
         top = student.schedule.at(student.schedule.noisy).ratio
@@ -105,10 +105,10 @@ def middle_ratio(schedule: NoiseSchedule, middle: float | None) -> float:
     return middle or min(BETWEEN, 0.3 * schedule.at(schedule.noisy).ratio)
 
 
-def consistency_plans(student: Model, evaluations: int, middle: float) -> list[dict[str, Any]]:
+def consistency_plans(student: Model, evaluations: int, middle: float) -> list[PlanFields]:
     """One evaluation from the top, and more with levels in between, evenly in log(sigma / alpha)
     down to the ratio ``middle``, which is that of the second evaluation of two."""
-    plans = []
+    plans: list[PlanFields] = []
     for steps in dict.fromkeys([evaluations, *(n for n in (1, 2) if n < evaluations)]):
         at = tuple(rounded(place) for place in places_down(student.schedule, steps, middle))
         plans.append({"solver": "consistency", "grid": f"given(at={at})", "steps": steps})

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,13 @@ from hasten.core.errors import require_number
 from hasten.core.level import Array, Level
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule
-from hasten.learning.students.base import Distillation, DistillationSetup, Stage, objectives
+from hasten.learning.students.base import (
+    Distillation,
+    DistillationSetup,
+    PlanFields,
+    Stage,
+    objectives,
+)
 from hasten.learning.students.batched_denoiser import Levels, denoised
 from hasten.learning.students.compare import Comparison
 from hasten.learning.students.consistency_base import consistency_plans, middle_ratio, places_down
@@ -60,7 +65,7 @@ class Direct(Distillation):
             student=setup.student, compare=setup.compare, places=places, power=self.power
         )
 
-    def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
+    def plans(self, student: Model, evaluations: int) -> list[PlanFields]:
         if evaluations == 1:
             return [{"solver": "ddim", "grid": "uniform", "steps": 1}]
         return consistency_plans(student, evaluations, middle_ratio(student.schedule, self.middle))

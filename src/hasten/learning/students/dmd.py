@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -22,6 +21,7 @@ from hasten.learning.students.base import (
     Distillation,
     DistillationSetup,
     NetworkPair,
+    PlanFields,
     Stage,
     objectives,
 )
@@ -69,7 +69,7 @@ class DistributionMatching(Distillation):
         levels = tuple(schedule.at(place) for place in places)
         return TwoScores(student=setup.student, teacher=setup.teacher, settings=self, levels=levels)
 
-    def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
+    def plans(self, student: Model, evaluations: int) -> list[PlanFields]:
         return consistency_plans(student, evaluations, self.middle)
 
 
@@ -131,5 +131,7 @@ class _Other(torch.nn.Module):
         super().__init__()
         self._both = [both]  # in a list, so that it is no part of this module
 
-    def forward(self, x: Any, t: Any, condition: Any = None) -> Any:
+    def forward(
+        self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None
+    ) -> torch.Tensor:
         return self._both[0](x, t, condition, other=True)

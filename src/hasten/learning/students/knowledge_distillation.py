@@ -23,6 +23,7 @@ from hasten.learning.students.base import (
     Distillation,
     DistillationSetup,
     NetworkPair,
+    PlanFields,
     Stage,
     objectives,
 )
@@ -61,7 +62,7 @@ class KnowledgeDistillation(Distillation):
     def objective(self, setup: DistillationSetup, stage: Stage) -> OutputLoss:
         return OutputLoss(student=setup.student, teacher=setup.teacher, weight=self.features)
 
-    def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
+    def plans(self, student: Model, evaluations: int) -> list[PlanFields]:
         return [{"solver": "unipc(order=3)", "grid": "uniform", "steps": evaluations}]
 
 
@@ -71,7 +72,7 @@ def block_outputs(net: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
     once."""
     outputs: list[torch.Tensor] = []
 
-    def keep(block: Any, args: Any, out: Any) -> None:
+    def keep(block: object, args: object, out: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
         outputs.append(out[0] if isinstance(out, tuple) else out)
 
     hooks = [block.register_forward_hook(keep) for block in family_of(net).blocks(net)]
@@ -106,8 +107,8 @@ class WithProjections(NetworkPair):
             return self.net(x, t, condition)
         with block_outputs(self.net) as outputs:
             answer = self.net(x, t, condition)
-        projections: Any = self.other
-        return answer, [project(x) for project, x in zip(projections, outputs, strict=False)]
+        assert isinstance(self.other, torch.nn.ModuleList)
+        return answer, [project(x) for project, x in zip(self.other, outputs, strict=False)]
 
 
 def _sizes(model: Model) -> list[torch.Size]:

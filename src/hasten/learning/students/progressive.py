@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,13 @@ from hasten.core.errors import require, require_whole
 from hasten.core.grid import grids
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule
-from hasten.learning.students.base import Distillation, DistillationSetup, Stage, objectives
+from hasten.learning.students.base import (
+    Distillation,
+    DistillationSetup,
+    PlanFields,
+    Stage,
+    objectives,
+)
 from hasten.learning.students.batched_denoiser import Levels, Teacher, denoised
 from hasten.training.columns import columns
 from hasten.training.objective import Batch
@@ -59,7 +64,7 @@ class Progressive(Distillation):
         teacher = setup.teacher if first else Teacher(model=setup.before)
         return TwoInOne(student=setup.student, teacher=teacher, steps=stage.evaluations)
 
-    def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
+    def plans(self, student: Model, evaluations: int) -> list[PlanFields]:
         return [{"solver": "ddim", "grid": GRID, "steps": evaluations}]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import pydantic
 
@@ -79,11 +79,11 @@ class StudentRecipe(Run):
     ema: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.999
 
     @classmethod
-    def takes(cls, objective: Any) -> bool:
+    def takes(cls, objective: object) -> bool:
         return objective is not None
 
     @classmethod
-    def upgraded(cls, fields: dict[str, Any]) -> dict[str, Any]:
+    def upgraded(cls, fields: dict[str, object]) -> dict[str, object]:
         fields = {RENAMED.get(name, name): value for name, value in fields.items()}
         name, bracket, options = str(fields.get("objective")).partition("(")
         if name.strip() in RENAMED_OBJECTIVES:

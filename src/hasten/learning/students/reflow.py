@@ -7,7 +7,6 @@ lines between the two of each pair crosses in few Euler steps, because its lines
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import torch
 
@@ -17,6 +16,7 @@ from hasten.core.noise_schedule import Flow
 from hasten.learning.students.base import (
     Distillation,
     DistillationSetup,
+    PlanFields,
     Stage,
     objectives,
     with_prediction,
@@ -46,7 +46,7 @@ class Reflow(Distillation):
     def objective(self, setup: DistillationSetup, stage: Stage) -> Straight:
         return Straight(student=setup.student, bend=self.bend)
 
-    def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
+    def plans(self, student: Model, evaluations: int) -> list[PlanFields]:
         counts = dict.fromkeys((evaluations, *(n for n in (1, 2) if n < evaluations)))
         return [{"solver": "euler", "grid": "uniform", "steps": n} for n in counts]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 
 from hasten.core.errors import UserError, require
@@ -33,7 +33,7 @@ class EndPictures:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def at(self, index: Any, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    def at(self, index: np.ndarray, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
         return self.rows.at(index, key, device)[:, -1]
 
 

@@ -9,7 +9,6 @@ later, so that any network that takes a time can be trained.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from hasten.core.noise_schedule import Flow
 from hasten.learning.students.base import (
     Distillation,
     DistillationSetup,
+    PlanFields,
     Stage,
     objectives,
     with_prediction,
@@ -62,13 +62,13 @@ class Shortcut(Distillation):
     def objective(self, setup: DistillationSetup, stage: Stage) -> Jumps:
         return Jumps(settings=self)
 
-    def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
+    def plans(self, student: Model, evaluations: int) -> list[PlanFields]:
         counts = dict.fromkeys((evaluations, *(n for n in (1, 2) if n < evaluations)))
-        out = []
+        out: list[PlanFields] = []
         for n in counts:
             at = tuple(1 - i / n for i in range(n))
-            told = tuple(1000 * s + WIDE * n.bit_length() - WIDE for s in at)
-            out.append({"solver": "euler", "grid": f"given(at={at}, told={told})", "steps": n})
+            times = tuple(1000 * s + WIDE * n.bit_length() - WIDE for s in at)
+            out.append({"solver": "euler", "grid": f"given(at={at}, told={times})", "steps": n})
         return out
 
 

@@ -26,6 +26,7 @@ from hasten.learning.compression.quantization_aware import round_layers_, unroun
 from hasten.learning.students.base import (
     Distillation,
     DistillationSetup,
+    PlanFields,
     Stage,
     objectives,
     student_network,
@@ -119,10 +120,11 @@ class StudentRun:
         """``model`` on the part of its noise schedule that lies below the start."""
         return dataclasses.replace(model, schedule=self.start.shortened(model.schedule))
 
-    def _planned(self, plans: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _planned(self, plans: list[PlanFields]) -> list[PlanFields]:
         """The plans of an objective, which knows nothing of the start."""
-        mine = {} if self.recipe.start == NOISE else {"start": self.recipe.start}
-        return [{**fields, **mine} for fields in plans]
+        if self.recipe.start == NOISE:
+            return plans
+        return [{**fields, "start": self.recipe.start} for fields in plans]
 
     @functools.cached_property
     def validation(self) -> Validation:

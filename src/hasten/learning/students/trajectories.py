@@ -47,7 +47,7 @@ class Trajectories:
     def __len__(self) -> int:
         return self.count
 
-    def at(self, index: Any, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    def at(self, index: np.ndarray, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
         rows = [_row(self.files[i // SHARD], i % SHARD) for i in np.asarray(index).tolist()]
         return torch.cat(rows).float().to(device)
 

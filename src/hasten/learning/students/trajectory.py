@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -23,6 +22,7 @@ from hasten.core.noise_schedule import NoiseSchedule
 from hasten.learning.students.base import (
     Distillation,
     DistillationSetup,
+    PlanFields,
     Stage,
     objectives,
     rounded,
@@ -79,8 +79,8 @@ class Trajectory(Distillation):
         kinds = self.trajectory_levels(setup.student.schedule, stage.evaluations)
         return TrajectoryLoss(student=setup.student, kinds=tuple(kinds))
 
-    def plans(self, student: Model, evaluations: int) -> list[dict[str, Any]]:
-        out = []
+    def plans(self, student: Model, evaluations: int) -> list[PlanFields]:
+        out: list[PlanFields] = []
         for number, n in enumerate(range(evaluations, (self.fewest or evaluations) - 1, -1)):
             at = tuple(rounded(place) for place in self._places(student.schedule, n, number))
             out.append({"solver": "ddim", "grid": f"given(at={at})", "steps": n})

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 from PIL import Image
@@ -16,6 +16,8 @@ from hasten.core.files import read_json, write_text
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.random_streams import Seed
+from hasten.core.report import Estimate
+from hasten.learning.students.base import PlanFields
 from hasten.measuring.measure import pictures_of
 from hasten.measuring.quality import Quality, quality
 from hasten.measuring.real import Real
@@ -24,6 +26,19 @@ from hasten.sampling import build
 from hasten.training.loop import Enough
 
 FRAME_MS = 250
+
+
+class CurvePoint(TypedDict):
+    """What a preview measured of a student ``at`` a time (seconds since 1970), after ``pictures``
+    of a stage: FD and recall of ``n`` pictures of ``plan``."""
+
+    stage: str
+    plan: str
+    pictures: int
+    at: float
+    fd: float
+    recall: float | None
+    n: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,9 +65,16 @@ class Validation:
         save_png(sheet, place, {"pictures": seen}, zoom=2)
         if self.real is None:
             return None
-        found = self._quality(student, plan, Seed.VALIDATION)
-        row = {"stage": stage, "plan": str(plan), "pictures": seen, "at": round(time.time(), 1)}
-        row |= {"fd": found.fd.value, "recall": found.recall and found.recall.value, "n": self.n}
+        measured = self._quality(student, plan, Seed.VALIDATION)
+        row: CurvePoint = {
+            "stage": stage,
+            "plan": str(plan),
+            "pictures": seen,
+            "at": round(time.time(), 1),
+            "fd": measured.fd.value,
+            "recall": measured.recall and measured.recall.value,
+            "n": self.n,
+        }
         rows = [r for r in self.curve() if (r["stage"], r["pictures"]) != (stage, seen)]
         write_text(self.run / "curve.json", json.dumps([*rows, row], indent=1) + "\n")
         self._store_best(student, stage, [r["fd"] for r in rows if r["stage"] == stage], row["fd"])
@@ -79,14 +101,12 @@ class Validation:
     def _best(self, stage: str) -> Path:
         return self.run / f"best-{stage}.safetensors"
 
-    def curve(self) -> list[dict[str, Any]]:
+    def curve(self) -> list[CurvePoint]:
         """What was seen so far: FD and recall by stage and pictures."""
         file = self.run / "curve.json"
         return read_json(file) if file.exists() else []
 
-    def best_choice(
-        self, student: Model, choices: list[list[dict[str, Any]]]
-    ) -> list[dict[str, Any]]:
+    def best_choice(self, student: Model, choices: list[list[PlanFields]]) -> list[PlanFields]:
         """The choice whose first plan has the best FD; the middle one where there are no real
         pictures."""
         if self.real is None or len(choices) == 1:
@@ -96,15 +116,17 @@ class Validation:
         ]
         return choices[fds.index(min(fds))]
 
-    def final_quality(self, student: Model, plans: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def final_quality(
+        self, student: Model, plans: list[PlanFields]
+    ) -> list[dict[str, dict[str, float] | None]]:
         """FD, recall and n of each plan, of other pictures than those of the previews."""
         if self.real is None:
             return []
         out = []
         for fields in plans:
             pictures = pictures_of(build(student, Plan(**fields)), 2 * self.n)
-            found = quality(pictures, self.real)
-            out.append({name: _plain(getattr(found, name)) for name in ("fd", "recall")})
+            measured = quality(pictures, self.real)
+            out.append({name: _plain(getattr(measured, name)) for name in ("fd", "recall")})
         return out
 
     def _quality(self, student: Model, plan: Plan, seed: int) -> Quality:
@@ -123,5 +145,5 @@ class Validation:
             frames[0].save(file, save_all=True, append_images=frames[1:], duration=times, loop=0)
 
 
-def _plain(found: Any) -> Any:
-    return None if found is None else dataclasses.asdict(found)
+def _plain(value: Estimate | None) -> dict[str, float] | None:
+    return None if value is None else dataclasses.asdict(value)
