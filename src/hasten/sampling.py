@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hasten.adapters.beside import load_beside
-from hasten.adapters.schedules import schedule
+from hasten.adapters.schedules import ScheduleLike, schedule
 from hasten.core import resolved
 from hasten.core.arguments import refuse_unknown
 from hasten.core.artifact import require_weights
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-def trace(plan: PlanLike, on: object) -> Program:
+def trace(plan: PlanLike, on: ScheduleLike) -> Program:
     """The Program of a plan on a noise schedule (anything that :func:`hasten.schedule` takes).
 
     Raises:

@@ -37,7 +37,10 @@ class Scheduler(Protocol):
     def config(self) -> Mapping[str, Any]: ...
 
 
-def schedule(source: str | dict[str, Any] | NoiseSchedule | Scheduler) -> NoiseSchedule:
+ScheduleLike = str | dict[str, Any] | NoiseSchedule | Scheduler
+
+
+def schedule(source: ScheduleLike) -> NoiseSchedule:
     """A NoiseSchedule from a name (``"vp-linear"``, ``"flow(shift=3.0)"``, ``"ddpm"``), a dict as
     :meth:`NoiseSchedule.config` gives it, a scheduler of diffusers (``pipe.scheduler``), or the
     dict of its ``scheduler_config.json``.
