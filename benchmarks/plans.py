@@ -11,7 +11,7 @@ from hasten.measuring.frechet import frechet, statistics
 from hasten.measuring.ode_error import reference
 from hasten.measuring.timer import once
 
-N_DRIFT, N_FD = 64, 1000
+N_ODE_ERROR, N_FD = 64, 1000
 SOLVERS = ("ddim", "heun", "dpmpp(order=2)", "dpmpp(order=3)", "unipc(order=3)", "deis", "ipndm")
 PLANS = [
     hasten.Plan(solver=solver, grid=grid, steps=steps)
@@ -31,7 +31,7 @@ FOR_FD = [
 
 def main() -> None:
     model = hasten.load("builtin:mnist")
-    held = reference(model, N_DRIFT)
+    held = reference(model, N_ODE_ERROR)
     rows = []
     for plan in PLANS:
         ode_error = held.ode_error(plan)

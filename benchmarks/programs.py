@@ -62,7 +62,7 @@ def peers(held: Reference, net: Any) -> list[dict[str, Any]]:
 
 
 def ours(model: hasten.Model, plan: hasten.Plan, held: Reference, net: Any) -> dict[str, Any]:
-    """Drift, FD and recall of a plan of ours."""
+    """ODE error, FD and recall of a plan of ours."""
     ode_error = held.ode_error(plan, net)
     assert ode_error is not None
     found = judged(hasten.build(model, plan, net=net), PICTURES)

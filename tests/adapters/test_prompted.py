@@ -206,6 +206,7 @@ def test_a_pipeline_is_tuned_in_processes_of_their_own(model, tmp_path):
     assert kept.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_commands_take_prompts(folder, tmp_path, capsys):
     words = tmp_path / "prompts.txt"
     words.write_text("a cat\n\na bat\n")
@@ -329,6 +330,7 @@ def test_a_network_without_low_rank_weights_says_so(tmp_path):
         student(hasten.load("builtin:mnist"), tmp_path / "s", guidance=1.0)
 
 
+@pytest.mark.slow
 def test_a_low_rank_student_of_another_model_is_refused(model, folder, tmp_path):
     out = student(model, tmp_path / "fast", objective="trajectory", data=None)
     other = pipeline(folder)

@@ -252,6 +252,7 @@ def test_a_dit_keeps_its_attention_and_nothing_else(noise):
     assert float((second - plain).abs().max()) > 1e-4
 
 
+@pytest.mark.slow
 def test_an_exported_dit_keeps_its_blocks(noise):
     model, x0 = dit_model(), hasten.prediction("x0")
     model = dataclasses.replace(model, prediction=x0)  # answers multiplied by 1

@@ -85,7 +85,7 @@ def test_a_picture_does_not_depend_on_the_others_of_its_batch():
 @pytest.mark.parametrize(
     ("way", "cache"),
     [
-        ({"engine": "openvino"}, ()),
+        pytest.param({"engine": "openvino"}, (), marks=pytest.mark.slow),
         pytest.param({"engine": "onnxruntime"}, ("blocks(every=2)",), marks=pytest.mark.slow),
         ({"executor": "picard"}, ()),
         ({"engine": "eager"}, ("attention(every=2)",)),

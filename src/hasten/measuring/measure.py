@@ -85,7 +85,7 @@ def measure(
         peak_mb=peak_mb(model.device),
         weights_mb=sampler.net.weights_mb + sampler.resolved.start.weights_mb(),
         macs=macs(sampler),
-        ode_error=_drift(model, plan, n, against, sampler.net),
+        ode_error=_ode_error(model, plan, n, against, sampler.net),
         **judged(sampler, pictures, real, batch),
         conditions=conditions(model.device, sampler.net.precision, sampler.net.versions),
     )
@@ -111,7 +111,7 @@ def pictures_of(sampler: Sampler, n: int, batch: int = 64) -> torch.Tensor:
     return sampler.sample(n, seed=Seed.QUALITY, condition=condition, batch=batch)
 
 
-def _drift(
+def _ode_error(
     model: Model, plan: Plan, n: int, against: Reference | None, net: Prepared
 ) -> OdeError | None:
     if plan.stochastic or (n == 0 and against is None):

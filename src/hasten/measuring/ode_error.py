@@ -1,4 +1,4 @@
-"""Drift: how far a plan's pictures are from the model's own converged solution.
+"""ODE error: how far a plan's pictures are from the model's own converged solution.
 
 Same start noise, no data needed. Every deterministic solver approximates one probability-flow ODE
 (Song et al. 2011.13456, eq. 13), so its solution with many evaluations is what all of them aim at.

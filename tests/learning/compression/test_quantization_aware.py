@@ -58,6 +58,7 @@ def test_layers_come_back_as_they_were():
     assert not torch.equal(net.eval()(x, t, label), plain(x, t, label))
 
 
+@pytest.mark.slow
 def test_a_student_of_few_bits_is_nearer_to_its_teacher_when_it_is_quantized(
     teacher, data, tmp_path
 ):

@@ -135,7 +135,7 @@ def ode_error(model, held, tmp_path, plan=BASE) -> float:
     return float((pictures[0] - pictures[1]).square().mean().sqrt())
 
 
-def test_more_bits_and_more_rows_drift_less(model, tmp_path):
+def test_more_bits_and_more_rows_have_less_ode_error(model, tmp_path):
     plain = {"n": 16, "correct": False}
     by = {
         bits: ode_error(model, learn_quantize(model, BASE, bits=bits, **plain), tmp_path)
@@ -266,6 +266,7 @@ def test_layers_of_groups_and_of_very_many_inputs_are_rounded_to_the_nearest():
     assert not fits(nn.Linear(5000, 2))
 
 
+@pytest.mark.slow
 def test_rounding_by_what_layers_see_is_nearer_to_the_network(tmp_path):
     model = hasten.load("builtin:mnist")
     options = {"bits": "w4a16", "n": 16, "rows": "static", "correct": False}

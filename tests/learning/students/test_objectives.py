@@ -26,7 +26,13 @@ from hasten.training.objective import Batch
 from student_recipes import OBJECTIVES, distillation, gaussian, loss_on_gaussian, recipe
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(
+    "objective",
+    [
+        pytest.param(name, marks=() if name in ("direct", "consistency") else pytest.mark.slow)
+        for name in OBJECTIVES
+    ],
+)
 def test_every_objective_makes_a_folder_that_samples_by_its_own_plan(
     objective, teacher, data, tmp_path
 ):

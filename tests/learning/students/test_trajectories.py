@@ -42,6 +42,7 @@ def test_the_levels_between_two_fall_and_are_as_many_as_asked(schedule):
         assert all(a < b for a, b in itertools.pairwise(snr))
 
 
+@pytest.mark.slow
 def test_one_trajectory_student_serves_several_numbers_of_evaluations(teacher, data, tmp_path):
     made = recipe("trajectory", data, objective="trajectory(fewest=2)", evaluations=4)
     student = hasten.load(learn_student(teacher, made, tmp_path / "student", quiet=True))

@@ -95,7 +95,6 @@ if __name__ == "__main__":
     options.add_argument("--label", type=int, default=BUNDLE["null"])
     options.add_argument("--program", help="evaluations: " + ", ".join(BUNDLE["programs"]))
     options.add_argument("--out", default="picture.png")
-    arguments = options.parse_args()
+    args = options.parse_args()
     start = network("start") if BUNDLE["start"] else None
-    picture = sample(network(), arguments.seed, arguments.label, arguments.program, start)
-    write_png(picture, arguments.out)
+    write_png(sample(network(), args.seed, args.label, args.program, start), args.out)

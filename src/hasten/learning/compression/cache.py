@@ -153,7 +153,7 @@ class Bench:
         total = sum(self.units)
         most = math.floor((budget - self.share) * total / (1 - self.share) + 1e-9)
         most = max(most, self.units[0])
-        masks = [least(self.drifts(), self.units, most, power) for power in POWERS]
+        masks = [least(self.ode_errors(), self.units, most, power) for power in POWERS]
         candidates = [
             self.measured(mask) for mask in dict.fromkeys([*masks, even(self.units, most)])
         ]
@@ -170,7 +170,7 @@ class Bench:
         )
 
     @torch.inference_mode()
-    def drifts(self) -> Distances:
+    def ode_errors(self) -> Distances:
         """How far the cache moves the pictures, measured once."""
         if self._distances is None:
             sweep = Sweep(self.sampler, self.noise, self.condition)

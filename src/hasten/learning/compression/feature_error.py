@@ -91,7 +91,7 @@ class Sweep:
         return dataclasses.replace(plain, weights=weights, forecast=forecast)
 
     def _weights(self, plain: Distances, apart: Callable[[torch.Tensor], float]) -> np.ndarray:
-        """Drift for a unit of distance: measured at the probes, interpolated between them."""
+        """ODE error for a unit of distance: measured at the probes, interpolated between them."""
         count = len(self.states)
         probes = sorted(set(np.linspace(1, count - 1, PROBES).round().astype(int).tolist()))
         pairs = zip(probes, self._probed(probes), strict=True)
