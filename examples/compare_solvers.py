@@ -14,7 +14,7 @@ PLANS = (
 
 def main(steps=10, n=16):
     model = hasten.load("builtin:mnist")
-    converged = reference(model, n)  # the model's own converged pictures of n starts
+    converged = reference(model, n)  # the model's own converged pictures from n draws of noise
     errors = {}
     for fields in PLANS:
         plan = hasten.Plan(**fields, steps=steps)

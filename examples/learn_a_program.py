@@ -1,5 +1,5 @@
-"""Learn a program of four evaluations with the weights frozen, and compare it with the solver it
-began as: python examples/learn_a_program.py."""
+"""Learn a program of four evaluations with the weights frozen, and compare it with the solver that
+it was initialised from: python examples/learn_a_program.py."""
 
 import hasten
 from hasten.learning.programs.fit import FitOptions
@@ -20,7 +20,7 @@ def main(pairs=256, steps=500, evaluations=4, out="four.json", **options):
         options=FitOptions(batch=min(pairs, 16), steps=steps),
     )
     learned = hasten.Plan(program=str(out))
-    converged = reference(model, 2)  # the model's own converged pictures of two starts
+    converged = reference(model, 2)  # the model's own converged pictures from two draws of noise
     for plan in (base, learned):
         print(plan, "ODE error", round(converged.ode_error(plan).rmse, 4))
     return learned

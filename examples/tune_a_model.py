@@ -1,4 +1,4 @@
-"""Find the fastest good plan for a model: python examples/tune_a_model.py [MODEL] [MINUTES]."""
+"""Find the fastest plan that is as good: python examples/tune_a_model.py [MODEL] [MINUTES]."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Write a solver, and run it one by one and parallel in time: python examples/write_a_solver.py."""
+"""Write a solver, and run it sequentially and in parallel: python examples/write_a_solver.py."""
 
 import dataclasses
 
@@ -10,14 +10,14 @@ from hasten.core.solver import Solver, solvers
 @solvers.add("midpoint")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Midpoint(Solver):
-    """Every second level is the middle of a step: second order, two evaluations each."""
+    """Every second level is the midpoint of a step: second order, two evaluations per step."""
 
     def walk(self, x, levels):
         for here, middle, there in zip(levels[:-1:2], levels[1::2], levels[2::2], strict=False):
             x0 = yield Denoise(x, here)
             noise = (x - here.alpha * x0) / here.sigma
             x0 = yield Denoise(middle.alpha * x0 + middle.sigma * noise, middle)
-            moved = x / here.alpha  # x / alpha moves along the noise by sigma / alpha
+            moved = x / here.alpha  # d(x / alpha) = noise d(sigma / alpha)
             noise = (moved - x0) / here.ratio
             x = there.alpha * (moved + (there.ratio - here.ratio) * noise)
         return x

@@ -28,13 +28,15 @@ from hasten.core.noise_schedule import ddpm_schedule
 from hasten.core.prediction import prediction
 from hasten.core.session import Session
 
-torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else 2
+torch.set_num_threads(THREADS)  # for what modules and fixtures run before their first test
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> None:
-    """Every test draws the same numbers every time, whatever ran before it."""
+def _as_it_began() -> None:
+    """Every test draws the same numbers with as many threads, whatever ran before it."""
     torch.manual_seed(0)
+    torch.set_num_threads(THREADS)
 
 
 def tiny_unet(channels: int = 1, size: int = 8, labels: int | None = None, **options: object):

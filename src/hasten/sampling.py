@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -35,8 +35,11 @@ from hasten.core.usage import Counted, Usage
 from hasten.executors.distributed import shared_out
 from hasten.levers.student import Student
 
+if TYPE_CHECKING:
+    from PIL import Image
 
-def trace(plan: PlanLike, on: Any) -> Program:
+
+def trace(plan: PlanLike, on: object) -> Program:
     """The Program of a plan on a noise schedule (anything that :func:`hasten.schedule` takes).
 
     Raises:
@@ -127,7 +130,7 @@ def build(model: Model, plan: PlanLike | None = None, *, net: Prepared | None = 
         resolved=run,
         net=net,
         denoiser=run.denoiser(net),
-        begin=run.start.prepare(run.asked, functools.partial(_latents, run.asked, net)),
+        begin=run.start.prepare(run.requested, functools.partial(_latents, run.requested, net)),
     )
 
 
@@ -135,9 +138,9 @@ def _require_start_weights(run: Resolved) -> None:
     """A learned start has to fit the weights of the model; a student takes over what was learned
     for its teacher."""
     learned_for = run.start.learned_for()
-    if learned_for not in (None, run.asked.teacher):
+    if learned_for not in (None, run.requested.teacher):
         require_weights(
-            f"start {run.start.part_name!r}", learned_for, run.asked, run.plan.other_weights
+            f"start {run.start.part_name!r}", learned_for, run.requested, run.plan.other_weights
         )
 
 
@@ -206,7 +209,7 @@ class Sampler:
         *,
         seed: int = 0,
         first: int = 0,
-        condition: Any = None,
+        condition: object = None,
         noise: torch.Tensor | None = None,
         raw: bool = False,
         batch: int = 64,
@@ -242,14 +245,14 @@ class Sampler:
         if noise is not None:
             got, want = tuple(noise.shape), shape
             require(got == want, f"noise has the shape {got}; this model and n take {want}.")
-        condition = self.model.condition(n, condition)
+        whole = self.model.condition(n, condition)
         counted = Counted(self.denoiser)
         out = []
         for begin in range(0, n, batch):
             places = range(begin, min(begin + batch, n))
             draw = Draws(seed, [first + place for place in places], self.model)
             mine = draw(START) if noise is None else noise[places].to(self.model.device).float()
-            part = condition.rows(places).to(self.model.device)
+            part = whole.rows(places).to(self.model.device)
             fresh = functools.partial(draw, WALK)
             latents = self.latents(mine, part, fresh, watch, counted)
             if not raw:
@@ -263,10 +266,10 @@ class Sampler:
         """:meth:`sample`."""
         return self.sample(n, **options)
 
-    def pil(self, n: int | None = None, **options: Any) -> list[Any]:
+    def pil(self, n: int | None = None, **options: Any) -> list[Image.Image]:
         """:meth:`sample` as PIL images."""
-        given = isinstance(n, torch.Tensor)
-        require(not given, "pil makes n pictures; for a tensor, use hasten.media.to_pil(picture).")
+        number = not isinstance(n, torch.Tensor)
+        require(number, "pil makes n pictures; for a tensor, use hasten.media.to_pil(picture).")
         from hasten.media.pictures import to_pil
 
         return [to_pil(picture) for picture in self.sample(n, **options)]
@@ -313,7 +316,7 @@ class Sampler:
 
 def run(
     program: Program,
-    denoiser: Callable[[Any, Level], Any],
+    denoiser: Callable[[torch.Tensor, Level], torch.Tensor],
     noise: torch.Tensor,
     *,
     executor: str | Executor = "sequential",
@@ -337,8 +340,8 @@ def run(
     require(not lacking, f"this program has the inputs {list(program.inputs)}; give {lacking}.")
     generators = [generator(seed, picture, WALK) for picture in range(len(noise))]
 
-    def fresh(*_: Any) -> torch.Tensor:
-        rows = [torch.randn(noise.shape[1:], generator=one) for one in generators]
+    def fresh(*_: object) -> torch.Tensor:
+        rows = [torch.randn(noise.shape[1:], generator=rng) for rng in generators]
         return torch.stack(rows).to(noise)
 
     part = executors.parse(executor)

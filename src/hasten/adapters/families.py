@@ -35,7 +35,7 @@ class DiffusersFamily(Family):
     name: str
     labels: str = ""
     null: bool = False
-    kept: tuple[str, ...] = ()
+    unquantized: tuple[str, ...] = ()
     low_rank: tuple[str, ...] = ()
     stacks: tuple[str, ...] = ()
     loadable: bool = True
@@ -109,7 +109,7 @@ class DiT(DiffusersFamily):
 
 UNET: dict[str, Any] = {
     "labels": "num_class_embeds",
-    "kept": (
+    "unquantized": (
         *("conv_in", "conv_out", "time_emb", "time_embedding", "class_embedding"),
         *("time_emb_proj", "norm1", "emb"),
     ),
@@ -120,7 +120,7 @@ UNET: dict[str, Any] = {
     "stacks": ("down_blocks", "mid_block", "up_blocks"),
 }
 TRANSFORMER: dict[str, Any] = {
-    "kept": ("pos_embed", "norm1", "emb", "proj_out_1", "proj_out_2"),
+    "unquantized": ("pos_embed", "norm1", "emb", "proj_out_1", "proj_out_2"),
     "low_rank": (*ATTENTION, "linear_1", "linear_2"),
     "stacks": ("transformer_blocks",),
 }

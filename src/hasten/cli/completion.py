@@ -9,7 +9,7 @@ from typing import Literal
 def install_completion(
     *, shell: Literal["bash", "zsh", "fish", "powershell"] | None = None, out: Path | None = None
 ) -> None:
-    """Complete verbs and options in this shell when Tab is pressed.
+    """Install completion of commands and options in this shell.
 
     Args:
         shell: bash, zsh, fish or powershell; the one that is running by default.

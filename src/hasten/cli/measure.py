@@ -35,8 +35,8 @@ def measure(
         features: what FD compares in: random, or a vision model's folder or hub id.
         batch: pictures at a time for the throughput.
         seconds: time for measuring each of latency and throughput.
-        likelihood: measure the likelihood of that many real pictures instead, in bits per
-            dimension.
+        likelihood: measure only the likelihood of real pictures (as many as --pictures), in bits
+            per dimension.
         json_: print one JSON object per plan.
     """
     from hasten.core.plan import Plan

@@ -21,7 +21,7 @@ def train(
     track: str | None = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model from a recipe; a second run with the same --out goes on where the first ended.
+    """Train a model from a recipe; a second run with the same --out resumes the first.
 
     Args:
         recipe: a YAML file, or the name of a recipe that ships with hasten, such as mnist.

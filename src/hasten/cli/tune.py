@@ -36,7 +36,7 @@ def tune(
         features: what FD compares in: random, or a vision model's folder or hub id.
         guidance: the classifier-free guidance scale of all plans.
         batch: how many pictures at a time the plan is for.
-        out: the folder to write; a second run there goes on where the first ended.
+        out: the folder to write; a second run there resumes the first.
         seed: of the reference's noise and of the search.
     """
     from hasten.tuning.page import write_report

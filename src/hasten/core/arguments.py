@@ -18,7 +18,7 @@ INSTEAD = {  # what other libraries call it -> what to use here
     "batch_size": "n=number, or batch=number for the pictures per network call",
     "num_inference_steps": "hasten.build(model, 'steps=number')",
     "guidance_scale": "hasten.build(model, 'guidance=number')",
-    "eta": "hasten.build(model, 'solver=ddpm')",
+    "eta": "hasten.build(model, 'solver=ddim(eta=1.0)')",
     "output_type": "sampler.pil(n), or raw=True for latents",
 }
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -48,7 +48,7 @@ def located_folder(field: str, name: str) -> Path:
     return folder
 
 
-def student_plans(name: str) -> tuple[dict[str, Any], ...]:
+def student_plans(name: str) -> tuple[Mapping[str, object], ...]:
     """The fields of the plans that the student ``name`` brings, the best first.
 
     Raises:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
+import torch
+
 from hasten.core.call import FULL
 from hasten.core.condition import COND
 from hasten.core.level import Level
@@ -33,16 +35,16 @@ class Ask:
     answers: ClassVar[tuple[str, ...]] = ("x",)
     calls: ClassVar[bool] = False
 
-    def compute(self, *values: Any) -> tuple[Any, ...] | None:
+    def compute(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...] | None:
         """The answers, from tensors in the place of its latents; None where they do not follow from
         those alone."""
         return None
 
-    def reads(self) -> tuple[Any, ...]:
+    def reads(self) -> tuple[Latent, ...]:
         """Its latents, in order."""
         return tuple(getattr(self, name) for name in self.latents)
 
-    def with_latents(self, values: tuple[Any, ...]) -> Ask:
+    def with_latents(self, values: tuple[Latent, ...]) -> Ask:
         """The same request about other latents."""
         return dataclasses.replace(self, **dict(zip(self.latents, values, strict=True)))
 
@@ -101,7 +103,7 @@ class Clip(Ask):
     latents = ("x",)
     answers = ("c",)
 
-    def compute(self, *values: Any) -> tuple[Any, ...]:
+    def compute(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return (values[0].clamp(self.low, self.high),)
 
 
@@ -118,7 +120,7 @@ class Blend(Ask):
     latents = ("x", "y", "mask")
     answers = ("b",)
 
-    def compute(self, *values: Any) -> tuple[Any, ...]:
+    def compute(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         x, y, mask = values
         return (y + mask * (x - y),)
 
@@ -138,7 +140,7 @@ class Scatter(Ask):
     latents = ("noise", "variance")
     answers = ("s",)
 
-    def compute(self, *values: Any) -> tuple[Any, ...]:
+    def compute(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         noise, variance = values
         middle, half = 0.5 * (self.low + self.high), 0.5 * (self.high - self.low)
         return (noise * (0.5 * (middle + half * variance)).exp(),)
@@ -155,16 +157,16 @@ class Combine(Ask):
     op = "combine"
     answers = ("x",)
 
-    def compute(self, *values: Any) -> tuple[Any, ...]:
+    def compute(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         total = values[0] * self.coefficients[0]
         for coefficient, value in zip(self.coefficients[1:], values[1:], strict=True):
             total.add_(value, alpha=coefficient)
         return (total,)
 
-    def reads(self) -> tuple[Any, ...]:
+    def reads(self) -> tuple[Latent, ...]:
         return self.terms
 
-    def with_latents(self, values: tuple[Any, ...]) -> Ask:
+    def with_latents(self, values: tuple[Latent, ...]) -> Ask:
         return dataclasses.replace(self, terms=values)
 
 

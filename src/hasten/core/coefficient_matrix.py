@@ -53,10 +53,10 @@ class CoefficientMatrix:
         known = [x]
         for _, group in itertools.groupby(enumerate(self.depths), key=lambda pair: pair[1]):
             spots = [spot for spot, _ in group]
-            asked, answers = [], []
+            questions, answers = [], []
             for spot in spots:  # all questions of a round before any answer
-                asked.append((yield from _sum(self.matrix[spot], known)))
-            for spot, question in zip(spots, asked, strict=True):
+                questions.append((yield from _sum(self.matrix[spot], known)))
+            for spot, question in zip(spots, questions, strict=True):
                 answers.append((yield Denoise(question, self.levels[spot])))
             if self.clip is not None:
                 for place, answer in enumerate(answers):
@@ -107,8 +107,8 @@ def _is_last_answer(value: Array, number: int, ask: Clip) -> bool:
 
 
 def _sum(row: Array, known: list[object]) -> Walk:
-    kept = [(float(c), one) for c, one in zip(row, known, strict=False) if c != 0.0]
-    if len(kept) == 1 and kept[0][0] == 1.0:
-        return kept[0][1]
-    kept = kept or [(0.0, known[0])]
-    return (yield Combine(tuple(one for _, one in kept), tuple(c for c, _ in kept)))
+    terms = [(float(c), latent) for c, latent in zip(row, known, strict=False) if c != 0.0]
+    if len(terms) == 1 and terms[0][0] == 1.0:
+        return terms[0][1]
+    terms = terms or [(0.0, known[0])]
+    return (yield Combine(tuple(latent for _, latent in terms), tuple(c for c, _ in terms)))

@@ -41,7 +41,7 @@ class Leaf(ABC):
 
     @property
     @abstractmethod
-    def signature(self) -> tuple[Any, ...]:
+    def signature(self) -> tuple[object, ...]:
         """Two parts of equal signature can share a network call."""
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Leaf:
@@ -71,7 +71,7 @@ class PerSample(Leaf):
         return self.tensor
 
     @property
-    def signature(self) -> tuple[Any, ...]:
+    def signature(self) -> tuple[object, ...]:
         return "per sample", self.each, tuple(self.tensor.shape[1:]), self.tensor.dtype
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> PerSample:
@@ -85,7 +85,7 @@ class Shared(Leaf):
     Samples can share a call where they share the value itself, so tensors are told apart by
     identity."""
 
-    content: Any
+    content: object
 
     def rows(self, index: torch.Tensor) -> Shared:
         return self
@@ -93,11 +93,11 @@ class Shared(Leaf):
     def joined(self, others: Sequence[Shared]) -> Shared:
         return self
 
-    def value(self, x: torch.Tensor, t: torch.Tensor) -> Any:
+    def value(self, x: torch.Tensor, t: torch.Tensor) -> object:
         return self.content
 
     @property
-    def signature(self) -> tuple[Any, ...]:
+    def signature(self) -> tuple[object, ...]:
         known = id(self.content) if isinstance(self.content, torch.Tensor) else repr(self.content)
         return "shared", known
 
@@ -118,13 +118,13 @@ class Ragged(Leaf):
         return Ragged(tuple(self.tensors[row] for row in index.tolist()))
 
     def joined(self, others: Sequence[Ragged]) -> Ragged:
-        return Ragged((*self.tensors, *(one for other in others for one in other.tensors)))
+        return Ragged((*self.tensors, *(tensor for other in others for tensor in other.tensors)))
 
     def value(self, x: torch.Tensor, t: torch.Tensor) -> list[torch.Tensor]:
         return list(self.tensors)
 
     @property
-    def signature(self) -> tuple[Any, ...]:
+    def signature(self) -> tuple[object, ...]:
         shapes = {(tuple(tensor.shape[1:]), tensor.dtype) for tensor in self.tensors}
         return "ragged", frozenset(shapes)
 
@@ -150,7 +150,7 @@ class Derived(Leaf):
         return self.compute(x, t, self.of)
 
     @property
-    def signature(self) -> tuple[Any, ...]:
+    def signature(self) -> tuple[object, ...]:
         return "derived", id(self.compute), self.of.signature
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Derived:
@@ -263,7 +263,7 @@ class Condition:
         return {}
 
     @functools.cached_property
-    def signature(self) -> tuple[Any, ...]:
+    def signature(self) -> tuple[object, ...]:
         """Conditions of equal signature can share a network call."""
         return tuple(
             (name, *((key, *leaf.signature) for key, leaf in tree.items()))
@@ -277,7 +277,7 @@ class Condition:
     def flat(self, x: torch.Tensor, t: torch.Tensor) -> tuple[Structure, list[torch.Tensor]]:
         """The tensors of the branch ``cond`` one after another, for runtimes that compile a
         network, and what puts them together again."""
-        parts: list[tuple[str, Any]] = []
+        parts: list[tuple[str, int | Shared]] = []
         tensors: list[torch.Tensor] = []
         for key, value in self.values(x, t).items():
             several = list(value) if isinstance(value, (list, tuple)) else [value]
@@ -301,10 +301,10 @@ class Structure:
     """How the tensors of :meth:`Condition.flat` make a condition: names, and for each how many
     tensors its list has (0 for a tensor that is no list), or the value that is no tensor."""
 
-    parts: tuple[tuple[str, Any], ...]
+    parts: tuple[tuple[str, int | Shared], ...]
 
     @property
-    def key(self) -> tuple[Any, ...]:
+    def key(self) -> tuple[object, ...]:
         """Equal for structures that a compiled graph can share."""
         return tuple(
             (name, part.signature if isinstance(part, Shared) else part)
@@ -325,18 +325,19 @@ class Structure:
         return Condition(n, {COND: tree})
 
 
-def as_condition(given: Any, n: int) -> Condition:
+def as_condition(condition: Condition | torch.Tensor | None, n: int) -> Condition:
     """A Condition for ``n`` samples from one, from class labels (n,), or from None.
 
     Raises:
         UserError: it is neither, or for another number of samples.
     """
-    if given is None:
+    if condition is None:
         return Condition.none(n)
-    condition = Condition.labels_of(given) if isinstance(given, torch.Tensor) else given
+    if isinstance(condition, torch.Tensor):
+        condition = Condition.labels_of(condition)
     require(
         isinstance(condition, Condition),
-        f"condition is a {type(given).__name__}; give a Condition, labels (n,), or None.",
+        f"condition is a {type(condition).__name__}; give a Condition, labels (n,), or None.",
     )
     require(len(condition) == n, f"condition is of {len(condition)} samples, and x of {n}.")
     return condition

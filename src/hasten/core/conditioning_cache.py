@@ -51,10 +51,10 @@ class Precomputed(nn.Module):
         x: torch.Tensor,
         row: torch.Tensor,
         condition: Condition | torch.Tensor | None = None,
-        *kept: torch.Tensor,
+        *features: torch.Tensor,
     ) -> Any:
         self._row.now = row
-        return self.net(x, row[:, 0], condition, *kept)
+        return self.net(x, row[:, 0], condition, *features)
 
 
 class ConditioningCache:
@@ -116,6 +116,8 @@ class AtTimes(nn.Module):
     """``net`` at ``times`` alone: a table (times, labels, width) has its rows, and the layers that
     make them are gone. At another time the row of the nearest is taken."""
 
+    table: torch.Tensor
+
     def __init__(self, net: Precomputed, cache: ConditioningCache, times: Sequence[float]) -> None:
         super().__init__()
         self.net, self.times = net, tuple(times)
@@ -124,10 +126,9 @@ class AtTimes(nn.Module):
 
     def rows(self, t: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
         """The rows (n, width) for times and labels (n,)."""
-        table: Any = self.table
         none = condition is None or self.labels == 1
         label = torch.zeros_like(t, dtype=torch.long) if none else condition
-        return table[nearest(t, self.times), label]
+        return self.table[nearest(t, self.times), label]
 
     def forward(
         self, x: torch.Tensor, t: torch.Tensor, condition: Condition | torch.Tensor | None = None
@@ -199,9 +200,9 @@ def _taken_apart(net: nn.Module) -> tuple[Precomputed, ConditioningCache] | User
         family.conditioning(net)
     except UserError as error:
         return error
-    own: Any = copy.deepcopy(net).float()
+    own = copy.deepcopy(net).float()
     how = family.conditioning(own)
-    layers: list[Any] = [getattr(owner, name) for owner, name in how.layers]
+    layers = [getattr(owner, name) for owner, name in how.layers]
     if not all(isinstance(layer, nn.Linear) for layer in layers):
         return UserError(
             f"the layers of this {type(inner(net)).__name__} that read the time are not linear "
@@ -224,7 +225,7 @@ class Row(threading.local):
 
     now: torch.Tensor
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Row:
+    def __deepcopy__(self, memo: dict[int, object]) -> Row:
         return Row()
 
 

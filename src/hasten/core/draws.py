@@ -27,6 +27,6 @@ class Draws:
         if rows is not None:
             generators = [generators[row] for row in rows]
         out = torch.empty(len(generators), *self._shape)
-        for row, one in zip(out, generators, strict=True):
-            row.normal_(generator=one)
+        for row, rng in zip(out, generators, strict=True):
+            row.normal_(generator=rng)
         return out.to(self._device, non_blocking=True)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from hasten.core.call import FULL, Call
+from hasten.core.call import FULL, Call, State
 from hasten.core.condition import Condition, Structure, as_condition
 from hasten.core.conditioning_cache import Rows, conditioning_cache
 from hasten.core.errors import UserError, require
@@ -46,7 +46,7 @@ class Prepared(ABC):
         x: torch.Tensor,
         t: torch.Tensor,
         condition: Condition | torch.Tensor | None = None,
-        *kept: torch.Tensor,
+        *features: torch.Tensor,
     ) -> Any:
         """The answer to x (n, ...) at the times t (n,) in float32; class labels (n,) stand for the
         condition that they are.
@@ -55,7 +55,9 @@ class Prepared(ABC):
         kept as further arguments.
         """
 
-    def run(self, call: Call, x: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    def run(
+        self, call: Call, x: torch.Tensor, t: torch.Tensor
+    ) -> tuple[torch.Tensor, State | None]:
         """The answer to ``call``, whose latents are ``x`` as the network sees them, at the times t
         (n,), and the state of the run after it.
 
@@ -127,17 +129,19 @@ class Engine(ABC):
 
 
 class Flat(torch.nn.Module):
-    """A network as a function of tensors alone: ``(x, t, *condition, *kept)``."""
+    """A network as a function of tensors alone: ``(x, t, *condition, *features)``."""
 
-    def __init__(self, network: Any, structure: Structure, count: int) -> None:
+    def __init__(
+        self, network: torch.nn.Module | Prepared, structure: Structure, count: int
+    ) -> None:
         super().__init__()
         self.network, self.structure, self.count = network, structure, count
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, *tensors: torch.Tensor) -> Any:
-        mine, kept = tensors[: self.count], tensors[self.count :]
-        if not self.structure.parts and not kept:
+        mine, features = tensors[: self.count], tensors[self.count :]
+        if not self.structure.parts and not features:
             return self.network(x, t)
-        return self.network(x, t, self.structure.build(mine, len(x)), *kept)
+        return self.network(x, t, self.structure.build(mine, len(x)), *features)
 
 
 class Static(Prepared):
@@ -147,12 +151,12 @@ class Static(Prepared):
 
     ``ahead``: what depends on time and label alone is computed before the runtime is called, in
     float32; ``time_in_graph`` says why it is not for this network ("" where it is).
-    ``network``: what is compiled, ``(x, t, condition, *kept)``.
+    ``network``: what is compiled, ``(x, t, condition, *features)``.
     ``threads``: as many as torch had when it was made, for the runtime.
     """
 
     ahead: ClassVar[bool] = False
-    network: Any
+    network: torch.nn.Module | Prepared
 
     def __init__(self, model: Model) -> None:
         self.threads = torch.get_num_threads()
@@ -165,7 +169,7 @@ class Static(Prepared):
             except UserError as error:
                 self.time_in_graph = str(error)
         self.model, self.network = model, model.net
-        self._compiled: dict[tuple[Any, ...], dict[int, Runner]] = {}
+        self._compiled: dict[tuple[object, ...], dict[int, Runner]] = {}
 
     @abstractmethod
     def compile(self, flat: Flat, inputs: list[torch.Tensor]) -> Runner:
@@ -176,7 +180,7 @@ class Static(Prepared):
         x: torch.Tensor,
         t: torch.Tensor,
         condition: Condition | torch.Tensor | None = None,
-        *kept: torch.Tensor,
+        *features: torch.Tensor,
     ) -> Any:
         n, condition = len(x), as_condition(condition, len(x))
         if self._rows is not None:
@@ -184,14 +188,14 @@ class Static(Prepared):
             condition = condition if self._takes_condition else Condition.none(n)
         # Which graph it is follows from what the condition is made of, not from its size.
         structure, tensors = condition.flat(x, t)
-        sizes = self._compiled.setdefault((structure.key, len(kept)), {})
+        sizes = self._compiled.setdefault((structure.key, len(features)), {})
         size = min((size for size in sizes if n <= size <= 2 * n), default=n)
         if size > n:
             places = [*range(n), *[n - 1] * (size - n)]
-            x, t, *kept_rows = (_padded(value, size) for value in (x, t, *kept))
+            x, t, *padded = (_padded(value, size) for value in (x, t, *features))
             structure, tensors = condition.rows(places).flat(x, t)
-            kept = tuple(kept_rows)
-        inputs = [x, t, *tensors, *kept]
+            features = tuple(padded)
+        inputs = [x, t, *tensors, *features]
         if size not in sizes:
             with torch.inference_mode(False), torch.no_grad():
                 flat = Flat(self.network, structure, len(tensors))

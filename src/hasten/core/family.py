@@ -96,18 +96,18 @@ class Family(ABC):
 
     Attributes:
         name: of the class, for messages.
-        kept: a layer with one of these names in its path is never quantized: the first and last,
-            the embeddings of time and label, and what normalises.
+        unquantized: a layer with one of these names in its path is never quantized: the first and
+            last, the embeddings of time and label, and what normalises.
         low_rank: the layers that take low-rank weights, by the ends of their names.
     """
 
     name: str
-    kept: tuple[str, ...] = ()
+    unquantized: tuple[str, ...] = ()
     low_rank: tuple[str, ...] = ()
 
     @abstractmethod
     def call(
-        self, net: Any, x: torch.Tensor, t: torch.Tensor, condition: Condition
+        self, net: nn.Module, x: torch.Tensor, t: torch.Tensor, condition: Condition
     ) -> torch.Tensor:
         """The answer of the network (without wrappers) to x (n, *shape), times (n,), condition."""
 
@@ -160,7 +160,7 @@ class Family(ABC):
     def _cannot(self, what: str, why: str) -> NoReturn:
         raise UserError(f"hasten cannot {what} this network ({self.name}): {why}.")
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Family:
+    def __deepcopy__(self, memo: dict[int, object]) -> Family:
         return self
 
 
@@ -171,7 +171,7 @@ class Plain(Family):
     name = "a plain module"
 
     def call(
-        self, net: Any, x: torch.Tensor, t: torch.Tensor, condition: Condition
+        self, net: nn.Module, x: torch.Tensor, t: torch.Tensor, condition: Condition
     ) -> torch.Tensor:
         tree = condition.branches[COND]
         if not tree:
@@ -198,7 +198,7 @@ def inner(net: nn.Module) -> Any:
 
 
 def _inwards(net: nn.Module) -> Iterator[nn.Module]:
-    part: Any = net
+    part: object = net
     while isinstance(part, nn.Module):
         yield part
         part = next(

@@ -44,7 +44,7 @@ class FeatureCache(Lever):
     forecast: int = 0
 
     @abstractmethod
-    def where(self) -> dict[str, Any]:
+    def where(self) -> Mapping[str, object]:
         """The options that say where the network is split."""
 
     @property
@@ -171,13 +171,16 @@ class Kept:
         return tuple(_ahead(a, b, share) for a, b in zip(older, features, strict=True))
 
     @property
-    def signature(self) -> tuple[Any, ...]:
-        shapes = [tuple(feature.shape[1:]) for _, kept in self.history for feature in kept]
+    def signature(self) -> tuple[object, ...]:
+        shapes = [tuple(feature.shape[1:]) for _, features in self.history for feature in features]
         return type(self), self.forecast, len(self.history), tuple(shapes)
 
     def rows(self, index: torch.Tensor) -> Kept:
         history = tuple(
-            (t[index.to(t.device)], tuple(one[index.to(one.device)] for one in features))
+            (
+                t[index.to(t.device)],
+                tuple(feature[index.to(feature.device)] for feature in features),
+            )
             for t, features in self.history
         )
         return dataclasses.replace(self, history=history)
@@ -187,7 +190,7 @@ class Kept:
         history = tuple(
             (
                 torch.cat([t for t, _ in column]),
-                tuple(map(torch.cat, zip(*(kept for _, kept in column), strict=True))),
+                tuple(map(torch.cat, zip(*(features for _, features in column), strict=True))),
             )
             for column in columns
         )
@@ -207,43 +210,53 @@ class Split(Prepared):
         x: torch.Tensor,
         t: torch.Tensor,
         condition: Condition | torch.Tensor | None = None,
-        *kept: torch.Tensor,
+        *features: torch.Tensor,
     ) -> Any:
         return self.net(x, t, condition)[0]
 
     def full(
-        self, x: torch.Tensor, t: torch.Tensor, condition: Any, *kept: torch.Tensor
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        condition: Condition | torch.Tensor | None,
+        *features: torch.Tensor,
     ) -> tuple[torch.Tensor, Features]:
-        """The answer, and its features; ``kept`` is for networks that decide themselves."""
-        answer, *features = self.net(x, t, condition, *kept)
-        return answer, tuple(features)
+        """The answer, and its features; ``features`` are for networks that decide themselves."""
+        answer, *new = self.net(x, t, condition, *features)
+        return answer, tuple(new)
 
     def cached(
-        self, x: torch.Tensor, t: torch.Tensor, condition: Any, *kept: torch.Tensor
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        condition: Condition | torch.Tensor | None,
+        *features: torch.Tensor,
     ) -> torch.Tensor:
         """The answer with cached features; time and condition are the current ones."""
-        return self.net(x, t, condition, *kept)
+        return self.net(x, t, condition, *features)
 
-    def run(self, call: Call, x: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, Any]:
-        kept: Any = Kept() if call.state is None else call.state
+    def run(
+        self, call: Call, x: torch.Tensor, t: torch.Tensor
+    ) -> tuple[torch.Tensor, State | None]:
+        state: Any = Kept() if call.state is None else call.state
         if call.variant == CACHED:
-            return self.reuse(kept, call, x, t)
+            return self.reuse(state, call, x, t)
         if call.variant != FULL:
             return super().run(call, x, t)
-        return self.refresh(kept, call, x, t)
+        return self.refresh(state, call, x, t)
 
     def refresh(
-        self, kept: Kept, call: Call, x: torch.Tensor, t: torch.Tensor
+        self, state: Kept, call: Call, x: torch.Tensor, t: torch.Tensor
     ) -> tuple[torch.Tensor, Kept]:
         """A full evaluation."""
         answer, features = self.full(x, t, call.condition)
-        return answer, kept.after(t, features)
+        return answer, state.after(t, features)
 
     def reuse(
-        self, kept: Kept, call: Call, x: torch.Tensor, t: torch.Tensor
+        self, state: Kept, call: Call, x: torch.Tensor, t: torch.Tensor
     ) -> tuple[torch.Tensor, Kept]:
         """An evaluation with cached features."""
-        return self.cached(x, t, call.condition, *kept.at(t)), kept
+        return self.cached(x, t, call.condition, *state.at(t)), state
 
 
 def _ahead(a: torch.Tensor, b: torch.Tensor, share: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def read_json(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def new_folder(target: Path, facts: dict[str, Any] | None = None) -> Iterator[Path]:
+def new_folder(target: Path, facts: Mapping[str, object] | None = None) -> Iterator[Path]:
     """A folder to fill, which becomes ``target`` with a sha256 manifest, or leaves nothing behind.
 
     An existing ``target`` is replaced only once the new folder is complete and on the disk.
@@ -90,7 +90,7 @@ def new_folder(target: Path, facts: dict[str, Any] | None = None) -> Iterator[Pa
             shutil.rmtree(beside, ignore_errors=True)
 
 
-def write_manifest(folder: Path, facts: dict[str, Any] | None = None) -> None:
+def write_manifest(folder: Path, facts: Mapping[str, object] | None = None) -> None:
     """List every file of ``folder`` with its size and sha256 in ``manifest.json``."""
     files = {
         str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)}

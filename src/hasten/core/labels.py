@@ -21,9 +21,9 @@ def whole_labels(condition: Any, n: int, classes: int, names: Sequence[str] = ()
     Raises:
         UserError: a label that is no class, or another number of labels than ``n``.
     """
-    given = condition.tolist() if hasattr(condition, "tolist") else condition  # numpy and torch
-    several = isinstance(given, Iterable) and not isinstance(given, (str, bytes))
-    labels = [_label(each, classes, names) for each in (given if several else [given])]
+    listed = condition.tolist() if hasattr(condition, "tolist") else condition  # numpy and torch
+    several = isinstance(listed, Iterable) and not isinstance(listed, (str, bytes))
+    labels = [_label(each, classes, names) for each in (listed if several else [listed])]
     if not several:
         labels *= n
     require(
@@ -53,17 +53,17 @@ def labels_in_turn(
     return list(itertools.islice(itertools.cycle(labels), n))
 
 
-def _label(given: Any, classes: int, names: Sequence[str]) -> int:
-    if isinstance(given, str):
+def _label(label: Any, classes: int, names: Sequence[str]) -> int:
+    if isinstance(label, str):
         if not names:
             raise UserError(
-                f"condition is {given!r}, but the classes of this model have no names; give a "
+                f"condition is {label!r}, but the classes of this model have no names; give a "
                 f"whole number from 0 to {classes - 1}, or a list of them."
             )
-        require(given in names, f"condition is {given!r}. {nearest(given, names)}")
-        return names.index(given)
-    whole = given if isinstance(given, bool) or not hasattr(given, "__index__") else None
-    number = operator.index(given) if whole is None else given
+        require(label in names, f"condition is {label!r}. {nearest(label, names)}")
+        return names.index(label)
+    whole = label if isinstance(label, bool) or not hasattr(label, "__index__") else None
+    number = operator.index(label) if whole is None else label
     require_whole("condition", number, 0, classes - 1)
     return number
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hasten.core.artifact import located, require_weights
 from hasten.core.ask import Ask, Latent
 from hasten.core.errors import UserError, require
 from hasten.core.files import read_json, write_text
+from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.core.program import Program, Walk
 from hasten.core.solver import Solver
@@ -31,7 +33,7 @@ class LearnedProgram:
     weights: str
     model: str
     start: str = "noise"
-    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def write(self, file: Path) -> None:
         """Write the file."""
@@ -81,8 +83,8 @@ class Replayed(Solver):
     def draws_noise(self) -> bool:
         return self.program.draws > 0
 
-    def walk(self, x: Latent, levels: Any) -> Walk:
-        def answer(ask: Ask, values: tuple[Any, ...]) -> Walk:
+    def walk(self, x: Latent, levels: Sequence[Level]) -> Walk:
+        def answer(ask: Ask, values: tuple[Latent, ...]) -> Walk:
             return (yield ask.with_latents(values))
 
         return asking(self.program, answer, {"x": x}, compute=nothing)

@@ -12,7 +12,7 @@ import enum
 import itertools
 from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from hasten.core.call import State
 from hasten.core.engine import Engine, Prepared
@@ -84,7 +84,7 @@ class Lever(ABC):
     exports: ClassVar[bool] = True
     decides: ClassVar[bool] = False
 
-    def fields(self) -> Mapping[str, Any]:
+    def fields(self) -> Mapping[str, object]:
         """The fields of a plan that it decides, see ``decides``; may read its file."""
         return {}
 
@@ -153,9 +153,9 @@ def check_traits(chosen: Sequence[Lever], executor: Executor, engine: Engine) ->
     Raises:
         UserError: naming both, and what to do.
     """
-    for one, other in itertools.combinations(chosen, 2):
+    for lever, other in itertools.combinations(chosen, 2):
         for a, b in EXCLUSIVE:
-            for first, second in ((one, other), (other, one)):
+            for first, second in ((lever, other), (other, lever)):
                 if a in first.traits and b in second.traits:
                     raise UserError(
                         f"plan field 'levers': {first.part_name!r} {a.value}, and "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from typing import Any
+from typing import NoReturn
 
 from hasten.core.errors import TracingError
 
@@ -25,7 +25,7 @@ class Linear:
         """Stand for ``register`` from now on: it was given that name in the Program."""
         self.terms = {register: 1.0}
 
-    def __add__(self, other: Any) -> Linear:
+    def __add__(self, other: object) -> Linear:
         if isinstance(other, numbers.Real) and other == 0:  # sum() starts from 0
             return self
         if not isinstance(other, Linear):
@@ -37,7 +37,7 @@ class Linear:
 
     __radd__ = __add__
 
-    def __mul__(self, factor: Any) -> Linear:
+    def __mul__(self, factor: object) -> Linear:
         if not isinstance(factor, numbers.Real):
             raise _not_linear(f"multiplying with {type(factor).__name__}")
         if not math.isfinite(factor):
@@ -50,7 +50,7 @@ class Linear:
 
     __rmul__ = __mul__
 
-    def __truediv__(self, divisor: Any) -> Linear:
+    def __truediv__(self, divisor: object) -> Linear:
         if isinstance(divisor, numbers.Real) and divisor == 0:
             return self * math.inf
         return self * (1.0 / divisor) if isinstance(divisor, numbers.Real) else self * divisor
@@ -58,19 +58,19 @@ class Linear:
     def __neg__(self) -> Linear:
         return self * -1.0
 
-    def __sub__(self, other: Any) -> Linear:
+    def __sub__(self, other: Linear | float) -> Linear:
         return self + (-other)
 
-    def __rsub__(self, other: Any) -> Linear:
+    def __rsub__(self, other: float) -> Linear:
         return other + (-self)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> NoReturn:
         raise _not_linear(f"using .{name}")
 
     def __bool__(self) -> bool:
         raise _not_linear("branching on its value")
 
-    def __array__(self, *_: Any, **__: Any) -> Any:
+    def __array__(self, *_: object, **__: object) -> NoReturn:
         raise _not_linear("turning it into an array")
 
     __array_ufunc__ = None  # so that numpy numbers leave products to __rmul__

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
-from hasten.core.ask import Ask, Denoise, Network
+from hasten.core.ask import Ask, Denoise, Latent, Network
 from hasten.core.condition import NULL
 from hasten.core.errors import UserError
 from hasten.core.level import Level
@@ -35,7 +34,7 @@ def lower(program: Program, prediction: Prediction, guidance: Scale = 1.0) -> Pr
 
 
 def _walk(program: Program, prediction: Prediction, guidance: Scale) -> Walk:
-    def answer(ask: Ask, values: tuple[Any, ...]) -> Walk:
+    def answer(ask: Ask, values: tuple[Latent, ...]) -> Walk:
         if ask.op == "denoise_with_variance":
             raise UserError("a program with a learned variance cannot be lowered; export ddim.")
         if not isinstance(ask, Denoise):

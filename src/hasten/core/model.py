@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path as Folder
 from typing import Any
 
@@ -50,7 +51,7 @@ class Model:
     name: str = "module"
     sha256: str = ""
     folder: Folder | None = None
-    plans: tuple[dict[str, Any], ...] = ()
+    plans: tuple[Mapping[str, Any], ...] = ()
     teacher: str = ""
     imitates: bool = False
     prompts: tuple[str, ...] = ()
@@ -79,7 +80,7 @@ class Model:
         return family_of(self.net)
 
     @property
-    def plan(self) -> dict[str, Any]:
+    def plan(self) -> Mapping[str, Any]:
         """Fields of the plan it is sampled with where none is given."""
         return self.plans[0] if self.plans else {}
 
@@ -92,7 +93,7 @@ class Model:
         """Whether its conditions have a branch for "no condition"."""
         return self.labels is not None and self.null_label is not None
 
-    def condition(self, n: int, given: Any = None) -> Condition:
+    def condition(self, n: int, condition: object = None) -> Condition:
         """The condition of ``n`` samples, on the CPU, from a Condition, one label, a list of n
         labels, or None.
 
@@ -101,19 +102,22 @@ class Model:
         Raises:
             UserError: labels that the model does not have, or not as many as samples.
         """
-        if isinstance(given, Condition):
-            require(len(given) == n, f"condition is of {len(given)} samples for {n} pictures.")
-            return given
+        if isinstance(condition, Condition):
+            require(
+                len(condition) == n, f"condition is of {len(condition)} samples for {n} pictures."
+            )
+            return condition
         if self.labels is None:
             require(
-                given is None, f"condition is {given!r}, but model {self.name!r} has no labels."
+                condition is None,
+                f"condition is {condition!r}, but model {self.name!r} has no labels.",
             )
             return Condition.none(n)
-        return Condition.labels_of(self._labels(n, given), self.null_label)
+        return Condition.labels_of(self._labels(n, condition), self.null_label)
 
-    def _labels(self, n: int, given: Any) -> torch.Tensor:
+    def _labels(self, n: int, labels: object) -> torch.Tensor:
         assert self.labels is not None
-        if given is None:
+        if labels is None:
             every = torch.arange(n) % self.labels
             return every if self.null_label is None else torch.full((n,), self.null_label)
-        return torch.tensor(whole_labels(given, n, self.labels, self.prompts))
+        return torch.tensor(whole_labels(labels, n, self.labels, self.prompts))

@@ -57,7 +57,7 @@ class NoiseSchedule(ABC):
             t, alpha, sigma = self.curve(np.asarray(position, np.float64))
         return Level(float(t), float(alpha), float(sigma))
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         """JSON from which :func:`schedule` makes the same schedule."""
         return {"name": self.part_name, **dataclasses.asdict(self)}  # type: ignore[call-overload]
 
@@ -279,7 +279,7 @@ class Discrete(NoiseSchedule):
         angle = math.atan(math.exp(-half_log_snr)) if half_log_snr > -700 else math.pi / 2
         return float(np.interp(angle, self._angles, index))
 
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, object]:
         return {"name": "discrete", "alphas_cumprod": list(self.alphas_cumprod)}
 
     @staticmethod
@@ -311,22 +311,22 @@ def ddpm_schedule(levels: int = 1000) -> Discrete:
     return Discrete.from_betas(betas("linear", levels, 1e-4, 0.02))
 
 
-def schedule(given: str | dict[str, Any] | NoiseSchedule) -> NoiseSchedule:
+def schedule(source: str | dict[str, Any] | NoiseSchedule) -> NoiseSchedule:
     """A NoiseSchedule from a name (``"vp-linear"``, ``"flow(shift=3.0)"``, ``"ddpm"``), or a dict
     as :meth:`NoiseSchedule.config` gives it.
 
     Raises:
         UserError: unknown name, option or schedule.
     """
-    if isinstance(given, NoiseSchedule):
-        return given
-    if isinstance(given, str):
-        return ddpm_schedule() if given.strip() == "ddpm" else schedules.parse(given)
-    require(isinstance(given, dict), f"schedule is {given!r}; give a name or a dict.")
-    require("name" in given, "schedule is a dict without 'name'; put the name of a schedule in.")
-    options = {key: value for key, value in given.items() if key != "name"}
+    if isinstance(source, NoiseSchedule):
+        return source
+    if isinstance(source, str):
+        return ddpm_schedule() if source.strip() == "ddpm" else schedules.parse(source)
+    require(isinstance(source, dict), f"schedule is {source!r}; give a name or a dict.")
+    require("name" in source, "schedule is a dict without 'name'; put the name of a schedule in.")
+    options = {key: value for key, value in source.items() if key != "name"}
     return (
         ddpm_schedule(**options)
-        if given["name"] == "ddpm"
-        else schedules.make(given["name"], options)
+        if source["name"] == "ddpm"
+        else schedules.make(source["name"], options)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from hasten.core.engine import Engine, engines
@@ -28,7 +29,7 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "engine": engines,
 }
 DECIDED = ("solver", "grid", "steps", "clip")  # what a learned program or a student decides
-DEFAULTS: dict[str, Any] = {
+DEFAULTS: Mapping[str, str | int] = {
     "solver": "dpmpp(order=2)",
     "grid": "log-snr",
     "steps": 10,
@@ -64,7 +65,7 @@ class Parts:
     start_text: str = "noise"
 
     @staticmethod
-    def of(fields: dict[str, Any]) -> Parts:
+    def of(fields: Mapping[str, Any]) -> Parts:
         """The parts that a plan's ``fields`` name; reads the files of what decides for others.
 
         Raises:
@@ -81,8 +82,7 @@ class Parts:
             learned = LearnedProgram.read(fields["program"])
             solver: Solver = Replayed(program=learned.program)
         else:
-            given = {name: fields[name] for name in DECIDED}
-            decided = given if given["solver"] is not None else decided_by(chosen)
+            decided = fields if fields["solver"] is not None else decided_by(chosen)
             solver, grid = solvers.parse(decided["solver"]), grids.parse(decided["grid"])
             steps = int(decided["steps"])
             if decided.get("clip") is not None:

@@ -72,29 +72,29 @@ class Plan(Settings):
 
     @pydantic.field_validator("levers", mode="before")
     @classmethod
-    def _canonical_levers(cls, given: Any) -> Any:
-        parts = parsed_levers(tuple(_listed(given)))
+    def _canonical_levers(cls, value: object) -> tuple[str, ...]:
+        parts = parsed_levers(tuple(_listed(value)))
         return tuple(levers.text(part) for part in parts)
 
     @pydantic.field_validator("guidance_interval", mode="before")
     @classmethod
-    def _two_ratios(cls, given: Any) -> Any:
-        return _read_interval(given)
+    def _two_ratios(cls, value: object) -> object:
+        return _read_interval(value)
 
     @pydantic.model_validator(mode="before")
     @classmethod
-    def _defaults(cls, given: Any) -> Any:
+    def _defaults(cls, fields: object) -> object:
         """Fills in solver, grid, steps and start, unless a program or a lever decides them."""
-        if not isinstance(given, dict):
-            return given
-        if given.get("program") is not None:
-            return {**given, "start": given.get("start") or DEFAULTS["start"]}
-        named = any(given.get(name) is not None for name in DECIDED)
+        if not isinstance(fields, dict):
+            return fields
+        if fields.get("program") is not None:
+            return {**fields, "start": fields.get("start") or DEFAULTS["start"]}
+        named = any(fields.get(name) is not None for name in DECIDED)
         if not named and any(
-            part.decides for part in parsed_levers(tuple(_listed(given.get("levers"))))
+            part.decides for part in parsed_levers(tuple(_listed(fields.get("levers"))))
         ):
-            return given
-        return {**given, **{k: v for k, v in DEFAULTS.items() if given.get(k) is None}}
+            return fields
+        return {**fields, **{k: v for k, v in DEFAULTS.items() if fields.get(k) is None}}
 
     @pydantic.model_validator(mode="after")
     def _fields_fit(self) -> Plan:
@@ -141,7 +141,7 @@ class Plan(Settings):
         """The plan's Program on ``schedule``."""
         return self.parts.trace(schedule)
 
-    def model_copy(self, *, update: Any = None, deep: bool = False) -> Plan:
+    def model_copy(self, *, update: Mapping[str, object] | None = None, deep: bool = False) -> Plan:
         """The plan with other fields, checked as a new one is; nothing that was derived from the
         old fields is kept."""
         return type(self)(**{**self.model_dump(), **(update or {})})
@@ -173,7 +173,7 @@ class Plan(Settings):
         """The plan's lever of this name, None where it has none."""
         return next((part for part in parsed_levers(self.levers) if part.part_name == name), None)
 
-    def chosen(self) -> dict[str, Any]:
+    def chosen(self) -> dict[str, object]:
         """Solver, grid and steps where the plan gives them, and every other field that is not as it
         is by default."""
         fields = type(self).model_fields
@@ -187,7 +187,7 @@ class Plan(Settings):
         return ",".join(f"{name}={_text(value)}" for name, value in self.chosen().items())
 
     @staticmethod
-    def of(fields: dict[str, Any]) -> Plan:
+    def of(fields: Mapping[str, object]) -> Plan:
         """The plan of fields as a file has them, of this version or an older one."""
         return Plan(**upgraded({str(key): value for key, value in fields.items()}))
 
@@ -198,18 +198,18 @@ class Plan(Settings):
         Raises:
             UserError: neither, or a field that is wrong.
         """
-        given = str(text)
-        if re.match(r"\s*\w+\s*=", given):
-            return Plan.of(_pairs(given))
+        text = str(text)
+        if re.match(r"\s*\w+\s*=", text):
+            return Plan.of(_pairs(text))
         try:
-            body = yaml.safe_load(File(given).read_text(encoding="utf-8"))
+            body = yaml.safe_load(File(text).read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise UserError(
-                f"plan {given!r} is no file that can be read, nor key=value,... "
+                f"plan {text!r} is no file that can be read, nor key=value,... "
                 f"({type(error).__name__})."
             ) from error
         if not isinstance(body, dict):
-            raise UserError(f"plan file {given!r} holds no fields; see `hasten tune`.")
+            raise UserError(f"plan file {text!r} holds no fields; see `hasten tune`.")
         return Plan.of(body)
 
     def write(self, file: str | File) -> None:
@@ -218,64 +218,64 @@ class Plan(Settings):
         write_text(File(file), json.dumps(body, indent=1) + "\n")
 
 
-PlanLike = Plan | str | File | Mapping[str, Any]
+PlanLike = Plan | str | File | Mapping[str, object]
 
 
-def as_plan(given: PlanLike | None, default: Mapping[str, Any] | None = None) -> Plan:
+def as_plan(plan: PlanLike | None, default: Mapping[str, object] | None = None) -> Plan:
     """A Plan from a Plan, a file, the text ``key=value,...``, or a mapping of fields; from the
     fields ``default`` where None is given.
 
     Raises:
         UserError: it is none of these, or a field is wrong.
     """
-    if isinstance(given, Plan):
-        return given
-    if given is None:
-        given = default or {}
-    if isinstance(given, (str, File)):
-        return Plan.read(given)
-    if not isinstance(given, Mapping):
+    if isinstance(plan, Plan):
+        return plan
+    if plan is None:
+        plan = default or {}
+    if isinstance(plan, (str, File)):
+        return Plan.read(plan)
+    if not isinstance(plan, Mapping):
         raise UserError(
-            f"plan is a {type(given).__name__}; give a hasten.Plan, the text 'key=value,...', a "
+            f"plan is a {type(plan).__name__}; give a hasten.Plan, the text 'key=value,...', a "
             "file, or a dict of fields."
         )
-    return Plan.of(dict(given))
+    return Plan.of(dict(plan))
 
 
-def _listed(given: Any) -> list[Any]:
+def _listed(value: object) -> list[Any]:
     """Levers from a list, or from a text such as ``[deep(every=2), merge(share=0.5)]``."""
-    if given is None:
+    if value is None:
         return []
-    if isinstance(given, str):
-        text = given.strip()
+    if isinstance(value, str):
+        text = value.strip()
         if text.startswith("[") and text.endswith("]"):
             text = text[1:-1]
         return [piece.strip() for piece in _pieces(text) if piece.strip()]
-    return list(given) if isinstance(given, (list, tuple)) else [given]
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return f"[{', '.join(value)}]" if isinstance(value, list) else str(value)
 
 
-def _read_interval(given: Any) -> Any:
+def _read_interval(value: object) -> object:
     """``(low, high)`` from text or a list; low below high, infinity allowed for high."""
-    if isinstance(given, str):
-        given = given.strip().strip("([])").split(",")
-    if isinstance(given, (list, tuple)):
+    if isinstance(value, str):
+        value = value.strip().strip("([])").split(",")
+    if isinstance(value, (list, tuple)):
         try:
-            given = [float(entry) for entry in given]  # a file may hold the text "Infinity"
+            value = [float(entry) for entry in value]  # a file may hold the text "Infinity"
         except (TypeError, ValueError):
-            raise ValueError(f"{given!r} is no interval; write (low, high)") from None
-    if given is not None:
-        good = isinstance(given, (list, tuple)) and len(given) == 2
-        if not good or not 0 <= given[0] < given[1]:
-            raise ValueError(f"{given!r} is no interval (low, high) with 0 <= low < high")
-    return given
+            raise ValueError(f"{value!r} is no interval; write (low, high)") from None
+    if value is not None:
+        pair = value if isinstance(value, (list, tuple)) and len(value) == 2 else None
+        if pair is None or not 0 <= pair[0] < pair[1]:
+            raise ValueError(f"{value!r} is no interval (low, high) with 0 <= low < high")
+    return value
 
 
-def _pairs(text: str) -> dict[str, Any]:
-    out: dict[str, Any] = {}
+def _pairs(text: str) -> dict[str, object]:
+    out: dict[str, object] = {}
     for piece in _pieces(text):
         name, equals, value = piece.partition("=")
         name = name.strip()

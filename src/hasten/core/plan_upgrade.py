@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from hasten.core.errors import UserError
@@ -10,7 +11,7 @@ VERSION = 2
 EXECUTORS = {"settle": "early-exit"}  # renamed
 
 
-def upgraded(fields: dict[str, Any]) -> dict[str, Any]:
+def upgraded(fields: Mapping[str, object]) -> dict[str, Any]:
     """The fields of a plan of any version, as this version has them.
 
     Raises:

@@ -106,6 +106,6 @@ class Preconditioned(Prediction):
         )
 
 
-def prediction(given: str | Prediction) -> Prediction:
+def prediction(name: str | Prediction) -> Prediction:
     """A Prediction from its name: ``epsilon``, ``v``, ``x0``, ``flow``, ``edm(sigma_data=0.5)``."""
-    return predictions.parse(given)
+    return predictions.parse(name)

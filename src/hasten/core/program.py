@@ -12,16 +12,18 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
-from hasten.core.ask import ASKS, MAIN, Ask, Combine, Denoise, DenoiseWithVariance
+from hasten.core.ask import ASKS, MAIN, Ask, Combine, Denoise, DenoiseWithVariance, Latent
 from hasten.core.call import FULL
 from hasten.core.errors import UserError, nearest, require
 from hasten.core.level import Level
 from hasten.core.linear import Linear
 
-Walk = Generator[Ask, Any, Any]
+Walk = Generator[Ask, Latent, Latent]
+"""Yields what it asks, is sent the answer (a tuple where there are several), returns the last x."""
+
 FORMAT = "hasten-program-1"
 SPARSE = {"variant": FULL, "condition": MAIN}  # columns that are written only where they differ
 CACHED = "cached"  # the variant that takes the features of the last full evaluation
@@ -152,7 +154,7 @@ class Program:
     def to_json(self) -> str:
         """JSON text; floats are written so that :meth:`from_json` gives the same bits."""
         rows = [_row_out(row) for row in self.rows]
-        body: dict[str, Any] = {"start": dataclasses.asdict(self.start), "output": self.output}
+        body: dict[str, object] = {"start": dataclasses.asdict(self.start), "output": self.output}
         if self.inputs != (START,):
             body["inputs"] = list(self.inputs)
         head = json.dumps({"format": FORMAT, **body})[:-1]
@@ -168,15 +170,15 @@ class Program:
                 before it is written, a number that is not finite.
         """
         try:
-            given = json.loads(text)
+            body = json.loads(text)
         except ValueError as error:
             raise UserError(f"program is no JSON: {error}") from error
-        known = isinstance(given, dict) and given.get("format") == FORMAT
+        known = isinstance(body, dict) and body.get("format") == FORMAT
         require(known, f"program has no format {FORMAT!r}; make it again with hasten.trace.")
         try:
-            rows = tuple(_row_in(row) for row in given["rows"])
-            inputs = tuple(given.get("inputs", (START,)))
-            return Program(rows, given["output"], Level(**given["start"]), inputs)
+            rows = tuple(_row_in(row) for row in body["rows"])
+            inputs = tuple(body.get("inputs", (START,)))
+            return Program(rows, body["output"], Level(**body["start"]), inputs)
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"program has a field missing or of the wrong kind: {error}") from error
 
@@ -196,7 +198,7 @@ def trace_walk(walk: Walk, level: Level, inputs: Sequence[str] = (START,)) -> Pr
         TracingError: the walk does something to a latent that is not linear.
     """
     tape = _Tape(inputs)
-    answers: Any = None
+    answers: Linear | tuple[Linear, ...] | None = None
     while True:
         try:
             ask = walk.send(answers)
@@ -212,7 +214,7 @@ class _Tape:
         self._names = set(inputs)
         self._used: dict[str, int] = {START: 1}
 
-    def record(self, ask: Ask) -> Any:
+    def record(self, ask: Ask) -> Linear | tuple[Linear, ...]:
         registers = tuple(self.register(latent) for latent in ask.reads())
         out = self._emit(ask.with_latents(registers))
         answers = tuple(Linear({name: 1.0}) for name in out)
@@ -293,7 +295,7 @@ def _numbers(ask: Ask) -> list[float]:
     return out
 
 
-def _row_out(row: Row) -> dict[str, Any]:
+def _row_out(row: Row) -> dict[str, object]:
     body = {name: getattr(row.ask, name) for name in _columns(row.ask)}
     for name, value in body.items():
         if isinstance(value, Level):
@@ -306,8 +308,8 @@ def _columns(ask: Ask) -> list[str]:
     return [name for name in names if getattr(ask, name) != SPARSE.get(name)]
 
 
-def _row_in(given: dict[str, Any]) -> Row:
-    body = dict(given)
+def _row_in(entry: Mapping[str, Any]) -> Row:
+    body = dict(entry)
     out, op = tuple(body.pop("out")), body.pop("op")
     if op not in ASKS:
         raise UserError(f"program has the unknown op {op!r}. {nearest(str(op), ASKS)}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
-from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Generic, TypeVar
 
 from hasten.core.errors import UserError, nearest
 
@@ -66,7 +66,7 @@ class Registry(Generic[Part]):
         name, options = self._split(text)
         return self.make(name, options)
 
-    def make(self, name: str, options: dict[str, Any]) -> Part:
+    def make(self, name: str, options: Mapping[str, object]) -> Part:
         """The part ``name`` with ``options``; unknown options raise with the nearest name."""
         cls = self[name]
         allowed = [field.name for field in dataclasses.fields(cls) if field.init]
@@ -77,9 +77,9 @@ class Registry(Generic[Part]):
         needed = [field.name for field in dataclasses.fields(cls) if _required(field)]
         lacking = [option for option in needed if option not in options]
         if lacking:
-            asked = ", ".join(f"{option}=..." for option in needed)
+            form = ", ".join(f"{option}=..." for option in needed)
             raise UserError(
-                f"{self.kind} {name!r} lacks option {lacking[0]!r}; write it as {name}({asked})."
+                f"{self.kind} {name!r} lacks option {lacking[0]!r}; write it as {name}({form})."
             )
         try:
             return cls(**options)
@@ -100,7 +100,7 @@ class Registry(Generic[Part]):
         """``text`` with its options in order and the default ones left out."""
         return self.text(self.parse(text))
 
-    def _split(self, text: str) -> tuple[str, dict[str, Any]]:
+    def _split(self, text: str) -> tuple[str, dict[str, object]]:
         name, bracket, rest = text.strip().partition("(")
         name = name.strip()
         if not bracket:
@@ -118,12 +118,12 @@ class Registry(Generic[Part]):
         return name, {key: value for key, value in pairs if key is not None}
 
 
-def _required(field: dataclasses.Field[Any]) -> bool:
+def _required(field: dataclasses.Field[object]) -> bool:
     missing = dataclasses.MISSING
     return field.init and field.default is missing and field.default_factory is missing
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
+def _default(field: dataclasses.Field[object]) -> object:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default

@@ -26,7 +26,8 @@ class Resolved:
 
     Attributes:
         plan: as it was given; parts: what its text names.
-        asked: the model that was asked for; model: the one whose network runs (a student of it).
+        requested: the model that was asked for; model: the one whose network runs (a student of
+            it).
         levels: that are visited, noisy to clean.
         program: None for a solver whose steps depend on the data.
         load: opens the folder of another model, for levers.
@@ -34,7 +35,7 @@ class Resolved:
 
     plan: Plan
     parts: Parts
-    asked: Model
+    requested: Model
     model: Model
     levels: tuple[Level, ...]
     program: Program | None
@@ -149,7 +150,7 @@ def resolve(plan: Plan, model: Model, load: LoadModel) -> Resolved:
     return Resolved(
         plan=plan,
         parts=parts,
-        asked=model,
+        requested=model,
         model=chosen,
         levels=levels,
         program=program,

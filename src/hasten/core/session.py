@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 
@@ -18,6 +17,7 @@ from hasten.core.ask import (
     Denoise,
     DenoiseAt,
     DenoiseWithVariance,
+    Latent,
     Network,
     Noise,
     NoiseOf,
@@ -26,6 +26,7 @@ from hasten.core.call import Answer, Call, Denoiser, State, Weights, state_rows
 from hasten.core.condition import COND, Condition
 from hasten.core.errors import NonFiniteError, UserError
 from hasten.core.level import Level
+from hasten.core.program import Walk
 from hasten.core.stepping import Answers, Pending
 
 Fresh = Callable[..., torch.Tensor]
@@ -57,7 +58,9 @@ class Session:
         named = conditions if isinstance(conditions, Mapping) else {MAIN: conditions}
         self.denoiser, self.fresh, self.in_order = denoiser, fresh, in_order
         self.weights = weights
-        self._conditions = {name: one for name, one in named.items() if one is not None}
+        self._conditions = {
+            name: condition for name, condition in named.items() if condition is not None
+        }
         self._states: dict[str, Mapping[str, State]] = {}
         self._sums: list[tuple[float, torch.Tensor]] = []
         self._evaluation = 0
@@ -84,8 +87,10 @@ class Session:
         """The same run, asked about the pictures ``index`` of the batch alone from here on."""
         other, chosen = copy.copy(self), list(index)
         places = torch.as_tensor(chosen, dtype=torch.long)
-        other._conditions = {name: one.rows(places) for name, one in self._conditions.items()}
-        other._states = {name: state_rows(one, places) for name, one in self._states.items()}
+        other._conditions = {
+            name: condition.rows(places) for name, condition in self._conditions.items()
+        }
+        other._states = {name: state_rows(states, places) for name, states in self._states.items()}
         other.fresh = lambda rows=None: self.fresh(
             chosen if rows is None else [chosen[row] for row in rows]
         )
@@ -108,7 +113,7 @@ class Session:
         other.denoiser = denoiser
         return other
 
-    def call(self, ask: Ask, values: tuple[Any, ...]) -> Call:
+    def call(self, ask: Ask, values: tuple[torch.Tensor, ...]) -> Call:
         """The Call that ``ask`` is, with its latents' tensors."""
         (x,) = values
         name, raw, branch, variant = getattr(ask, "condition", MAIN), False, COND, "full"
@@ -135,15 +140,15 @@ class Session:
         )
 
     def _condition(self, name: str, n: int, rows: Sequence[int] | None = None) -> Condition:
-        found = self._conditions.get(name)
-        if found is None:
+        condition = self._conditions.get(name)
+        if condition is None:
             if name != MAIN:
                 raise UserError(
                     f"this program asks about the condition {name!r}, and the run was given "
                     f"{', '.join(self._conditions) or 'none'}."
                 )
             return Condition.none(n)
-        return found if rows is None else found.rows(rows)
+        return condition if rows is None else condition.rows(rows)
 
     def take(self, ask: Ask, call: Call, answer: Answer) -> Answers:
         """Note what ``answer`` says of the run; the values that the row writes."""
@@ -180,21 +185,21 @@ class Session:
 
 
 def answer_together(
-    asked: Sequence[tuple[Session, Sequence[Pending]]],
+    waiting: Sequence[tuple[Session, Sequence[Pending]]],
 ) -> list[list[Answers]]:
     """The answers of rows that wait in several sessions of one denoiser, whose evaluations share
     network calls where they can."""
     calls = [
         (session, row.ask, session.call(row.ask, row.values))
-        for session, rows in asked
+        for session, rows in waiting
         for row in rows
         if row.ask.calls
     ]
-    answers = iter(asked[0][0].denoiser([call for _, _, call in calls]) if calls else [])
+    answers = iter(waiting[0][0].denoiser([call for _, _, call in calls]) if calls else [])
     taken = iter([session.take(ask, call, next(answers)) for session, ask, call in calls])
     return [
         [next(taken) if row.ask.calls else _at_hand(session, row) for row in rows]
-        for session, rows in asked
+        for session, rows in waiting
     ]
 
 
@@ -206,7 +211,9 @@ def _at_hand(session: Session, row: Pending) -> Answers:
     return computed
 
 
-def drive(walk: Any, session: Session, watch: Callable[[int, Any], None] | None = None) -> Any:
+def drive(
+    walk: Walk, session: Session, watch: Callable[[int, torch.Tensor], None] | None = None
+) -> Latent:
     """Run a walk itself, for solvers that have no Program (step sizes that depend on the data)."""
     answer, calls = None, 0
     while True:

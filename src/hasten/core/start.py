@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
 
 from hasten.core.condition import Condition
 from hasten.core.level import Array, Level
@@ -14,12 +16,16 @@ from hasten.core.registry import Registry
 
 if TYPE_CHECKING:
     from hasten.core.model import Model
+    from hasten.core.plan import Plan
 
-Begin = Callable[[Any, Level, Condition], Any]
+Begin = Callable[[torch.Tensor, Level, Condition], torch.Tensor]
 """Standard normal noise (n, ...), the first level, the condition; the x the run begins with."""
 
-Latents = Callable[[Any, Condition], Any]
+Latents = Callable[[torch.Tensor, Condition], torch.Tensor]
 """Standard normal noise (n, ...) at the schedule's noisy end, the condition; the x0 of it."""
+
+LatentsOf = Callable[["Plan"], Latents]
+"""What another plan of the same model makes of its noise."""
 
 
 class Start(ABC):
@@ -51,17 +57,17 @@ class Start(ABC):
         return None
 
     @abstractmethod
-    def prepare(self, model: Model, other: Callable[[Any], Latents]) -> Begin:
+    def prepare(self, model: Model, other: LatentsOf) -> Begin:
         """What makes the first x for pictures of ``model``.
 
         Args:
-            other: ``other(plan)`` is another plan of the same model, for starts that are one.
+            other: for starts that are another plan of the same model.
 
         Raises:
             UserError: the start does not fit the model.
         """
 
-    def drawn(self, model: Model, level: Level) -> Any:
+    def drawn(self, model: Model, level: Level) -> torch.nn.Module | None:
         """The start as a torch module of noise (n, c, h, w), a uniform number for each picture (n,)
         and labels (n,) or None, for runtimes without hasten; None where it is no formula."""
         return None

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Any
 
-from hasten.core.ask import Ask, Combine
+from hasten.core.ask import Ask, Combine, Latent
 from hasten.core.program import Program, Walk, symbol
 
-Answers = tuple[Any, ...]
+Answers = tuple[Latent, ...]
 """One value for each register that a row writes."""
 
-Compute = Callable[[Ask, tuple[Any, ...]], Answers | None]
+Compute = Callable[[Ask, tuple[Latent, ...]], Answers | None]
 """The answers of a row from its registers' values; None where its driver has to answer."""
 
 
@@ -28,30 +27,30 @@ class Pending:
 
     number: int
     ask: Ask
-    values: tuple[Any, ...]
+    values: tuple[Latent, ...]
 
 
-Steps = Generator[tuple[Pending, ...], Sequence[Answers], Any]
+Steps = Generator[tuple[Pending, ...], Sequence[Answers], Latent]
 """Yields rows that wait (evaluations that do not read each other together), is sent the answers of
 each, and returns the value of the program's output, None where it was not reached."""
 
 
-def on_tensors(ask: Ask, values: tuple[Any, ...]) -> Answers | None:
+def on_tensors(ask: Ask, values: tuple[Latent, ...]) -> Answers | None:
     """Everything but network calls and noise, on tensors."""
     return ask.compute(*values)
 
 
-def sums(ask: Ask, values: tuple[Any, ...]) -> Answers | None:
+def sums(ask: Ask, values: tuple[Latent, ...]) -> Answers | None:
     """Sums of tensors alone: for drivers that look at x0 as the solver uses it, clipped."""
     return ask.compute(*values) if isinstance(ask, Combine) else None
 
 
-def nothing(ask: Ask, values: tuple[Any, ...]) -> Answers | None:
+def nothing(ask: Ask, values: tuple[Latent, ...]) -> Answers | None:
     """Leaves every row to the driver."""
     return None
 
 
-def on_symbols(ask: Ask, values: tuple[Any, ...]) -> Answers | None:
+def on_symbols(ask: Ask, values: tuple[Latent, ...]) -> Answers | None:
     """Sums alone, on anything that can be added and multiplied by a number: a row that is not
     linear is left to the driver."""
     if not isinstance(ask, Combine):
@@ -62,7 +61,7 @@ def on_symbols(ask: Ask, values: tuple[Any, ...]) -> Answers | None:
 
 def stepping(
     program: Program,
-    registers: dict[str, Any],
+    registers: dict[str, Latent],
     *,
     rows: range | None = None,
     compute: Compute = on_tensors,
@@ -97,12 +96,12 @@ def stepping(
     return registers.get(program.output)
 
 
-def _pending(program: Program, number: int, registers: dict[str, Any]) -> Pending:
+def _pending(program: Program, number: int, registers: dict[str, Latent]) -> Pending:
     ask = program.rows[number].ask
     return Pending(number, ask, tuple(registers[name] for name in ask.reads()))
 
 
-def follow(steps: Steps, answer: Callable[[tuple[Pending, ...]], Sequence[Answers]]) -> Any:
+def follow(steps: Steps, answer: Callable[[tuple[Pending, ...]], Sequence[Answers]]) -> Latent:
     """Drive ``steps`` to their end, where ``answer`` answers everything that waits."""
     try:
         pending = next(steps)
@@ -116,8 +115,8 @@ def follow(steps: Steps, answer: Callable[[tuple[Pending, ...]], Sequence[Answer
 
 def asking(
     program: Program,
-    answer: Callable[[Ask, tuple[Any, ...]], Walk],
-    registers: dict[str, Any] | None = None,
+    answer: Callable[[Ask, tuple[Latent, ...]], Walk],
+    registers: dict[str, Latent] | None = None,
     compute: Compute = on_symbols,
 ) -> Walk:
     """Drive ``program`` on symbolic latents as a walk: ``answer`` is a walk too, that is given each
@@ -132,7 +131,8 @@ def asking(
     try:
         (pending,) = next(steps)
         while True:
-            given = yield from answer(pending.ask, pending.values)
-            (pending,) = steps.send([given if len(pending.ask.answers) > 1 else (given,)])
+            answers = yield from answer(pending.ask, pending.values)
+            several = len(pending.ask.answers) > 1
+            (pending,) = steps.send([answers if several else (answers,)])
     except StopIteration as stop:
         return stop.value

@@ -37,8 +37,8 @@ class Secants(Surrogate):
         pixels = x[0].numel()
         self.extra = torch.zeros_like(self.questions)  # the diagonal, beyond the Wiener slope
         self.products, self.squares = torch.zeros_like(self.extra), torch.zeros_like(self.extra)
-        held = (size, len(x), memory, pixels)
-        self.steps, self.changes = x.new_zeros(held), x.new_zeros(held)
+        history = (size, len(x), memory, pixels)
+        self.steps, self.changes = x.new_zeros(history), x.new_zeros(history)
         rank = (size, len(x), memory + 2, pixels)
         self.project, self.expand = x.new_zeros(rank), x.new_zeros(rank)
 
@@ -70,23 +70,25 @@ class Secants(Surrogate):
         levels = self._levels[self.first : self.first + known]
         # x0 and the noise make x together, so an answer that is to denoise moves by 0 to 1 / alpha.
         most = self._column([1 / max(level.alpha, 1e-6) for level in levels], step)
-        found = (self.products[some] + product) / (self.squares[some] + square).clamp(min=1e-30)
-        found = torch.minimum(found.clamp(min=0), most)
+        slope = (self.products[some] + product) / (self.squares[some] + square).clamp(min=1e-30)
+        slope = torch.minimum(slope.clamp(min=0), most)
         still = self._column([(STILL * level.spread) ** 2 for level in levels], step)
-        self.extra[some] = torch.where(square > still, found - slopes, self.extra[some])
+        self.extra[some] = torch.where(square > still, slope - slopes, self.extra[some])
 
     def _fit_rest_(self, known: int) -> None:
         """``expand^T project`` = R (S^T S + ridge)^-1 S^T, with what is left of the changes R."""
         place = torch.arange(known, device=self.steps.device)
         around = [(place + by).clamp(0, known - 1) for by in (-self._reach, self._reach)]
         steps, changes = (
-            torch.cat([kept[:known], *(kept[at, :, :1] for at in around)], 2)
-            for kept in (self.steps, self.changes)
+            torch.cat([history[:known], *(history[at, :, :1] for at in around)], 2)
+            for history in (self.steps, self.changes)
         )
         slopes = self._column(self.slopes[self.first : self.first + known], steps)
         diagonal = self.extra[:known].flatten(2).unsqueeze(2) + slopes
         levels = self._levels[self.first : self.first + known]
-        least = STILL * steps.shape[3] ** 0.5 * self._column([one.spread for one in levels], steps)
+        least = (
+            STILL * steps.shape[3] ** 0.5 * self._column([level.spread for level in levels], steps)
+        )
         norms = steps.norm(dim=3, keepdim=True).clamp(min=least)
         units, ridge = steps / norms, RIDGE * torch.eye(steps.shape[2]).to(steps)
         self.project[:known] = torch.linalg.solve(units @ units.transpose(2, 3) + ridge, units)

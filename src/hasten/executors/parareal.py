@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from itertools import pairwise
-from typing import Any
 
 import torch
 
@@ -85,10 +84,10 @@ class _Run:
         self._main = [*reads, program.output]  # the register of x at the end of each block
         self._asks = [program.asks[a:b] for a, b in zip(firsts, [*firsts[1:], None], strict=True)]
         self._states: list[Registers] = [registers]
-        self._first: list[Any] = []  # x0 that the first call of each block answered
+        self._first: list[torch.Tensor] = []  # x0 that the first call of each block answered
         self._coarse: list[Registers] = []  # each block's end, crossed coarsely
 
-    def result(self) -> Any:
+    def result(self) -> torch.Tensor:
         for block in range(len(self._blocks)):
             answer, end = self._cross_coarsely(block)
             self._first.append(answer)
@@ -110,24 +109,24 @@ class _Run:
                 self._first[block], again = self._cross_coarsely(block)
                 end = {name: end[name] + again[name] - self._coarse[block][name] for name in end}
                 self._coarse[block] = again
-            held = settled > block
+            done = settled > block
             before = self._states[block + 1]
             moved = end[self._main[block]] - before[self._main[block]]
             ahead = self._levels[min(block + 1, len(self._levels) - 1)].spread
             far = moved.flatten(1).square().mean(1).sqrt() > self._part.tolerance * ahead
-            running = running & (~far | held | (block == begin))  # the first block is exact
+            running = running & (~far | done | (block == begin))  # the first block is exact
             self._states[block + 1] = {
-                name: torch.where(held.view(-1, *[1] * (value.ndim - 1)), before[name], value)
+                name: torch.where(done.view(-1, *[1] * (value.ndim - 1)), before[name], value)
                 for name, value in end.items()
             }
-            settled = torch.where(running & ~held, block + 1, settled)
+            settled = torch.where(running & ~done, block + 1, settled)
         return settled
 
-    def _cross_coarsely(self, block: int) -> tuple[Any, Registers]:
+    def _cross_coarsely(self, block: int) -> tuple[torch.Tensor, Registers]:
         """What the block's first call answers, and the block's end with that x0 throughout."""
         values, answers = dict(self._states[block]), []
 
-        def answer(u: Any) -> Any:
+        def answer(u: torch.Tensor) -> torch.Tensor:
             if not answers:
                 answers.extend(self._ask([u], [self._asks[block][0]]))
             return answers[0]
@@ -138,22 +137,22 @@ class _Run:
     def _cross_finely(self, begin: int) -> list[Registers]:
         """The end of every block from ``begin`` on, all crossed side by side."""
         ends = [dict(state) for state in self._states[begin:-1]]
-        walks: dict[int, tuple[Crossing, Any]] = {}
+        walks: dict[int, tuple[Crossing, torch.Tensor | None]] = {}
         for block, values in enumerate(ends, begin):
             walk = self._rows.cross(self._blocks[block], values)
             step(walk)
             walks[block] = walk, step(walk, self._first[block])
         for call in range(1, max(map(len, self._asks))):
-            walks = {block: pair for block, pair in walks.items() if pair[1] is not None}
-            asks = [self._asks[block][call] for block in walks]
-            found = self._ask([u for _, u in walks.values()], asks) if walks else []
-            pairs = zip(list(walks.items()), found, strict=True)
+            waiting = {block: (walk, u) for block, (walk, u) in walks.items() if u is not None}
+            asks = [self._asks[block][call] for block in waiting]
+            x0s = self._ask([u for _, u in waiting.values()], asks) if waiting else []
+            pairs = zip(waiting.items(), x0s, strict=True)
             walks = {block: (walk, step(walk, x0)) for (block, (walk, _)), x0 in pairs}
         return ends
 
-    def _ask(self, us: list[Any], asks: list[Ask]) -> list[Any]:
-        found = self._session.denoise_many(us, asks)
+    def _ask(self, us: list[torch.Tensor], asks: list[Ask]) -> list[torch.Tensor]:
+        x0s = self._session.denoise_many(us, asks)
         if self._watch is not None:
-            self._watch(self._round, found[-1])
+            self._watch(self._round, x0s[-1])
         self._round += 1
-        return found
+        return x0s

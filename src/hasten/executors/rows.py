@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import Any
+
+import torch
 
 from hasten.core.ask import Denoise
 from hasten.core.call import FULL
 from hasten.core.errors import UserError
+from hasten.core.executor import Registers
 from hasten.core.program import CACHED, Program
 from hasten.core.session import Session
-from hasten.core.stepping import stepping
+from hasten.core.stepping import Answers, stepping
 
-Crossing = Generator[Any, Any, None]
+Crossing = Generator[torch.Tensor, torch.Tensor | None, None]
 """Yields the latent of each evaluation in turn, and is sent its x0."""
 
 
@@ -29,9 +31,9 @@ class Rows:
     def __init__(self, program: Program, session: Session) -> None:
         self.program, self._session = program, session
         self.calls = [index for index, row in enumerate(program.rows) if row.ask.calls]
-        self._noise: dict[int, Any] = {}
+        self._noise: dict[int, Answers] = {}
 
-    def cross(self, rows: range, registers: dict[str, Any]) -> Crossing:
+    def cross(self, rows: range, registers: Registers) -> Crossing:
         """Cross ``rows`` on ``registers``, which are changed."""
         steps = stepping(self.program, registers, rows=rows)
         try:
@@ -50,13 +52,13 @@ class Rows:
         for index in rows:
             self._noise.pop(index, None)
 
-    def _drawn(self, number: int) -> tuple[Any, ...]:
+    def _drawn(self, number: int) -> Answers:
         if number not in self._noise:
             self._noise[number] = self._session.noise(self.program.rows[number].ask)
         return self._noise[number]
 
 
-def step(crossing: Crossing, answer: Any = None) -> Any:
+def step(crossing: Crossing, answer: torch.Tensor | None = None) -> torch.Tensor | None:
     """The next latent of ``crossing`` after ``answer`` to the last, None where there is none."""
     try:
         return crossing.send(answer)
@@ -64,7 +66,7 @@ def step(crossing: Crossing, answer: Any = None) -> Any:
         return None
 
 
-def follow(crossing: Crossing, answer: Callable[[Any], Any]) -> None:
+def follow(crossing: Crossing, answer: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Cross to the end, where ``answer`` answers each evaluation."""
     x = step(crossing)
     while x is not None:

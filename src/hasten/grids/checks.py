@@ -16,10 +16,10 @@ def checked(name: str, schedule: NoiseSchedule, positions: Sequence[float]) -> l
         UserError: they do not.
     """
     places = [float(place) for place in positions]
-    for one, other in pairwise(places):
+    for before, after in pairwise(places):
         require(
-            one > other,
-            f"grid {name!r} puts position {other:g} after {one:g}; positions must fall. "
+            before > after,
+            f"grid {name!r} puts position {after:g} after {before:g}; positions must fall. "
             "Use fewer steps or another grid.",
         )
     slack = 1e-9 * max(abs(schedule.noisy), 1e-3)

@@ -47,5 +47,5 @@ class Given(Grid):
         levels = super().levels(schedule, steps)
         if not self.told:
             return levels
-        told = [dataclasses.replace(one, t=t) for one, t in zip(levels, self.told, strict=False)]
-        return (*told, levels[-1])
+        pairs = zip(levels, self.told, strict=False)
+        return (*(dataclasses.replace(level, t=t) for level, t in pairs), levels[-1])

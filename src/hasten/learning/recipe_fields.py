@@ -20,12 +20,12 @@ from hasten.training.shipped import shipped_recipes
 
 KINDS: dict[str, tuple[type[Document], str]] = {
     "A model": (Recipe, "`hasten train RECIPE`"),
-    "A student": (StudentRecipe, "`hasten learn student MODEL --recipe RECIPE`; pruning too"),
+    "A student": (StudentRecipe, "`hasten learn student MODEL --recipe RECIPE` or `learn prune`"),
     "A start by a VAE": (
         VaeRecipe,
         "`hasten learn start MODEL --kind vae --recipe RECIPE`; the fields of a model, and",
     ),
-    "A classifier": (ClassifierRecipe, "`hasten train RECIPE`; its features measure pictures"),
+    "A classifier": (ClassifierRecipe, "`hasten train RECIPE`; its features are those of FD"),
 }
 PARTS: dict[str, type[Settings]] = {"data": Data, "optimizer": Optimizer, "times": Times}
 HEAD = """# Recipes
@@ -33,9 +33,9 @@ HEAD = """# Recipes
 A recipe is a YAML file. `hasten train NAME` takes a file, or the name of a recipe that ships with
 hasten:
 {shipped}.
-An unknown or wrong field is refused before anything starts.
+Unknown or invalid fields are refused before anything starts.
 
-`hasten train --fields` prints this page; it is made from the recipes' own definitions.
+This page is the output of `hasten train --fields`.
 """
 ATTRIBUTE = re.compile(r"^    (\w+(?:, \w+)*): (.*?)(?=^    \w+(?:, \w+)*: |^\S|\Z)", re.M | re.S)
 

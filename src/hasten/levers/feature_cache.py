@@ -143,11 +143,11 @@ class DecidingSplit(Split):
     """A network that decides itself: every evaluation is given what was kept."""
 
     def refresh(
-        self, kept: Kept, call: Call, x: torch.Tensor, t: torch.Tensor
+        self, state: Kept, call: Call, x: torch.Tensor, t: torch.Tensor
     ) -> tuple[torch.Tensor, Kept]:
-        features = kept.features if kept.history else ()
+        features = state.features if state.history else ()
         answer, new = self.full(x, t, call.condition, *features)
-        return answer, kept.after(t, new)
+        return answer, state.after(t, new)
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -193,19 +193,19 @@ class BatchedDecoder(Split):
     """Runs the decoder once for all evaluations up to the next full one."""
 
     def reuse(
-        self, kept: Kept, call: Call, x: torch.Tensor, t: torch.Tensor
+        self, state: Kept, call: Call, x: torch.Tensor, t: torch.Tensor
     ) -> tuple[torch.Tensor, Kept]:
         number = call.evaluation
-        if not isinstance(kept, KeptAhead) or number is None:
-            return super().reuse(kept, call, x, t)
-        answers = dict(kept.answers)
+        if not isinstance(state, KeptAhead) or number is None:
+            return super().reuse(state, call, x, t)
+        answers = dict(state.answers)
         if number not in answers:
-            coming = kept.coming(number)
-            times = [torch.full_like(t, kept.times[k]) for k in coming]
-            features = [torch.cat(parts) for parts in zip(*map(kept.at, times), strict=True)]
+            coming = state.coming(number)
+            times = [torch.full_like(t, state.times[k]) for k in coming]
+            features = [torch.cat(parts) for parts in zip(*map(state.at, times), strict=True)]
             conditions = Condition.cat([call.condition] * len(times))
             xs = torch.cat([x] * len(times))
             many = self.cached(xs, torch.cat(times), conditions, *features).split(len(x))
             answers = dict(zip(coming, many, strict=True))
         answer = answers.pop(number)
-        return answer, dataclasses.replace(kept, answers=answers)
+        return answer, dataclasses.replace(state, answers=answers)

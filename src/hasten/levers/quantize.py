@@ -292,7 +292,7 @@ def layers(net: nn.Module) -> list[tuple[str, nn.Module]]:
         for name, part in net.named_modules()
         if isinstance(part, nn.Conv2d | nn.Linear)
     ]
-    kept = set(family_of(net).kept)
+    kept = set(family_of(net).unquantized)
     return [(name, part) for name, part in found if not set(name.split(".")) & kept]
 
 

@@ -61,7 +61,7 @@ class Small(Lever):
             UserError: its answers mean something else than those of the first.
         """
         small = student_of(
-            resolved.asked, self.folder, resolved.plan.other_weights, resolved.load, "small"
+            resolved.requested, self.folder, resolved.plan.other_weights, resolved.load, "small"
         )
         model = resolved.model
         require(

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from abc import abstractmethod
 from collections.abc import Generator, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
@@ -21,6 +21,9 @@ MOST_TRIES = 10_000
 SAFETY = 0.9
 Trail = list[list[float]]
 """For each picture of a batch the half log-SNRs where its accepted steps began, and their end."""
+
+Attempt = Generator[Ask, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]
+"""Asks for x0 and noise, and returns two solutions of a step."""
 
 
 @dataclasses.dataclass
@@ -102,7 +105,7 @@ class Adaptive(Between):
     def power(self) -> float: ...
 
     @abstractmethod
-    def attempt(self, now: Trials) -> Generator[Ask, Any, tuple[torch.Tensor, torch.Tensor]]:
+    def attempt(self, now: Trials) -> Attempt:
         """(low, high): two solutions at ``now.there``; the step goes on from ``high``."""
 
     def inside(self, x: torch.Tensor, levels: Sequence[Level], read: Read) -> Walk:
@@ -110,7 +113,7 @@ class Adaptive(Between):
 
     def crossed(
         self, x: torch.Tensor, levels: Sequence[Level], read: Read
-    ) -> Generator[Ask, Any, tuple[torch.Tensor, Trail]]:
+    ) -> Generator[Ask, torch.Tensor, tuple[torch.Tensor, Trail]]:
         """The latents at ``levels[-1]``, and where each picture's steps were."""
         n, end = len(x), levels[-1]
         trail: Trail = [[levels[0].half_log_snr] for _ in range(n)]
@@ -159,7 +162,7 @@ def combined(sums: Sequence[Linear], values: dict[str, torch.Tensor]) -> torch.T
     picture's own levels by the symbols that also trace a Program."""
     total = torch.zeros_like(values["x"])
     for name, value in values.items():
-        total = total + _column([one.terms.get(name, 0.0) for one in sums], value) * value
+        total = total + _column([step.terms.get(name, 0.0) for step in sums], value) * value
     return total
 
 

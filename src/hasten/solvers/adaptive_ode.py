@@ -4,17 +4,15 @@ the x0 form of 2211.01095)."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
-from hasten.core.ask import Ask
 from hasten.core.errors import require_whole
 from hasten.core.level import Level
 from hasten.core.linear import Linear
 from hasten.core.solver import solvers
-from hasten.solvers.adaptive import Adaptive, Trials, combined
+from hasten.solvers.adaptive import Adaptive, Attempt, Trials, combined
 from hasten.solvers.dpmpp import singlestep
 
 
@@ -47,14 +45,14 @@ class AdaptiveODE(Adaptive):
     def power(self) -> float:
         return 1 / self.order
 
-    def attempt(self, now: Trials) -> Generator[Ask, Any, tuple[torch.Tensor, torch.Tensor]]:
+    def attempt(self, now: Trials) -> Attempt:
         if now.fresh:
             now.learn_("0", (yield now.ask_fresh()))
         levels, values = [now.here], {"x": now.x, "0": now.known["0"]}
         for stage in range(1, self.order):
             levels.append(now.middles(stage / self.order))
-            asked = _steps(levels[:-1], levels[-1], values)
-            values[str(stage)] = yield now.ask(asked, levels[-1])
+            x = _steps(levels[:-1], levels[-1], values)
+            values[str(stage)] = yield now.ask(x, levels[-1])
         low = _steps(levels[:-1], now.there, values)
         return low, _steps(levels, now.there, values)
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator
-from typing import Any
 
-import torch
-
-from hasten.core.ask import Ask, NoiseOf
+from hasten.core.ask import NoiseOf
 from hasten.core.errors import require_number
 from hasten.core.level import Level
 from hasten.core.linear import Linear
 from hasten.core.solver import solvers
-from hasten.solvers.adaptive import Adaptive, Trials, combined
+from hasten.solvers.adaptive import Adaptive, Attempt, Trials, combined
 from hasten.solvers.steps import ancestral_sigma, ancestral_step
 
 
@@ -52,7 +48,7 @@ class AdaptiveSDE(Adaptive):
     def power(self) -> float:
         return self.exponent
 
-    def attempt(self, now: Trials) -> Generator[Ask, Any, tuple[torch.Tensor, torch.Tensor]]:
+    def attempt(self, now: Trials) -> Attempt:
         if now.fresh:
             now.learn_("a", (yield now.ask_fresh()))
             now.learn_("z", (yield NoiseOf(now.fresh_rows)))

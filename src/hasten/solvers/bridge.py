@@ -15,12 +15,15 @@ from hasten.core.program import Walk
 
 ASKED, ENDED, FAILED = "asked", "ended", "failed"
 
+AskFunction = Callable[[Ask], torch.Tensor]
+"""Asks a question and returns its answer."""
+
 
 class _Abandoned(BaseException):
     """Ends a function whose walk nobody runs any more."""
 
 
-def walk_of(run: Callable[[Callable[[Ask], Any]], Any], device: torch.device) -> Walk:
+def walk_of(run: Callable[[AskFunction], torch.Tensor], device: torch.device) -> Walk:
     """A walk from ``run(ask)``, a function that calls ``ask(question)`` for every answer: for the
     integrators of other packages, which call a function and cannot be turned inside out.
 
@@ -33,7 +36,7 @@ def walk_of(run: Callable[[Callable[[Ask], Any]], Any], device: torch.device) ->
     grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
     stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
 
-    def ask(question: Ask) -> Any:
+    def ask(question: Ask) -> torch.Tensor:
         questions.put((ASKED, question))
         answer = answers.get()
         if answer is _Abandoned:

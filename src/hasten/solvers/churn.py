@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Generator, Sequence
-from typing import Any
 
 from hasten.core.ask import Ask, Latent, Noise
 from hasten.core.errors import require, require_number
@@ -42,7 +41,7 @@ class Churned(Solver):
 
     def churned(
         self, x: Latent, index: int, levels: Sequence[Level]
-    ) -> Generator[Ask, Any, tuple[Latent, Level]]:
+    ) -> Generator[Ask, Latent, tuple[Latent, Level]]:
         """``x`` at ``levels[index]`` with noise put back, and the level it then lies at."""
         here = levels[index]
         factor = min(self.churn / (len(levels) - 1), math.sqrt(2) - 1)
@@ -75,6 +74,6 @@ def read_between(levels: Sequence[Level], half_log_snr: float) -> Level | None:
         (first.alpha + first.sigma, second.alpha + second.sigma, 1 + ratio),
         (first.spread, second.spread, math.hypot(1, ratio)),
     ]
-    one, other, unit = min(sizes, key=lambda size: abs(math.log(size[1] / size[0])))
-    alpha = one ** (1 - share) * other**share / unit
+    start_size, end_size, unit = min(sizes, key=lambda size: abs(math.log(size[1] / size[0])))
+    alpha = start_size ** (1 - share) * end_size**share / unit
     return Level(t, alpha, alpha * ratio)

@@ -33,8 +33,8 @@ class DDIM(Solver):
         for here, there in pairwise(levels):
             x0 = yield Denoise(x, here)
             fresh = self.eta * ancestral_sigma(here, there)
-            kept = math.sqrt(there.sigma**2 - fresh**2)
-            x = there.alpha * x0 + kept * noise_in(x, x0, here)
+            remaining = math.sqrt(there.sigma**2 - fresh**2)
+            x = there.alpha * x0 + remaining * noise_in(x, x0, here)
             if fresh > 0:
                 x = x + fresh * (yield Noise())
         return x

@@ -45,9 +45,9 @@ class Between(Solver):
         :func:`read_between`); :meth:`on` gives a solver that knows the schedule itself."""
 
         def read(half_log_snr: float) -> Level:
-            found = read_between(levels, half_log_snr)
-            assert found is not None  # asked only where two levels or more are inside
-            return found
+            level = read_between(levels, half_log_snr)
+            assert level is not None  # asked only where two levels or more are inside
+            return level
 
         return (yield from self.between(x, levels, read))
 

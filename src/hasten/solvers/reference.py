@@ -12,12 +12,12 @@ import dataclasses
 import importlib
 import importlib.util
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from hasten.core.ask import Ask, Denoise, DenoiseAt, Noise
+from hasten.core.ask import Denoise, DenoiseAt, Noise
 from hasten.core.errors import (
     NonFiniteError,
     UserError,
@@ -29,7 +29,7 @@ from hasten.core.errors import (
 from hasten.core.level import Level
 from hasten.core.program import Walk
 from hasten.core.solver import solvers
-from hasten.solvers.bridge import walk_of
+from hasten.solvers.bridge import AskFunction, walk_of
 from hasten.solvers.off_grid import Between, Read
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun")
@@ -90,7 +90,7 @@ class ODE(Between):
         at = torch.tensor([level.half_log_snr for level in levels], dtype=wide, device=x.device)
         tolerances = {"rtol": self.rtol or 1e-5, "atol": self.atol or 1e-5}
 
-        def run(ask: Callable[[Ask], Any]) -> torch.Tensor:
+        def run(ask: AskFunction) -> torch.Tensor:
             def rate(half_log_snr: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
                 return _clean(ask, y, _level(float(half_log_snr), levels, read), x.dtype, row) - y
 
@@ -131,7 +131,7 @@ class SDE(Between):
         wide = _wide(x)
         places = [level.half_log_snr for level in levels]
 
-        def run(ask: Callable[[Ask], Any]) -> torch.Tensor:
+        def run(ask: AskFunction) -> torch.Tensor:
             # One unit of time a step of the grid, so that steps of one length visit its levels.
             y = (x.to(wide) / levels[0].alpha).flatten(1)
             motion = _motion(ask, y, x.shape, self.method == "srk")
@@ -153,7 +153,7 @@ class _Reverse(torch.nn.Module):
 
     def __init__(
         self,
-        ask: Callable[[Ask], Any],
+        ask: AskFunction,
         levels: Sequence[Level],
         places: list[float],
         read: Read,
@@ -182,7 +182,7 @@ class _Reverse(torch.nn.Module):
         return self.places[step] + (float(t) - step) * length, length
 
 
-def _motion(ask: Callable[[Ask], Any], y: torch.Tensor, shape: torch.Size, area: bool) -> Any:
+def _motion(ask: AskFunction, y: torch.Tensor, shape: torch.Size, area: bool) -> Any:
     """A Brownian motion for torchsde that asks for its increments, each interval once, in order."""
     base = importlib.import_module("torchsde").BaseBrownian
 
@@ -211,7 +211,7 @@ def _motion(ask: Callable[[Ask], Any], y: torch.Tensor, shape: torch.Size, area:
 
 
 def _clean(
-    ask: Callable[[Ask], Any], y: torch.Tensor, level: Level, dtype: torch.dtype, row: int | None
+    ask: AskFunction, y: torch.Tensor, level: Level, dtype: torch.dtype, row: int | None
 ) -> torch.Tensor:
     """x0 for x = alpha y at ``level``, asked in the walk's own ``dtype``."""
     x = (y * level.alpha).to(dtype)
@@ -239,6 +239,6 @@ def _wide(x: torch.Tensor) -> torch.dtype:
 
 
 def _require(module: str, solver: str) -> None:
-    found = importlib.util.find_spec(module) is not None
+    installed = importlib.util.find_spec(module) is not None
     need = f'solver {solver!r} needs: pip install "hasten[reference]" ({module} is missing)'
-    require(found, need)
+    require(installed, need)

@@ -44,8 +44,8 @@ def exponential_step(x: Latent, x0: Latent, here: Level, there: Level) -> Latent
 def ancestral_step(x: Latent, x0: Latent, here: Level, there: Level) -> Latent:
     """Mean of the posterior q(x' | x, x0) (DDPM, eq. 7, between any two levels)."""
     h = gain(here, there)
-    kept = math.exp(-h) * there.sigma / here.sigma
-    return kept * x + (there.alpha * -math.expm1(-2 * h)) * x0
+    shrink = math.exp(-h) * there.sigma / here.sigma
+    return shrink * x + (there.alpha * -math.expm1(-2 * h)) * x0
 
 
 def ancestral_sigma(here: Level, there: Level) -> float:

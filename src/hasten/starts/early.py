@@ -55,5 +55,5 @@ def second(noise: torch.Tensor) -> torch.Tensor:
     What was made of a picture's noise must not be mixed with that noise again: the two would add in
     amplitude, not in variance.
     """
-    rows = [torch.randn(noise.shape[1:], generator=one) for one in streams(noise)]
+    rows = [torch.randn(noise.shape[1:], generator=stream) for stream in streams(noise)]
     return torch.stack(rows).to(noise.device, non_blocking=True)

@@ -85,23 +85,23 @@ def read(name: str, kind: str, names: Sequence[str] = ()) -> StartFile:
     """
     require(isinstance(name, str), f"{FIELD} is {name!r}; it takes a path in quotes.")
     file = located(FIELD, name)
-    found = _read(file, file.stat().st_mtime_ns)
+    start = _read(file, file.stat().st_mtime_ns)
     require(
-        found.facts.kind == kind,
-        f"{FIELD} {name!r} holds a start of kind {found.facts.kind!r}; this one is {kind!r}.",
+        start.facts.kind == kind,
+        f"{FIELD} {name!r} holds a start of kind {start.facts.kind!r}; this one is {kind!r}.",
     )
-    whole = all(bool(torch.isfinite(value).all()) for value in found.tensors.values())
-    lacking = [one for one in names if one not in found.tensors]
+    whole = all(bool(torch.isfinite(value).all()) for value in start.tensors.values())
+    lacking = [tensor for tensor in names if tensor not in start.tensors]
     require(whole and not lacking, f"{FIELD} {name!r} is damaged; learn it again.")
-    return found
+    return start
 
 
 @functools.lru_cache(maxsize=8)
 def _read(file: Path, _: int) -> StartFile:
     try:
-        with safe_open(str(file), "pt") as held:
-            facts = json.loads((held.metadata() or {}).get("hasten", "{}"))
-            tensors = {name: held.get_tensor(name).float() for name in held.keys()}  # noqa: SIM118
+        with safe_open(str(file), "pt") as stored:
+            facts = json.loads((stored.metadata() or {}).get("hasten", "{}"))
+            tensors = {name: stored.get_tensor(name).float() for name in stored.keys()}  # noqa: SIM118
         require(facts.pop("format", None) == FORMAT, "")
         known = Facts(**{**facts, "shape": tuple(facts["shape"])})
     except (SafetensorError, UserError, OSError, ValueError, TypeError, KeyError) as error:

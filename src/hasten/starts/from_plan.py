@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 from hasten.core.errors import require
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.plan import Plan
-from hasten.core.start import Begin, Latents, starts
+from hasten.core.start import Begin, LatentsOf, starts
 from hasten.starts.early import Early, noised, second
 
 
@@ -49,6 +47,6 @@ class FromPlan(Early):
     def weights_mb(self) -> float:
         return Plan.read(self.plan).parts.start.weights_mb()
 
-    def prepare(self, model: Model, other: Callable[[Any], Latents]) -> Begin:
+    def prepare(self, model: Model, other: LatentsOf) -> Begin:
         made = other(Plan.read(self.plan))
         return lambda noise, level, condition: noised(made(noise, condition), second(noise), level)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -13,7 +11,7 @@ from hasten.core.condition import Condition
 from hasten.core.errors import require
 from hasten.core.level import Level
 from hasten.core.model import Model
-from hasten.core.start import Begin, Latents, starts
+from hasten.core.start import Begin, LatentsOf, starts
 from hasten.starts.early import Early
 from hasten.starts.files import FIELD, FromFile
 from hasten.starts.normals import NAMES, Drawn, Normals
@@ -30,11 +28,11 @@ class Gaussian(FromFile, Early):
 
     names = NAMES
 
-    def prepare(self, model: Model, other: Callable[[Any], Latents]) -> Begin:
+    def prepare(self, model: Model, other: LatentsOf) -> Begin:
         drawn = functools.cache(functools.partial(self.drawn, model))
         drawn(model.schedule.at(self.top(model.schedule)))  # refuses now what does not fit
 
-        def begin(noise: Any, level: Level, condition: Condition) -> Any:
+        def begin(noise: torch.Tensor, level: Level, condition: Condition) -> torch.Tensor:
             return drawn(level)(
                 noise, torch.zeros(len(noise), device=noise.device), condition.labels
             )
@@ -42,9 +40,9 @@ class Gaussian(FromFile, Early):
         return begin
 
     def drawn(self, model: Model, level: Level) -> Drawn:
-        held = self.learned()
-        held.facts.check(model)
-        normals = Normals.of(held.tensors, model)
+        file = self.learned()
+        file.facts.check(model)
+        normals = Normals.of(file.tensors, model)
         count = len(normals.mean)
         require(count == (model.labels or 0) + 1, f"{FIELD} lacks a label; learn it again.")
         shares = torch.eye(count, device=model.device)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from hasten.core.condition import Condition
 from hasten.core.errors import UserError, nearest, require
 from hasten.core.level import Level
 from hasten.core.model import Model
-from hasten.core.start import Begin, Latents, starts
+from hasten.core.start import Begin, LatentsOf, starts
 from hasten.starts.early import Early, noised, second, streams
 
 OFFERED = "offered:"
@@ -57,10 +56,10 @@ class Generator(Early):
         text = isinstance(self.source, str)
         require(text, f"start option source is {self.source!r}; it takes a folder in quotes.")
 
-    def prepare(self, model: Model, other: Callable[[Any], Latents]) -> Begin:
+    def prepare(self, model: Model, other: LatentsOf) -> Begin:
         make = _maker(self.source, model)
 
-        def begin(noise: Any, level: Level, condition: Condition) -> Any:
+        def begin(noise: torch.Tensor, level: Level, condition: Condition) -> torch.Tensor:
             pictures = _checked(
                 self.source, make(noise, condition.labels), noise, model.picture_shape
             )
@@ -80,7 +79,9 @@ def _maker(source: str, model: Model) -> Make:
     return lambda noise, condition: make(second(noise), condition)
 
 
-def _checked(source: str, pictures: Any, noise: torch.Tensor, shape: Shape) -> torch.Tensor:
+def _checked(
+    source: str, pictures: torch.Tensor, noise: torch.Tensor, shape: Shape
+) -> torch.Tensor:
     want = (len(noise), *shape)
     got = tuple(pictures.shape) if isinstance(pictures, torch.Tensor) else type(pictures).__name__
     require(got == want, f"start generator {source!r} gave {got}; it has to give pictures {want}.")
@@ -117,9 +118,9 @@ class _Folder:
         channels, height, width = self._shape
         require(channels in (1, 3), f"pictures have 1 or 3 channels, the model's {channels}.")
         try:
-            with Image.open(file) as held:
-                size = held.height, held.width
-                pixels = np.array(held.convert("L" if channels == 1 else "RGB"))
+            with Image.open(file) as image:
+                size = image.height, image.width
+                pixels = np.array(image.convert("L" if channels == 1 else "RGB"))
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(
                 f"start generator: {str(file)!r} cannot be read ({type(error).__name__})."

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +19,7 @@ from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.program import Program
 from hasten.core.session import Session
 from hasten.core.solver import solvers, trace
-from hasten.core.start import Begin, Latents, starts
+from hasten.core.start import Begin, LatentsOf, starts
 from hasten.starts.early import Early, streams
 from hasten.starts.files import FIELD, FromFile
 from hasten.starts.normals import NAMES, Drawn, Normals, rows_of
@@ -49,7 +47,7 @@ class Mixture(FromFile, Early):
         super().__post_init__()
         require_whole("start option steps", self.steps, 0, 1000)
 
-    def prepare(self, model: Model, other: Callable[[Any], Latents]) -> Begin:
+    def prepare(self, model: Model, other: LatentsOf) -> Begin:
         normals = self._normals(model)
         shares = _shares(normals, model)
         top, run = model.schedule.at(model.schedule.noisy), executors.parse("sequential").run
@@ -62,7 +60,7 @@ class Mixture(FromFile, Early):
         def drawn(level: Level) -> Drawn:
             return _drawn(normals, model, level)
 
-        def begin(noise: Any, level: Level, condition: Condition) -> Any:
+        def begin(noise: torch.Tensor, level: Level, condition: Condition) -> torch.Tensor:
             if level == top:
                 return noise * top.spread
             if self.steps == 0:
@@ -82,9 +80,9 @@ class Mixture(FromFile, Early):
         return _drawn(self._normals(model), model, level) if self.steps == 0 else None
 
     def _normals(self, model: Model) -> Normals:
-        held = self.learned()
-        held.facts.check(model)
-        normals = Normals.of(held.tensors, model)
+        file = self.learned()
+        file.facts.check(model)
+        normals = Normals.of(file.tensors, model)
         labels = set(range(model.labels or 0))
         require(labels <= set(normals.label.tolist()), f"{FIELD} lacks a label; learn it again.")
         return normals
@@ -112,5 +110,5 @@ def _shares(normals: Normals, model: Model) -> torch.Tensor:
 
 def _uniform(noise: torch.Tensor) -> torch.Tensor:
     """A number (n,) from 0 to 1 for each picture, from its noise's own bits."""
-    draws = [torch.rand((), generator=one) for one in streams(noise)]
+    draws = [torch.rand((), generator=stream) for stream in streams(noise)]
     return torch.stack(draws).to(noise.device)

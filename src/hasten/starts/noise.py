@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 from hasten.core.model import Model
-from hasten.core.start import Begin, Latents, Start, starts
+from hasten.core.start import Begin, LatentsOf, Start, starts
 
 
 @starts.add("noise")
@@ -15,5 +13,5 @@ from hasten.core.start import Begin, Latents, Start, starts
 class PureNoise(Start):
     """Normal noise with the standard deviation that x has at the first level."""
 
-    def prepare(self, model: Model, other: Callable[[Any], Latents]) -> Begin:
+    def prepare(self, model: Model, other: LatentsOf) -> Begin:
         return lambda noise, level, condition: noise * level.spread

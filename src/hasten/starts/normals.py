@@ -44,20 +44,20 @@ class Normals:
         Raises:
             UserError: they are not those of normal distributions of the model's latents.
         """
-        held = {name: tensors[name].to(model.device) for name in NAMES}
-        axes, d = held["axes"], math.prod(model.shape)
+        loaded = {name: tensors[name].to(model.device) for name in NAMES}
+        axes, d = loaded["axes"], math.prod(model.shape)
         count, rank = axes.shape[:2] if axes.ndim == 3 else (0, 0)
         shapes = {"mean": (count, d), "axes": (count, rank, d), "variances": (count, rank)}
-        alike = all(held[name].shape == shapes.get(name, (count,)) for name in NAMES)
-        sound = alike and count > 0 and bool((held["variances"] > 0).all())
-        sound = sound and bool((held["rest"] >= 0).all()) and bool((held["weight"] > 0).all())
+        alike = all(loaded[name].shape == shapes.get(name, (count,)) for name in NAMES)
+        sound = alike and count > 0 and bool((loaded["variances"] > 0).all())
+        sound = sound and bool((loaded["rest"] >= 0).all()) and bool((loaded["weight"] > 0).all())
         require(sound, f"{FIELD} holds no normal distributions of {d} numbers; learn it again.")
-        return Normals(**{**held, "label": held["label"].long()})
+        return Normals(**{**loaded, "label": loaded["label"].long()})
 
     def tensors(self) -> Tensors:
         """What a file holds of them: axes in half precision, which turns them by less than 1e-3."""
-        held = {name: getattr(self, name).float() for name in NAMES}
-        return {**held, "axes": self.axes.half()}
+        tensors = {name: getattr(self, name).float() for name in NAMES}
+        return {**tensors, "axes": self.axes.half()}
 
     def flow(self, x: torch.Tensor, which: torch.Tensor, first: Level, last: Level) -> torch.Tensor:
         """Where the probability flow of distribution ``which`` (n,) brings ``x`` (n, d) from level

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 import torch
 
@@ -12,7 +10,7 @@ from hasten.core.condition import Condition
 from hasten.core.errors import UserError
 from hasten.core.level import Level
 from hasten.core.model import Model
-from hasten.core.start import Begin, Latents, starts
+from hasten.core.start import Begin, LatentsOf, starts
 from hasten.starts.decoder import Decoder
 from hasten.starts.early import Early, streams
 from hasten.starts.files import FIELD, FromFile, Tensors
@@ -31,13 +29,13 @@ class VAE(FromFile, Early):
     names = NAMES
     heavy = True
 
-    def prepare(self, model: Model, other: Callable[[Any], Latents]) -> Begin:
-        held = self.learned()
-        held.facts.check(model)
-        draw = Codes.of(held.tensors, model)
-        net, rest = decoder_of(held.tensors, model), held.tensors["rest"].to(model.device)
+    def prepare(self, model: Model, other: LatentsOf) -> Begin:
+        file = self.learned()
+        file.facts.check(model)
+        draw = Codes.of(file.tensors, model)
+        net, rest = decoder_of(file.tensors, model), file.tensors["rest"].to(model.device)
 
-        def begin(noise: Any, level: Level, condition: Condition) -> Any:
+        def begin(noise: torch.Tensor, level: Level, condition: Condition) -> torch.Tensor:
             codes, labels = draw(noise, condition.labels)
             spread = (level.alpha**2 * rest + level.sigma**2).sqrt()
             return level.alpha * net(codes, labels) + spread * noise
@@ -86,9 +84,9 @@ class Codes:
     def __call__(
         self, noise: torch.Tensor, condition: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        given = [None] * len(noise) if condition is None else condition.tolist()
+        requested = [None] * len(noise) if condition is None else condition.tolist()
         codes, labels = [], []
-        for label, stream in zip(given, streams(noise), strict=True):
+        for label, stream in zip(requested, streams(noise), strict=True):
             if label is None or label == self.null:
                 label = int(torch.multinomial(self.share, 1, generator=stream))
             draw = torch.randn(self.mean.shape[1], generator=stream)

@@ -34,7 +34,7 @@ class ClassifierRecipe(Document):
         data: the pictures to train on, with their labels.
         test: the pictures to test on, with their labels.
         epochs: how often each picture is seen.
-        seed: of everything that is drawn.
+        seed: of all random numbers.
     """
 
     objective: Literal["classifier"]

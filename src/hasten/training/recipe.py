@@ -54,7 +54,7 @@ class Optimizer(Settings):
         weight_decay: decoupled from the gradient (AdamW).
         batch: pictures per step.
         warmup: pictures over which the rate rises from 0.
-        decay: how the rate falls to 0 until the end of the run.
+        decay: how the rate falls to 0 by the end of the run.
         clip: the largest norm of the gradient.
     """
 
@@ -113,9 +113,9 @@ class Run(Document):
         precision: no for float32, bf16 for mixed precision.
         channels_last: the memory layout that is usually faster for convolutions.
         compile: run the network through torch.compile.
-        seed: of everything that is drawn.
-        checkpoint_every: pictures from one checkpoint to the next.
-        preview_every: pictures from one grid of previews to the next; 0 for none.
+        seed: of all random numbers.
+        checkpoint_every: pictures between checkpoints.
+        preview_every: pictures between grids of previews; 0 for none.
         track: where the loss is logged.
     """
 
@@ -141,11 +141,12 @@ class Recipe(Run):
     Attributes:
         data: the pictures.
         network: `class` and the options of that diffusers class, such as `sample_size`,
-            `in_channels`, `out_channels`; with labels also how many its embedding knows (one more
-            than `labels` where labels are dropped).
-        schedule: how noise is added: a name, or `name` and its options.
-        prediction: what the network answers: epsilon, v, x0, flow or edm.
-        codec: what the network sees of a picture: identity, or pixel-unshuffle(factor=2).
+            `in_channels`, `out_channels`; with labels also its number of class embeddings (one
+            more than `labels` where labels are dropped).
+        schedule: the noise schedule: ddpm, vp-linear, vp-cosine, edm or flow, with options as in
+            flow(shift=3.0).
+        prediction: what the network predicts: epsilon, v, x0, flow or edm.
+        codec: how pictures become latents: identity, or pixel-unshuffle(factor=2).
         labels: how many classes there are.
         label_dropout: the share of pictures whose label is dropped, for classifier-free guidance.
         times: at which noise levels to train.

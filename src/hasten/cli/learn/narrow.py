@@ -18,8 +18,8 @@ def narrow(
     out: Path = Path("narrow.json"),
     device: Device = "cpu",
 ) -> None:
-    """Find the evaluations of a plan at which a smaller network suffices, by how far each alone
-    moves the pictures. Writes the plan with its lever small.
+    """Find the evaluations of a plan at which a smaller network suffices, by how much it changes
+    the pictures at each. Writes the plan with its lever small.
 
     Args:
         small: the folder of the smaller network, such as `hasten learn prune` writes.

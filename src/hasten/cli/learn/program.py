@@ -29,12 +29,12 @@ def program(
     quiet: Quiet = False,
 ) -> None:
     """Learn the noise levels, times and coefficients of a program with few network evaluations; the
-    weights stay as they are. A plan names the file, as in program=program.json. A second run with
-    the same --out goes on where the first ended.
+    weights stay frozen. A plan names the file, as in program=program.json. A second run with the
+    same --out resumes the first.
 
     Args:
         evaluations: sequential network calls, 1 to 20.
-        width: evaluations side by side in each of them, 1 to 4.
+        width: parallel evaluations in each of them, 1 to 4.
         plan: solver, grid and clip to begin with; by default, the best of several on a few pairs.
         start: where sampling begins, such as "gaussian(file='start.safetensors', ratio=10)".
         pairs: of noise and converged picture, to learn from.

@@ -30,8 +30,9 @@ def prune(
     quiet: Quiet = False,
 ) -> None:
     """Remove the channels (of a U-Net) or blocks (of a transformer) that matter least, and train
-    the rest to answer as the whole network does. Writes a diffusers folder that a plan names, as
-    in student=pruned, with any solver. A second run with the same --out goes on.
+    the rest to match the outputs of the whole network. Writes a diffusers folder that a plan names,
+    as in levers=student(folder='pruned'), with any solver. A second run with the same --out resumes
+    the first.
 
     Args:
         share: of the multiply-accumulates to remove, at least; 0.4 by default.

@@ -32,8 +32,8 @@ def student(
     quiet: Quiet = False,
 ) -> None:
     """Distil a model, the teacher, into a student of one to few network evaluations: a diffusers
-    folder that a plan names, as in student=student. A second run with the same --out goes on where
-    the first ended.
+    folder that a plan names, as in levers=student(folder='student'). A second run with the same
+    --out resumes the first.
 
     Args:
         objective: consistency (the default), direct, progressive, trajectory, dmd, reflow,
@@ -49,7 +49,7 @@ def student(
         batch: pictures per step.
         rate: learning rate of Adam, which decays to 0.
         precision: no or bf16.
-        guidance: the teacher's classifier-free guidance scale, which the student takes over.
+        guidance: the teacher's classifier-free guidance scale, which is distilled into the student.
         begin: the folder of a student whose weights this one begins with.
         start: where the student's sampling begins, as in a plan; see `hasten learn start`.
         trajectories: how many of the teacher's trajectories, from noise to picture, are made where

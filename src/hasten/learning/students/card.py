@@ -60,8 +60,8 @@ tags: [hasten, diffusion, distillation, {"pruned" if recipe.prune else "few-step
 | plan | evaluations (NFE) | FD (95%) | recall | n |
 |---|---:|---:|---:|---:|
 {rows}
-FD and recall are in the features beside the teacher, against the statistics of real pictures there;
-compare them at equal n only.
+FD and recall are in the features of the teacher's classifier, against the statistics of real
+pictures there; compare them at equal n only.
 
 {use}
 In a plan of the teacher it is named by `levers=student(folder='this/folder')`.

@@ -25,29 +25,30 @@ class StudentRecipe(Run):
     Attributes:
         objective: how it is trained, with options, such as consistency(q=8); `hasten learn student
             --help` lists them.
-        evaluations: network evaluations a picture that it is made for.
+        evaluations: network evaluations per picture that it is made for.
         data: real pictures (a parquet file, a folder, a hub name), where the objective trains on
             them; "teacher" takes the teacher's own samples.
         label: the column of the data that holds the labels.
         flip: also train on mirror images.
-        guidance: the classifier-free guidance scale of the teacher, which the student takes over.
-        convert: share of the pictures with which a student of another prediction than its teacher's
-            is first trained to give it.
-        begin: the folder of another student of the same teacher, whose weights the run begins with;
-            without it, the teacher's.
-        start: where its sampling begins, as in a plan: at the noisy end, or below it from something
-            cheap, so that it need not learn the levels above.
-        trajectories, trajectory_steps: how many of the teacher's trajectories are stored, and how
-            many steps they have, where the objective trains on them.
+        guidance: the classifier-free guidance scale of the teacher, distilled into the student.
+        convert: share of the pictures that first train a student whose prediction differs from its
+            teacher's to convert to it.
+        begin: the folder of another student of the same teacher to initialise from, in place of the
+            teacher.
+        start: where its sampling begins, as in a plan: at pure noise, or at a start at a lower
+            noise level, so that it need not learn the levels above.
+        trajectories: how many of the teacher's trajectories are stored, where the objective trains
+            on them.
+        trajectory_steps: how many steps each of them has.
         engine: what runs the teacher.
-        compare: what pictures are compared as where the loss is a distance of pictures: "pixels",
-            "features" (the classifier beside the teacher), or a vision model's folder or hub id.
+        compare: what a loss between pictures compares: "pixels", "features" (of the teacher's
+            classifier), or the features of a vision model, by folder or hub id.
         lora: rank of a low-rank student, a small file; 0 trains the whole network.
-        prune: share of the multiply-accumulates to take away before it is trained.
-        bits: of weights and activations (w8a8, w4a8) that its layers round to while it is trained;
-            what is written is float32, ready to be quantized.
-        validation_pictures: of the student, for FD at each preview; 0 for none.
-        patience: previews without a better FD after which the run ends; 0 for never.
+        prune: share of the multiply-accumulates to remove before it is trained.
+        bits: quantization-aware training: the bits of weights and activations (w8a8, w4a8) that its
+            layers round to; what is written is float32, ready to be quantized.
+        validation_pictures: samples of the student for FD at each preview; 0 for none.
+        patience: the run ends after this many previews without a better FD; 0 for never.
         teacher: sha256 of the teacher's weights; hasten fills it in.
     """
 
