@@ -64,7 +64,7 @@ class TuningRun:
         smaller = smaller_networks(model) if self.space.students else []
         layers = try_levers(selection, self.folder, smaller)
         finalists, baseline = race(selection, self.guidance)
-        chosen, why = recommend(finalists, self.max_loss, baseline, self.batch)
+        chosen, why = recommend(finalists, self.max_loss, baseline, self.batch, runner.minutes)
         isolated = runner.backend.isolated
         return Tuning(
             model=model.name,
