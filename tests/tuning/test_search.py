@@ -52,6 +52,34 @@ def ladder(solver: str, steps: tuple[int, ...] = (2, 3, 4, 5, 6, 8, 10)) -> Step
     return StepLadder(tuple(Plan(solver=solver, grid="uniform", steps=n) for n in steps))
 
 
+def test_what_is_known_to_be_good_is_measured_around_the_fewest_steps_that_pass():
+    search, screen, _ = made()
+    search.search_known([ladder(FAST), ladder(SLOW), ladder("unipc")], 1e9)
+    steps = {
+        name: [plan.steps for plan in screen.plans if plan.solver.startswith(name)]
+        for name in (FAST, SLOW, "unipc")
+    }
+    assert steps[FAST] == [10, 8, 6, 5, 4]  # 1 / 25 passes, 1 / 16 does not
+    assert steps[SLOW] == [2]  # two evaluations a step: only this is cheaper than five
+    assert steps["unipc"] == [4]
+    assert search.max_steps == 8  # 1 / 64 is far below the bar
+
+
+def test_a_first_program_that_does_not_pass_is_given_more_steps():
+    search, screen, _ = made(max_loss=0.006)
+    search.search_known([ladder(FAST, (5, 10, 12, 15, 20)), ladder(SLOW, (5, 10, 15))], 1e9)
+    assert [(plan.solver, plan.steps) for plan in screen.plans] == [
+        *((FAST, steps) for steps in (10, 12, 15)),
+        (SLOW, 5),
+    ]
+
+
+def test_lack_of_time_leaves_what_is_known_to_be_good_where_it_is():
+    search, screen, clock = made()
+    search.search_known([ladder(FAST)], clock.now + 0.3)
+    assert [plan.steps for plan in screen.plans] == [10, 8]
+
+
 def test_a_ladder_far_behind_pauses_until_twice_its_steps():
     search, screen, _ = made()
     search.search_steps([ladder(FAST), ladder(SLOW)], 1e9)
@@ -105,6 +133,7 @@ def test_random_search_is_given_the_same_seconds():
     assert clock.now - began <= 3.5
     assert baseline.best is not None
     assert baseline.best.rmse <= 0.05
+    assert sum(trial.by == "random search" for trial in search.trials) == 14  # all are candidates
 
 
 def test_random_search_ends_with_the_budget_and_says_what_share_it_had():

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from hasten.core.report import Estimate, OdeError
 from hasten.tuning.records import Baseline, Finalist
 
+MOST_TIMES = 20.0  # the longest budget that is advised, in budgets of this run
+
 
 def recommend(
-    finalists: Sequence[Finalist], max_loss: float, baseline: Baseline, batch: int
+    finalists: Sequence[Finalist], max_loss: float, baseline: Baseline, batch: int, minutes: float
 ) -> tuple[Finalist, str]:
-    """The fastest plan that passes, else the most faithful one, and why."""
+    """The fastest plan that passes, else the most faithful one, and why; where none passes, also
+    what would, given that the tuner had ``minutes``."""
     closest = most_faithful(finalists)
     judged = any(finalist.final_quality for finalist in finalists)
     ordered = sorted(finalists, key=lambda finalist: finalist.latency.median)
@@ -20,7 +24,31 @@ def recommend(
     description = _described(chosen, closest, baseline, batch)
     if passing:
         return chosen, f"The fastest plan whose loss is below {max_loss:g}: {description}."
-    return chosen, f"No plan's loss is below {max_loss:g}; this one came nearest: {description}."
+    why = f"No plan's loss is below {max_loss:g}; this one came nearest: {description}."
+    return chosen, why + _what_would_pass(chosen.report.ode_error, max_loss, minutes, judged)
+
+
+def _what_would_pass(error: OdeError | None, max_loss: float, minutes: float, judged: bool) -> str:
+    """What to change for a plan to pass, in a sentence: more samples where these are too few to
+    tell (the interval shrinks with their root, their number grows with the budget), else a higher
+    bar."""
+    if error is None or judged:
+        return ""
+    if error.rmse < max_loss:
+        times = ((error.high - error.rmse) / (max_loss - error.rmse)) ** 2
+        if times <= MOST_TIMES:
+            return (
+                f" {error.n} samples are too few to tell whether it passes; about "
+                f"{math.ceil(error.n * times)} would (--minutes {math.ceil(minutes * times)})."
+            )
+    bar = f"{_rounded_up(error.high):g}"
+    return f" More minutes may find a better one; --max-loss {bar} would accept this one."
+
+
+def _rounded_up(value: float) -> float:
+    """To two digits."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return round(math.ceil(value / unit) * unit, 10)
 
 
 def most_faithful(finalists: Sequence[Finalist]) -> Finalist:

@@ -11,7 +11,15 @@ from hasten.core.report import Estimate, Latency, OdeError, Report
 from hasten.measuring.quality import Quality
 from hasten.tuning.serialization import Json, to_json
 
-Origin = Literal["step search", "program", "level search", "random search", "feature cache", "none"]
+Origin = Literal[
+    "known good",
+    "step search",
+    "program",
+    "level search",
+    "random search",
+    "feature cache",
+    "none",
+]
 """Which part of the search tried a plan; "none" for a plan that no search tried."""
 
 

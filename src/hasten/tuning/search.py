@@ -1,9 +1,11 @@
 """Which programs (solver, grid, steps) are worth a closer look, by their ODE error on few samples.
 
-All step ladders are searched side by side, fewest steps first; a ladder far behind the best one
-pauses until twice its steps. Then Optuna's TPE searches levels of their own for the best programs,
-with fewer and fewer steps. Random search gets as many seconds of measurements as both took, and is
-reported beside them.
+Programs that are known to be good for the model's family come first, each with the fewest steps
+that pass. Then all step ladders are climbed side by side, fewest steps first: a ladder far behind
+the best one pauses until twice its steps, and none goes beyond a plan that is far below the bar.
+Optuna's TPE searches levels of their own for the best programs, with fewer and fewer steps. Random
+search gets as many seconds of measurements as all of them took. It is reported beside them, and
+what it finds is a candidate like any other.
 """
 
 from __future__ import annotations
@@ -52,6 +54,43 @@ class ProgramSearch:
     max_steps: float = math.inf
     _programs: dict[Program, Trial] = dataclasses.field(default_factory=dict)
 
+    def search_known(self, ladders: Sequence[StepLadder], end: float) -> None:
+        """Measure the ranked ``ladders`` around the fewest evaluations that pass, until ``end``:
+        the first from ``first_steps`` on, up or down; each other one with fewer than those, down
+        while it passes."""
+        fewest = math.inf
+        for ladder in ladders:
+            plans = [(self._evaluations(plan), plan) for plan in ladder.plans]
+            allowed = [
+                place
+                for place, (evaluations, plan) in enumerate(plans)
+                if evaluations < fewest
+                and (fewest < math.inf or steps_of(plan) <= self.settings.first_steps)
+            ]
+            place = max(allowed, default=-1)
+            climbing = fewest == math.inf
+            while 0 <= place < len(plans) and self.clock() <= end:
+                evaluations, plan = plans[place]
+                trial = self._tried(plan, "known good")
+                if trial is None:
+                    break
+                self._add(trial)
+                passes = trial.rmse <= self.max_loss
+                fewest = min(fewest, evaluations) if passes else fewest
+                if not passes and not climbing:
+                    break
+                climbing = climbing and not passes
+                place += 1 if climbing else -1
+
+    def _evaluations(self, plan: Plan) -> int:
+        return plan.trace(self.model.schedule).evaluations
+
+    def _add(self, trial: Trial) -> None:
+        """Keep a trial; one that is far below the bar says how many steps are enough."""
+        self.trials.append(trial)
+        if trial.rmse < self.settings.enough_share * self.max_loss:
+            self.max_steps = min(self.max_steps, steps_of(trial.plan))
+
     def search_steps(self, ladders: Sequence[StepLadder], end: float) -> None:
         """Climb all ladders side by side until ``end``; lack of time costs the plans of many
         steps."""
@@ -67,12 +106,10 @@ class ProgramSearch:
             if trial is None:
                 self.not_tried += 1
                 continue
-            self.trials.append(trial)
+            self._add(trial)
             best = min(best, trial.rmse)
             if trial.rmse > self.settings.pause_ratio * best:
                 paused_until[ladder] = 2 * steps
-            if trial.rmse < self.settings.enough_share * self.max_loss:
-                self.max_steps = min(self.max_steps, steps)
 
     def try_programs(self, plans: Sequence[Plan]) -> None:
         """Screen the programs that were learned for these weights."""
@@ -134,7 +171,8 @@ class ProgramSearch:
 
     def random_baseline(self, end: float) -> RandomBaseline:
         """The best plan that random search finds in as many seconds of measurements as ``trials``
-        took (an outcome that is known costs what it cost, not the time again)."""
+        took (an outcome that is known costs what it cost, not the time again). All that it
+        measures joins the trials, so what is recommended is never worse than its best."""
         allowance = sum(trial.seconds for trial in self.trials)
         generator = random.Random(self.seed)
         spent, draws = 0.0, 0
@@ -147,6 +185,7 @@ class ProgramSearch:
             if trial is not None:
                 spent += trial.seconds
                 drawn.append(trial)
+        self.trials += drawn
         passing = [trial for trial in drawn if trial.rmse <= self.max_loss]
         return RandomBaseline(
             plans=len(drawn),

@@ -11,8 +11,9 @@ class TunerSettings:
 
     Attributes:
         engines_end: share of the budget at which the timing of engines ends. The other phases
-            end at ``step_search_end``, ``level_search_end``, ``random_end``, ``screening_end``
-            (Fréchet distance of few samples) and ``reports_end``, each counted from the start.
+            end at ``known_end``, ``step_search_end``, ``level_search_end``, ``random_end``,
+            ``screening_end`` (Fréchet distance of few samples) and ``reports_end``, each counted
+            from the start.
         compile_s: about how long torch.compile takes for a new batch size.
         exact_error: relative error up to which an engine counts as exact.
         reserve_s, reserve_calls, reserve_share: the time kept for the final race and the fresh
@@ -26,6 +27,7 @@ class TunerSettings:
         throughput_s, throughput_evaluations: throughput is measured with the largest batch for
             which a plan of that many evaluations takes at most that many seconds.
 
+        first_steps: the steps that a program known to be good is tried with first.
         pause_ratio: a step ladder pauses once its ODE error is this many times the best one.
         enough_share: an ODE error below this share of the bar needs no further steps.
         level_trials, level_random_trials: TPE trials for each program, and how many are random.
@@ -66,6 +68,7 @@ class TunerSettings:
     """
 
     engines_end: float = 0.25
+    known_end: float = 0.45
     step_search_end: float = 0.52
     level_search_end: float = 0.6
     random_end: float = 0.66
@@ -91,6 +94,7 @@ class TunerSettings:
     throughput_s: float = 5.0
     throughput_evaluations: int = 10
 
+    first_steps: int = 10
     pause_ratio: float = 1.7
     enough_share: float = 0.4
     level_trials: int = 60

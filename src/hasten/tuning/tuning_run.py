@@ -14,6 +14,7 @@ from hasten.sampling import subject
 from hasten.tuning.engine_costs import estimate_budget, is_exact, measure_engines
 from hasten.tuning.final_selection import FinalSelection
 from hasten.tuning.final_timing import latency_in_fresh_processes, race
+from hasten.tuning.known_good import known_good
 from hasten.tuning.network_levers import try_levers
 from hasten.tuning.optional_phases import try_feature_caches, try_parallel
 from hasten.tuning.pareto import front
@@ -63,7 +64,7 @@ class TuningRun:
         smaller = smaller_networks(model) if self.space.students else []
         layers = try_levers(selection, self.folder, smaller)
         finalists, baseline = race(selection, self.guidance)
-        chosen, why = recommend(finalists, self.max_loss, baseline, self.batch)
+        chosen, why = recommend(finalists, self.max_loss, baseline, self.batch, runner.minutes)
         isolated = runner.backend.isolated
         return Tuning(
             model=model.name,
@@ -134,11 +135,15 @@ class TuningRun:
         )
 
     def _search_programs(self, search: ProgramSearch) -> None:
-        """Screen the step ladders, learned programs, levels and feature caches."""
+        """Screen programs known to be good, step ladders, learned programs, levels, feature
+        caches."""
         runner, settings = self.runner, self.runner.settings
         before = runner.elapsed_s
         ladders, unsupported = self.space.ladders(runner.model, self.guidance)
         runner.unsupported[:0] = unsupported
+        search.search_known(
+            known_good(runner.model, self.space, self.guidance), runner.deadline(settings.known_end)
+        )
         search.search_steps(ladders, runner.deadline(settings.step_search_end))
         if not search.trials:
             needed = 1.5 * before / 60 / settings.step_search_end / (1 - settings.reserve_share)
