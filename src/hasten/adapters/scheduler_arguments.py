@@ -28,8 +28,8 @@ def as_program(program: Program | str | dict[str, object] | None) -> Program:
         return program
     require(
         program is not None,
-        "ProgramScheduler has no program; give the one that hasten.trace(plan, schedule) makes (the "
-        "config of another scheduler does not hold one).",
+        "ProgramScheduler has no program; give the one that hasten.trace(plan, schedule) makes "
+        "(the config of another scheduler does not hold one).",
     )
     return Program.from_json(program if isinstance(program, str) else json.dumps(program))
 
