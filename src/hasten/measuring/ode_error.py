@@ -80,12 +80,14 @@ def reference(
     *,
     plan: Plan = REFERENCE,
     seed: int = 0,
+    first: int = 0,
     net: Prepared | None = None,
     batch: int = 64,
 ) -> Reference:
     """The converged solution of ``n`` starts of ``model``; labels in turn where it has labels.
 
     Args:
+        first: the number of the first sample: a sample's noise depends on (seed, number).
         plan: the plan that counts as converged, see :func:`reference_plan`.
         net: its prepared network, to share it.
         batch: pictures at a time.
@@ -96,9 +98,10 @@ def reference(
     """
     require_whole("n", n, 1, 100_000)
     shape = model.shape
-    rows = [torch.randn(shape, generator=generator(seed, i, Stream.ODE_ERROR)) for i in range(n)]
+    numbers = range(first, first + n)
+    rows = [torch.randn(shape, generator=generator(seed, i, Stream.ODE_ERROR)) for i in numbers]
     noise = torch.stack(rows)
-    condition = None if model.labels is None else [i % model.labels for i in range(n)]
+    condition = None if model.labels is None else [i % model.labels for i in numbers]
     try:
         pictures = build(model, plan, net=net).sample(noise=noise, condition=condition, batch=batch)
     except NonFiniteError:

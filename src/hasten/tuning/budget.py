@@ -49,6 +49,13 @@ class Budget:
         )
 
     @property
+    def reference_s(self) -> float:
+        """Seconds that the reference solution takes; 0 where there is no time for one."""
+        sizes = (size for size in self.settings.reference_sizes if self._allows(*size))
+        samples, evaluations = next(sizes, (0, 0))
+        return samples * evaluations * self.sample_s
+
+    @property
     def screening_samples(self) -> int:
         """Samples with which a plan is screened."""
         return max(2, self.reference_size[0] // self.settings.screening_divisor)

@@ -18,11 +18,9 @@ def recommend(
     what would, given that the tuner had ``minutes``."""
     closest = most_faithful(finalists)
     judged = any(finalist.final_quality for finalist in finalists)
-    ordered = sorted(finalists, key=lambda finalist: finalist.latency.median)
-    passing = [finalist for finalist in ordered if passes(finalist, closest, max_loss, judged)]
-    chosen = passing[0] if passing else closest
+    chosen, passed = candidate(finalists, max_loss)
     description = _described(chosen, closest, baseline, batch)
-    if passing:
+    if passed:
         return chosen, f"The fastest plan whose loss is below {max_loss:g}: {description}."
     why = f"No plan's loss is below {max_loss:g}; this one came nearest: {description}."
     return chosen, why + _what_would_pass(chosen.report.ode_error, max_loss, minutes, judged)
@@ -51,6 +49,16 @@ def _rounded_up(value: float) -> float:
     return round(math.ceil(value / unit) * unit, 10)
 
 
+def candidate(finalists: Sequence[Finalist], max_loss: float) -> tuple[Finalist, bool]:
+    """The fastest plan that passes, and True; else the most faithful one, and False."""
+    closest = most_faithful(finalists)
+    judged = any(finalist.final_quality for finalist in finalists)
+    ordered = sorted(finalists, key=lambda finalist: finalist.latency.median)
+    passing = (finalist for finalist in ordered if passes(finalist, closest, max_loss, judged))
+    chosen = next(passing, None)
+    return chosen or closest, chosen is not None
+
+
 def most_faithful(finalists: Sequence[Finalist]) -> Finalist:
     """The plan that others' quality was compared with, else the one of least ODE error."""
     marked = (finalist for finalist in finalists if finalist.faithful)
@@ -62,11 +70,13 @@ def passes(finalist: Finalist, closest: Finalist, max_loss: float, judged: bool)
 
     Where samples were ``judged`` against real pictures: FD is not measurably (95%, paired) more
     than that share above the most faithful plan's, and recall not measurably more than that below.
-    Else the whole interval of the ODE error is below it.
+    Else the whole interval of the ODE error is below it, and so is the ODE error on fresh noise,
+    where that was measured.
     """
     if not judged:
-        ode_error = finalist.report.ode_error
-        return ode_error is not None and ode_error.high <= max_loss
+        ode_error, fresh = finalist.report.ode_error, finalist.fresh
+        passes_fresh = fresh is None or fresh.rmse <= max_loss
+        return ode_error is not None and ode_error.high <= max_loss and passes_fresh
     own, other = finalist.final_quality, closest.final_quality
     if own is None or other is None:
         return False
@@ -88,6 +98,8 @@ def _described(chosen: Finalist, closest: Finalist, baseline: Baseline, batch: i
         facts[-1] += f" ({ratio:.0f} times faster than 1000 ancestral steps in eager float32)"
     if chosen.report.ode_error is not None:
         facts.append(_ode_error_described(chosen.report.ode_error))
+    if chosen.fresh is not None:
+        facts.append(f"{chosen.fresh.rmse:.4f} on {chosen.fresh.n} samples of fresh noise")
     if chosen.final_quality is not None:
         facts.append(_fd_described(chosen, closest))
         recall = chosen.final_quality.quality.recall

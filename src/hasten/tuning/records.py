@@ -104,12 +104,14 @@ class Finalist:
         final_quality: quality on more samples, for the plans that come into question.
         faithful: whether it is the plan that others' quality is compared with.
         race_ms: latency in turn with the other finalists.
+        fresh: ODE error on noise that had no part in choosing the plan, where that was measured.
     """
 
     report: Report
     final_quality: FinalQuality | None = None
     faithful: bool = False
     race_ms: Latency | None = None
+    fresh: OdeError | None = None
 
     @property
     def plan(self) -> Plan:
@@ -148,6 +150,7 @@ class Finalist:
             "final_quality": final,
             "faithful": self.faithful,
             "race_ms": None if self.race_ms is None else to_json(self.race_ms),
+            "fresh": None if self.fresh is None else to_json(self.fresh),
         }
 
 

@@ -42,10 +42,11 @@ class Outcome(Generic[AnswerT]):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReferenceSpec:
     """Which reference solution ODE errors are measured against: the plan that makes it, and of how
-    many samples it is."""
+    many samples it is, from sample ``first`` on."""
 
     plan: Plan
     samples: int
+    first: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -72,10 +72,14 @@ class TrialRunner:
 
     @property
     def reserve_s(self) -> float:
-        """Seconds that are kept for the final race and the fresh processes."""
+        """Seconds that are kept for the final race and the fresh processes, and for a reference
+        solution of fresh noise where ODE error decides."""
         call_s = 0.0 if self.estimated is None else self.estimated.call_s
         wanted = max(self.settings.reserve_s, self.settings.reserve_calls * call_s)
-        return min(wanted, self.settings.reserve_share * self.seconds)
+        timing_s = min(wanted, self.settings.reserve_share * self.seconds)
+        if self.estimated is None or self.executor.has_real_pictures:
+            return timing_s
+        return timing_s + self.estimated.reference_s
 
     @property
     def is_over(self) -> bool:

@@ -128,7 +128,7 @@ class TrialExecutor:
     def make_reference(self, request: MakeReference) -> ReferenceSpec:
         """Make the reference solution; the answer says what it is."""
         solution = self.reference(request.reference)
-        return ReferenceSpec(plan=solution.plan, samples=len(solution.noise))
+        return dataclasses.replace(request.reference, plan=solution.plan)
 
     def screen(self, request: Screen) -> Screening:
         """Evaluations, and ODE error on the first samples of the reference."""
@@ -235,7 +235,8 @@ class TrialExecutor:
 
     def reference(self, spec: ReferenceSpec) -> Reference:
         """The reference solution, made once."""
-        key = f"converged-{self.model.sha256[:12]}-{spec.samples}-{self.seed}-{spec.plan.key}"
+        numbers = f"{spec.first}-{spec.samples}" if spec.first else f"{spec.samples}"
+        key = f"converged-{self.model.sha256[:12]}-{numbers}-{self.seed}-{spec.plan.key}"
         if key not in self._references:
             file = None if self.folder is None else self.folder / f"{key}.safetensors"
             self._references[key] = self._read(spec, file) or self._made(spec, file)
@@ -244,7 +245,13 @@ class TrialExecutor:
     def _made(self, spec: ReferenceSpec, file: Path | None) -> Reference:
         net = self.prepared(spec.plan)
         solution = reference(
-            self.model, spec.samples, plan=spec.plan, seed=self.seed, net=net, batch=self.max_batch
+            self.model,
+            spec.samples,
+            plan=spec.plan,
+            seed=self.seed,
+            first=spec.first,
+            net=net,
+            batch=self.max_batch,
         )
         if file is not None:
             write_bytes(file, save({"noise": solution.noise, "pictures": solution.pictures}))
@@ -258,7 +265,9 @@ class TrialExecutor:
         except SafetensorError:  # cut off or damaged: made again
             return None
         labels = self.model.labels
-        condition = None if labels is None else [i % labels for i in range(spec.samples)]
+        condition = (
+            None if labels is None else [(spec.first + i) % labels for i in range(spec.samples)]
+        )
         features = FeatureNet.for_model(self.model)
         return Reference(
             model=self.model, plan=spec.plan, condition=condition, features=features, **tensors

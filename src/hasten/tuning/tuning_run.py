@@ -14,6 +14,7 @@ from hasten.sampling import subject
 from hasten.tuning.engine_costs import estimate_budget, is_exact, measure_engines
 from hasten.tuning.final_selection import FinalSelection
 from hasten.tuning.final_timing import latency_in_fresh_processes, race
+from hasten.tuning.fresh_noise import checked_on_fresh_noise
 from hasten.tuning.known_good import known_good
 from hasten.tuning.network_levers import try_levers
 from hasten.tuning.optional_phases import try_feature_caches, try_parallel
@@ -64,6 +65,7 @@ class TuningRun:
         smaller = smaller_networks(model) if self.space.students else []
         layers = try_levers(selection, self.folder, smaller)
         finalists, baseline = race(selection, self.guidance)
+        finalists = checked_on_fresh_noise(runner, finalists, reference, self.max_loss)
         chosen, why = recommend(finalists, self.max_loss, baseline, self.batch, runner.minutes)
         isolated = runner.backend.isolated
         return Tuning(
