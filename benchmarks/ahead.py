@@ -40,7 +40,7 @@ def call_of(spec: Facts) -> Callable[[], object]:
     """What a contender does: from given noise to latents."""
     model, batch = hasten.load("builtin:mnist"), spec["batch"]
     if spec["side"] == "hasten":
-        sampler = hasten.build(model, hasten.Plan(**spec["plan"]))
+        sampler = hasten.build(model, hasten.Plan.of(spec["plan"]))
         noise, condition = start(model, batch), [i % 10 for i in range(batch)]
         return lambda: sampler.sample(noise=noise, condition=condition, raw=True, batch=batch)
     config = next(config for config in CONFIGS if config.name == spec["config"])
@@ -145,9 +145,9 @@ def raced(
 
 def exported(plan: Facts, to: str, folder: Path) -> str:
     """Where in ``folder`` ``plan`` was exported for the runtime ``to``."""
-    out = folder / f"{hasten.Plan(**plan).key}-{to}"
+    out = folder / f"{hasten.Plan.of(plan).key}-{to}"
     if not out.exists():
-        hasten.export(hasten.load("builtin:mnist"), hasten.Plan(**plan), to, out)
+        hasten.export(hasten.load("builtin:mnist"), hasten.Plan.of(plan), to, out)
     return str(out)
 
 
@@ -156,7 +156,7 @@ def beside(batch: int, folder: Path = FOLDER) -> Facts:
     plan = json.loads((folder / f"batch-{batch}" / "plan.json").read_text())
     model = hasten.load("builtin:mnist")
     assert SEED == Seed.QUALITY  # the same start noise as the peers'
-    sampler = hasten.build(model, hasten.Plan(**plan))
+    sampler = hasten.build(model, hasten.Plan.of(plan))
     found = judged(sampler, N, real_for(model))
     fd = found["fd"].value
     peers = [row for row in read("peers")["rows"] if 5 <= row.get("steps", 0) <= 50]
@@ -175,7 +175,7 @@ def beside(batch: int, folder: Path = FOLDER) -> Facts:
     )
     return {
         "batch": batch,
-        "plan": str(hasten.Plan(**plan)),
+        "plan": str(hasten.Plan.of(plan)),
         "evaluations": sampler.evaluations,
         "fd": fd,
         "fd_interval": [found["fd"].low, found["fd"].high],

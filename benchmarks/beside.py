@@ -77,14 +77,15 @@ def _of(fd: float, n: int) -> str:
 
 
 def main(folder: Path) -> None:
-    plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    plan = hasten.Plan.read(folder / "plan.json")
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    key = hasten.Plan(**plan).key
-    best = next(row for row in report["finalists"] if row["key"] == key)
+    best = next(row for row in report["finalists"] if row["key"] == plan.key)
     fd = (best["final_quality"] or best)["fd"]
     before = next(row for row in read("ahead")["rows"] if row["batch"] == 1)
     try:
-        found = raced(1, plan, [before["fastest_peer"]], FULL, ROUNDS, folder / "exported")
+        found = raced(
+            1, plan.model_dump(), [before["fastest_peer"]], FULL, ROUNDS, folder / "exported"
+        )
     except hasten.UserError as error:  # a plan that no other runtime can take
         print(f"beside diffusers: not measured: {error}")
         return

@@ -95,8 +95,8 @@ def compared() -> list[dict[str, Any]]:
     for seed in SEEDS:
         tuning = tuned(seed)
         drawn = tuning["random"]["best"]
-        random_plan = best.plan if drawn is None else hasten.Plan(**drawn["plan"])
-        plan = hasten.Plan(**tuning["best"])
+        random_plan = best.plan if drawn is None else hasten.Plan.of(drawn["plan"])
+        plan = hasten.Plan.of(tuning["best"])
         plans += [plan, random_plan.model_copy(update={"engine": ENGINE})]
         anywhere = plan.model_copy(update={"device": None})
         again, seconds = swept.get(str(anywhere)), tuning["seconds"] - tuning["random_seconds"]
@@ -128,7 +128,7 @@ def fresh() -> list[dict[str, Any]]:
     """The recommended plan measured again by ``hasten measure`` in processes of its own."""
     found = tuned(SEEDS[0])
     plan = FOLDER / "plan.json"
-    hasten.Plan(**found["best"]).write(plan)
+    hasten.Plan.of(found["best"]).write(plan)
     command = [sys.executable, "-m", "hasten", "measure", str(FOLDER / "model")]
     command += ["--plan", str(plan), "--n", "64", "--batch", "1", "--seconds", "1", "--json"]
     low, high = (found["expected"][name] for name in ("low", "high"))

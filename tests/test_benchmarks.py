@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 import sys
 from pathlib import Path
@@ -15,6 +16,9 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.run import BENCHMARKS  # noqa: E402
 from benchmarks.tables import DOCUMENTS  # noqa: E402
+
+from hasten.core.errors import UserError  # noqa: E402
+from hasten.core.plan import Plan  # noqa: E402
 
 
 def test_every_table_of_the_documents_is_made_by_a_benchmark():
@@ -53,3 +57,22 @@ def test_what_was_not_measured_is_said(capsys, monkeypatch):
         run.main(["magic"])
     with pytest.raises(SystemExit, match=r"benchmarks\.ancestral make"):
         run.main(["ancestral"])
+
+
+def test_the_demo_reads_the_plan_and_the_report_that_the_tuner_writes(
+    tmp_path, monkeypatch, capsys
+):
+    beside = importlib.import_module("benchmarks.beside")
+    plan, seen = Plan(solver="ddim", steps=4), []
+
+    def raced(batch, fields, *rest):
+        seen.append((batch, Plan.of(fields)))
+        raise UserError("nothing is timed in a test")
+
+    monkeypatch.setattr(beside, "raced", raced)
+    plan.write(tmp_path / "plan.json")
+    row = {"key": plan.key, "fd": {"value": 1.0, "n": 500}, "final_quality": None}
+    (tmp_path / "report.json").write_text(json.dumps({"finalists": [row]}))
+    beside.main(tmp_path)
+    assert seen == [(1, plan)]
+    assert "nothing is timed in a test" in capsys.readouterr().out

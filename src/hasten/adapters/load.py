@@ -32,6 +32,7 @@ from hasten.core.codec import Codec, Shape, codecs
 from hasten.core.errors import UserError, nearest, require, require_whole
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule
+from hasten.core.plan_upgrade import upgraded
 from hasten.core.prediction import Prediction
 
 Pipeline = Any  # of diffusers
@@ -325,7 +326,7 @@ def _own_plans(facts: Mapping[str, object]) -> tuple[dict[str, object], ...]:
     plans = facts.get("plans", [])
     if not isinstance(plans, list) or not all(isinstance(plan, dict) for plan in plans):
         raise UserError(f"plans is {plans!r}; it takes a list of plan fields.")
-    return tuple(plans)
+    return tuple(upgraded(plan) for plan in plans)
 
 
 def _part(kind: type[Part], value: object) -> Part:

@@ -53,4 +53,5 @@ def upgraded(fields: Mapping[str, object]) -> dict[str, Any]:
         # Older files wrote down the defaults of what the program decides.
         standard = {"solver": "dpmpp(order=2)", "grid": "log-snr", "steps": 10, "clip": None}
         fields = {k: v for k, v in fields.items() if standard.get(k, ...) != v}
-    return {**fields, "levers": levers if levers else made}
+    chosen = levers or made
+    return {**fields, "levers": chosen} if chosen else fields
