@@ -59,7 +59,14 @@ WITH_CODE = [page for page in PAGES if blocks(page, "python")]
 WITH_COMMANDS = [page for page in PAGES if commands(page)]
 
 
-@pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
+LONG = ("docs/measuring.md", "docs/quickstart.md", "docs/export.md")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] * (name_of(page) in LONG)) for page in WITH_CODE],
+    ids=name_of,
+)
 def test_the_code_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     if name_of(page) == "docs/export.md":
         pytest.importorskip("onnxruntime")

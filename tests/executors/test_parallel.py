@@ -340,6 +340,7 @@ def test_two_processes_share_the_questions_and_end_with_the_same_picture():
     assert share < 40 * 3  # a run alone asks about 40 * 3.5 questions, so this is half and rounding
 
 
+@pytest.mark.slow
 def test_the_death_of_a_process_ends_the_others_with_one_line():
     (status, _, err), (other, _, _) = ranks(dies=1)
     assert other == 9

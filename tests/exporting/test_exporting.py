@@ -119,7 +119,7 @@ def start_of(kind: str) -> str:
 @pytest.mark.parametrize(
     ("target", "kind"),
     [
-        ("onnx", "mixture"),
+        pytest.param("onnx", "mixture", marks=pytest.mark.slow),
         pytest.param("openvino", "gaussian", marks=pytest.mark.slow),
         ("executorch", "mixture"),
         ("folder", "mixture"),

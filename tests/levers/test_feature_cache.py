@@ -169,9 +169,8 @@ def test_every_second_is_the_mask_that_says_so(tiny_model, noise):
 ENGINES = {"openvino": "deep(branch=0, forecast=1)", "onnxruntime": "encoder"}
 
 
-@pytest.mark.parametrize(
-    "engine", [pytest.param("openvino", marks=pytest.mark.slow), "onnxruntime"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_an_engine_runs_both_graphs_as_eager_does(tiny_model, noise, engine):
     model, cache = tiny_model(labels=3), ENGINES[engine]
     wanted = hasten.build(model, plan(cache, guidance=2.0)).sample(

@@ -175,6 +175,7 @@ def test_random_features_are_the_same_every_time_and_take_any_size():
         RandomFeatures(1)(torch.rand(2, 1, 3, 9))
 
 
+@pytest.mark.slow
 def test_random_features_see_noise_that_a_bad_plan_leaves():
     model = hasten.load("builtin:mnist")
     features = RandomFeatures(1)

@@ -212,7 +212,7 @@ def test_every_path_and_prediction_trains(parquet, tmp_path, schedule, predictio
             schedule=schedule,
             prediction=prediction,
             times=times,
-            pictures=16 * 60,
+            pictures=16 * 45,
             checkpoint_every=10**6,
             network={**NETWORK, "dropout": 0.0},
             optimizer={"rate": 3e-3, "batch": 16, "warmup": 0},

@@ -63,7 +63,9 @@ def _export(model: Model, flat: Flat, inputs: list[torch.Tensor], file: Path) ->
         file.parent.mkdir(exist_ok=True)
         with _quiet():
             program = torch.export.export(flat, tuple(inputs))
-            done = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False)
+            done = torch.onnx.export(
+                program, dynamo=True, opset_version=OPSET, optimize=False, verbose=False
+            )
             assert done is not None
             done.save(str(file), external_data=True)
     except Exception as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from hasten.core.model import Model
 from hasten.core.plan import Plan, PlanLike, as_plan
 from hasten.core.random_streams import Stream, generator
 from hasten.data.rows import Pictures, evenly_spread, load_rows, picture_column
+from hasten.measuring.interval import mean_interval
 from hasten.measuring.probability_flow import Flow
 
 CHECKED = 8  # pictures whose integral is also taken with half the steps
@@ -104,13 +104,12 @@ def likelihood(
     net = plan.parts.engine.prepare(model, plan.dtype)
     flow = Flow(model, NetworkDenoiser(model, net), probes, probe)
     bits, change = _bits(flow, pictures, condition, seed, steps, batch)
-    n, middle = len(bits), float(bits.mean())
-    half = 1.96 * float(bits.std()) / math.sqrt(n) if n > 1 else math.inf
+    mean, low, high = mean_interval(bits)
     return Likelihood(
-        bits=middle,
-        low=middle - half,
-        high=middle + half,
-        n=n,
+        bits=mean,
+        low=low,
+        high=high,
+        n=len(bits),
         dequantisation=DEQUANTISATION,
         labels=said,
         ratios=(flow.low.ratio, flow.high.ratio),

@@ -7,7 +7,6 @@ Same start noise, no data needed. Every deterministic solver approximates one pr
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 
 import torch
@@ -19,6 +18,7 @@ from hasten.core.plan import Plan
 from hasten.core.random_streams import Stream, generator
 from hasten.core.report import OdeError
 from hasten.measuring.features import FeatureNet
+from hasten.measuring.interval import mean_interval
 from hasten.sampling import build
 
 REFERENCE = Plan(solver="dpmpp(order=3)", grid="log-snr", steps=150)
@@ -54,16 +54,15 @@ class Reference:
         sampler = build(self.model, plan, net=net)
         pictures = sampler.sample(noise=self.noise, condition=self.condition, batch=batch)
         apart = (pictures - self.pictures).square().flatten(1).mean(1).sqrt().double()
-        n, middle = len(apart), float(apart.mean())
-        half = 1.96 * float(apart.std()) / math.sqrt(n) if n > 1 else math.inf
+        mean, low, high = mean_interval(apart)
         distance = None
         if self.features is not None:
             distance = self.features.distance(pictures, self.pictures)
         return OdeError(
-            rmse=middle,
-            low=max(0.0, middle - half),
-            high=middle + half,
-            n=n,
+            rmse=mean,
+            low=max(0.0, low),
+            high=high,
+            n=len(apart),
             reference=str(self.plan),
             features=distance,
         )

@@ -45,7 +45,7 @@ def quality(pictures: torch.Tensor, real: Real) -> Quality:
     precision, recall = precision_recall(features, real.sample)
     return Quality(
         fd=fd,
-        kd=kernel_estimate(features, real.sample),
+        kd=kernel_estimate(features, real.sample, real.kernel_sums),
         precision=precision,
         recall=recall,
         features=real.features.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from hasten.core.model import Model
 from hasten.data.rows import Pictures, evenly_spread, load_rows, picture_column
 from hasten.measuring.features import FeatureNet, features_for
 from hasten.measuring.frechet import statistics
+from hasten.measuring.kernel import kernel_sums
 
 FEWEST = 50
 BATCH = 500
@@ -34,6 +36,11 @@ class Real:
     sample: torch.Tensor | None
     count: int
     name: str
+
+    @functools.cached_property
+    def kernel_sums(self) -> torch.Tensor | None:
+        """The part of the kernel distance (m,) that is the same whatever is held against it."""
+        return None if self.sample is None else kernel_sums(self.sample)
 
 
 def real_for(

@@ -65,7 +65,7 @@ def test_a_pruned_u_net_is_a_narrower_stock_one():
     assert all(torch.equal(value, before[name]) for name, value in whole.net.state_dict().items())
 
 
-@pytest.mark.parametrize("idle", [0, 1])
+@pytest.mark.parametrize("idle", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_resolution_that_loses_least_is_made_narrower(idle, monkeypatch):
     """The widths are not all cut by the same share."""
 

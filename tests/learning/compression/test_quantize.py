@@ -135,6 +135,7 @@ def ode_error(model, held, tmp_path, plan=BASE) -> float:
     return float((pictures[0] - pictures[1]).square().mean().sqrt())
 
 
+@pytest.mark.slow
 def test_more_bits_and_more_rows_have_less_ode_error(model, tmp_path):
     plain = {"n": 16, "correct": False}
     by = {
@@ -300,9 +301,8 @@ def test_the_correction_brings_the_mean_answer_back(model):
     assert (fine - wanted).square().mean() < (rough - wanted).square().mean()
 
 
-@pytest.mark.parametrize(
-    "engine", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_runtimes_compute_what_the_simulation_says(model, tmp_path, engine):
     pytest.importorskip(engine)
     file = tmp_path / "q.safetensors"

@@ -20,6 +20,7 @@ from hasten.tuning.space import distilled_students
 from student_recipes import recipe
 
 
+@pytest.mark.slow
 def test_a_student_begins_with_the_weights_of_another(teacher, data, tmp_path):
     first = learn_student(teacher, recipe("direct", data), tmp_path / "first", quiet=True)
     still = {"begin": str(first), "optimizer": {"rate": 1e-12, "batch": 16, "warmup": 0}}
@@ -187,6 +188,7 @@ def test_the_student_that_ships_draws_the_digit_that_is_wanted():
     assert distilled_students(model, 2.0) == []
 
 
+@pytest.mark.slow
 def test_another_precision_needs_another_process(teacher, data, tmp_path):
     learn_student(teacher, recipe("direct", data), tmp_path / "one", quiet=True)
     with pytest.raises(UserError, match="new process"):

@@ -27,7 +27,14 @@ def start(teacher, data, tmp_path_factory) -> str:
     return f"gaussian(ratio=3, file={str(file)!r})"
 
 
-@pytest.mark.parametrize("objective", ["consistency", "continuous-consistency", "trajectory"])
+@pytest.mark.parametrize(
+    "objective",
+    [
+        "consistency",
+        pytest.param("continuous-consistency", marks=pytest.mark.slow),
+        pytest.param("trajectory", marks=pytest.mark.slow),
+    ],
+)
 def test_a_student_of_a_start_learns_the_levels_below_it(objective, teacher, data, start, tmp_path):
     made = recipe(objective, data, start=start)
     student = hasten.load(learn_student(teacher, made, tmp_path / "student", quiet=True))
