@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 
 import pytest
-from tuning_fakes import gaussian_model
 
 from hasten.core.noise_schedule import schedule
+from hasten.core.plan import Plan
 from hasten.tuning.known_good import KNOWN_GOOD, family, known_good
 from hasten.tuning.space import Space
 
@@ -34,16 +34,10 @@ def test_every_program_is_one_that_the_tuner_considers():
     assert {grid for _, grid in pairs} <= set(space.grids)
 
 
-def test_ladders_keep_the_ranking_and_the_space():
-    model, space = gaussian_model(), Space(solvers=("ddim", "unipc(order=3)"), steps=(4, 8))
-    ladders = known_good(model, space, 1.0)
-    first = [ladder.plans[0] for ladder in ladders]
-    names = list(dict.fromkeys(plan.solver for plan in first))
-    ranked = [solver for solver, _ in KNOWN_GOOD[family(model.schedule)] if solver in space.solvers]
-    assert names == ranked
-    assert {plan.steps for ladder in ladders for plan in ladder.plans} == {4, 8}
-
-
-def test_a_solver_that_the_schedule_refuses_is_left_out():
-    model = dataclasses.replace(gaussian_model(), schedule=schedule("edm"))
-    assert all(ladder.plans for ladder in known_good(model, Space(), 1.0))
+@pytest.mark.parametrize("text", ["edm", "vp-linear", "flow"])
+def test_pairs_are_written_as_plans_write_them(text):
+    pairs = known_good(schedule(text))
+    space = Space()
+    plans = [Plan(solver=a, grid=b) for a, b in itertools.product(space.solvers, space.grids)]
+    assert len(pairs) == len(KNOWN_GOOD[family(schedule(text))])
+    assert set(pairs) <= {(plan.solver, plan.grid) for plan in plans}

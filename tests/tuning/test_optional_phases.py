@@ -29,7 +29,8 @@ def searched(model, evaluations: list[int]) -> ProgramSearch:
         guidance=1.0,
         max_loss=0.05,
         seed=0,
-        screen=lambda plan, by: trial(plan),
+        pictures=(64,),
+        screen=lambda plan, by, pictures: trial(plan),
         clock=FakeClock(),
     )
     search.trials += [trial(evaluations=steps) for steps in evaluations]

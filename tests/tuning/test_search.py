@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import random
 
 import pytest
-from tuning_fakes import SMALL, FakeClock, gaussian_model, ode_error
+from tuning_fakes import SMALL, FakeClock, gaussian_model
 
 from hasten.core.model import Model
 from hasten.core.plan import Plan
+from hasten.core.report import OdeError
 from hasten.tuning.records import Origin, Trial
 from hasten.tuning.search import ProgramSearch
 from hasten.tuning.settings import TunerSettings
@@ -22,17 +25,28 @@ class Screen:
     """Answers with an invented ODE error, a quarter of a second each on the clock."""
 
     def __init__(self, clock: FakeClock) -> None:
-        self.clock, self.plans = clock, []
+        self.clock, self.plans, self.pictures = clock, [], []
 
-    def __call__(self, plan: Plan, by: Origin) -> Trial:
+    def __call__(self, plan: Plan, by: Origin, pictures: int) -> Trial:
         self.plans.append(plan)
+        self.pictures.append(pictures)
         self.clock.now += 0.25
         rmse = (1.0 if plan.solver == FAST else 5.0) / plan.steps**2
-        error = ode_error(rmse)
+        # Few pictures have a wider interval, and are a little harder here than all of them.
+        wide = {8: 0.4, 32: 0.2, 64: 0.1}[pictures]
+        rmse *= 1.0 + wide / 10 - 0.01
+        error = OdeError(
+            rmse=rmse, low=(1 - wide) * rmse, high=(1 + wide) * rmse, n=pictures, reference="it"
+        )
         return Trial(plan=plan, evaluations=plan.steps, ode_error=error, by=by, seconds=0.25)
 
 
-def made(space: Space = SMALL, max_loss: float = 0.05, model: Model | None = None):
+def made(
+    space: Space = SMALL,
+    max_loss: float = 0.05,
+    model: Model | None = None,
+    pictures: tuple[int, ...] = (64,),
+):
     clock = FakeClock()
     screen = Screen(clock)
     search = ProgramSearch(
@@ -41,6 +55,7 @@ def made(space: Space = SMALL, max_loss: float = 0.05, model: Model | None = Non
         guidance=1.0,
         max_loss=max_loss,
         seed=0,
+        pictures=pictures,
         screen=screen,
         clock=clock,
         settings=SETTINGS,
@@ -52,32 +67,77 @@ def ladder(solver: str, steps: tuple[int, ...] = (2, 3, 4, 5, 6, 8, 10)) -> Step
     return StepLadder(tuple(Plan(solver=solver, grid="uniform", steps=n) for n in steps))
 
 
-def test_what_is_known_to_be_good_is_measured_around_the_fewest_steps_that_pass():
+LADDERS = [
+    StepLadder(
+        tuple(
+            Plan(solver=solver, grid=grid, steps=steps) for steps in (2, 3, 4, 5, 6, 8, 10, 15, 20)
+        )
+    )
+    for solver in (FAST, "unipc", "dpmpp(order=3)")
+    for grid in ("uniform", "karras")
+]
+
+
+def fewest_of(search: ProgramSearch) -> int:
+    return min(trial.evaluations for trial in search.trials if trial.passes(search.max_loss))
+
+
+def test_the_fewest_evaluations_that_pass_are_found_in_part_of_the_measurements():
     search, screen, _ = made()
-    search.search_known([ladder(FAST), ladder(SLOW), ladder("unipc")], 1e9)
-    steps = {
-        name: [plan.steps for plan in screen.plans if plan.solver.startswith(name)]
-        for name in (FAST, SLOW, "unipc")
-    }
-    assert steps[FAST] == [10, 8, 6, 5, 4]  # 1 / 25 passes, 1 / 16 does not
-    assert steps[SLOW] == [2]  # two evaluations a step: only this is cheaper than five
-    assert steps["unipc"] == [4]
-    assert search.max_steps == 8  # 1 / 64 is far below the bar
+    search.search_fewest(LADDERS, 1e9)
+    assert fewest_of(search) == 5  # 1 / 25 and a tenth pass, 1 / 16 does not
+    assert len(screen.plans) < sum(len(ladder.plans) for ladder in LADDERS) / 2
+    assert len(set(map(str, screen.plans))) == len(screen.plans)  # no plan on all pictures twice
+    assert search.spent_s == 0.25 * len(screen.plans)
 
 
-def test_a_first_program_that_does_not_pass_is_given_more_steps():
-    search, screen, _ = made(max_loss=0.006)
-    search.search_known([ladder(FAST, (5, 10, 12, 15, 20)), ladder(SLOW, (5, 10, 15))], 1e9)
-    assert [(plan.solver, plan.steps) for plan in screen.plans] == [
-        *((FAST, steps) for steps in (10, 12, 15)),
-        (SLOW, 5),
+def test_what_is_known_to_be_good_is_given_steps_until_it_passes():
+    search, screen, _ = made(max_loss=0.03)
+    search.search_fewest(LADDERS, 1e9)
+    assert [(plan.solver, plan.grid, plan.steps) for plan in screen.plans[:2]] == [
+        ("unipc", "uniform", 10),  # 0.05 and 0.022
+        ("unipc", "uniform", 15),
     ]
+    assert fewest_of(search) == 8
 
 
-def test_lack_of_time_leaves_what_is_known_to_be_good_where_it_is():
+def test_more_pictures_are_for_what_may_still_pass():
+    search, screen, _ = made(pictures=(8, 32, 64))
+    search.search_fewest(LADDERS, 1e9)
+    assert fewest_of(search) == 5
+    on_all = {str(p) for p, n in zip(screen.plans, screen.pictures, strict=True) if n == 64}
+    assert {f"solver={FAST},grid={grid},steps=5" for grid in ("uniform", "karras")} & on_all
+    assert len(on_all) < len(set(map(str, screen.plans))) / 2
+    # A plan that was measured on more pictures is one trial.
+    names = [str(trial.plan) for trial in search.trials]
+    assert len(names) == len(set(names))
+
+
+def test_a_pass_on_few_pictures_is_not_one_on_all():
+    search, screen, _ = made(pictures=(8, 64), max_loss=1.5)
+    real = screen.__call__
+
+    def lucky(plan: Plan, by: Origin, pictures: int) -> Trial:
+        trial = real(plan, by, pictures)
+        rmse = 0.01 if pictures == 8 else 9.0
+        error = OdeError(rmse=rmse, low=rmse, high=rmse, n=pictures, reference="it")
+        return dataclasses.replace(trial, ode_error=error)
+
+    search.screen = lucky
+    search.search_fewest(LADDERS[:1], 1e9)
+    assert search._fewest_that_pass() == math.inf
+
+
+def test_a_search_that_has_no_time_left_ends():
     search, screen, clock = made()
-    search.search_known([ladder(FAST)], clock.now + 0.3)
-    assert [plan.steps for plan in screen.plans] == [10, 8]
+    search.search_fewest(LADDERS, clock.now + 0.3)
+    assert len(screen.plans) == 2
+
+
+def test_where_nothing_can_pass_the_search_ends_by_itself():
+    search, screen, _ = made(max_loss=1e-9)
+    search.search_fewest(LADDERS, 1e9)
+    assert 0 < len(screen.plans) < 30
 
 
 def test_a_ladder_far_behind_pauses_until_twice_its_steps():

@@ -13,7 +13,7 @@ def test_a_fast_network_gets_the_largest_reference():
     budget = Budget(seconds=240.0, sample_s=0.002, call_s=0.003)
     assert budget.allows_full_reference
     assert budget.reference_size == (64, 150)
-    assert budget.screening_samples == 8
+    assert budget.rungs == (8, 32, 64)
     assert budget.throughput_batch(64) == 64
 
 
@@ -22,7 +22,7 @@ def test_less_is_measured_on_a_slow_network():
     assert not budget.allows_full_reference
     # 15% of 240 s are 36 s: 900 evaluations of 0.04 s. Of the sizes, 8 * 100 is the first below.
     assert budget.reference_size == (8, 100)
-    assert budget.screening_samples == 2
+    assert budget.rungs == (8,)
     # A plan of 10 evaluations of 16 samples takes 6.4 s, of 4 samples 1.6 s; 5 s are allowed.
     assert budget.throughput_batch(64) == 4
     assert budget.throughput_batch(1) == 1
@@ -35,7 +35,7 @@ def test_a_network_too_slow_for_the_budget_is_told_how_many_minutes_it_needs():
 
 
 def test_settings_decide_the_reference():
-    settings = TunerSettings(reference_sizes=((16, 20),), screening_divisor=4)
+    settings = TunerSettings(reference_sizes=((16, 20),), rungs=(4,))
     budget = Budget(seconds=240.0, sample_s=0.002, call_s=0.003, settings=settings)
     assert budget.reference_size == (16, 20)
-    assert budget.screening_samples == 4
+    assert budget.rungs == (4, 16)

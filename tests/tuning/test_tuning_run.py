@@ -73,7 +73,7 @@ def test_random_search_gets_as_many_seconds_as_the_search():
 
 
 def test_a_budget_that_ends_during_random_search_is_told():
-    tuning = tuned(space=SMALLER, minutes=3.0, request_s=1.9)
+    tuning = tuned(space=SMALLER, minutes=3.0, request_s=6.0)
     assert tuning.random.share < 1.0
 
 
@@ -97,7 +97,7 @@ def test_the_fastest_exact_engine_makes_the_reference():
     assert tuning.reference.startswith("solver=dpmpp(order=3)")
     assert tuning.reference_samples == 8
     screened = [r for r in backend.of_kind(Screen) if not r.reference.first]
-    assert {request.samples for request in screened} == {2}
+    assert {request.samples for request in screened} == {8}
     (fresh,) = [r for r in backend.of_kind(Screen) if r.reference.first]
     assert (fresh.samples, fresh.reference.first) == (8, 8)
     assert len(backend.of_kind(TimeNetworkCall)) == 1
@@ -133,8 +133,8 @@ def test_what_was_left_out_is_said_in_plain_words():
 
 
 def test_settings_reach_every_phase():
-    settings = dataclasses.replace(QUICK, reference_sizes=((16, 20),), screening_divisor=4)
+    settings = dataclasses.replace(QUICK, reference_sizes=((16, 20),), rungs=(4,))
     tuning = tuned(SMALLER, settings=settings)
     assert tuning.reference.endswith(",steps=20")
-    assert {trial.ode_error.n for trial in tuning.screened} == {4}
+    assert {trial.ode_error.n for trial in tuning.screened} <= {4, 16}
     assert {one.report.ode_error.n for one in tuning.finalists} == {16}

@@ -51,10 +51,9 @@ class Reference:
         pictures at a time; None for a plan that draws noise on the way."""
         if plan.stochastic:
             return None
-        sampler = build(self.model, plan, net=net)
-        pictures = sampler.sample(noise=self.noise, condition=self.condition, batch=batch)
-        apart = (pictures - self.pictures).square().flatten(1).mean(1).sqrt().double()
-        mean, low, high = mean_interval(apart)
+        pictures = self._pictures(plan, net, batch)
+        errors = self._errors(pictures)
+        mean, low, high = mean_interval(errors)
         distance = None
         if self.features is not None:
             distance = self.features.distance(pictures, self.pictures)
@@ -62,10 +61,22 @@ class Reference:
             rmse=mean,
             low=max(0.0, low),
             high=high,
-            n=len(apart),
+            n=len(errors),
             reference=str(self.plan),
             features=distance,
         )
+
+    def errors(self, plan: Plan, net: Prepared | None = None, batch: int = 64) -> torch.Tensor:
+        """The ODE error of each picture (n,) of a deterministic ``plan``, as :meth:`ode_error`
+        takes their mean."""
+        return self._errors(self._pictures(plan, net, batch))
+
+    def _pictures(self, plan: Plan, net: Prepared | None, batch: int) -> torch.Tensor:
+        sampler = build(self.model, plan, net=net)
+        return sampler.sample(noise=self.noise, condition=self.condition, batch=batch)
+
+    def _errors(self, pictures: torch.Tensor) -> torch.Tensor:
+        return (pictures - self.pictures).square().flatten(1).mean(1).sqrt().double()
 
 
 def reference_plan(guidance: float = 1.0, engine: str = "eager") -> Plan:

@@ -56,9 +56,10 @@ class Budget:
         return samples * evaluations * self.sample_s
 
     @property
-    def screening_samples(self) -> int:
-        """Samples with which a plan is screened."""
-        return max(2, self.reference_size[0] // self.settings.screening_divisor)
+    def rungs(self) -> tuple[int, ...]:
+        """Samples with which plans are screened, fewest first, up to all of the reference."""
+        samples, _ = self.reference_size
+        return (*(rung for rung in self.settings.rungs if rung < samples), samples)
 
     def throughput_batch(self, limit: int) -> int:
         """The batch size that throughput is measured with, at most ``limit``."""

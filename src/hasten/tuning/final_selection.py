@@ -66,7 +66,7 @@ class FinalSelection:
         first, so that lack of time never costs it; of one below; then upwards, until two levels
         pass on all samples."""
         by_level = by_evaluations(trials, (), self.settings.trials_per_level)
-        passing = [trial.evaluations for trial in trials if trial.rmse <= self.max_loss]
+        passing = [trial.evaluations for trial in trials if trial.passes(self.max_loss)]
         start = min(passing, default=max(by_level))
         one_below = [level for level in by_level if level < start][-1:]
         passed_levels = 0
@@ -182,7 +182,7 @@ class FinalSelection:
         judged += self._judge_all(students)
         others = [trial for trial in unscreened if not trial.plan.has(Trait.REPLACES)]
         by_level = by_evaluations(trials, others, self.settings.trials_per_level)
-        passing = [trial.evaluations for trial in trials if trial.rmse <= self.max_loss]
+        passing = [trial.evaluations for trial in trials if trial.passes(self.max_loss)]
         start = min(passing, default=faithful.evaluations)
         down = sorted((level for level in by_level if level <= start), reverse=True)
         up = [level for level in by_level if start < level < faithful.evaluations]

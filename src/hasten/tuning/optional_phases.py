@@ -27,7 +27,7 @@ def try_feature_caches(search: ProgramSearch, model: Model) -> str | None:
         Why not, where that cannot pay.
     """
     many = search.settings.many_evaluations
-    passing = [trial.evaluations for trial in search.trials if trial.rmse <= search.max_loss]
+    passing = [trial.evaluations for trial in search.trials if trial.passes(search.max_loss)]
     fewest = min(passing, default=math.inf)
     if fewest < many:
         return (
@@ -39,7 +39,7 @@ def try_feature_caches(search: ProgramSearch, model: Model) -> str | None:
     for uncached in best:
         for candidate in cache_candidates(uncached.plan, search.settings.feature_caches):
             assert candidate.plan is not None
-            trial = search.screen(candidate.plan, "feature cache")
+            trial = search.screen(candidate.plan, "feature cache", search.pictures[-1])
             if trial is not None:
                 search.trials.append(_in_full_evaluations(model, trial))
                 break

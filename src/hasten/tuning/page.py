@@ -87,7 +87,7 @@ def _random_search(tuning: Tuning) -> str:
     if baseline.best is None:
         return f"Random search tried {effort} and found none below the bar."
     bar = tuning.max_loss
-    passing = [trial.evaluations for trial in tuning.screened if trial.rmse <= bar]
+    passing = [trial.evaluations for trial in tuning.screened if trial.passes(bar)]
     ours = f"the search's takes {min(passing)}" if passing else "the search found none"
     return (
         f"Random search tried {effort}; its cheapest program with an ODE error below {bar:g} takes "

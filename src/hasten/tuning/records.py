@@ -12,7 +12,7 @@ from hasten.measuring.quality import Quality
 from hasten.tuning.serialization import Json, to_json
 
 Origin = Literal[
-    "known good",
+    "fewest evaluations",
     "step search",
     "program",
     "level search",
@@ -75,6 +75,10 @@ class Trial:
     def rmse(self) -> float:
         """The ODE error; infinite where there is none."""
         return math.inf if self.ode_error is None else self.ode_error.rmse
+
+    def passes(self, max_loss: float) -> bool:
+        """Whether the whole interval of the ODE error is below ``max_loss``."""
+        return self.ode_error is not None and self.ode_error.high <= max_loss
 
     def to_dict(self) -> Json:
         """Plain data, with the plan as text too."""

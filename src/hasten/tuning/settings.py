@@ -11,7 +11,7 @@ class TunerSettings:
 
     Attributes:
         engines_end: share of the budget at which the timing of engines ends. The other phases
-            end at ``known_end``, ``step_search_end``, ``level_search_end``, ``random_end``,
+            end at ``fewest_end``, ``step_search_end``, ``level_search_end``, ``random_end``,
             ``screening_end`` (Fréchet distance of few samples) and ``reports_end``, each counted
             from the start.
         compile_s: about how long torch.compile takes for a new batch size.
@@ -21,13 +21,17 @@ class TunerSettings:
             most that share of the budget.
         reference_sizes: pairs of samples and evaluations for the reference solution, largest first.
         reference_share: share of the budget that the reference solution may take.
-        screening_divisor: the reference samples are divided by this for screening.
+        rungs: samples that plans are screened with, before those that may pass are screened with
+            all of the reference.
         batch_sizes: batch sizes that a network is timed with, largest first.
         batch_timing_s: the longest that one timed network call may take.
         throughput_s, throughput_evaluations: throughput is measured with the largest batch for
             which a plan of that many evaluations takes at most that many seconds.
 
-        first_steps: the steps that a program known to be good is tried with first.
+        first_steps: the steps that what is known to be best is tried with first.
+        least_chance: a plan with less chance to pass is not worth its measurement.
+        interval_above: how many times the ODE error the upper end of its interval is, before one
+            was measured.
         pause_ratio: a step ladder pauses once its ODE error is this many times the best one.
         enough_share: an ODE error below this share of the bar needs no further steps.
         level_trials, level_random_trials: TPE trials for each program, and how many are random.
@@ -68,7 +72,7 @@ class TunerSettings:
     """
 
     engines_end: float = 0.25
-    known_end: float = 0.45
+    fewest_end: float = 0.45
     step_search_end: float = 0.52
     level_search_end: float = 0.6
     random_end: float = 0.66
@@ -88,13 +92,15 @@ class TunerSettings:
         (4, 50),
     )
     reference_share: float = 0.15
-    screening_divisor: int = 8
+    rungs: tuple[int, ...] = (8, 32)
     batch_sizes: tuple[int, ...] = (64, 16, 4)
     batch_timing_s: float = 1.0
     throughput_s: float = 5.0
     throughput_evaluations: int = 10
 
     first_steps: int = 10
+    least_chance: float = 0.03
+    interval_above: float = 1.1
     pause_ratio: float = 1.7
     enough_share: float = 0.4
     level_trials: int = 60

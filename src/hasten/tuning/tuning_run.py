@@ -15,7 +15,6 @@ from hasten.tuning.engine_costs import estimate_budget, is_exact, measure_engine
 from hasten.tuning.final_selection import FinalSelection
 from hasten.tuning.final_timing import latency_in_fresh_processes, race
 from hasten.tuning.fresh_noise import checked_on_fresh_noise
-from hasten.tuning.known_good import known_good
 from hasten.tuning.network_levers import try_levers
 from hasten.tuning.optional_phases import try_feature_caches, try_parallel
 from hasten.tuning.pareto import front
@@ -108,9 +107,9 @@ class TuningRun:
         return reference
 
     def _search(self, reference: ReferenceSpec) -> ProgramSearch:
-        runner, samples = self.runner, self.runner.budget.screening_samples
+        runner = self.runner
 
-        def screen(plan: Plan, by: Origin) -> Trial | None:
+        def screen(plan: Plan, by: Origin, samples: int) -> Trial | None:
             exact = plan.model_copy(update={"engine": reference.plan.engine})
             request = Screen(plan=exact, samples=samples, reference=reference)
             outcome = runner.outcome(request, str(plan))
@@ -131,22 +130,22 @@ class TuningRun:
             guidance=self.guidance,
             max_loss=self.max_loss,
             seed=runner.executor.seed,
+            pictures=runner.budget.rungs,
             screen=screen,
             clock=runner.clock,
             settings=runner.settings,
         )
 
     def _search_programs(self, search: ProgramSearch) -> None:
-        """Screen programs known to be good, step ladders, learned programs, levels, feature
-        caches."""
+        """Screen plans of few evaluations, step ladders where real pictures decide, learned
+        programs, levels, feature caches."""
         runner, settings = self.runner, self.runner.settings
         before = runner.elapsed_s
         ladders, unsupported = self.space.ladders(runner.model, self.guidance)
         runner.unsupported[:0] = unsupported
-        search.search_known(
-            known_good(runner.model, self.space, self.guidance), runner.deadline(settings.known_end)
-        )
-        search.search_steps(ladders, runner.deadline(settings.step_search_end))
+        search.search_fewest(ladders, runner.deadline(settings.fewest_end))
+        if runner.executor.has_real_pictures:
+            search.search_steps(ladders, runner.deadline(settings.step_search_end))
         if not search.trials:
             needed = 1.5 * before / 60 / settings.step_search_end / (1 - settings.reserve_share)
             raise UserError(
