@@ -6,12 +6,13 @@ import dataclasses
 import json
 
 import pytest
-from tuning_fakes import QUICK, SMALL, SMALLER, gaussian_model, make_runner
+from tuning_fakes import QUICK, SMALL, SMALLER, gaussian_model, make_runner, ode_error
 
 import hasten
 from hasten.core.errors import UserError
+from hasten.core.plan import Plan
 from hasten.tuning.page import write_report
-from hasten.tuning.requests import MakeReference, Screen, TimeNetworkCall
+from hasten.tuning.requests import MakeReference, Screen, Screening, TimeNetworkCall
 from hasten.tuning.result import Tuning
 from hasten.tuning.space import Space
 from hasten.tuning.tuning_run import TuningRun
@@ -78,7 +79,7 @@ def test_a_budget_that_ends_during_random_search_is_told():
 
 
 def test_too_little_time_is_one_line_that_says_how_much():
-    with pytest.raises(UserError, match=r"^minutes is 1, .* reference alone took 60 s; give 3\.6 "):
+    with pytest.raises(UserError, match=r"^minutes is 1, .* reference alone took 90 s; give 5\.4 "):
         tuned(minutes=1.0, request_s=30.0)
 
 
@@ -96,11 +97,32 @@ def test_the_fastest_exact_engine_makes_the_reference():
     assert [cost.engine for cost in tuning.engines] == ["eager"]
     assert tuning.reference.startswith("solver=dpmpp(order=3)")
     assert tuning.reference_samples == 8
-    screened = [r for r in backend.of_kind(Screen) if not r.reference.first]
+    accuracy, *screened = [r for r in backend.of_kind(Screen) if not r.reference.first]
+    assert (accuracy.samples, accuracy.plan.steps) == (4, 25)  # half the reference's evaluations
     assert {request.samples for request in screened} == {8}
     (fresh,) = [r for r in backend.of_kind(Screen) if r.reference.first]
     assert (fresh.samples, fresh.reference.first) == (8, 8)
     assert len(backend.of_kind(TimeNetworkCall)) == 1
+
+
+@pytest.mark.parametrize(
+    ("off_by", "expected"),
+    [(0.01, (16, 30)), (0.018, (8, 60)), (0.1, (8, 60))],
+    ids=["a fifteenth of the bar", "an eighth, then a fifteenth", "never a tenth"],
+)
+def test_a_reference_that_is_not_converged_gets_more_evaluations_of_fewer_samples(off_by, expected):
+    settings = dataclasses.replace(QUICK, reference_sizes=((16, 30), (8, 60)))
+
+    def screen(request: Screen) -> Screening:
+        half = {15: off_by, 30: off_by / 2}.get(request.plan.steps, 0.02)
+        return Screening(evaluations=request.plan.steps, ode_error=ode_error(half))
+
+    runner, _, _ = make_runner(gaussian_model(), {Screen: screen}, settings=settings)
+    tuning = TuningRun(runner=runner, space=SMALLER, max_loss=0.05).result()
+    assert (tuning.reference_samples, Plan.read(tuning.reference).steps) == expected
+    notes = [note for note in tuning.notes if note.startswith("reference solution")]
+    assert len(notes) == (off_by == 0.1)
+    assert all("their own error is about 0.017 beside a bar of 0.05" in note for note in notes)
 
 
 def test_an_engine_that_cannot_run_the_network_is_listed_with_the_reason():

@@ -48,6 +48,12 @@ class Budget:
             f"{minutes:.0f} or more."
         )
 
+    def finer_reference(self, size: tuple[int, int]) -> tuple[int, int] | None:
+        """The largest size that there is time for of at least twice the evaluations of ``size``."""
+        sizes = self.settings.reference_sizes
+        finer = (other for other in sizes if other[1] >= 2 * size[1] and self._allows(*other))
+        return next(finer, None)
+
     @property
     def reference_s(self) -> float:
         """Seconds that the reference solution takes; 0 where there is no time for one."""
@@ -55,10 +61,8 @@ class Budget:
         samples, evaluations = next(sizes, (0, 0))
         return samples * evaluations * self.sample_s
 
-    @property
-    def rungs(self) -> tuple[int, ...]:
-        """Samples with which plans are screened, fewest first, up to all of the reference."""
-        samples, _ = self.reference_size
+    def rungs(self, samples: int) -> tuple[int, ...]:
+        """Samples with which plans are screened, fewest first, up to all of a reference."""
         return (*(rung for rung in self.settings.rungs if rung < samples), samples)
 
     def throughput_batch(self, limit: int) -> int:

@@ -38,7 +38,8 @@ def checked_on_fresh_noise(
 def _on_fresh_noise(
     runner: TrialRunner, finalist: Finalist, fresh: ReferenceSpec
 ) -> OdeError | None:
-    seconds, request = runner.budget.reference_s, MakeReference(reference=fresh)
+    request = MakeReference(reference=fresh)
+    seconds = fresh.samples * (fresh.plan.parts.steps or 0) * runner.budget.sample_s
     if request not in runner.journal and seconds > runner.seconds - runner.elapsed_s:
         runner.notes.append(
             f"fresh noise: not tried, because its reference solution takes about {seconds:.0f} s, "

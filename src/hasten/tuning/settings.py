@@ -20,6 +20,8 @@ class TunerSettings:
             processes: seconds, or as long as that many network calls take if that is more, but at
             most that share of the budget.
         reference_sizes: pairs of samples and evaluations for the reference solution, largest first.
+        reference_own_error: the share of the bar that the reference solution's own error may be,
+            as ``reference_check_samples`` of it tell.
         reference_share: share of the budget that the reference solution may take.
         rungs: samples that plans are screened with, before those that may pass are screened with
             all of the reference.
@@ -85,12 +87,19 @@ class TunerSettings:
     reserve_share: float = 0.2
     reference_sizes: tuple[tuple[int, int], ...] = (
         (64, 150),
-        (32, 150),
-        (16, 100),
-        (8, 100),
-        (8, 50),
-        (4, 50),
+        (64, 60),
+        (32, 60),
+        (32, 30),
+        (16, 60),
+        (16, 30),
+        (8, 60),
+        (8, 30),
+        (4, 60),
+        (4, 30),
+        (4, 16),
     )
+    reference_own_error: float = 0.1
+    reference_check_samples: int = 4
     reference_share: float = 0.15
     rungs: tuple[int, ...] = (8, 32)
     batch_sizes: tuple[int, ...] = (64, 16, 4)

@@ -94,8 +94,25 @@ class TuningRun:
         )
 
     def _reference(self, exact: EngineCost) -> ReferenceSpec:
-        """Make the reference solution, of as many samples as there is time for."""
-        samples, evaluations = self.runner.budget.reference_size
+        """Make the reference solution of as many samples as there is time for, with more
+        evaluations where those were too few."""
+        size: tuple[int, int] | None = self.runner.budget.reference_size
+        reference, own = None, 0.0
+        while size is not None:
+            reference = self._made_reference(exact, *size)
+            own = self._own_error(reference)
+            if own <= self.runner.settings.reference_own_error * self.max_loss:
+                return reference
+            size = self.runner.budget.finer_reference(size)
+        assert reference is not None
+        self.runner.notes.append(
+            f"reference solution: there was time for {reference.plan.steps} evaluations of "
+            f"{reference.samples} samples; their own error is about {own:.2g} beside a bar of "
+            f"{self.max_loss:g}; give more --minutes"
+        )
+        return reference
+
+    def _made_reference(self, exact: EngineCost, samples: int, evaluations: int) -> ReferenceSpec:
         plan = reference_plan(self.guidance, exact.engine).model_copy(update={"steps": evaluations})
         reference = ReferenceSpec(plan=plan, samples=samples)
         outcome = self.runner.outcome(MakeReference(reference=reference), "reference solution")
@@ -105,6 +122,17 @@ class TuningRun:
                 f"the reference solution of {samples} samples: {outcome.failure}{advice}"
             )
         return reference
+
+    def _own_error(self, reference: ReferenceSpec) -> float:
+        """How far the reference solution is from the true one: a third of what half its
+        evaluations differ from it, as for a solver of second order (Richardson)."""
+        steps = reference.plan.parts.steps or 0
+        half = reference.plan.model_copy(update={"steps": max(2, steps // 2)})
+        samples = min(self.runner.settings.reference_check_samples, reference.samples)
+        request = Screen(plan=half, samples=samples, reference=reference)
+        answer = self.runner.run(request, "accuracy of the reference solution")
+        error = None if answer is None else answer.ode_error
+        return 0.0 if error is None else error.rmse / 3
 
     def _search(self, reference: ReferenceSpec) -> ProgramSearch:
         runner = self.runner
@@ -130,7 +158,7 @@ class TuningRun:
             guidance=self.guidance,
             max_loss=self.max_loss,
             seed=runner.executor.seed,
-            pictures=runner.budget.rungs,
+            pictures=runner.budget.rungs(reference.samples),
             screen=screen,
             clock=runner.clock,
             settings=runner.settings,
