@@ -94,6 +94,26 @@ def bits() -> str | None:
     return curves(ordered, "bits, the others 8", "ODE error (RMSE)")
 
 
+def replay() -> str | None:
+    """How many times the evaluations of the table's best a search's plan takes, by what the search
+    was given, on average over models and bars; None where not measured."""
+    if not (FOLDER / "tuner_replay.json").exists():
+        return None
+    rows = read("tuner_replay")["rows"]
+    shares = sorted({row["share"] for row in rows})
+    series = {}
+    for name in rows[0]["searches"]:
+        means = [
+            [row["searches"][name]["mean"] for row in rows if row["share"] == share]
+            for share in shares
+        ]
+        series[name] = [
+            (100 * share, 1 + sum(values) / len(values))
+            for share, values in zip(shares, means, strict=True)
+        ]
+    return curves(series, "% of what measuring every plan costs", "evaluations / the best")
+
+
 def _axis(low: float, high: float, begin: float, end: float) -> Callable[[float], float]:
     """The place of a value on a logarithmic axis."""
     first, span = math.log(low), max(math.log(high) - math.log(low), 1e-9)

@@ -46,6 +46,12 @@ BENCHMARKS = {
         command="for part in sweep tune; do python -m benchmarks.tuner $part; done; "
         "python -m benchmarks.tuner",
     ),
+    "tuner_table": Benchmark(
+        tables=(),
+        needs="an hour: 198 plans of each model",
+        command="python -m benchmarks.tuner_table",
+    ),
+    "tuner_replay": Benchmark(tables=("replay",)),
     "ancestral": Benchmark(
         tables=("ancestral",),
         needs="hours: 1000 steps for 2000 pictures, twice",

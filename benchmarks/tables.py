@@ -32,6 +32,7 @@ DOCUMENTS = (
 DRAWINGS = {
     "docs/images/distilling.svg": curves.distilling,
     "docs/images/bits.svg": curves.bits,
+    "docs/images/replay.svg": curves.replay,
 }
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 

@@ -203,7 +203,7 @@ def main() -> None:
             if not any(_high(entry) <= bar for entry in entries.values()):
                 continue
             for share in BUDGETS:
-                row: dict[str, Any] = {"model": name, "bar": bar, "share": share}
+                row: dict[str, Any] = {"model": name, "bar": bar, "share": share, "searches": {}}
                 for label, search in SEARCHES.items():
                     regrets = []
                     for seed in SEEDS:
@@ -211,7 +211,10 @@ def main() -> None:
                         replay = Replay(model=model, entries=entries, order=order)
                         trials = search(replay, bar, seed, share * cost)
                         regrets.append(regret(replay, trials, bar))
-                    row[label] = {"mean": statistics.mean(regrets), "worst": max(regrets)}
+                    row["searches"][label] = {
+                        "mean": statistics.mean(regrets),
+                        "worst": max(regrets),
+                    }
                 rows.append(row)
                 print(row, flush=True)
     what = (

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
@@ -200,7 +201,12 @@ BAD = [
     ({"n": 2, "batch": 0}, "batch is 0"),
     ({"n": 2, "condition": 3}, "condition is 3"),
     ({"n": 2, "condition": -1}, "condition is -1"),
-    ({"n": 2, "condition": [0]}, "1 labels for 2 pictures"),
+    ({"n": 2, "condition": [0]}, "1 label for 2 pictures"),
+    ({"noise": np.zeros((2, 1, 8, 8))}, "noise is ndarray; give a dense floating-point tensor"),
+    ({"noise": "x"}, "noise is str"),
+    ({"noise": torch.zeros(())}, "noise is torch.float32"),
+    ({"noise": torch.zeros(2, 1, 8, 8, dtype=torch.bool)}, "noise is torch.bool"),
+    ({"noise": torch.full((2, 1, 8, 8), float("nan"))}, "noise holds NaN"),
     ({"n": 2, "condition": "a b"}, "condition"),
     ({"n": 2, "noise": torch.zeros(2, 1, 9, 9)}, r"noise has the shape \(2, 1, 9, 9\)"),
 ]

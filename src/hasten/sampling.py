@@ -19,7 +19,7 @@ from hasten.core.condition import Condition
 from hasten.core.denoiser import FunctionDenoiser
 from hasten.core.draws import START, WALK, Draws
 from hasten.core.engine import Prepared, beside, engines
-from hasten.core.errors import require, require_whole
+from hasten.core.errors import UserError, require, require_whole
 from hasten.core.executor import Executor, Watch, executors
 from hasten.core.level import Level
 from hasten.core.lever import Trait
@@ -151,6 +151,25 @@ def _latents(model: Model, net: Prepared, plan: Plan) -> Latents:
     return lambda noise, condition: sampler.latents(noise, condition, lambda *_: noise)
 
 
+def _require_noise(noise: object) -> None:
+    """Noise is a plain tensor of finite floating-point numbers, or None."""
+    if noise is None:
+        return
+    if not (
+        isinstance(noise, torch.Tensor)
+        and noise.layout == torch.strided
+        and noise.ndim > 0
+        and noise.is_floating_point()
+        and noise.device.type != "meta"
+    ):
+        kind = f"{noise.dtype}" if isinstance(noise, torch.Tensor) else type(noise).__name__
+        raise UserError(
+            f"noise is {kind}; give a dense floating-point tensor (n, *model.shape), such as "
+            "torch.randn(n, *model.shape)."
+        )
+    require(bool(torch.isfinite(noise).all()), "noise holds NaN or infinity; draw it again.")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampler:
     """Makes pictures: a plan resolved on a model, its prepared network, and its start.
@@ -238,6 +257,7 @@ class Sampler:
         require_whole("seed", seed, 0, 2**63 - 1)
         require_whole("batch", batch, 1, 1 << 20)
         require_whole("first", first, 0, 2**31)
+        _require_noise(noise)
         if n is None:
             n = 1 if noise is None else len(noise)
         require_whole("n", n, 1, 10_000_000)

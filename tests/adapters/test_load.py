@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import hasten
 import hasten.adapters.load as loading
 from hasten.adapters.families import Network
 from hasten.adapters.folder import facts, save_folder
@@ -201,6 +202,34 @@ def test_a_folder_of_one_network_needs_path_and_prediction(folder: Path):
     refused(folder / "unet", "schedule=", "prediction=", "scheduler_config.json")
     model = load(folder / "unet", schedule="vp-cosine", prediction="v")
     assert model.schedule.part_name == "vp-cosine"
+
+
+def test_guidance_moves_the_mean_and_leaves_the_learned_variance():
+    """As DiTPipeline guides: a program that does not read the variance makes what it makes of a
+    network without one, and one that reads it takes that of the condition."""
+
+    class MeanOnly(torch.nn.Module):
+        def __init__(self, net: torch.nn.Module) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x, t, condition=None):
+            return self.net(x, t, condition)[:, : x.shape[1]]
+
+    net = Network(tiny_dit(out_channels=6).eval())
+    fields = {"schedule": as_schedule("ddpm"), "prediction": as_prediction("epsilon")}
+    fields |= {"shape": (3, 8, 8), "labels": 10, "null_label": 10, "name": "dit"}
+    model = Model(net=net, learned_variance=True, **fields)
+    mean = Model(net=MeanOnly(net), **fields)
+    options = {"seed": 0, "condition": [1, 2]}
+    plan = "solver=ddim,steps=3,guidance=2"
+    ours, without = (hasten.build(one, plan).sample(2, **options) for one in (model, mean))
+    assert (ours - without).abs().max() < 1e-5
+    drawn, other = (
+        hasten.build(model, f"solver=ddpm,steps=3,guidance={scale}").sample(2, **options)
+        for scale in (1, 1.0001)
+    )
+    assert (drawn - other).abs().max() < 0.05
 
 
 def test_a_pixel_dit_with_learned_variance_knows_its_labels(tmp_path: Path):

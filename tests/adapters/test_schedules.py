@@ -78,6 +78,8 @@ def test_flow_and_edm_schedulers_are_read_from_the_object(scheduler: Any, name: 
         (diffusers.CMStochasticIterativeScheduler(), "CMStochasticIterativeScheduler"),
         (diffusers.EulerDiscreteScheduler(timestep_type="continuous"), "timestep_type"),
         (FLOW(num_train_timesteps=100), "num_train_timesteps 100"),
+        (FLOW(invert_sigmas=True), "invert_sigmas"),
+        (diffusers.IPNDMScheduler(), "IPNDMScheduler has a time of its own"),
         (ProgramScheduler(program(), prediction="epsilon"), "like=pipe.scheduler"),
         (ProgramScheduler(program(), prediction="epsilon").config, "like=pipe.scheduler"),
     ],

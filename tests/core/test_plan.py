@@ -247,11 +247,29 @@ def test_old_yaml_and_text_are_read_too(tmp_path):
     assert Plan.read(text) == Plan(steps=4, levers=levers)
 
 
-@pytest.mark.parametrize("version", [VERSION + 1, 99, "two"])
+@pytest.mark.parametrize("version", [VERSION + 1, 99])
 def test_a_file_of_a_later_version_is_refused(version, tmp_path):
     (tmp_path / "plan.json").write_text(json.dumps({"version": version, "solver": "ddim"}))
     with pytest.raises(UserError, match=f"version {version!r}, and this hasten reads up to"):
         Plan.read(tmp_path / "plan.json")
+
+
+@pytest.mark.parametrize("version", ["two", 0, -1, True, 1.5])
+def test_a_version_that_is_none_is_refused(version, tmp_path):
+    (tmp_path / "plan.json").write_text(json.dumps({"version": version, "solver": "ddim"}))
+    with pytest.raises(UserError, match=r"plan version is .* a whole number from 1 to"):
+        Plan.read(tmp_path / "plan.json")
+
+
+def test_a_file_of_many_brackets_is_refused(tmp_path):
+    (tmp_path / "plan.json").write_text("[" * 3000)
+    with pytest.raises(UserError, match="is no file that can be read"):
+        Plan.read(tmp_path / "plan.json")
+
+
+def test_an_option_that_stands_twice_is_refused():
+    with pytest.raises(UserError, match=r"'dpmpp\(order=2,order=3\)' cannot be read"):
+        Plan(solver="dpmpp(order=2,order=3)")
 
 
 @pytest.mark.parametrize("field", ["student", "quantize", "reuse", "merge", "small", "small_at"])

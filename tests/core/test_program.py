@@ -140,6 +140,10 @@ def test_what_is_not_linear_says_so(how):
         trace(Crooked(how=how), (PATH.at(999), PATH.at(0)))
 
 
+def combination(body):
+    return next(row for row in body["rows"] if row["op"] == "combine" and len(row["terms"]) == 2)
+
+
 def broken(change):
     body = json.loads(EXAMPLE.trace(PATH).to_json())
     change(body)
@@ -159,6 +163,16 @@ def broken(change):
         (lambda body: body["rows"][0]["level"].update(t=float("inf")), "inf"),
         (lambda body: body["rows"][0].pop("level"), "missing"),
         (lambda body: body["rows"][0].update(out=[]), "answers"),
+        (lambda body: body.update(rows="x"), "wrong kind"),
+        (lambda body: body["rows"][0]["level"].update(t="x"), "wrong kind"),
+        (lambda body: body["rows"][0]["level"].update(alpha=-1.0), "not negative"),
+        (lambda body: body["start"].update(alpha="a"), "wrong kind"),
+        (lambda body: body["start"].update(alpha=float("nan")), "finite"),
+        (lambda body: body["start"].update(alpha=0.0, sigma=0.0), "not both 0"),
+        (lambda body: combination(body).update(coefficients=[1.0]), "as many"),
+        (lambda body: combination(body).update(terms=[], coefficients=[]), "as many"),
+        (lambda body: combination(body).update(terms="x"), "as many"),
+        (lambda body: combination(body).update(coefficients=[10**400, 1.0]), "wrong kind"),
     ],
 )
 def test_a_damaged_program_is_refused_in_one_line(change, words):
@@ -167,9 +181,10 @@ def test_a_damaged_program_is_refused_in_one_line(change, words):
     assert "\n" not in str(caught.value)
 
 
-def test_text_that_is_no_json_is_refused():
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, None, {}])
+def test_what_is_no_json_is_refused(text):
     with pytest.raises(UserError, match="no JSON"):
-        Program.from_json("{")
+        Program.from_json(text)
 
 
 def test_noise_depends_on_seed_and_place_alone(gaussian: GaussianDenoiser):

@@ -26,6 +26,8 @@ SchedulerConfig = dict[str, Any]
 PREDICTIONS = {"sample": "x0", "v_prediction": "v", "flow_prediction": "flow"}
 BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
 GIVE = "give schedule= and prediction="
+OWN_TIMES = ("IPNDMScheduler",)
+"""Schedulers whose times are no index of a table of betas, though their config looks like one."""
 SPACED = ("beta_schedule", "trained_betas", "beta_start")
 """Options that say a scheduler has a table of betas."""
 
@@ -97,6 +99,10 @@ def read_schedule(config: SchedulerConfig, where: str) -> NoiseSchedule:
     kind = str(config.get("_class_name", ""))
     if _is_flow(config):
         return _flow(config, where)
+    require(
+        kind not in OWN_TIMES,
+        f"{where}: {kind} has a time of its own, which hasten does not know; {GIVE}.",
+    )
     if kind.startswith("EDM"):
         low, high = config.get("sigma_min", 0.002), config.get("sigma_max", 80.0)
         return EDM(sigma_min=float(low), sigma_max=float(high))
@@ -145,6 +151,10 @@ def _flow(config: SchedulerConfig, where: str) -> Flow:
         count == 1000,
         f"{where}: a flow model with num_train_timesteps {count!r} hears {count!r} * sigma, and "
         f"hasten's 'flow' says 1000 * sigma; {GIVE}.",
+    )
+    require(
+        not config.get("invert_sigmas"),
+        f"{where}: invert_sigmas runs time backwards, which hasten does not know; {GIVE}.",
     )
     return Flow(shift=float(config.get("shift", config.get("flow_shift", 1.0)) or 1.0))
 

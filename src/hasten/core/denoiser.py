@@ -10,7 +10,6 @@ import torch
 from hasten.core.call import Answer, Call, Denoiser, State, Weights, answered
 from hasten.core.condition import COND, NULL
 from hasten.core.engine import Prepared
-from hasten.core.errors import UserError
 from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.core.prediction import Translation
@@ -136,20 +135,27 @@ def _combined(call: Call, parts: Sequence[_Branch], answers: Sequence[Answer]) -
     states = {name: state for answer in answers for name, state in answer.states.items()}
     if len(parts) == 1 and parts[0].rows is None and parts[0].weight == 1.0:
         return answers[0]
-    if any(answer.variance is not None for answer in answers):
-        raise UserError("guidance and a learned variance exclude each other; set guidance to 1.")
+    # Guidance moves the mean; the variance stays the conditional one (as in DiT, 2212.09748).
+    variance = next(
+        (
+            answer.variance
+            for part, answer in zip(parts, answers, strict=True)
+            if part.call.branch == COND
+        ),
+        None,
+    )
     names = [part.call.branch for part in parts]
     if names == [COND, NULL] and parts[1].rows is None:
         # Written so, weights that cancel do not cost precision.
         x0 = torch.lerp(answers[1].x0, answers[0].x0, parts[0].weight)
-        return Answer(x0=x0, states=states)
+        return Answer(x0=x0, variance=variance, states=states)
     total = torch.zeros_like(call.x)
     for part, answer in zip(parts, answers, strict=True):
         if part.rows is None:
             total += answer.x0 * part.weight
         else:
             total[part.rows] += answer.x0 * part.weight
-    return Answer(x0=total, states=states)
+    return Answer(x0=total, variance=variance, states=states)
 
 
 def classifier_free(scale: float | Callable[[Level], float]) -> Weights:

@@ -29,7 +29,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Write ``path`` so that a reader sees the old file or the new one, never a half."""
-    path = Path(path)
+    path = require_writable(path)
     with _named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -66,12 +66,48 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
+def require_writable(path: str | Path) -> Path:
+    """``path``, where a file or folder of that name can be written.
+
+    Raises:
+        UserError: it names no file, or lies under something that is not a folder.
+    """
+    if not isinstance(path, str | Path) or "\0" in str(path) or Path(path).name in ("", ".."):
+        raise UserError(f"{path!s:.100} names no file or folder to write; give a name.")
+    path = Path(path)
+    above = next((folder for folder in path.absolute().parents if folder.exists()), None)
+    if above is not None and not above.is_dir():
+        raise UserError(f"{path} cannot be written: {above} is a file; choose another place.")
+    return path
+
+
+def require_replaceable(folder: str | Path) -> Path:
+    """``folder``, where it is new, empty, or one that hasten wrote.
+
+    Raises:
+        UserError: it holds anything else, which would be lost.
+    """
+    folder = require_writable(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; choose a new folder, or remove it.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+        raise UserError(
+            f"{folder} holds files that hasten did not write, and would replace; choose a new or "
+            "an empty folder."
+        )
+    return folder
+
+
 @contextlib.contextmanager
 def new_folder(target: Path, facts: Mapping[str, object] | None = None) -> Iterator[Path]:
     """A folder to fill, which becomes ``target`` with a sha256 manifest, or leaves nothing behind.
 
     An existing ``target`` is replaced only once the new folder is complete and on the disk.
+
+    Raises:
+        UserError: ``target`` is a file or holds anything that hasten did not write.
     """
+    require_replaceable(target)
     beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     with _named(target):
         try:
@@ -83,7 +119,12 @@ def new_folder(target: Path, facts: Mapping[str, object] | None = None) -> Itera
             old = target.with_name(f".{target.name}.{os.getpid()}.old")
             if target.exists():
                 target.replace(old)
-            beside.replace(target)
+            try:
+                beside.replace(target)
+            except OSError:
+                if old.exists():
+                    old.replace(target)
+                raise
             _fsync(target.parent)
             shutil.rmtree(old, ignore_errors=True)
         finally:

@@ -27,7 +27,9 @@ def whole_labels(condition: Any, n: int, classes: int, names: Sequence[str] = ()
     if not several:
         labels *= n
     require(
-        len(labels) == n, f"condition has {len(labels)} labels for {n} pictures; give 1 or {n}."
+        len(labels) == n,
+        f"condition has {len(labels)} label{'s' * (len(labels) != 1)} for {n} "
+        f"picture{'s' * (n != 1)}; give one label, or a list of {n}.",
     )
     return labels
 
@@ -62,12 +64,12 @@ def _label(label: Any, classes: int, names: Sequence[str]) -> int:
             )
         require(label in names, f"condition is {label!r}. {nearest(label, names)}")
         return names.index(label)
-    whole = label if isinstance(label, bool) or not hasattr(label, "__index__") else None
-    number = operator.index(label) if whole is None else label
+    is_index = hasattr(label, "__index__") and not isinstance(label, bool)
+    number = operator.index(label) if is_index else label
     require_whole("condition", number, 0, classes - 1)
     return number
 
 
 def _number(piece: str) -> int | str:
     piece = piece.strip()
-    return int(piece) if piece.lstrip("-").isdecimal() else piece
+    return int(piece) if piece.removeprefix("-").isdecimal() else piece

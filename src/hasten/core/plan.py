@@ -203,7 +203,7 @@ class Plan(Settings):
             return Plan.of(_pairs(text))
         try:
             body = yaml.safe_load(File(text).read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise UserError(
                 f"plan {text!r} is no file that can be read, nor key=value,... "
                 f"({type(error).__name__})."

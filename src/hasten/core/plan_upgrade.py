@@ -19,13 +19,15 @@ def upgraded(fields: Mapping[str, object]) -> dict[str, Any]:
     """
     fields = dict(fields)
     version = fields.pop("version", 1)
-    if version == VERSION:
-        return fields
-    if not isinstance(version, int) or version > VERSION:
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise UserError(f"plan version is {version!r}; it is a whole number from 1 to {VERSION}.")
+    if version > VERSION:
         raise UserError(
             f"plan is of version {version!r}, and this hasten reads up to {VERSION}; install a "
             "newer one, or tune again."
         )
+    if version == VERSION:
+        return fields
     levers = fields.pop("levers", None)
     made: list[str] = []
     student, quantize = fields.pop("student", None), fields.pop("quantize", None)

@@ -171,15 +171,18 @@ class Program:
         """
         try:
             body = json.loads(text)
-        except ValueError as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise UserError(f"program is no JSON: {error}") from error
         known = isinstance(body, dict) and body.get("format") == FORMAT
         require(known, f"program has no format {FORMAT!r}; make it again with hasten.trace.")
         try:
             rows = tuple(_row_in(row) for row in body["rows"])
             inputs = tuple(body.get("inputs", (START,)))
-            return Program(rows, body["output"], Level(**body["start"]), inputs)
-        except (KeyError, TypeError, AttributeError) as error:
+            start = Level(**{name: float(value) for name, value in body["start"].items()})
+            return Program(rows, body["output"], start, inputs)
+        except UserError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise UserError(f"program has a field missing or of the wrong kind: {error}") from error
 
     def __str__(self) -> str:
@@ -267,12 +270,28 @@ def _check(program: Program) -> None:
             len(row.out) == len(row.ask.answers),
             f"program row {number}: {row.ask.op!r} gives {len(row.ask.answers)} answers.",
         )
+        if isinstance(row.ask, Combine):
+            terms, coefficients = row.ask.terms, row.ask.coefficients
+            alike = isinstance(terms, tuple) and 0 < len(terms) == len(coefficients)
+            require(
+                alike,
+                f"program row {number}: terms and coefficients are as many, one or more.",
+            )
         for value in _numbers(row.ask):
             if not math.isfinite(value):
                 raise UserError(
                     f"program row {number} holds {value}: the grid visits a level without "
                     "signal or noise that its solver cannot cross. Use another grid."
                 )
+    for level in (program.start, *program.levels):
+        require(
+            all(map(math.isfinite, (level.t, level.alpha, level.sigma)))
+            and level.alpha >= 0
+            and level.sigma >= 0
+            and level.alpha + level.sigma > 0,
+            f"program has the level {level}; alpha and sigma are finite, not negative, and not "
+            "both 0.",
+        )
     begins = next((row.ask for row in program.rows if row.ask.calls), None)
     require(
         getattr(begins, "variant", FULL) != CACHED,

@@ -111,6 +111,8 @@ class Registry(Generic[Part]):
             if not isinstance(call, ast.Call) or call.args:
                 raise ValueError("options are written option=value")
             pairs = [(word.arg, ast.literal_eval(word.value)) for word in call.keywords]
+            if len(dict(pairs)) < len(pairs):
+                raise ValueError("an option stands twice")
         except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
             raise UserError(
                 f"{self.kind} {text!r} cannot be read; write it as '{name}(option=value)'."

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from hasten.core.artifact import digest
-from hasten.core.files import new_folder
+from hasten.core.files import new_folder, require_replaceable
 from hasten.core.model import Model
 from hasten.core.plan import PlanLike, as_plan
 from hasten.exporting.bundle import bundle
@@ -26,11 +26,10 @@ def export(model: Model, plan: PlanLike | None, to: str, out: str | Path) -> Par
         UserError: a plan, network or operator that the runtime cannot take, a missing package, or
             pictures that differ.
     """
-    target = targets.parse(to)
+    target, out = targets.parse(to), require_replaceable(out)
     target.check(model)
     plan = as_plan(plan, model.plan)
     exported = bundle(model, plan, others=target.others, dtypes=target.dtypes)
-    out = Path(out)
     with new_folder(out, {"target": target.part_name, "weights": digest(exported.model)}) as folder:
         (folder / "bundle.json").write_text(exported.to_json(), encoding="utf-8")
         target.write(exported, folder)

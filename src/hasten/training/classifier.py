@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from hasten.core.errors import require
-from hasten.core.files import new_folder
+from hasten.core.files import new_folder, require_replaceable
 from hasten.core.random_streams import generator
 from hasten.data.rows import Pictures, evenly_spread
 from hasten.measuring.features import Classifier
@@ -60,6 +60,7 @@ def train_classifier(
     require(train.labels is not None and test.labels is not None, "a classifier needs labels.")
     assert train.labels is not None
     assert test.labels is not None
+    require_replaceable(out)
     classes = int(train.labels.max()) + 1
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(recipe.seed)

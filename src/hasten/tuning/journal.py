@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hasten.core.errors import UserError
+from hasten.core.files import require_writable
 from hasten.tuning.requests import (
     AnswerT,
     Outcome,
@@ -38,6 +39,8 @@ class Journal:
 
     def __post_init__(self) -> None:
         lines = [""]
+        if self.file is not None:
+            require_writable(self.file)
         if self.file is not None and self.file.exists():
             lines = self.file.read_text(encoding="utf-8").split("\n")
         if len(lines) == 1:  # nothing yet, or killed over the first line

@@ -37,9 +37,13 @@ def cache(
         seed: of their noise.
         out: the plan to write.
     """
+    from hasten.core.errors import require_whole
+    from hasten.core.files import require_writable
     from hasten.core.plan import Plan
     from hasten.learning.compression.cache import learn_cache_mask
 
+    require_writable(out)
+    require_whole("seed", seed, 0, 2**31)
     cuts = [f"deep(branch={number}, forecast={k})" for number in branch or [] for k in (0, 1)]
     learned = learn_cache_mask(
         model_of(model, prompts, device),

@@ -40,10 +40,13 @@ def grid(
         seed: of the noise.
         out: the plan to write.
     """
-    from hasten.core.errors import require_choice
+    from hasten.core.errors import require_choice, require_whole
+    from hasten.core.files import require_writable
     from hasten.core.plan import Plan
     from hasten.learning.schedules.grid import learn_grid
 
+    out = require_writable(out)
+    require_whole("seed", seed, 0, 2**31)
     require_choice("method", method, ("gits", "dmn", "bezier"))
     base = Plan.read(plan) if plan is not None else Plan(solver="ipndm", grid="uniform")
     learned = learn_grid(

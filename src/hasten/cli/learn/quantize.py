@@ -36,9 +36,11 @@ def quantize(
             network from quantization-aware training.
         out: the file to write.
     """
+    from hasten.core.files import require_writable
     from hasten.core.plan import Plan
     from hasten.learning.compression.quantize import learn_quantize
 
+    require_writable(out)
     chosen = None if plan is None else Plan.read(plan)
     loaded = model_of(model, prompts, device)
     chosen = chosen or Plan(**loaded.plan)

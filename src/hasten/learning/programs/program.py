@@ -14,6 +14,7 @@ import torch
 
 from hasten.core.artifact import digest
 from hasten.core.errors import require, require_whole
+from hasten.core.files import require_writable
 from hasten.core.learned_program import LearnedProgram
 from hasten.core.model import Model
 from hasten.core.plan import Plan
@@ -58,7 +59,12 @@ def learn_program(
     deadline = None if minutes is None else Deadline.after(minutes)
     require_whole("evaluations", rounds, 1, 20)
     require_whole("width", width, 1, 4)
-    out, references, options = Path(out), references or ReferenceOptions(), options or FitOptions()
+    out, references, options = (
+        require_writable(out),
+        references or ReferenceOptions(),
+        options or FitOptions(),
+    )
+    Plan(start=start)  # refuses a start that does not exist before anything is made
     run = out.with_name(out.name + ".run")
     pairs = ReferencePairs.of(model, references, run)
     begun = pairs.best_base(rounds, start=start) if base is None else _fitting(base, references)

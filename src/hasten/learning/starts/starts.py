@@ -14,6 +14,7 @@ import torch
 from hasten.core.artifact import digest
 from hasten.core.codec import codecs
 from hasten.core.errors import UserError, nearest, require, require_choice, require_whole
+from hasten.core.files import require_writable
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.random_streams import Seed, generator
@@ -216,6 +217,7 @@ def learn_start(
         UserError: an option that the kind does not have.
     """
     require_choice("kind", kind, KINDS)
+    require_writable(out)
     chosen = {name: value for name, value in options.items() if value is not None}
     allowed = inspect.signature(LEARN[kind]).parameters
     for name in chosen:
