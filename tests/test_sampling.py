@@ -232,3 +232,23 @@ def test_a_start_without_signal_needs_another_prediction(tiny_model):
         build(model, Plan(grid="uniform"))
     flow = tiny_model(schedule="flow", prediction="flow")
     assert build(flow, Plan(grid="uniform")).sample(1).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda x: x[:, :1], r"answers \(2, 1, 8, 8\) to latents \(2, 3, 8, 8\)"),
+        (lambda x: (x,), "answers tuple"),
+        (lambda x: None, "answers NoneType"),
+        (lambda x: torch.cat([x, x], 1), r"this model takes \(2, 3, 8, 8\)"),
+    ],
+    ids=["channels", "tuple", "nothing", "a variance that the model does not know"],
+)
+def test_a_network_that_answers_in_another_shape_is_refused(answer, words):
+    class Net(torch.nn.Module):
+        def forward(self, x, t, condition=None):
+            return answer(x)
+
+    model = hasten.load(Net(), schedule="ddpm", prediction="epsilon", shape=(3, 8, 8))
+    with pytest.raises(hasten.UserError, match=words):
+        build(model, Plan(steps=2)).sample(2)

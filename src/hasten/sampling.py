@@ -237,7 +237,11 @@ class Sampler:
     ) -> torch.Tensor:
         """``n`` pictures (n, c, h, w) in [0, 1], float32, on the CPU.
 
-        Picture i depends on (seed, i) alone: not on n, batch, or its neighbours.
+        Picture i depends on (seed, i) alone: not on n, batch, or its neighbours. That holds up to
+        the rounding of the dtype; up to the tolerance of a parallel executor whose window is
+        smaller than the program, because the window moves with the slowest picture of a batch; and
+        up to the error of the quantization where eager simulates integers, because one float of
+        another rounding can move an activation to the next integer.
 
         Args:
             n: how many; by default as many as ``noise`` has, else 1.

@@ -10,6 +10,7 @@ import torch
 from hasten.core.call import Answer, Call, Denoiser, State, Weights, answered
 from hasten.core.condition import COND, NULL
 from hasten.core.engine import Prepared
+from hasten.core.errors import UserError
 from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.core.prediction import Translation
@@ -40,6 +41,7 @@ class NetworkDenoiser:
         )
         output, state = self.net.run(call, seen, times)
         variance = None
+        _require_shape(output, call.x, 2 if self.model.learned_variance else 1)
         if self.model.learned_variance:
             output, variance = output.chunk(2, dim=1)
         return Answer(x0=_x0(call.x, output, here), variance=variance, states=_states(call, state))
@@ -59,6 +61,19 @@ class NetworkDenoiser:
         scale = column([row.scale for row in rows])
         skip, out = column([row.skip for row in rows]), column([row.out for row in rows])
         return Translation(scale, skip, out)  # pyright: ignore[reportArgumentType]
+
+
+def _require_shape(output: object, x: torch.Tensor, parts: int) -> None:
+    """``output`` is as ``x``, with ``parts`` times its channels."""
+    n, channels, *rest = x.shape
+    got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+    want = (n, parts * channels, *rest)
+    if got != want:
+        variance = " (mean and variance)" if parts == 2 else ""
+        raise UserError(
+            f"the network answers {got} to latents {tuple(x.shape)}; this model takes "
+            f"{want}{variance}. Set shape and learned_variance to what the network has."
+        )
 
 
 def _x0(x: torch.Tensor, output: torch.Tensor, here: Translation) -> torch.Tensor:

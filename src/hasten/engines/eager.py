@@ -39,7 +39,8 @@ class Cast(Prepared):
         answer = self.net(seen, t, condition, *features)
         if isinstance(answer, tuple):
             return (answer[0].float(), *answer[1:])
-        return answer if answer.dtype == torch.float32 else answer.float()
+        whole = isinstance(answer, torch.Tensor) and answer.dtype != torch.float32
+        return answer.float() if whole else answer
 
 
 @engines.add("eager")
