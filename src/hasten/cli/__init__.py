@@ -17,6 +17,7 @@ from hasten.cli.export import export
 from hasten.cli.info import info
 from hasten.cli.learn import app as learn
 from hasten.cli.measure import measure
+from hasten.cli.numbers import WHOLE
 from hasten.cli.sample import sample
 from hasten.cli.train import train
 from hasten.cli.tune import tune
@@ -25,6 +26,8 @@ app = cyclopts.App(
     name="hasten",
     help="Make a trained diffusion model generate fast on this device, and measure what it costs.",
     help_format="plaintext",
+    default_parameter=WHOLE,
+    suppress_keyboard_interrupt=False,
     version_flags=["--version"],
 )
 for verb in (info, sample, measure, tune, train, learn, export):

@@ -62,15 +62,13 @@ class FinalSelection:
         return max(self.batch, self.runner.budget.throughput_batch(self.runner.executor.max_batch))
 
     def select_by_ode_error(self, trials: Sequence[Trial]) -> None:
-        """Full reports level by level of evaluations: of the cheapest that passed on few samples,
-        first, so that lack of time never costs it; of one below; then upwards, until two levels
-        pass on all samples."""
+        """Full reports level by level of evaluations, from the cheapest that passed on, until two
+        levels pass on all samples; where none passed, of the most evaluations."""
         by_level = by_evaluations(trials, (), self.settings.trials_per_level)
         passing = [trial.evaluations for trial in trials if trial.passes(self.max_loss)]
         start = min(passing, default=max(by_level))
-        one_below = [level for level in by_level if level < start][-1:]
         passed_levels = 0
-        for level in [start, *one_below, *(level for level in by_level if level > start)]:
+        for level in [level for level in by_level if level >= start]:
             for trial in by_level[level]:
                 self._report_in_best_engine(trial)
             errors = [

@@ -63,12 +63,16 @@ class ProgramSearch:
     spent_s: float = 0.0
     _programs: dict[tuple[Program, int], Trial] = dataclasses.field(default_factory=dict)
 
-    def search_fewest(self, ladders: Sequence[StepLadder], end: float) -> None:
+    def search_fewest(self, ladders: Sequence[StepLadder], end: float) -> bool:
         """Look for the fewest evaluations that pass, until ``end`` or until no plan of fewer is
         likely to. First what is known to be best is given steps until it passes, so that there is
         something to recommend. From then on, each time the plan whose chance to pass, guessed from
         all trials, is worth most for what its next pictures cost (successive halving: a plan is
-        measured on few pictures, and on more while it may still pass)."""
+        measured on few pictures, and on more while it may still pass).
+
+        Returns:
+            Whether it ended by itself, so that nothing of fewer evaluations is left to try.
+        """
         plans = {str(plan): plan for ladder in ladders for plan in ladder.plans}
         evaluations_of = {name: self._evaluations(plan) for name, plan in plans.items()}
         most_of_all = 2 * max(evaluations_of.values(), default=1)
@@ -83,13 +87,13 @@ class ProgramSearch:
                 if evaluations_of[name] < fewest and (rungs := self._rungs_above(trials.get(name)))
             ]
             if not open_plans:
-                return
+                return True
             model = ErrorModel(self.trials, self.pictures[-1], known)
             guesses = model.guesses([(plan, evaluations) for evaluations, plan, _ in open_plans])
             bar = self.max_loss / self._interval_above()
             chances = [guess.chance_below(bar) for guess in guesses]
             if max(chances) < self.settings.least_chance:
-                return
+                return True
             most = min(fewest, most_of_all)
             worth = [
                 chance * math.log(most / evaluations) / (evaluations * _expected(rungs, chance))
@@ -102,6 +106,7 @@ class ProgramSearch:
                 continue
             self.trials = [other for other in self.trials if other.plan != plan]
             self._add(trial)
+        return False
 
     def _search_first(
         self, plans: Sequence[Plan], known: Sequence[tuple[str, str]], end: float

@@ -11,9 +11,9 @@ class TunerSettings:
 
     Attributes:
         engines_end: share of the budget at which the timing of engines ends. The other phases
-            end at ``fewest_end``, ``step_search_end``, ``level_search_end``, ``random_end``,
-            ``screening_end`` (Fréchet distance of few samples) and ``reports_end``, each counted
-            from the start.
+            end at ``fewest_end`` (where real pictures decide; else at ``level_search_end``),
+            ``step_search_end``, ``level_search_end``, ``random_end``, ``screening_end`` (Fréchet
+            distance of few samples) and ``reports_end``, each counted from the start.
         compile_s: about how long torch.compile takes for a new batch size.
         exact_error: relative error up to which an engine counts as exact.
         reserve_s, reserve_calls, reserve_share: the time kept for the final race and the fresh

@@ -171,8 +171,10 @@ class TuningRun:
         before = runner.elapsed_s
         ladders, unsupported = self.space.ladders(runner.model, self.guidance)
         runner.unsupported[:0] = unsupported
-        search.search_fewest(ladders, runner.deadline(settings.fewest_end))
-        if runner.executor.has_real_pictures:
+        judged = runner.executor.has_real_pictures
+        end = settings.fewest_end if judged else settings.level_search_end
+        complete = search.search_fewest(ladders, runner.deadline(end))
+        if judged:
             search.search_steps(ladders, runner.deadline(settings.step_search_end))
         if not search.trials:
             needed = 1.5 * before / 60 / settings.step_search_end / (1 - settings.reserve_share)
@@ -182,7 +184,13 @@ class TuningRun:
             )
         if self.space.programs:
             search.try_programs(learned_programs(runner.model, self.guidance))
-        search.search_levels(runner.deadline(settings.level_search_end))
+        if complete or judged:
+            search.search_levels(runner.deadline(settings.level_search_end))
+        else:
+            runner.notes.append(
+                "fewer evaluations: not all promising programs were tried, because time ran out; "
+                "give more --minutes"
+            )
         why_not = try_feature_caches(search, runner.model)
         if why_not is not None:
             runner.notes.append(why_not)
