@@ -50,18 +50,25 @@ def test_a_model_that_cannot_run_the_published_sampler_is_raced_without_it():
     assert finals.runner.unsupported == []
 
 
-@pytest.mark.parametrize(("seconds", "processes"), [(0.1, 3), (5.0, 0)])
-def test_fresh_processes_are_as_many_as_there_is_time_for(seconds, processes):
+@pytest.mark.parametrize(
+    ("seconds", "now", "processes", "note"),
+    [
+        (0.1, 0.0, 5, ""),
+        (0.1, 241.0, 0, "not known, because there was time for 0 of 3"),
+        (5.0, 0.0, 0, "not measured, too little time"),
+    ],
+    ids=["in time", "the budget is spent", "a slow plan"],
+)
+def test_fresh_processes_are_as_many_as_there_is_time_for(seconds, now, processes, note):
     answers = {TimeAlone: lambda request: latency(1000 * seconds)}
     finals = selection(answers, milliseconds=1000 * seconds)
-    finals.runner.clock.now = 241.0  # the budget is spent
+    finals.runner.clock.now = now
     expected = latency_in_fresh_processes(finals, PLAN)
     asked = finals.runner.backend.of_kind(TimeAlone)
     assert [request.repetition for request in asked] == list(range(processes))
     assert finals.runner.backend.closed == processes
     assert (expected.processes if expected else 0) == processes
-    late = ["latency in 3 fresh processes: not measured, too little time"]
-    assert finals.runner.notes == ([] if processes else late)
+    assert [said.partition(": ")[2] for said in finals.runner.notes] == ([note] if note else [])
 
 
 def test_with_time_left_all_fresh_processes_are_used():

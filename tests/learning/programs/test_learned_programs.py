@@ -405,7 +405,10 @@ def test_the_tuner_tries_the_programs_beside_a_model(tiny_model, tmp_path):
         guidance=1.0,
         max_loss=0.05,
         seed=0,
-        screen=lambda plan, by: Trial(plan=plan, evaluations=3, ode_error=None, by=by, seconds=0),
+        pictures=(8,),
+        screen=lambda plan, by, pictures: Trial(
+            plan=plan, evaluations=3, ode_error=None, by=by, seconds=0
+        ),
         clock=lambda: 0.0,
     )
     search.try_programs(plans)
