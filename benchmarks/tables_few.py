@@ -349,7 +349,7 @@ def replay() -> str:
         "Regret in evaluations, mean (worst) of ten seeds: 0% is the plan of fewest evaluations of "
         "the table that passes. The budget is a share of what measuring all of the table costs."
     )
-    return markdown(head, cells) + f"\n{note}\n"
+    return markdown(head, cells) + f"\n{note}" + where(result)
 
 
 def tuner() -> str:

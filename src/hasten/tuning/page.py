@@ -87,7 +87,11 @@ def _random_search(tuning: Tuning) -> str:
     if baseline.best is None:
         return f"Random search tried {effort} and found none below the bar."
     bar = tuning.max_loss
-    passing = [trial.evaluations for trial in tuning.screened if trial.passes(bar)]
+    passing = [
+        trial.evaluations
+        for trial in tuning.screened
+        if trial.passes(bar) and trial.ode_error and trial.ode_error.n >= tuning.reference_samples
+    ]
     ours = f"the search's takes {min(passing)}" if passing else "the search found none"
     return (
         f"Random search tried {effort}; its cheapest program with an ODE error below {bar:g} takes "
