@@ -17,8 +17,8 @@ from tests.browser import Browser, served
 
 import hasten
 from benchmarks.results_io import write
-from hasten.core.artifact import student_plans
 from hasten.learning.compression.quantize import learn_quantize
+from hasten.levers.student import student_plans
 
 STUDENT, SEEDS, WARM = "builtin:mnist-2", 100, 5
 TOOK = "document.body.dataset.took"

@@ -10,7 +10,7 @@ from typing import Any
 
 import hasten
 from benchmarks.results_io import write
-from hasten.core.artifact import student_plans
+from hasten.levers.student import student_plans
 from hasten.measuring.measure import judged
 from hasten.measuring.real import real_for
 

@@ -191,23 +191,31 @@ def teacher(tmp_path_factory) -> Model:
     return hasten.load(folder)
 
 
+Run = Callable[..., tuple[int, str, str]]
+
+
 @pytest.fixture(scope="session")
-def data(tmp_path_factory) -> str:
-    """A parquet file of 32 small pictures of two classes."""
-    rng, rows = np.random.default_rng(0), []
-    for index in range(32):
+def parquet(tmp_path_factory) -> Path:
+    """Forty 8x8 pictures of two kinds: bright on the left, bright at the top."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for index in range(40):
         pixels = rng.integers(0, 80, (8, 8), dtype=np.uint8)
-        (pixels if index % 2 else pixels.T)[:, :3] += 150
+        view = pixels if index % 2 else pixels.T
+        view[:, :3] += 150
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG")
         rows.append({"bytes": buffer.getvalue(), "path": None})
-    table = pa.table({"image": rows, "label": [index % 2 for index in range(32)]})
+    table = pa.table({"image": rows, "label": [index % 2 for index in range(40)]})
     file = tmp_path_factory.mktemp("data") / "tiny.parquet"
     pq.write_table(table, file)
-    return str(file)
+    return file
 
 
-Run = Callable[..., tuple[int, str, str]]
+@pytest.fixture(scope="session")
+def data(parquet: Path) -> str:
+    """The file of :func:`parquet`, as text."""
+    return str(parquet)
 
 
 @pytest.fixture

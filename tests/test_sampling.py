@@ -15,6 +15,8 @@ from hasten import Plan, build
 from hasten.core.ask import Denoise
 from hasten.core.draws import Draws
 from hasten.core.errors import NonFiniteError, UserError
+from hasten.core.level import Level
+from hasten.core.random_streams import generator
 from hasten.core.solver import Solver, solvers
 
 PLANS = [
@@ -252,3 +254,22 @@ def test_a_network_that_answers_in_another_shape_is_refused(answer, words):
     model = hasten.load(Net(), schedule="ddpm", prediction="epsilon", shape=(3, 8, 8))
     with pytest.raises(hasten.UserError, match=words):
         build(model, Plan(steps=2)).sample(2)
+
+
+@pytest.mark.parametrize("solver", ["ddpm", "ddim"])
+def test_pictures_that_end_early_leave_the_noise_of_the_others_as_it_was(solver):
+    program = hasten.trace(f"solver={solver},steps=12", "ddpm")
+    noise = torch.randn(4, 1, 4, 4, generator=generator(1))
+
+    def denoiser(x: torch.Tensor, level: Level) -> torch.Tensor:
+        return torch.zeros_like(x) + (x.abs() > 3) * x
+
+    executor = "early-exit(tolerance=0.01,below=1000)"
+    assert hasten.run(program, denoiser, noise, executor=executor).shape == noise.shape
+
+
+def test_an_input_that_no_program_has_is_refused():
+    program = hasten.trace("solver=ddim,steps=2", "ddpm")
+    noise = torch.randn(1, 1, 4, 4)
+    with pytest.raises(UserError, match="run has no argument and this program no input steps"):
+        hasten.run(program, lambda x, level: x, noise, steps=3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,7 +33,6 @@ from hasten.core.solver import Solver
 from hasten.core.start import Begin, Latents
 from hasten.core.usage import Counted, Usage
 from hasten.executors.distributed import shared_out
-from hasten.levers.student import Student
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -65,18 +64,7 @@ def resolve(plan: PlanLike, model: Model) -> Resolved:
 
 def subject(model: Model, plan: Plan) -> Model:
     """The model whose network ``plan`` runs: ``model``, or a student of it."""
-    for lever in plan.parts.levers:
-        model = lever.model(model, plan.other_weights, load_beside)
-    return model
-
-
-def student_named(model: Model, folder: str) -> Model:
-    """The student of ``model`` in ``folder``.
-
-    Raises:
-        UserError: there is none, or it is one of another model.
-    """
-    return Student(folder=folder).model(model, False, load_beside)
+    return resolved.subject(model, plan, load_beside)
 
 
 def prepare(model: Model, plan: PlanLike) -> Prepared:
@@ -117,8 +105,8 @@ def build(model: Model, plan: PlanLike | None = None, *, net: Prepared | None = 
         f"with device={plan.device!r}, or tune again here.",
     )
     run = resolve(plan, model)
-    cuts = [getattr(lever, "cut", None) for lever in run.levers]
-    for cut in filter(None, cuts if net is not None else []):
+    cuts = [lever.cut for lever in run.levers if lever.cut is not None]
+    for cut in cuts if net is not None else []:
         require(
             getattr(net, "cut", None) == cut,
             f"net was prepared for {getattr(net, 'cut', 'no feature cache')}, but the plan's is "
@@ -130,7 +118,7 @@ def build(model: Model, plan: PlanLike | None = None, *, net: Prepared | None = 
         resolved=run,
         net=net,
         denoiser=run.denoiser(net),
-        begin=run.start.prepare(run.requested, functools.partial(_latents, run.requested, net)),
+        begin=run.start.prepare(run.requested, functools.partial(_latents, run.model, net)),
     )
 
 
@@ -360,13 +348,20 @@ def run(
         "this program has variants of a network (cached features, say), and a denoiser of your own "
         "has one; build a Sampler from the plan, or drop the lever.",
     )
+    unknown = sorted(set(inputs) - set(program.inputs))
+    require(
+        not unknown,
+        f"run has no argument and this program no input {', '.join(unknown)}; its inputs are "
+        f"{', '.join(program.inputs)}.",
+    )
     lacking = sorted(set(program.inputs) - {"x", *inputs})
     require(not lacking, f"this program has the inputs {list(program.inputs)}; give {lacking}.")
     generators = [generator(seed, picture, WALK) for picture in range(len(noise))]
 
-    def fresh(*_: object) -> torch.Tensor:
-        rows = [torch.randn(noise.shape[1:], generator=rng) for rng in generators]
-        return torch.stack(rows).to(noise)
+    def fresh(rows: Sequence[int] | None = None) -> torch.Tensor:
+        chosen = range(len(generators)) if rows is None else rows
+        draws = [torch.randn(noise.shape[1:], generator=generators[row]) for row in chosen]
+        return torch.stack(draws).to(noise)
 
     part = executors.parse(executor)
     session = Session(shared_out(FunctionDenoiser(denoiser), part), fresh)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import random
 import shutil
@@ -18,12 +19,14 @@ from safetensors.torch import load_file, save_file
 
 import hasten
 import hasten.adapters.load as loading
-from hasten.adapters.families import Network
+from conftest import dit_model
+from hasten.adapters.families import Network, read_by_split
 from hasten.adapters.folder import facts, save_folder
 from hasten.adapters.load import load
 from hasten.adapters.scheduler import ProgramScheduler
+from hasten.adapters.schedules import betas
 from hasten.core.call import Call
-from hasten.core.condition import Condition
+from hasten.core.condition import Condition, PerSample
 from hasten.core.denoiser import NetworkDenoiser
 from hasten.core.errors import UserError
 from hasten.core.files import write_manifest
@@ -801,3 +804,34 @@ def test_a_manifest_cannot_point_outside(folder: Path, tmp_path: Path):
     manifest["files"]["../secret"] = {"bytes": 1, "sha256": "0" * 64}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     refused(folder, "secret")
+
+
+@pytest.mark.parametrize(("labels", "null_label"), [(4, None), (None, None)])
+def test_a_model_without_a_null_label_comes_back_without_one(
+    tmp_path: Path, labels: int | None, null_label: int | None
+):
+    model = dataclasses.replace(dit_model(), labels=labels, null_label=null_label)
+    save_folder(model, tmp_path / "m", card="a card")
+    back = load(tmp_path / "m")
+    assert (back.labels, back.null_label) == (labels, null_label)
+
+
+def test_what_a_prompted_pipeline_says_itself_is_not_given_as_well(tmp_path: Path):
+    with pytest.raises(UserError, match="schedule, prediction cannot be given with prompts="):
+        load(tmp_path, prompts=["a dog"], prediction="v", schedule="flow")
+
+
+def test_a_split_network_refuses_what_it_does_not_read():
+    text = {"encoder_hidden_states": PerSample(torch.zeros(2, 3, 4))}
+    read = read_by_split(Condition(2, {"cond": text}))
+    assert read is not None
+    assert read.shape == (2, 3, 4)
+    pooled = {**text, "pooled": PerSample(torch.zeros(2, 4))}
+    with pytest.raises(UserError, match="the condition has pooled; drop the cache"):
+        read_by_split(Condition(2, {"cond": pooled}))
+
+
+@pytest.mark.parametrize("kind", ["nonsense", None, 3])
+def test_betas_that_nobody_knows_are_refused(kind: Any):
+    with pytest.raises(UserError, match="beta_schedule"):
+        betas(kind, 1000, 1e-4, 0.02)

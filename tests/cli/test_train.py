@@ -149,7 +149,7 @@ def test_a_recipe_that_is_not_there_names_those_that_are(run, tmp_path, monkeypa
 def test_train_without_a_recipe_lists_what_ships(run):
     status, _, err = run("train")
     assert status == 2
-    assert "cifar10, mnist, mnist-features" in err
+    assert "cifar10, cifar10-features, mnist" in err
 
 
 def test_the_page_of_recipe_fields_is_the_one_that_is_printed(run):

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 import hasten
+from hasten.adapters.schedules import betas
 from hasten.core.errors import UserError
 from hasten.core.learned_schedule import LearnedSchedule
-from hasten.core.noise_schedule import Discrete, betas, schedules
+from hasten.core.noise_schedule import Discrete, schedule, schedules
 from hasten.core.prediction import predictions
 
 LEARNED = LearnedSchedule(scale=0.4, slope=(5.0, 20.0), bias=(-1.0, -9.0), out=(1.0, 0.3))
@@ -143,3 +144,17 @@ def test_a_wrong_schedule_is_refused_in_one_line(given, words):
 def test_two_parts_of_one_name_are_refused():
     with pytest.raises(ValueError, match="two noise schedules are named 'flow'"):
         schedules.add("flow")(Discrete)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": "ddpm", "foo": 1},
+        {"name": ["ddpm"]},
+        {"name": "discrete", "alphas_cumprod": ["a", "b"]},
+        {"name": "discrete", "alphas_cumprod": 3},
+    ],
+)
+def test_a_dict_that_is_no_schedule_is_one_line(wrong):
+    with pytest.raises(UserError, match="schedule"):
+        schedule(wrong)

@@ -118,8 +118,6 @@ def test_levers_are_added_looked_up_and_dropped_by_name():
     plan = Plan(steps=4).with_lever("deep(every=4)").with_lever("merge")
     assert plan.lever("deep").every == 4
     assert plan.lever("quantize") is None
-    assert plan.without("deep", "merge") == Plan(steps=4)
-    assert plan.without("deep").levers == ("merge",)
 
 
 # Files that name nothing that exists: validating a plan opens none of them.
@@ -286,3 +284,16 @@ def test_levers_in_two_ways_and_half_of_a_small_network_are_refused():
         Plan.of({"small": "runs/s"})
     with pytest.raises(UserError, match="option folder is None; it takes a path in quotes"):
         Plan.of({"small_at": [0, 1]})
+
+
+@pytest.mark.parametrize("value", ["a,b.json", "it's.json", "'quoted'.json", "12", "a (b, c).json"])
+def test_a_path_of_any_letters_survives_text(value):
+    plan = Plan(program=value)
+    assert Plan.read(str(plan)) == plan
+
+
+@pytest.mark.parametrize("given", ["program=p.json,steps=10", {"program": "p.json", "steps": 10}])
+def test_steps_beside_a_program_are_refused_however_they_are_given(given):
+    with pytest.raises(UserError, match="steps"):
+        as_plan(given)
+    assert Plan.of({"program": "p.json", "steps": 10}) == Plan(program="p.json")  # an old file

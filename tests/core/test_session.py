@@ -10,10 +10,12 @@ import torch
 
 import hasten
 from conftest import ByFunction, session_of
+from hasten.core.call import Answer, Call
 from hasten.core.condition import Condition
 from hasten.core.denoiser import Guided, classifier_free
 from hasten.core.draws import WALK, Draws
 from hasten.core.errors import NonFiniteError
+from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.session import Session, answer_together
@@ -206,3 +208,40 @@ def test_a_run_without_a_condition_is_unconditional():
     Session(Watching(), lambda: None).denoise(torch.ones(4, 2), hasten.schedule("edm").at(1.0))
     assert [(len(one), one.labels) for one in seen] == [(4, None)]
     assert seen[0].signature == Condition.none(4).signature
+
+
+@pytest.mark.parametrize("scales", [{"cond": 3.0, "null": -1.0}, {"cond": 0.5, "null": 0.25}])
+def test_weights_of_any_sum_are_what_they_say(scales):
+    def answers(calls):
+        return [
+            Answer(x0=torch.full_like(call.x, 1.0 if call.branch == "cond" else 0.5))
+            for call in calls
+        ]
+
+    level = Level(1.0, 0.5, 0.5)
+    condition = Condition.labels_of(torch.tensor([0, 1]), null=2)
+    call = Call(x=torch.zeros(2, 1), levels=(level, level), condition=condition)
+    (answer,) = Guided(answers, lambda level: scales)([call])
+    assert torch.allclose(answer.x0, torch.tensor(scales["cond"] + 0.5 * scales["null"]))
+
+
+def test_weights_that_leave_a_branch_out_at_some_levels_are_row_by_row():
+    def answers(calls):
+        return [
+            Answer(x0=torch.full_like(call.x, 1.0 if call.branch == "cond" else 0.5))
+            for call in calls
+        ]
+
+    first, second = Level(1.0, 0.5, 0.5), Level(2.0, 0.4, 0.6)
+    condition = Condition.labels_of(torch.tensor([0, 1]), null=2)
+    call = Call(x=torch.zeros(2, 1), levels=(first, second), condition=condition)
+    weights = classifier_free(lambda level: 0.0 if level == first else 3.0)
+    (answer,) = Guided(answers, weights)([call])
+    assert torch.allclose(answer.x0[:, 0], torch.tensor([0.5, 2.0]))
+
+
+def test_a_run_that_another_denoiser_goes_on_with_keeps_its_own_state():
+    session = Session(lambda calls: [], lambda rows=None: None)
+    other = session.answered_by(lambda calls: [])
+    other._states["main"] = {}
+    assert session._states == {}

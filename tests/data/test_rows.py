@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import sys
 
@@ -156,3 +157,13 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(folder, monke
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match=r'pip install "hasten\[tune\]"'):
         load_rows(folder)
+
+
+@pytest.mark.parametrize("labels", [["cat", "dog"], [0.7, 1.9], [0, None]])
+def test_labels_that_are_no_whole_numbers_are_refused(labels, tmp_path):
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8)).save(buffer, "PNG")
+    rows = [{"bytes": buffer.getvalue(), "path": None}] * 2
+    pq.write_table(pa.table({"image": rows, "kind": labels}), tmp_path / "rows.parquet")
+    with pytest.raises(UserError, match="labels are whole numbers"):
+        Pictures(load_rows(str(tmp_path / "rows.parquet")), (1, 8, 8), label="kind")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import importlib.util
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +15,7 @@ import torch
 import hasten
 from conftest import make_tiny_model
 from hasten.core.condition import Condition, PerSample, Ragged, Shared
+from hasten.core.conditioning_cache import conditioning_cache
 from hasten.core.engine import Static, engines
 from hasten.core.errors import UserError
 from hasten.core.model import Model
@@ -39,7 +42,7 @@ def noise() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("engine", EXPORTED)
-@pytest.mark.parametrize("labels", [None, 3])
+@pytest.mark.parametrize("labels", [pytest.param(None, marks=pytest.mark.slow), 3])
 def test_an_engine_makes_the_pictures_that_eager_makes(shared, noise, engine, labels):
     model = shared(labels=labels)
     condition = None if labels is None else [0, 1, 2, 0, 1]
@@ -304,3 +307,67 @@ def test_a_start_that_runs_a_network_keeps_torchs_threads(shared):
         assert counts == [2]
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("engine", "labels"),
+    [
+        ("onnxruntime", 3),
+        pytest.param("onnxruntime", None, marks=pytest.mark.slow),
+        pytest.param("openvino", 3, marks=pytest.mark.slow),
+    ],
+)
+def test_a_new_build_takes_weights_that_were_changed_in_place(engine, labels, noise):
+    """With labels, what is told of the times is computed ahead, from the weights as well."""
+    model, plan = make_tiny_model(labels=labels), Plan(steps=2, engine=engine)
+    hasten.build(model, plan).sample(noise=noise)
+    with torch.no_grad():
+        for parameter in model.net.parameters():
+            parameter.mul_(0.5)
+    wanted = hasten.build(model, plan.model_copy(update={"engine": "eager"})).sample(noise=noise)
+    got = hasten.build(model, plan).sample(noise=noise)
+    assert (got - wanted).abs().max() < 1e-3
+
+
+def test_a_network_whose_times_cannot_be_computed_ahead_is_let_go():
+    model = hasten.load(Told(), schedule="ddpm", prediction="epsilon", shape=(1, 8, 8))
+    for _ in range(2):
+        with pytest.raises(UserError, match="cannot compute ahead"):
+            conditioning_cache(model.net)
+    gone = weakref.ref(model.net)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+class Told(torch.nn.Module):
+    """Hears of the time in a way that nobody knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, condition: object = None) -> torch.Tensor:
+        return self.layer(x) * t.view(-1, 1, 1, 1) / 1000
+
+
+class Texts(torch.nn.Module):
+    """Reads a text of any length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 1)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, condition: Condition) -> torch.Tensor:
+        words = self.layer(condition.branches["cond"]["text"].tensor).mean(1)
+        return x * words.view(-1, 1, 1, 1) + t.view(-1, 1, 1, 1) / 1000
+
+
+def test_texts_of_other_lengths_have_graphs_of_their_own():
+    model = hasten.load(Texts(), schedule="ddpm", prediction="epsilon", shape=(1, 8, 8))
+    exact, exported = (prepare(model, Plan(engine=name)) for name in ("eager", "onnxruntime"))
+    x, t = torch.randn(2, 1, 8, 8), torch.full((2,), 500.0)
+    for length in (5, 7, 5):
+        text = PerSample(torch.randn(2, length, 4))
+        condition = Condition(2, {"cond": {"text": text}})
+        assert (exported(x, t, condition) - exact(x, t, condition)).abs().max() < 1e-5

@@ -321,3 +321,19 @@ def test_the_page_makes_the_pictures_that_python_makes(model, page, size, gpu, t
     assert -10 * np.log10(error) > 45
     files = {path.name: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
     assert sum(size for name, size in files.items() if not (WEBGPU / name).exists()) < 10e6
+
+
+@pytest.mark.parametrize("executor", ["early-exit(tolerance=0.5)", "deadline(ms=50)"])
+def test_an_executor_that_changes_the_pictures_is_not_dropped_in_silence(model, executor, tmp_path):
+    with pytest.raises(UserError, match="which no runner does; drop executor"):
+        export(model, QUICK.model_copy(update={"executor": executor}), "onnx", tmp_path / "out")
+
+
+def test_a_plain_module_is_no_diffusers_folder(tmp_path):
+    class Net(torch.nn.Module):
+        def forward(self, x, t, condition=None):
+            return 0.1 * x
+
+    plain = hasten.load(Net(), schedule="ddpm", prediction="epsilon", shape=(1, 8, 8))
+    with pytest.raises(UserError, match="Net is no diffusers network"):
+        export(plain, Plan(steps=2), "folder", tmp_path / "out")

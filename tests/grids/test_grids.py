@@ -10,9 +10,11 @@ import pytest
 from diffusers import DDIMScheduler, EDMEulerScheduler
 
 import hasten.grids  # noqa: F401
+from hasten.adapters.schedules import betas
 from hasten.core.errors import UserError
 from hasten.core.grid import grids
-from hasten.core.noise_schedule import Discrete, NoiseSchedule, betas, schedule
+from hasten.core.noise_schedule import Discrete, NoiseSchedule, schedule
+from hasten.core.plan import Plan
 
 PATHS: dict[str, NoiseSchedule] = {
     "vp-linear": schedule("vp-linear"),
@@ -188,3 +190,10 @@ def test_positions_outside_the_path_or_not_falling_are_refused(text: str, name: 
 def test_a_wrong_option_is_refused_by_name(text: str) -> None:
     with pytest.raises(UserError, match="grid option"):
         grids.parse(text)
+
+
+@pytest.mark.parametrize("grid", ["log-snr", "karras"])
+def test_one_step_begins_at_the_top_that_was_given(grid):
+    (first, last) = Plan(grid=f"{grid}(high=5.0)", steps=1, solver="ddim").levels(schedule("edm"))
+    assert abs(first.ratio - 5.0) < 1e-9
+    assert last.sigma == 0

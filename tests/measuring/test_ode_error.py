@@ -10,7 +10,9 @@ import torch
 
 import hasten
 from hasten.core.model import Model
-from hasten.measuring.ode_error import reference
+from hasten.measuring.compare import compared
+from hasten.measuring.measure import measure
+from hasten.measuring.ode_error import reference, reference_plan
 
 
 class GaussianNet(torch.nn.Module):
@@ -72,3 +74,14 @@ def test_measure_reports_cost_and_conditions(exact):
     body = json.loads(report.to_json())
     assert body["key"] == hasten.Plan(steps=3).key
     assert hasten.Plan(**body["plan"]) == hasten.Plan(steps=3)
+
+
+def test_guidance_in_an_interval_is_measured_against_guidance_in_that_interval(tiny_model):
+    model, interval = tiny_model(labels=3), (0.3, 3.0)
+    plan = reference_plan(3.0, interval=interval)
+    report = measure(model, plan, n=2, pictures=0, batch=1, seconds=0.0)
+    assert report.ode_error.rmse == 0
+    everywhere = plan.model_copy(update={"guidance_interval": None})
+    (compared,) = compared(model, [everywhere], n=2, pictures=0, batch=1, seconds=0.0)
+    assert compared.ode_error.rmse == 0
+    assert reference(model, 2, plan=plan).ode_error(everywhere).rmse > 0

@@ -26,6 +26,7 @@ from hasten.data.rows import evenly_spread, load_rows
 from hasten.measuring.features import FeatureNet, features_for
 from hasten.measuring.frechet import frechet, frechet_estimate, influence, statistics
 from hasten.measuring.kernel import kernel_estimate
+from hasten.measuring.measure import judged
 from hasten.measuring.precision_recall import precision_recall, wilson
 from hasten.measuring.quality import quality
 from hasten.measuring.random_features import RandomFeatures
@@ -410,3 +411,9 @@ def test_too_few_pictures_are_refused_with_how_many_are_needed(tmp_path, tiny_mo
         quality(torch.rand(4, 1, 8, 8), real)
     with pytest.raises(NonFiniteError):
         quality(torch.full((9, 1, 8, 8), torch.nan), real)
+
+
+def test_a_student_is_judged_against_the_pictures_of_its_teacher():
+    model = hasten.load("builtin:mnist")
+    sampler = hasten.build(model, "levers=[student(folder='builtin:mnist-2')]")
+    assert set(judged(sampler, 5)) == {"fd", "kd", "precision", "recall", "features"}

@@ -19,12 +19,13 @@ import hasten.grids
 import hasten.solvers
 from conftest import session_of
 from hasten import Plan, build
+from hasten.adapters.schedules import betas
 from hasten.cli import _status
 from hasten.core.errors import NonFiniteError, TracingError, UserError
 from hasten.core.grid import grids
 from hasten.core.level import Level
 from hasten.core.model import Model
-from hasten.core.noise_schedule import Discrete, NoiseSchedule, betas, schedule
+from hasten.core.noise_schedule import Discrete, NoiseSchedule, schedule
 from hasten.core.session import Session, drive
 from hasten.core.solver import Clipped, solvers
 from hasten.learning.programs.freeze import middle_steps

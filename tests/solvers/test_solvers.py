@@ -12,10 +12,11 @@ import torch
 import hasten.grids
 import hasten.solvers  # noqa: F401
 from conftest import session_of
+from hasten.adapters.schedules import betas
 from hasten.core.errors import UserError
 from hasten.core.grid import grids
 from hasten.core.level import Level
-from hasten.core.noise_schedule import Discrete, NoiseSchedule, betas, schedule
+from hasten.core.noise_schedule import Discrete, NoiseSchedule, schedule
 from hasten.core.program import Program
 from hasten.core.session import Session, drive
 from hasten.core.solver import Clipped, solvers, trace

@@ -533,3 +533,31 @@ def test_data_without_labels_is_refused_for_a_model_with_labels(tiny_model, tmp_
         save_png(torch.rand(1, 8, 8), tmp_path / "data" / f"{i}.png")
     with pytest.raises(UserError, match="data has no column 'label'"):
         learn_start(tiny_model(labels=2), "gaussian", tmp_path / "g", data=str(tmp_path / "data"))
+
+
+@pytest.mark.parametrize(
+    ("inner", "why"),
+    [
+        ("levers=[merge(share=0.5)],solver=ddim,steps=2", "a feature cache is the only lever"),
+        ("solver=adaptive-ode,steps=20", "not known beforehand"),
+        ("solver=ddim,steps=20,executor=early-exit(tolerance=0.1)", "not known beforehand"),
+    ],
+)
+def test_a_plan_that_starts_says_what_it_cannot_be(inner, why):
+    with pytest.raises(UserError, match=why):
+        Plan(start=f"plan(plan='{inner}', ratio=2)")
+
+
+def test_every_label_has_pictures_before_a_vae_is_trained(tiny_model, tmp_path):
+    model = tiny_model(labels=3)
+    pictures = torch.zeros(8, 1, 8, 8, dtype=torch.uint8)
+    some = Examples(pictures=pictures, labels=torch.tensor([0, 2] * 4), data="eight")
+    recipe = VaeRecipe(
+        objective="vae",
+        name="tiny",
+        data={"source": "eight", "label": "label", "shape": [1, 8, 8]},
+        labels=3,
+        pictures=64,
+    )
+    with pytest.raises(UserError, match="label 1 has 0 pictures"):
+        learn_vae(model, some, tmp_path / "start.safetensors", recipe=recipe, quiet=True)

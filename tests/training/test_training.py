@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
 import signal
@@ -12,8 +11,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -23,10 +20,7 @@ import hasten
 from hasten.core.errors import NonFiniteError, UserError
 from hasten.core.random_streams import generator
 from hasten.data.rows import Pictures, load_rows
-from hasten.measuring.features import FeatureNet
-from hasten.measuring.frechet import frechet, statistics
 from hasten.training import checkpoint
-from hasten.training.classifier import ClassifierRecipe
 from hasten.training.learned_schedule import MonotoneShape
 from hasten.training.loop import Training
 from hasten.training.objective import Batch
@@ -64,24 +58,6 @@ def fields(source: Path, **changes):
         "preview_every": 0,
         **changes,
     }
-
-
-@pytest.fixture(scope="module")
-def parquet(tmp_path_factory) -> Path:
-    """Forty 8x8 pictures of two kinds: bright on the left, bright at the top."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for index in range(40):
-        pixels = rng.integers(0, 80, (8, 8), dtype=np.uint8)
-        view = pixels if index % 2 else pixels.T
-        view[:, :3] += 150
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "PNG")
-        rows.append({"bytes": buffer.getvalue(), "path": None})
-    table = pa.table({"image": rows, "label": [index % 2 for index in range(40)]})
-    file = tmp_path_factory.mktemp("data") / "tiny.parquet"
-    pq.write_table(table, file)
-    return file
 
 
 def seen(x0: torch.Tensor, labels: torch.Tensor | None, step: int = 0) -> Batch:
@@ -195,12 +171,12 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(parquet, 
 
 KINDS = [
     ("ddpm", "epsilon", {}),
-    ("vp-linear", "v", {}),
-    ("vp-cosine", "x0", {}),
+    pytest.param("vp-linear", "v", {}, marks=pytest.mark.slow),
+    pytest.param("vp-cosine", "x0", {}, marks=pytest.mark.slow),
     ("flow", "flow", {}),
     ("edm", "edm(sigma_data=0.3)", {"law": "lognormal"}),
     ({"name": "learned"}, "epsilon", {}),
-    ({"name": "learned"}, "v", {}),
+    pytest.param({"name": "learned"}, "v", {}, marks=pytest.mark.slow),
 ]
 
 
@@ -313,25 +289,6 @@ def test_losses_go_to_the_tracker_that_is_named(parquet, tmp_path):
     recipe = Recipe(**fields(parquet, pictures=16 * 20, track="tensorboard"))
     run(recipe, tmp_path)
     assert list(tmp_path.rglob("events.out.tfevents.*"))
-
-
-def test_a_classifier_recipe_gives_features_and_statistics(parquet, tmp_path):
-    data = {"source": str(parquet), "label": "label", "shape": [1, 8, 8]}
-    recipe = ClassifierRecipe(objective="classifier", name="tiny", data=data, test=data, epochs=200)
-    features = FeatureNet(train(recipe, tmp_path, quiet=True))
-    assert features.accuracy > 0.9
-    assert features.covariance.shape == (64, 64)
-    assert features.sample is not None
-    assert features.sample.shape == (40, 64)
-    pictures = Pictures(load_rows(str(parquet)), (1, 8, 8))[np.arange(40)].float() / 255
-    mean, covariance = statistics(features(pictures))
-    assert frechet(mean, covariance, features.mean, features.covariance) < 1e-3
-    assert features.distance(pictures, pictures) == 0
-    body = bytearray((tmp_path / "features" / "classifier.safetensors").read_bytes())
-    body[-3] ^= 1
-    (tmp_path / "features" / "classifier.safetensors").write_bytes(body)
-    with pytest.raises(UserError, match=r"classifier\.safetensors is damaged"):
-        FeatureNet(tmp_path / "features")
 
 
 def test_a_step_sees_every_picture_once_an_epoch_whatever_the_batch():

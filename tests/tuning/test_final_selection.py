@@ -22,6 +22,7 @@ from hasten.core.plan import Plan
 from hasten.core.report import Estimate
 from hasten.tuning.budget import Budget
 from hasten.tuning.final_selection import FinalSelection, by_evaluations
+from hasten.tuning.recommendation import passes
 from hasten.tuning.records import Finalist, FinalQuality
 from hasten.tuning.requests import CompareFd, MeasureQuality, MeasureReport
 from hasten.tuning.settings import TunerSettings
@@ -57,9 +58,8 @@ def test_each_level_keeps_its_best_programs_and_what_was_not_screened():
     screened = [trial(Plan(steps=3 + k), 0.01 * k, 3) for k in range(1, 6)]
     early = trial(Plan(steps=1), None, 3)
     expensive = trial(Plan(steps=2), None, 9)
-    student = trial(Plan(levers="student(folder='beside')"), None, 1)
-    levels = by_evaluations(screened, [early, expensive, student], 3)
-    assert levels == {3: [*screened[:3], early], 1: [student]}
+    levels = by_evaluations(screened, [early, expensive], 3)
+    assert levels == {3: [*screened[:3], early]}
 
 
 def test_without_real_pictures_levels_are_reported_from_the_first_that_passes_on():
@@ -154,3 +154,41 @@ def test_a_variant_is_judged_as_the_finalist_it_comes_from():
 def test_slow_plans_race_fewer_rounds(seconds, min_rounds):
     finals = selection()  # 45 of its 240 seconds are kept for the race
     assert finals.race_rules(seconds).min_rounds == min_rounds
+
+
+def test_the_most_faithful_plan_is_one_finalist_where_no_ode_error_passes():
+    errors = {6: 0.06, 5: 0.07, 4: 0.08}
+    judged: list[int] = []
+
+    def measured(request: MeasureQuality):
+        judged.append(request.plan.steps)
+        return quality(1.0)
+
+    answers = {
+        MeasureReport: reports(errors),
+        MeasureQuality: measured,
+        CompareFd: lambda request: Estimate(value=-0.1, low=-0.2, high=-0.05, n=request.samples),
+    }
+    finals = selection(answers)
+    finals.select_by_fd([trial(evaluations=n, rmse=rmse) for n, rmse in errors.items()], [])
+    reported = [one.report.evaluations for one in finals.finalists]
+    assert len(reported) == len(set(reported))
+    (faithful,) = (one for one in finals.finalists if one.faithful)
+    assert faithful.final_quality is not None
+    assert judged.count(6) == 2  # few samples, then many
+    assert finals.leader().report.evaluations == 4
+
+
+def test_the_parallel_twin_of_the_most_faithful_plan_passes_as_it_does():
+    alone = FinalQuality(quality=quality(1.0), excess_fd=None)
+    first = dataclasses.replace(finalist(20, 0.01), final_quality=alone, faithful=True)
+    twin = dataclasses.replace(first, faithful=False)
+    assert passes(first, first, 0.05, True)
+    assert passes(twin, first, 0.05, True)
+
+
+def test_an_error_of_few_pictures_does_not_make_a_plan_the_most_faithful():
+    few = dataclasses.replace(ode_error(0.001), n=8)
+    lucky = dataclasses.replace(trial(evaluations=4), ode_error=few)
+    thorough = trial(evaluations=10, rmse=0.01)
+    assert selection()._faithful([lucky, thorough]) is thorough

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -91,4 +92,16 @@ def test_the_prediction_interval_is_that_of_the_log_normal():
     same = prediction_interval([10.0] * 3, 0.02)
     assert same.high / same.latency_ms == pytest.approx(
         math.exp(9.925 * 0.02 * math.sqrt(4 / 3)), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize(("p90", "said"), [(3.5, False), (9.0, True)])
+def test_a_machine_whose_speed_changes_is_said_to(p90, said):
+    def answer(request: TimePlans) -> Race:
+        return Race(latencies=(dataclasses.replace(latency(3.0), p90=p90), latency(20.0)))
+
+    finals = selection({TimePlans: answer})
+    race(finals, 1.0)
+    assert [note.partition(" changed")[0] for note in finals.runner.notes] == (
+        ["timing: this machine's speed"] if said else []
     )

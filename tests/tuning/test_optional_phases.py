@@ -39,14 +39,14 @@ def searched(model, evaluations: list[int]) -> ProgramSearch:
 
 def test_a_feature_cache_is_not_tried_where_few_evaluations_pass(model):
     search = searched(model, [4, 20])
-    assert "it pays from about 10 on" in (try_feature_caches(search, model) or "")
+    assert "it pays from about 10 on" in (try_feature_caches(search, model, 1e9) or "")
     assert len(search.trials) == 2
 
 
 def test_a_feature_cache_is_tried_where_many_evaluations_are_needed(model, monkeypatch):
     monkeypatch.setattr(optional_phases, "variant_macs", lambda _: {"full": 100, "cached": 20})
     search = searched(model, [12, 20])
-    assert try_feature_caches(search, model) is None
+    assert try_feature_caches(search, model, 1e9) is None
     cached = search.trials[2:]
     assert [trial.plan.levers for trial in cached] == [("deep(forecast=1, branch=0)",)] * 2
     # Every second evaluation costs a fifth: 6 + 6 / 5 and 10 + 10 / 5, in whole ones.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import torch
@@ -30,6 +31,7 @@ def invented(judged: bool = True, **changes) -> Tuning:
         "model": "a <model>",
         "best": finalists[1].plan,
         "why": "The fastest plan.",
+        "passed": True,
         "batch": 1,
         "front": finalists,
         "finalists": finalists,
@@ -64,6 +66,10 @@ def test_the_page_says_everything_that_was_measured():
     for words in (
         "a &lt;model&gt;",
         "42 measurements in",
+        "8 steps, DPM-Solver++, log-SNR levels, PyTorch float32.",
+        "hasten sample MODEL --plan OUT/plan.json --n 20 --out samples",
+        'hasten.build(model, "OUT/plan.json")',
+        "120 (80%)",
         "60 s; for one picture at a time",
         "In a new process it is expected to take",
         "7.5 to 8.5 ms (99% interval",
@@ -98,7 +104,7 @@ def test_what_was_not_measured_is_left_out_of_the_page():
 def test_a_row_of_the_table_holds_the_numbers_of_the_report():
     report = finalist(8, 0.04, (-0.1, 0.1)).report
     assert cells(report, latency(5.0)) == (
-        "dpmpp log-snr 8",
+        "8 steps, DPM-Solver++, log-SNR levels",
         "eager f32",
         "8",
         "5.0",
@@ -121,3 +127,14 @@ def test_the_result_as_data_keeps_the_keys_of_the_report_file():
     assert body["screened"][0]["text"] == str(trial(evaluations=4).plan)
     assert body["unsupported"] == [{"plan": str(Plan(steps=77)), "why": "It does not fit."}]
     assert body["random"]["best"]["text"] == str(trial(evaluations=5).plan)
+
+
+def test_a_program_that_random_search_alone_found_is_not_the_searchs():
+    best = dataclasses.replace(trial(evaluations=5), by="random search")
+    tuning = invented(
+        screened=(trial(evaluations=8), best),
+        random=RandomBaseline(plans=3, seconds=1.5, share=1.0, best=best),
+        reference_samples=8,
+    )
+    assert "takes 5 evaluations" in written(tuning)
+    assert re.search("the search.{1,6}s takes 8", written(tuning))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from tuning_fakes import finalist
+from tuning_fakes import finalist, ode_error
 
 from hasten.tuning.recommendation import recommend
 from hasten.tuning.records import Baseline
@@ -69,3 +69,12 @@ def test_the_latency_is_told_for_one_picture_of_a_batch():
     chosen, why = recommend([finalist(8, 0.01)], 0.05, UNKNOWN, 4, 5.0)
     assert "8 evaluations, 2.0 ms a picture" in why
     assert chosen.latency.median == 8
+
+
+def test_a_plan_that_fails_on_fresh_noise_alone_is_not_advised_more_samples():
+    fresh = ode_error(0.051)
+    plan = dataclasses.replace(finalist(7, 0.044), fresh=fresh)
+    chosen, why = recommend([plan], 0.05, UNKNOWN, 1, 5.0)
+    assert chosen.fresh is fresh
+    assert "too few" not in why
+    assert why.endswith("--max-loss 0.051 would accept this one.")

@@ -12,7 +12,13 @@ from hasten.adapters.folder import save_folder
 from hasten.learning.starts.starts import learn_start
 from hasten.levers.student import Student
 from hasten.tuning.requests import Screen
-from hasten.tuning.space import Space, distilled_students, files_beside, smaller_networks
+from hasten.tuning.space import (
+    Space,
+    distilled_students,
+    files_beside,
+    learned_files,
+    smaller_networks,
+)
 from hasten.tuning.trials import TrialExecutor
 
 
@@ -60,3 +66,11 @@ def test_students_beside_the_folder_of_their_teacher_are_considered(model):
     assert hasten.build(model, plans[0]).evaluations == 1
     request = Screen(plan=plans[0], samples=8, reference=REFERENCE)
     assert TrialExecutor(model=model).answer(request).evaluations == 1
+
+
+def test_what_was_learned_for_a_model_has_a_digest_each():
+    files = learned_files(hasten.load("builtin:mnist"))
+    assert any("/programs/" in name for name in files)
+    assert any("/starts/" in name for name in files)
+    assert "builtin:mnist-2" in files
+    assert all(len(value) == 64 for value in files.values())

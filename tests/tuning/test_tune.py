@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import filelock
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,7 +15,7 @@ import hasten
 from hasten.adapters.folder import save_folder
 from hasten.core.errors import UserError
 from hasten.tuning.page import write_report
-from hasten.tuning.tune import tune
+from hasten.tuning.tune import LOCK, tune
 
 LONG = 1000.0  # minutes: the settings below end every phase long before
 FAST = dataclasses.replace(
@@ -93,3 +94,12 @@ def test_a_users_pictures_judge_a_users_model(tiny_model, tmp_path):
 def test_arguments_out_of_range_are_named(tiny_model, options, message):
     with pytest.raises(UserError, match=message):
         tune(tiny_model(), **options)
+
+
+def test_two_tuners_do_not_write_to_one_folder(tiny_model, tmp_path):
+    with (
+        filelock.FileLock(tmp_path / LOCK),
+        pytest.raises(UserError, match="another `hasten tune` writes to"),
+    ):
+        tune(tiny_model(), minutes=1.0, out=tmp_path)
+    assert not (tmp_path / "trials.jsonl").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 from tuning_fakes import QUICK, SMALL, SMALLER, gaussian_model, make_runner, ode_error
@@ -11,6 +12,7 @@ from tuning_fakes import QUICK, SMALL, SMALLER, gaussian_model, make_runner, ode
 import hasten
 from hasten.core.errors import UserError
 from hasten.core.plan import Plan
+from hasten.tuning.budget import OutOfTime
 from hasten.tuning.page import write_report
 from hasten.tuning.requests import MakeReference, Screen, Screening, TimeNetworkCall
 from hasten.tuning.result import Tuning
@@ -18,9 +20,11 @@ from hasten.tuning.space import Space
 from hasten.tuning.tuning_run import TuningRun
 
 
-def tuned(space: Space = SMALL, max_loss: float = 0.05, **options) -> Tuning:
+def tuned(
+    space: Space = SMALL, max_loss: float = 0.05, folder: Path | None = None, **options
+) -> Tuning:
     runner, _, _ = make_runner(gaussian_model(), **options)
-    return TuningRun(runner=runner, space=space, max_loss=max_loss).result()
+    return TuningRun(runner=runner, space=space, max_loss=max_loss, folder=folder).result()
 
 
 def test_tuning_finds_a_plan_below_the_bar_and_writes_the_report(tmp_path):
@@ -49,10 +53,9 @@ def test_tuning_finds_a_plan_below_the_bar_and_writes_the_report(tmp_path):
 
 
 def test_the_same_run_finds_the_same_and_knows_what_it_measured():
-    first, again = tuned(), tuned()
-    assert first == again
+    first = tuned()
     runner, backend, _ = make_runner(gaussian_model())
-    TuningRun(runner=runner, space=SMALL, max_loss=0.05).result()
+    assert TuningRun(runner=runner, space=SMALL, max_loss=0.05).result() == first
     measured = len(backend.requests)
     second, _, _ = make_runner(gaussian_model())
     second.journal, second.backend = runner.journal, backend
@@ -160,3 +163,18 @@ def test_settings_reach_every_phase():
     assert tuning.reference.endswith(",steps=20")
     assert {trial.ode_error.n for trial in tuning.screened} <= {4, 16}
     assert {one.report.ode_error.n for one in tuning.finalists} == {16}
+
+
+def test_too_little_time_leaves_a_guess_that_is_marked_as_one(tmp_path):
+    with pytest.raises(OutOfTime) as caught:
+        tuned(minutes=1.0, request_s=30.0, folder=tmp_path)
+    assert f"which is in {tmp_path / 'guess.json'}" in str(caught.value)
+    assert "not measured" in str(caught.value)
+    guess = Plan.read(tmp_path / "guess.json")
+    assert (guess.solver, guess.grid, guess.steps) == ("unipc", "uniform", 20)
+    assert not (tmp_path / "plan.json").exists()
+
+
+def test_a_result_says_whether_its_plan_passes():
+    assert tuned().passed
+    assert not tuned(max_loss=1e-9).passed

@@ -126,7 +126,7 @@ class FakeBackend:
 
     def _network_call(self, request: TimeNetworkCall) -> EngineCost:
         cost = self.executor.time_network_call(request)
-        return dataclasses.replace(cost, latency=latency(self.call_ms))
+        return dataclasses.replace(cost, latency=latency(self.call_ms), limit_gflops=150.0)
 
     def _report(self, request: MeasureReport) -> Report:
         plan, spec = request.plan, request.reference
@@ -176,6 +176,8 @@ def engine_cost(
         relative_error=0.0,
         weights_mb=1.0,
         versions={},
+        gflops=120.0,
+        limit_gflops=150.0,
     )
 
 

@@ -194,7 +194,14 @@ def read_by_split(condition: Condition | torch.Tensor | None) -> torch.Tensor | 
         return condition
     if condition.labels is not None:
         return condition.labels
-    leaf = condition.branches[COND].get("encoder_hidden_states")
+    leaves = condition.branches[COND]
+    others = sorted(set(leaves) - {"encoder_hidden_states"})
+    require(
+        not others,
+        f"a network that is split for a feature cache reads labels or encoder_hidden_states, and "
+        f"the condition has {', '.join(others)}; drop the cache.",
+    )
+    leaf = leaves.get("encoder_hidden_states")
     return leaf.tensor if isinstance(leaf, PerSample) else None
 
 

@@ -43,6 +43,7 @@ BUILTIN = "builtin:"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?")
 Part = TypeVar("Part")
 KNOWN = ("schedule", "prediction", "codec", "shape", "labels", "null_label", "learned_variance")
+NONE_SAYS = ("labels", "null_label")  # where null in a file is an answer: there are none
 
 
 def load(
@@ -83,9 +84,6 @@ def load(
         UserError: in one line, naming the file or argument and the mend.
     """
     place, width = _device(device), _dtype(dtype)
-    if prompts is not None:
-        return load_prompted(source, prompts, place, width)
-    name, contents = _open(source, place, width)
     arguments: Facts = {
         "schedule": schedule,
         "prediction": prediction,
@@ -96,6 +94,14 @@ def load(
         "learned_variance": learned_variance,
     }
     arguments = {key: value for key, value in arguments.items() if value is not None}
+    if prompts is not None:
+        require(
+            not arguments,
+            f"load: {', '.join(arguments)} cannot be given with prompts=; the pipeline's own files "
+            "say it.",
+        )
+        return load_prompted(source, prompts, place, width)
+    name, contents = _open(source, place, width)
     return _model(name, contents, arguments)
 
 
@@ -248,7 +254,11 @@ def _require_known(name: str, contents: Contents, arguments: Facts) -> None:
 
 
 def _from_files(name: str, contents: Contents, arguments: Facts) -> Facts:
-    facts = {key: contents.facts[key] for key in KNOWN if contents.facts.get(key) is not None}
+    facts = {
+        key: contents.facts[key]
+        for key in KNOWN
+        if contents.facts.get(key) is not None or (key in NONE_SAYS and key in contents.facts)
+    }
     if facts.get("schedule") == "scheduler":
         del facts["schedule"]
     scheduler = contents.scheduler

@@ -51,8 +51,12 @@ def cache_(pipe: Pipeline, cache: str | FeatureCache | None) -> None:
     if not isinstance(part, Scheduled):
         raise UserError(
             f"cache is {cache!r}; in a pipeline it takes a feature cache on a schedule: deep, "
-            "encoder or blocks, with every or mask."
+            "encoder, attention or blocks, with every or mask."
         )
+    require(
+        not getattr(part, "batched", False),
+        f"cache is {cache!r}; a pipeline asks for one evaluation after another, so drop batched.",
+    )
     if part.mask is None and part.every == 1:
         return
     network.__dict__[ATTRIBUTE] = _Caching(pipe, network, part)

@@ -6,6 +6,7 @@ one that only chooses among the levels (spacing, Karras sigmas, a shift by resol
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from hasten.core.errors import require, require_choice, require_whole
 from hasten.core.level import Array
-from hasten.core.noise_schedule import EDM, Discrete, Flow, NoiseSchedule, betas, zero_terminal
+from hasten.core.noise_schedule import EDM, Discrete, Flow, NoiseSchedule, zero_terminal
 from hasten.core.noise_schedule import schedule as core_schedule
 from hasten.core.prediction import Prediction
 from hasten.core.prediction import prediction as core_prediction
@@ -159,6 +160,21 @@ def _flow(config: SchedulerConfig, where: str) -> Flow:
     return Flow(shift=float(config.get("shift", config.get("flow_shift", 1.0)) or 1.0))
 
 
+def betas(schedule: str, count: int, start: float, end: float) -> Array:
+    """The beta schedules ``linear``, ``scaled_linear`` and ``squaredcos_cap_v2``, in float64.
+
+    Raises:
+        UserError: another schedule.
+    """
+    require_choice("scheduler_config.json beta_schedule", schedule, BETAS)
+    if schedule == "linear":
+        return np.linspace(start, end, count)
+    if schedule == "scaled_linear":
+        return np.linspace(math.sqrt(start), math.sqrt(end), count) ** 2
+    edges = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * np.pi / 2) ** 2
+    return np.minimum(1 - edges[1:] / edges[:-1], 0.999)
+
+
 def _alphas_cumprod(config: SchedulerConfig) -> Array:
     """alphas_cumprod of a table of betas, as diffusers makes it from the same settings."""
     name = "scheduler_config.json"
@@ -166,7 +182,6 @@ def _alphas_cumprod(config: SchedulerConfig) -> Array:
         values = np.asarray(config["trained_betas"], np.float64)
     else:
         kind, count = config.get("beta_schedule", "linear"), config.get("num_train_timesteps", 1000)
-        require_choice(f"{name} beta_schedule", kind, BETAS)
         require_whole(f"{name} num_train_timesteps", count, 2, 100_000)
         values = betas(kind, count, config.get("beta_start", 1e-4), config.get("beta_end", 0.02))
     table: Array = np.cumprod(1.0 - values, dtype=np.float64)

@@ -1,7 +1,8 @@
 """The command line: argument parsing over the functions of hasten, one file a verb.
 
 Data goes to stdout, progress to stderr. Exit status: 0 done, 2 the user's mistake (one line), 1
-a fault of hasten.
+a fault of hasten; 3 where `hasten tune` has found no plan that passes, and has written the one that
+came nearest.
 """
 
 from __future__ import annotations

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hasten.cli.options import Device, Json, ModelName, Prompts, Quiet, model_of
+from hasten.core.errors import NoPlanPasses
+
+if TYPE_CHECKING:
+    from hasten.tuning.result import Tuning
 
 
 def tune(
@@ -40,7 +45,6 @@ def tune(
         seed: of the reference's noise and of the search.
     """
     from hasten.tuning.page import write_report
-    from hasten.tuning.table import print_finalists
     from hasten.tuning.tune import tune as run
 
     loaded = model_of(model, prompts, device)
@@ -59,7 +63,15 @@ def tune(
     write_report(tuned, loaded, out)
     if json_:
         print(json.dumps(tuned.to_dict()))
-        return
+    else:
+        _print(tuned, out)
+    if not tuned.passed:
+        raise NoPlanPasses(f"no plan passes; {out / 'plan.json'} is the one that came nearest.")
+
+
+def _print(tuned: Tuning, out: Path) -> None:
+    from hasten.tuning.table import print_finalists
+
     print_finalists(tuned.front)
     print(tuned.why)
     for note in tuned.notes:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from hasten.core.errors import UserError, require
-from hasten.core.files import read_json
 from hasten.core.model import Model
 
 FACTS = "hasten.json"
@@ -48,23 +46,6 @@ def located_folder(field: str, name: str) -> Path:
     return folder
 
 
-def student_plans(name: str) -> tuple[Mapping[str, object], ...]:
-    """The fields of the plans that the student ``name`` brings, the best first.
-
-    Raises:
-        UserError: there is no such student.
-    """
-    body = read_json(located_folder("plan field 'student'", name) / FACTS)
-    plans = body.get("plans") if isinstance(body, dict) else None
-    plans = plans if isinstance(plans, list) else []
-    require(
-        bool(plans) and all(isinstance(plan, dict) for plan in plans) and bool(body.get("teacher")),
-        f"plan field 'student' is {name!r}, whose {FACTS} names no plans and no teacher; give a "
-        "folder that `hasten learn student` wrote.",
-    )
-    return tuple(plans)
-
-
 def digest(model: Model) -> str:
     """The sha256 that stands for the weights of ``model``, from memory or from a file."""
     if model.sha256:
@@ -72,8 +53,15 @@ def digest(model: Model) -> str:
     total = hashlib.sha256()
     for name, value in sorted(model.net.state_dict().items()):
         total.update(name.encode())
-        total.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        total.update(flat.view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
+
+
+def weights_stamp(net: torch.nn.Module) -> tuple[tuple[int, int], ...]:
+    """What differs once a weight of ``net`` was changed, in place or not; takes no time."""
+    values = (*net.parameters(), *net.buffers())
+    return tuple((id(value), 0 if value.is_inference() else value._version) for value in values)
 
 
 def require_weights(field: str, sha256: str, model: Model, other_weights: bool) -> None:

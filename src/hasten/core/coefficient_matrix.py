@@ -71,10 +71,11 @@ class CoefficientMatrix:
         Raises:
             UserError: it draws noise, reads a learned variance, or clips anything but answers.
         """
+        require(program.plain, "a program with variants of a network is no matrix; drop the lever.")
         count = program.evaluations
         levels: list[Level] = []
         questions: list[Array] = []
-        clips: set[float | None] = set()
+        clips: list[float | None] = []
 
         def answer(pending: tuple[Pending, ...]) -> list[Answers]:
             (row,) = pending
@@ -82,20 +83,19 @@ class CoefficientMatrix:
             if isinstance(ask, Denoise) and ask.condition == MAIN:
                 levels.append(ask.level)
                 questions.append(value)
-                clips.add(None)
+                clips.append(None)
                 return [(_unit(len(levels), count),)]
             if isinstance(ask, Clip) and _is_last_answer(value, len(levels), ask):
-                clips.discard(None)
-                clips.add(ask.high)
+                clips[-1] = ask.high
                 return [(value,)]
             raise UserError(f"a program with a row {ask.op!r} here is no matrix; use another.")
 
         registers = {"x": _unit(0, count)}
         steps = stepping(program, registers, compute=on_symbols, together=False)
         output = follow(steps, answer)
-        require(len(clips) == 1, "a program that clips some answers only is no matrix.")
+        require(len(set(clips)) == 1, "a program that clips some answers only is no matrix.")
         matrix = np.stack([*questions, output])
-        return CoefficientMatrix(tuple(levels), matrix, program.start, clips.pop())
+        return CoefficientMatrix(tuple(levels), matrix, program.start, clips[0])
 
 
 def _unit(place: int, count: int) -> Array:

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -341,12 +341,6 @@ def as_condition(condition: Condition | torch.Tensor | None, n: int) -> Conditio
     )
     require(len(condition) == n, f"condition is of {len(condition)} samples, and x of {n}.")
     return condition
-
-
-def cat_rows(values: Iterable[torch.Tensor]) -> torch.Tensor:
-    """``torch.cat``, without a copy where there is one tensor."""
-    tensors = list(values)
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
 def _moved(

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hasten.core.artifact import weights_stamp
 from hasten.core.condition import Condition
 from hasten.core.errors import UserError, require
 from hasten.core.family import Conditioning, family_of, inner
@@ -149,7 +150,7 @@ def at_times(net: nn.Module, times: Sequence[float], always: bool = False) -> nn
         UserError: ``always``, and the table is larger than 1 GB.
     """
     parts = _parts(net)
-    if isinstance(parts, UserError):
+    if isinstance(parts, str):
         return net
     precomputed, cache = parts
     table = len(times) * cache.labels * cache.width
@@ -183,28 +184,30 @@ def conditioning_cache(net: nn.Module) -> tuple[Precomputed, Rows, bool]:
     if isinstance(net, AtTimes):
         return net.net, net.rows, net.takes_label
     parts = _parts(net)
-    if isinstance(parts, UserError):
-        raise parts
+    if isinstance(parts, str):
+        raise UserError(parts)
     return parts[0], parts[1], parts[1].takes_label
 
 
-def _parts(net: nn.Module) -> tuple[Precomputed, ConditioningCache] | UserError:
-    if net not in _KNOWN:
-        _KNOWN[net] = _taken_apart(net)
-    return _KNOWN[net]
+def _parts(net: nn.Module) -> Parts | str:
+    """The two parts of ``net``, or why there are none."""
+    stamp = weights_stamp(net)
+    if net not in _KNOWN or _KNOWN[net][0] != stamp:
+        _KNOWN[net] = stamp, _taken_apart(net)
+    return _KNOWN[net][1]
 
 
-def _taken_apart(net: nn.Module) -> tuple[Precomputed, ConditioningCache] | UserError:
+def _taken_apart(net: nn.Module) -> Parts | str:
     family = family_of(net)
     try:
         family.conditioning(net)
     except UserError as error:
-        return error
+        return str(error)
     own = copy.deepcopy(net).float()
     how = family.conditioning(own)
     layers = [getattr(owner, name) for owner, name in how.layers]
     if not all(isinstance(layer, nn.Linear) for layer in layers):
-        return UserError(
+        return (
             f"the layers of this {type(inner(net)).__name__} that read the time are not linear "
             "ones, so what it says to them cannot be computed ahead."
         )
@@ -214,9 +217,12 @@ def _taken_apart(net: nn.Module) -> tuple[Precomputed, ConditioningCache] | User
     return Precomputed(own, how, widths), cache
 
 
-_KNOWN: weakref.WeakKeyDictionary[nn.Module, tuple[Precomputed, ConditioningCache] | UserError] = (
+Parts = tuple[Precomputed, ConditioningCache]
+
+_KNOWN: weakref.WeakKeyDictionary[nn.Module, tuple[object, Parts | str]] = (
     weakref.WeakKeyDictionary()
 )
+"""By network: its :func:`weights_stamp`, and its parts or why it has none."""
 
 
 class Row(threading.local):

@@ -110,11 +110,11 @@ class Guided:
 
     def _branches(self, call: Call) -> list[_Branch]:
         if call.raw:
-            return [_Branch(call.of_branch(call.branch), None, 1.0)]
+            return [_Branch(call.of_branch(call.branch), None, 1.0, [1.0])]
         level, weights_at = call.level, call.weights or self.weights
         if level is not None:
             return [
-                _Branch(call.of_branch(name), None, weight)
+                _Branch(call.of_branch(name), None, weight, [weight])
                 for name, weight in weights_at(level).items()
                 if weight != 0.0
             ]
@@ -132,18 +132,22 @@ class Guided:
             wide = (-1, *[1] * (call.x.ndim - 1))
             weight = values[0] if same else torch.tensor(values).to(call.x).view(wide)
             out.append(
-                _Branch(alone if whole else alone.rows(rows), None if whole else rows, weight)
+                _Branch(
+                    alone if whole else alone.rows(rows), None if whole else rows, weight, values
+                )
             )
         return out
 
 
 @dataclasses.dataclass(frozen=True)
 class _Branch:
-    """A branch's call, the rows of the whole call that it is about (None for all), its weight."""
+    """A branch's call, the rows of the whole call that it is about (None for all), its weight, and
+    the weights of its rows as numbers (one where all are the same)."""
 
     call: Call
     rows: list[int] | None
     weight: float | torch.Tensor
+    numbers: list[float]
 
 
 def _combined(call: Call, parts: Sequence[_Branch], answers: Sequence[Answer]) -> Answer:
@@ -159,9 +163,10 @@ def _combined(call: Call, parts: Sequence[_Branch], answers: Sequence[Answer]) -
         ),
         None,
     )
-    names = [part.call.branch for part in parts]
-    if names == [COND, NULL] and parts[1].rows is None:
-        # Written so, weights that cancel do not cost precision.
+    names = [(part.call.branch, part.rows) for part in parts]
+    if names == [(COND, None), (NULL, None)] and all(
+        null == 1.0 - cond for cond, null in zip(parts[0].numbers, parts[1].numbers, strict=True)
+    ):  # written so, weights that cancel do not cost precision
         x0 = torch.lerp(answers[1].x0, answers[0].x0, parts[0].weight)
         return Answer(x0=x0, variance=variance, states=states)
     total = torch.zeros_like(call.x)

@@ -76,6 +76,7 @@ class Engine(ABC):
     """One way to run a network.
 
     Attributes:
+        title: its name in text for people; ``part_name`` where it is empty.
         dtypes: what it can compute in; devices: where, by kind.
         modules: what it imports; extra: the extra of hasten that installs them.
         beside_integers: what it computes in beside layers in integers.
@@ -85,6 +86,7 @@ class Engine(ABC):
     """
 
     part_name: ClassVar[str]
+    title: ClassVar[str] = ""
     dtypes: ClassVar[tuple[str, ...]] = ("float32", "bfloat16", "float16")
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda", "mps", "xpu")
     modules: ClassVar[tuple[str, ...]] = ()
@@ -188,7 +190,8 @@ class Static(Prepared):
             condition = condition if self._takes_condition else Condition.none(n)
         # Which graph it is follows from what the condition is made of, not from its size.
         structure, tensors = condition.flat(x, t)
-        sizes = self._compiled.setdefault((structure.key, len(features)), {})
+        shapes = tuple((value.shape[1:], value.dtype) for value in (x, *tensors, *features))
+        sizes = self._compiled.setdefault((structure.key, shapes), {})
         size = min((size for size in sizes if n <= size <= 2 * n), default=n)
         if size > n:
             places = [*range(n), *[n - 1] * (size - n)]

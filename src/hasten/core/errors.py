@@ -21,6 +21,12 @@ class UserError(HastenError, ValueError):
     exit_status = 2
 
 
+class NoPlanPasses(HastenError):
+    """The tuner found none whose loss is below the bar; the nearest was written."""
+
+    exit_status = 3
+
+
 class NonFiniteError(UserError):
     """A latent or picture holds NaN or infinity; the message names the step and the part."""
 

@@ -23,12 +23,14 @@ class Executor(ABC):
     """Drives a Program.
 
     ``adaptive``: how many evaluations a sample gets depends on the data or the clock.
+    ``exact``: makes the samples that evaluations in order make, within its tolerance.
     ``in_order``: asks for every evaluation once, after those before it, of the whole batch.
     ``wide``: asks for many evaluations at once, so several processes can share them.
     """
 
     part_name: ClassVar[str]
     adaptive: ClassVar[bool] = False
+    exact: ClassVar[bool] = True
     in_order: ClassVar[bool] = False
     wide: ClassVar[bool] = False
 

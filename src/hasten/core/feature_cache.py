@@ -52,11 +52,6 @@ class FeatureCache(Lever):
         """Stands for the split: levers with the same cut can share a prepared network."""
         return f"{self.part_name} {self.where()}"
 
-    @property
-    def scheduled(self) -> bool:
-        """Whether the evaluations that use cached features are known beforehand."""
-        return Trait.DYNAMIC not in self.traits
-
     def split(self, net: torch.nn.Module) -> torch.nn.Module:
         """``net`` as a module that can be called in both ways; shares its weights.
 

@@ -11,9 +11,11 @@ from hasten.core.registry import Registry
 
 
 class Grid(ABC):
-    """``levels(path, steps)``: ``steps + 1`` levels, noisy to clean, the last without noise."""
+    """Where a solver takes its steps: ``steps + 1`` levels, noisy to clean, the last without
+    noise. ``title`` is its name in text for people; ``part_name`` where it is empty."""
 
     part_name: ClassVar[str]
+    title: ClassVar[str] = ""
 
     @abstractmethod
     def positions(self, schedule: NoiseSchedule, steps: int) -> list[float]:

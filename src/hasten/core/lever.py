@@ -84,6 +84,12 @@ class Lever(ABC):
     exports: ClassVar[bool] = True
     decides: ClassVar[bool] = False
 
+    @property
+    def cut(self) -> str | None:
+        """Stands for the split of a lever that splits the network; levers with the same cut can
+        share a prepared network."""
+        return None
+
     def fields(self) -> Mapping[str, object]:
         """The fields of a plan that it decides, see ``decides``; may read its file."""
         return {}

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from hasten.core.errors import require, require_number
+from hasten.core.errors import UserError, require, require_number
 from hasten.core.level import Array, Level
 from hasten.core.registry import Registry
 
@@ -49,7 +49,8 @@ class NoiseSchedule(ABC):
 
     @abstractmethod
     def position(self, half_log_snr: float) -> float:
-        """The position whose log(alpha / sigma) is ``half_log_snr``: the inverse of :meth:`at`."""
+        """The position whose log(alpha / sigma) is ``half_log_snr``: the inverse of :meth:`at`,
+        held to the ends of a learned schedule."""
 
     def at(self, position: float) -> Level:
         """The level at one position."""
@@ -296,19 +297,9 @@ def zero_terminal(alphas_cumprod: Array) -> Array:
     return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
 
 
-def betas(schedule: str, count: int, start: float, end: float) -> Array:
-    """The beta schedules ``linear``, ``scaled_linear`` and ``squaredcos_cap_v2``, in float64."""
-    if schedule == "linear":
-        return np.linspace(start, end, count)
-    if schedule == "scaled_linear":
-        return np.linspace(math.sqrt(start), math.sqrt(end), count) ** 2
-    edges = np.cos((np.arange(count + 1) / count + 0.008) / 1.008 * np.pi / 2) ** 2
-    return np.minimum(1 - edges[1:] / edges[:-1], 0.999)
-
-
 def ddpm_schedule(levels: int = 1000) -> Discrete:
     """The schedule as published in DDPM: ``levels`` betas from 1e-4 to 0.02."""
-    return Discrete.from_betas(betas("linear", levels, 1e-4, 0.02))
+    return Discrete.from_betas(np.linspace(1e-4, 0.02, levels))
 
 
 def schedule(source: str | dict[str, Any] | NoiseSchedule) -> NoiseSchedule:
@@ -324,9 +315,11 @@ def schedule(source: str | dict[str, Any] | NoiseSchedule) -> NoiseSchedule:
         return ddpm_schedule() if source.strip() == "ddpm" else schedules.parse(source)
     require(isinstance(source, dict), f"schedule is {source!r}; give a name or a dict.")
     require("name" in source, "schedule is a dict without 'name'; put the name of a schedule in.")
-    options = {key: value for key, value in source.items() if key != "name"}
-    return (
-        ddpm_schedule(**options)
-        if source["name"] == "ddpm"
-        else schedules.make(source["name"], options)
+    name, options = source["name"], {k: v for k, v in source.items() if k != "name"}
+    require(
+        isinstance(name, str), f"schedule name is {name!r}; give one of {', '.join(schedules)}."
     )
+    try:
+        return ddpm_schedule(**options) if name == "ddpm" else schedules.make(name, options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"schedule {name!r}: {error}") from error

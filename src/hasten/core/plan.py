@@ -25,6 +25,7 @@ from hasten.core.program import Program
 from hasten.core.settings import Settings
 
 START = ("start", DEFAULTS["start"])
+NULLS = ("", "~", "null")  # how text says None
 
 
 class Plan(Settings):
@@ -155,11 +156,6 @@ class Plan(Settings):
         text = lever if isinstance(lever, str) else levers.text(lever)
         return self.model_copy(update={"levers": (*self.levers, text)})
 
-    def without(self, *names: str) -> Plan:
-        """The plan without the levers of these names."""
-        rest = [text for text in self.levers if text.partition("(")[0] not in names]
-        return self.model_copy(update={"levers": tuple(rest)})
-
     def decided(self) -> Plan:
         """The plan with what its levers decide written out; reads their files."""
         if self.solver is not None or self.program is not None:
@@ -200,7 +196,7 @@ class Plan(Settings):
         """
         text = str(text)
         if re.match(r"\s*\w+\s*=", text):
-            return Plan.of(_pairs(text))
+            return Plan(**upgraded(_pairs(text), filed=False))
         try:
             body = yaml.safe_load(File(text).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
@@ -231,7 +227,7 @@ def as_plan(plan: PlanLike | None, default: Mapping[str, object] | None = None) 
     if isinstance(plan, Plan):
         return plan
     if plan is None:
-        plan = default or {}
+        return Plan.of(default or {})
     if isinstance(plan, (str, File)):
         return Plan.read(plan)
     if not isinstance(plan, Mapping):
@@ -239,7 +235,7 @@ def as_plan(plan: PlanLike | None, default: Mapping[str, object] | None = None) 
             f"plan is a {type(plan).__name__}; give a hasten.Plan, the text 'key=value,...', a "
             "file, or a dict of fields."
         )
-    return Plan.of(dict(plan))
+    return Plan(**upgraded({str(key): value for key, value in plan.items()}, filed=False))
 
 
 def _listed(value: object) -> list[Any]:
@@ -255,7 +251,22 @@ def _listed(value: object) -> list[Any]:
 
 
 def _text(value: object) -> str:
-    return f"[{', '.join(value)}]" if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return f"[{', '.join(value)}]"
+    if isinstance(value, str) and _read(value) != value:
+        return "'" + value.replace("'", "''") + "'"
+    return str(value)
+
+
+def _read(text: str) -> object:
+    """The value that ``text`` is in ``key=value,...``; None where it is not one."""
+    if len(_pieces(text)) > 1:
+        return None
+    text = text.strip()
+    try:
+        return text if "(" in text and text[:1] not in ("'", '"') else yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None
 
 
 def _read_interval(value: object) -> object:
@@ -283,10 +294,9 @@ def _pairs(text: str) -> dict[str, object]:
             raise UserError(f"plan text {text!r}: {piece.strip()!r} is no key=value.")
         if name in out:
             raise UserError(f"plan text {text!r} gives {name!r} twice.")
-        try:
-            out[name] = value.strip() if "(" in value else yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"plan text {text!r}: {value.strip()!r} cannot be read.") from error
+        out[name] = _read(value)
+        if out[name] is None and value.strip().lower() not in NULLS:
+            raise UserError(f"plan text {text!r}: {value.strip()!r} cannot be read.")
     return out
 
 

@@ -11,8 +11,11 @@ VERSION = 2
 EXECUTORS = {"settle": "early-exit"}  # renamed
 
 
-def upgraded(fields: Mapping[str, object]) -> dict[str, Any]:
+def upgraded(fields: Mapping[str, object], filed: bool = True) -> dict[str, Any]:
     """The fields of a plan of any version, as this version has them.
+
+    Args:
+        filed: whether they are from a file; the oldest ones held defaults that nobody chose.
 
     Raises:
         UserError: the plan is of a later version.
@@ -51,8 +54,7 @@ def upgraded(fields: Mapping[str, object]) -> dict[str, Any]:
         fields["executor"] = EXECUTORS[name] + bracket + rest
     if made and levers:
         raise UserError("plan names levers in two ways; write all of them in the field 'levers'.")
-    if fields.get("program") is not None:
-        # Older files wrote down the defaults of what the program decides.
+    if filed and fields.get("program") is not None:
         standard = {"solver": "dpmpp(order=2)", "grid": "log-snr", "steps": 10, "clip": None}
         fields = {k: v for k, v in fields.items() if standard.get(k, ...) != v}
     chosen = levers or made

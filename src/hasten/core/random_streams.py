@@ -37,13 +37,15 @@ class StepStream(enum.IntEnum):
     """What the random numbers of one training step are for: the last number of its key.
 
     ``OBJECTIVE``: everything an objective draws. ``FLIPS``: which pictures are mirrored.
-    ``DROPOUT``: the dropout masks of the network. None of them is 0, because a key that ends in
-    zeros gives the same numbers as the key without them.
+    ``DROPOUT``: the dropout masks of the network. ``SHIFTS``: by how much pictures are shifted.
+    None of them is 0, because a key that ends in zeros gives the same numbers as the key without
+    them.
     """
 
     OBJECTIVE = 1
     FLIPS = 2
     DROPOUT = 3
+    SHIFTS = 4
 
 
 @enum.unique

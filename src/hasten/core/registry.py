@@ -8,6 +8,8 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
+import numpy as np
+
 from hasten.core.errors import UserError, nearest
 
 Part = TypeVar("Part")
@@ -89,12 +91,26 @@ class Registry(Generic[Part]):
     def text(self, part: Part) -> str:
         """The shortest text that :meth:`parse` turns back into ``part``."""
         options = [
-            f"{field.name}={getattr(part, field.name)!r}"
+            f"{field.name}={_plain(getattr(part, field.name))!r}"
             for field in dataclasses.fields(part)  # type: ignore[arg-type]
             if field.init and getattr(part, field.name) != _default(field)
         ]
         name: str = part.part_name  # type: ignore[attr-defined]
         return f"{name}({', '.join(options)})" if options else name
+
+    def words(self, part: Part) -> str:
+        """``part`` in text for people: its title, and options that are not as they are by default,
+        as in "DPM-Solver++ (order 3)"."""
+        names = [field.name for field in dataclasses.fields(part) if field.init]  # type: ignore[arg-type]
+        mine = {name: _plain(getattr(part, name)) for name in names}
+        usual = {field.name: _default(field) for field in dataclasses.fields(part)}  # type: ignore[arg-type]
+        options = [
+            _option(option.replace("_", " "), value)
+            for option, value in mine.items()
+            if value != usual[option] and isinstance(value, (bool, int, float, str))
+        ]
+        name: str = getattr(part, "title", "") or part.part_name  # type: ignore[attr-defined]
+        return f"{name} ({', '.join(options)})" if options else name
 
     def canonical(self, text: str | Part) -> str:
         """``text`` with its options in order and the default ones left out."""
@@ -108,16 +124,31 @@ class Registry(Generic[Part]):
         self[name]
         try:
             call = ast.parse(f"part({rest}", mode="eval").body
-            if not isinstance(call, ast.Call) or call.args:
+            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+                raise ValueError("options stand in one pair of brackets")
+            if call.args or any(word.arg is None for word in call.keywords):
                 raise ValueError("options are written option=value")
-            pairs = [(word.arg, ast.literal_eval(word.value)) for word in call.keywords]
+            pairs = [(str(word.arg), ast.literal_eval(word.value)) for word in call.keywords]
             if len(dict(pairs)) < len(pairs):
                 raise ValueError("an option stands twice")
         except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
             raise UserError(
                 f"{self.kind} {text!r} cannot be read; write it as '{name}(option=value)'."
             ) from error
-        return name, {key: value for key, value in pairs if key is not None}
+        return name, dict(pairs)
+
+
+def _option(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return name if value else f"without {name}"
+    return f"{name} {value.rpartition('/')[2] if isinstance(value, str) else value}"
+
+
+def _plain(value: object) -> object:
+    """``value`` with Python's own numbers in the place of NumPy's."""
+    if isinstance(value, tuple):
+        return tuple(_plain(entry) for entry in value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _required(field: dataclasses.Field[object]) -> bool:

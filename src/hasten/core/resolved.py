@@ -116,6 +116,13 @@ class Resolved:
         return Guided(denoiser, weights)
 
 
+def subject(model: Model, plan: Plan, load: LoadModel) -> Model:
+    """The model whose network ``plan`` runs: ``model``, or a student of it."""
+    for lever in plan.parts.levers:
+        model = lever.model(model, plan.other_weights, load)
+    return model
+
+
 def resolve(plan: Plan, model: Model, load: LoadModel) -> Resolved:
     """``plan`` on ``model``.
 
@@ -125,10 +132,7 @@ def resolve(plan: Plan, model: Model, load: LoadModel) -> Resolved:
     Raises:
         UserError: the plan asks for what the model does not have, or its parts do not fit.
     """
-    parts = plan.parts
-    chosen = model
-    for lever in parts.levers:
-        chosen = lever.model(chosen, plan.other_weights, load)
+    parts, chosen = plan.parts, subject(model, plan, load)
     require(
         plan.guidance == 1.0 or chosen.guidable,
         f"guidance is {plan.guidance:g}, but model {model.name!r} was not trained with dropped "

@@ -22,7 +22,7 @@ from hasten.core.ask import (
     Noise,
     NoiseOf,
 )
-from hasten.core.call import Answer, Call, Denoiser, State, Weights, state_rows
+from hasten.core.call import FULL, Answer, Call, Denoiser, State, Weights, state_rows
 from hasten.core.condition import COND, Condition
 from hasten.core.errors import NonFiniteError, UserError
 from hasten.core.level import Level
@@ -110,13 +110,13 @@ class Session:
     def answered_by(self, denoiser: Denoiser) -> Session:
         """The same run from here on, its evaluations answered by another denoiser."""
         other = copy.copy(self)
-        other.denoiser = denoiser
+        other.denoiser, other._states = denoiser, dict(self._states)
         return other
 
     def call(self, ask: Ask, values: tuple[torch.Tensor, ...]) -> Call:
         """The Call that ``ask`` is, with its latents' tensors."""
         (x,) = values
-        name, raw, branch, variant = getattr(ask, "condition", MAIN), False, COND, "full"
+        name, raw, branch, variant = getattr(ask, "condition", MAIN), False, COND, FULL
         if isinstance(ask, DenoiseAt):
             levels = ask.levels
             condition = self._condition(name, len(x), ask.rows)

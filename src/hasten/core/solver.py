@@ -20,9 +20,11 @@ class Solver(ABC):
 
     ``stochastic``: draws noise on the way, so ODE error against one solution means nothing.
     ``traceable``: linear in its latents, so it has a Program.
+    ``title``: its name in text for people; ``part_name`` where it is empty.
     """
 
     part_name: ClassVar[str]
+    title: ClassVar[str] = ""
     stochastic: ClassVar[bool] = False
     traceable: ClassVar[bool] = True
 

@@ -50,9 +50,7 @@ class Pictures:
         self._image, self._decoder = image, datasets.Image()
         coded = datasets.Image(decode=False)
         self._rows = rows.select_columns([image]).cast_column(image, coded)
-        self.labels = (
-            None if label is None else torch.tensor(np.asarray(rows[label]), dtype=torch.long)
-        )
+        self.labels = None if label is None else _labels(rows, label)
         self._all: torch.Tensor | None = None
         if len(rows) * int(np.prod(shape)) <= IN_MEMORY_BYTES:
             self._all = self._decode(np.arange(len(rows)))
@@ -84,6 +82,16 @@ class Pictures:
             raise UserError(
                 f"data: the picture of {name} cannot be read ({why}); remove or replace it."
             ) from error
+
+
+def _labels(rows: Dataset, column: str) -> torch.Tensor:
+    values = np.asarray(rows[column])
+    require(
+        values.ndim == 1 and values.dtype.kind in "iu",
+        f"data column {column!r} holds {values.dtype.name} values; labels are whole numbers, one a "
+        "picture, without gaps.",
+    )
+    return torch.from_numpy(values.astype(np.int64))
 
 
 def to_tensor(picture: Image.Image, shape: Shape) -> torch.Tensor:

@@ -48,6 +48,8 @@ class Compiled(Static):
 class Compile(Engine):
     """TorchInductor; the first call of each batch size takes up to a minute."""
 
+    title = "torch.compile"
+
     def prepare(self, model: Model, dtype: str) -> Compiled:
         require(
             model.device.type != "cpu" or any(map(shutil.which, COMPILERS)),

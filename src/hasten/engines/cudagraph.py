@@ -59,6 +59,8 @@ class Recorded(Static):
 class CudaGraph(Engine):
     """Pays where a network call is short and launched piece by piece: few pictures at a time."""
 
+    title = "CUDA graphs"
+
     devices: ClassVar[tuple[str, ...]] = ("cuda",)
 
     def here(self) -> str:

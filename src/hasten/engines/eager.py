@@ -48,6 +48,8 @@ class Cast(Prepared):
 class Eager(Engine):
     """One operator after another."""
 
+    title = "PyTorch"
+
     static = False
 
     def prepare(self, model: Model, dtype: str) -> Cast:

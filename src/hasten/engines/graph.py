@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from hasten.core.artifact import weights_stamp
 from hasten.core.engine import Flat
 from hasten.core.errors import UserError
 from hasten.core.model import Model
@@ -27,9 +28,11 @@ OPSET = 21
 
 
 class Exports:
-    """The ONNX files of one network by input shapes; they go when the network does."""
+    """The ONNX files of one network, with the weights that it had when this was made, by input
+    shapes; they go when the network does."""
 
-    def __init__(self) -> None:
+    def __init__(self, net: torch.nn.Module) -> None:
+        self.stamp = weights_stamp(net)
         self._folder = tempfile.TemporaryDirectory(prefix="hasten-onnx-")
         self._files: dict[str, Path] = {}
 
@@ -53,7 +56,10 @@ def onnx_file(model: Model, flat: Flat, inputs: list[torch.Tensor]) -> Path:
     Raises:
         UserError: torch.export cannot follow the network, or an operator has no ONNX form.
     """
-    return _exported.setdefault(model.net, Exports()).file(model, flat, inputs)
+    exports = _exported.get(model.net)
+    if exports is None or exports.stamp != weights_stamp(model.net):
+        exports = _exported[model.net] = Exports(model.net)
+    return exports.file(model, flat, inputs)
 
 
 def _export(model: Model, flat: Flat, inputs: list[torch.Tensor], file: Path) -> None:

@@ -58,6 +58,8 @@ class OnnxNet(Static):
 class OnnxRuntime(Engine):
     """Microsoft's runtime with its CPU provider."""
 
+    title = "ONNX Runtime"
+
     dtypes = ("float32",)
     devices = ("cpu",)
     modules = ("onnxruntime", "onnxscript")

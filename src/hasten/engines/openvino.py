@@ -86,6 +86,8 @@ class OpenVinoNet(Static):
 class OpenVino(Engine):
     """OpenVINO's CPU plugin, static shapes, one stream with torch's number of threads."""
 
+    title = "OpenVINO"
+
     devices = ("cpu",)
     modules = ("openvino", "onnxscript")
     extra = "openvino"

@@ -26,6 +26,7 @@ class Deadline(Executor):
     """
 
     adaptive = True
+    exact = False
     in_order = True
 
     ms: float

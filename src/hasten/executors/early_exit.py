@@ -27,6 +27,7 @@ class EarlyExit(Executor):
     """
 
     adaptive = True
+    exact = False
 
     tolerance: float
     least: int = 2
@@ -45,7 +46,7 @@ class EarlyExit(Executor):
         watch: Watch | None = None,
     ) -> torch.Tensor:
         where = known_x0(program, self.part_name)
-        latest, whole, calls = torch.zeros_like(registers["x"]), session, 0
+        latest, calls = torch.zeros_like(registers["x"]), 0
         alive = torch.arange(len(latest), device=latest.device)
         steps = stepping(program, registers, compute=sums, together=False)
         (pending,) = next(steps)
@@ -66,7 +67,7 @@ class EarlyExit(Executor):
                     answers = [tuple(value[stay] for value in values) for values in answers]
                     for name, value in registers.items():
                         registers[name] = value[stay]
-                    session = whole.rows(alive.tolist())
+                    session = session.rows(stay.tolist())
             try:
                 (pending,) = steps.send(answers)
             except StopIteration as stop:

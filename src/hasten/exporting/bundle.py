@@ -99,7 +99,13 @@ def bundle(
     """
     dtype = plan.dtype if plan.dtype in dtypes else "float32"
     changes = {"engine": "eager", "dtype": "float32", "device": None, "executor": "sequential"}
-    plan = plan.model_copy(update=changes)  # an executor makes the same pictures in another order
+    executor = plan.parts.executor
+    require(
+        executor.exact,
+        f"executor {executor.part_name!r} decides while it runs when to end, which no runner does; "
+        "drop executor.",
+    )
+    plan = plan.model_copy(update=changes)
     run = resolve(plan, model)
     for lever in run.levers:
         require(

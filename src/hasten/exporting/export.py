@@ -34,7 +34,7 @@ def export(model: Model, plan: PlanLike | None, to: str, out: str | Path) -> Par
         (folder / "bundle.json").write_text(exported.to_json(), encoding="utf-8")
         target.write(exported, folder)
         result = parity(exported, target, folder)
-        facts = {"plan": str(plan), "dtype": exported.dtype, **result.to_dict()}
+        facts = {"plan": str(exported.first.plan), "dtype": exported.dtype, **result.to_dict()}
         text = json.dumps(facts, indent=1) + "\n"
         (folder / "parity.json").write_text(text, encoding="utf-8")
     return result

@@ -23,6 +23,8 @@ class Bezier(Grid):
     ``hasten learn grid --method bezier`` learns it.
     """
 
+    title = "Bezier levels"
+
     points: tuple[float, ...]
     end: float = 1.0
 

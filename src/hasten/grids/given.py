@@ -19,6 +19,8 @@ class Given(Grid):
     ``told``: the times the network is given there, where they are not the schedule's own.
     """
 
+    title = "levels of its own"
+
     at: tuple[float, ...]
     told: tuple[float, ...] = ()
 

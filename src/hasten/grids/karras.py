@@ -19,6 +19,8 @@ class Karras(Grid):
     the schedule's own end. A start without signal is kept, and the levels after it are spaced as if
     it lay at 80."""
 
+    title = "Karras levels"
+
     rho: float = 7.0
     low: float | None = None
     high: float | None = None

@@ -19,6 +19,8 @@ class LogSNR(Grid):
     schedule's own end. A start without signal is kept, and the levels after it are spaced as if it
     lay at 80."""
 
+    title = "log-SNR levels"
+
     low: float | None = None
     high: float | None = None
 

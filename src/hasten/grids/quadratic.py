@@ -24,6 +24,8 @@ class Quadratic(Grid):
     already (sigma > 10 alpha), else 1.
     """
 
+    title = "quadratic levels"
+
     top: float | None = None
 
     def __post_init__(self) -> None:

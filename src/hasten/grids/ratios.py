@@ -34,7 +34,7 @@ def positions(
     """Positions of falling ``ratios``; a (high, low) end that is the schedule's ``own`` is
     exact."""
     places = [schedule.position(-math.log(ratio)) for ratio in ratios]
-    if own[1]:
+    if own[1] and len(places) > 1:
         places[-1] = schedule.low
     if own[0]:
         places[0] = schedule.noisy

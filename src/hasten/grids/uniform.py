@@ -25,6 +25,8 @@ class Uniform(Grid):
     end, except where it leads.
     """
 
+    title = "uniform levels"
+
     spacing: str = "trailing"
     offset: int = 0
 

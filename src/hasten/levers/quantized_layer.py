@@ -28,7 +28,8 @@ class Bits:
 
     def __post_init__(self) -> None:
         require_whole("bits of weights", self.weights, 2, 8)
-        require_whole("bits of activations", self.activations, 2, FLOAT)
+        if self.activations != FLOAT:
+            require_whole("bits of activations", self.activations, 2, 8)
 
     @staticmethod
     def parse(text: str) -> Bits:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from hasten.core.artifact import located_folder, require_weights, student_plans
+from hasten.core.artifact import FACTS, located_folder, require_weights
 from hasten.core.codec import codecs
 from hasten.core.errors import require, require_path
+from hasten.core.files import read_json
 from hasten.core.lever import Lever, LoadModel, Stage, Trait, levers
 from hasten.core.model import Model
 
@@ -16,8 +17,8 @@ from hasten.core.model import Model
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Student(Lever):
     """The network of a ``folder`` (or ``builtin:NAME``) that `hasten learn student` or `hasten
-    learn prune`
-    wrote for the model; it brings solver, grid, steps and clip where a plan gives none of them."""
+    learn prune` wrote for the model; it brings solver, grid, steps and clip where a plan gives
+    none of them."""
 
     folder: str
 
@@ -33,6 +34,24 @@ class Student(Lever):
 
     def model(self, model: Model, other_weights: bool, load: LoadModel) -> Model:
         return student_of(model, self.folder, other_weights, load, "student")
+
+
+def student_plans(folder: str) -> tuple[Mapping[str, object], ...]:
+    """The fields of the plans that the student in ``folder`` brings, the best first.
+
+    Raises:
+        UserError: there is no such student.
+    """
+    field = "lever 'student', option folder"
+    body = read_json(located_folder(field, folder) / FACTS)
+    plans = body.get("plans") if isinstance(body, dict) else None
+    plans = plans if isinstance(plans, list) else []
+    require(
+        bool(plans) and all(isinstance(plan, dict) for plan in plans) and bool(body.get("teacher")),
+        f"{field} is {folder!r}, whose {FACTS} names no plans and no teacher; give a folder that "
+        "`hasten learn student` wrote.",
+    )
+    return tuple(plans)
 
 
 def student_of(

@@ -27,7 +27,7 @@ def compared(
 ) -> Iterator[Report]:
     """A report of each plan, or of the model's own plan where there is none, as each is done.
 
-    The converged solution is made once for each guidance scale, and the real pictures are read
+    The converged solution is made once for each guidance, and the real pictures are read
     once.
 
     Args:
@@ -46,14 +46,14 @@ def compared(
     require_whole("batch", batch, 1, 1 << 20)
     require_number("seconds", seconds, 0.0, 1e5)
     real = real_for(model, data, features) if pictures else None
-    references: dict[float, Reference] = {}
+    references: dict[Plan, Reference] = {}
     for plan in plans or [Plan(**model.plan)]:
         against = None
         if n > 0 and not plan.stochastic:
-            if plan.guidance not in references:
-                converged = reference_plan(plan.guidance)
-                references[plan.guidance] = reference(model, n, plan=converged)
-            against = references[plan.guidance]
+            converged = reference_plan(plan.guidance, interval=plan.guidance_interval)
+            if converged not in references:
+                references[converged] = reference(model, n, plan=converged)
+            against = references[converged]
         yield measure(
             model,
             plan,

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 from hasten.adapters.vision import load_vision
 from hasten.core.features import Features, in_batches
 from hasten.core.files import cache_root, read_json, verify
 from hasten.core.model import Model
+from hasten.measuring.classifiers import NETWORKS
 from hasten.measuring.random_features import RandomFeatures
 
-WIDTH = 64
 RANDOM = "random"
 
 
@@ -36,40 +34,12 @@ def features_for(model: Model, source: str | None = None) -> Features:
     return load_vision(source, model.device)
 
 
-class Classifier(nn.Module):
-    """Three strided convolutions, features (n, 64), and class scores; pictures in [0, 1]."""
-
-    def __init__(self, channels: int, classes: int) -> None:
-        super().__init__()
-        widths = (channels, 32, 64, 96)
-        blocks: list[nn.Module] = []
-        for inside, outside in itertools.pairwise(widths):
-            blocks += [
-                nn.Conv2d(inside, outside, 3, padding=1),
-                nn.BatchNorm2d(outside),
-                nn.ReLU(),
-                nn.Conv2d(outside, outside, 3, stride=2, padding=1),
-                nn.BatchNorm2d(outside),
-                nn.ReLU(),
-            ]
-        self.body = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(2), nn.Flatten())
-        self.neck = nn.Linear(4 * widths[-1], WIDTH)
-        self.head = nn.Linear(WIDTH, classes)
-
-    def features(self, pictures: torch.Tensor) -> torch.Tensor:
-        """(n, 64) for pictures (n, c, h, w) in [0, 1]."""
-        return self.neck(self.body(pictures * 2 - 1))
-
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        return self.head(torch.relu(self.features(pictures)))
-
-
 class FeatureNet:
-    """A trained :class:`Classifier` and the statistics of real pictures in its features.
+    """A trained classifier and the statistics of real pictures in its features.
 
     Attributes:
-        mean (64,), covariance (64, 64): of ``count`` real pictures, float64.
-        sample (m, 64): features of some of them, float32; None in folders made before there were.
+        mean (d,), covariance (d, d): of ``count`` real pictures, float64.
+        sample (m, d): features of some of them, float32; None in folders made before there were.
     """
 
     def __init__(self, folder: Path, name: str = "") -> None:
@@ -77,12 +47,13 @@ class FeatureNet:
         self.source = name or folder.resolve().parent.name
         self.name = f"classifier beside the model ({self.source})"
         facts = read_json(folder / "features.json")
-        self.net = Classifier(facts["channels"], facts["classes"])
+        network = NETWORKS[facts.get("network", "convolutions")]
+        self.net = network(facts["channels"], facts["classes"])
         self.net.load_state_dict(load_file(str(folder / "classifier.safetensors")))
         self.net.eval()
         statistics = load_file(str(folder / "statistics.safetensors"))
         self.mean, self.covariance = statistics["mean"], statistics["covariance"]
-        self.sample = statistics.get("sample")
+        self.sample = statistics["sample"].float() if "sample" in statistics else None
         self.count: int = facts["count"]
         self.accuracy: float = facts["accuracy"]
 
@@ -95,7 +66,7 @@ class FeatureNet:
         return FeatureNet(folder, model.name.rpartition(":")[2])
 
     def __call__(self, pictures: torch.Tensor, batch: int = 500) -> torch.Tensor:
-        """(n, 64), float64."""
+        """(n, d), float64."""
         return in_batches(self.net.features, pictures, batch)
 
     def distance(self, ours: torch.Tensor, theirs: torch.Tensor) -> float:

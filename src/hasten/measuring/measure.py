@@ -95,7 +95,7 @@ def judged(sampler: Sampler, n: int, real: Real | None = None, batch: int = 64) 
     """FD, KD, precision and recall of ``n`` pictures of ``sampler``; nothing without real pictures
     to hold them against."""
     require_whole("pictures", n, 0, 10_000_000)
-    real = real or (real_for(sampler.model) if n else None)
+    real = real or (real_for(sampler.resolved.requested) if n else None)
     if n == 0 or real is None:
         return {}
     measured = quality(pictures_of(sampler, n, batch), real)
@@ -116,7 +116,9 @@ def _ode_error(
 ) -> OdeError | None:
     if plan.stochastic or (n == 0 and against is None):
         return None
-    against = against or reference(model, n, plan=reference_plan(plan.guidance))
+    if against is None:
+        converged = reference_plan(plan.guidance, interval=plan.guidance_interval)
+        against = reference(model, n, plan=converged)
     return against.ode_error(plan, net)
 
 

@@ -79,9 +79,13 @@ class Reference:
         return (pictures - self.pictures).square().flatten(1).mean(1).sqrt().double()
 
 
-def reference_plan(guidance: float = 1.0, engine: str = "eager") -> Plan:
-    """The plan that counts as converged."""
-    return REFERENCE.model_copy(update={"guidance": guidance, "engine": engine})
+def reference_plan(
+    guidance: float = 1.0, engine: str = "eager", interval: tuple[float, float] | None = None
+) -> Plan:
+    """The plan that counts as converged, guided in ``interval`` of sigma / alpha alone where one is
+    given."""
+    changes = {"guidance": guidance, "engine": engine, "guidance_interval": interval}
+    return REFERENCE.model_copy(update=changes)
 
 
 def reference(

@@ -13,6 +13,8 @@ from hasten.measuring.kernel import kernel_estimate
 from hasten.measuring.precision_recall import NEIGHBOURS, precision_recall
 from hasten.measuring.real import Real
 
+FEWEST = NEIGHBOURS + 2  # pictures that can be judged
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Quality:
@@ -31,10 +33,9 @@ class Quality:
 
 def quality(pictures: torch.Tensor, real: Real) -> Quality:
     """Generated ``pictures`` (n, c, h, w) in [0, 1] against ``real`` ones."""
-    fewest = NEIGHBOURS + 2
     require(
-        len(pictures) >= fewest,
-        f"n is {len(pictures)}; quality needs {fewest} generated pictures or more.",
+        len(pictures) >= FEWEST,
+        f"n is {len(pictures)}; quality needs {FEWEST} generated pictures or more.",
     )
     if not bool(torch.isfinite(pictures).all()):
         raise NonFiniteError("the pictures hold NaN or infinity; their quality is not defined.")

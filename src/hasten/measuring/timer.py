@@ -72,7 +72,8 @@ def once(call: Callable[[], object], device: torch.device | str = "cpu") -> floa
 
 
 def summary(first: float, times: list[float]) -> Timing:
-    """Median, 90th percentile and the median's 95% interval of ``times``."""
+    """Median, 90th percentile and the median's 95% interval of ``times``; of fewer than six, whose
+    order statistics bound no median so surely, their range (94% of five, 50% of two)."""
     ordered = sorted(times)
     n = len(ordered)
     half = 0.98 * math.sqrt(n)

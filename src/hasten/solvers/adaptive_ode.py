@@ -27,6 +27,8 @@ class AdaptiveODE(Adaptive):
     ``order`` evaluations, one less when it is tried again.
     """
 
+    title = "DPM-Solver++, adaptive"
+
     order: int = 3
     rtol: float = 0.05
     atol: float = 0.0078

@@ -28,6 +28,8 @@ class AdaptiveSDE(Adaptive):
     picture too smooth, about which both solutions agree.
     """
 
+    title = "adaptive SDE solver"
+
     stochastic = True
     longest = 1.0
     rtol: float = 0.05

@@ -17,6 +17,8 @@ from hasten.core.solver import Solver, solvers
 class Consistency(Solver):
     """x' = alpha' f(x) + sigma' z (algorithm 1), for a network whose x0 is already a sample."""
 
+    title = "consistency sampling"
+
     stochastic = True
 
     def walk(self, x: Latent, levels: Sequence[Level]) -> Walk:

@@ -21,6 +21,8 @@ class DDIM(Solver):
     """x' = alpha' x0 + sqrt(sigma'^2 - s^2) eps + s z (eq. 12); ``eta`` = 0 draws no noise, 1 is
     ancestral. Order 1."""
 
+    title = "DDIM"
+
     eta: float = 0.0
 
     def __post_init__(self) -> None:

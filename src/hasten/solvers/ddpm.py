@@ -25,6 +25,8 @@ class DDPM(Solver):
     picture, where the small one is 0, draws nothing.
     """
 
+    title = "DDPM"
+
     stochastic = True
     variance: str = "small"
 

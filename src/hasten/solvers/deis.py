@@ -25,6 +25,8 @@ class DEIS(Solver):
     """tAB-DEIS: the predicted noise as a polynomial in log(sigma / alpha) through the last
     ``order`` answers, integrated over sigma / alpha (eq. 14 and 15 with rho = sigma / alpha)."""
 
+    title = "DEIS"
+
     order: int = 3
 
     def __post_init__(self) -> None:

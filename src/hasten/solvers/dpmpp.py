@@ -30,6 +30,8 @@ class DPMpp(Solver):
     full weight); 3S has order 3 where levels are uniform in log-SNR, else 2.
     """
 
+    title = "DPM-Solver++"
+
     order: int = 2
     singlestep: bool = False
 

@@ -21,6 +21,8 @@ class DPMppSDE(Solver):
     """The multistep solver of the reverse SDE with extrapolated x0 (section 5 and appendix B):
     ``order`` 1 is the ancestral sampler, 2 is 2M SDE. The step to a clean picture draws nothing."""
 
+    title = "DPM-Solver++ SDE"
+
     stochastic = True
     order: int = 2
 

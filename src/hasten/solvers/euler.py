@@ -21,6 +21,8 @@ class Euler(Churned):
     Euler's step along a straight path is the same one, and so is DDIM; what this adds is churn.
     """
 
+    title = "Euler"
+
     def walk(self, x: Latent, levels: Sequence[Level]) -> Walk:
         for index, there in enumerate(levels[1:]):
             x, here = yield from self.churned(x, index, levels)

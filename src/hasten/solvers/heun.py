@@ -19,6 +19,8 @@ class Heun(Churned):
     """Algorithm 2 in x/alpha against sigma/alpha, so on any schedule: two evaluations a step, one
     on the last. Order 2."""
 
+    title = "Heun"
+
     def walk(self, x: Latent, levels: Sequence[Level]) -> Walk:
         for index, there in enumerate(levels[1:]):
             x, here = yield from self.churned(x, index, levels)

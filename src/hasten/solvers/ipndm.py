@@ -24,6 +24,8 @@ class IPNDM(Solver):
     with the order rising from 1. Order ``order`` where sigma / alpha is evenly spaced; elsewhere
     at most 2, yet better at few steps than weights fitted to the spacing."""
 
+    title = "iPNDM"
+
     order: int = 4
 
     def __post_init__(self) -> None:

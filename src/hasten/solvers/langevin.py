@@ -29,6 +29,8 @@ class Langevin(Solver):
     ones.
     """
 
+    title = "predictor-corrector"
+
     stochastic = True
     traceable = False
     corrections: int = 1

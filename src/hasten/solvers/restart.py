@@ -26,6 +26,8 @@ class Restart(Solver):
     pure noise and a clean picture has no interval to repeat and is crossed once.
     """
 
+    title = "Restart"
+
     stochastic = True
     repeats: int = 2
     steps: int = 3

@@ -31,6 +31,8 @@ class UniPC(Solver):
     towards the last step, which nothing corrects.
     """
 
+    title = "UniPC"
+
     order: int = 2
     variant: str = "bh2"
     corrector: bool = True

@@ -32,6 +32,16 @@ class FromPlan(Early):
                 f"{name} there.",
             )
         require(
+            all(lever.cut is not None for lever in inner.parts.levers),
+            f"start option plan has the levers {list(inner.levers)}, but it runs the network of "
+            "the plan around it; a feature cache is the only lever that it may have.",
+        )
+        require(
+            inner.parts.solver.traceable and not inner.parts.executor.adaptive,
+            f"start option plan is {str(inner)!r}, whose number of evaluations is not known "
+            "beforehand; use a solver of fixed steps and no executor.",
+        )
+        require(
             not inner.stochastic,
             f"start option plan draws noise on the way ({inner.solver}); use a solver that does "
             "not, such as 'dpmpp(order=2)'.",
@@ -41,8 +51,7 @@ class FromPlan(Early):
     def evaluations(self, schedule: NoiseSchedule) -> int | None:
         parts = Plan.read(self.plan).parts
         before = parts.start.evaluations(schedule)
-        known = parts.solver.traceable and not parts.executor.adaptive
-        return before + parts.trace(schedule).evaluations if known and before is not None else None
+        return None if before is None else before + parts.trace(schedule).evaluations
 
     def weights_mb(self) -> float:
         return Plan.read(self.plan).parts.start.weights_mb()

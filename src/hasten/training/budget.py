@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 
-from hasten.core.errors import require_number
+from hasten.core.errors import require, require_number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,15 @@ class Deadline:
     def earlier(self, seconds: float) -> Deadline:
         """This deadline, ``seconds`` earlier."""
         return dataclasses.replace(self, at=self.at - seconds)
+
+
+def require_time_left(deadline: Deadline | None, made: str) -> None:
+    """Refuse to go on where ``made``, which stays, took all of the time."""
+    require(
+        deadline is None or deadline.left > 0,
+        f"minutes: making {made} took all of it; they stay, so start again with as many --minutes "
+        "for the rest.",
+    )
 
 
 class Length:

@@ -1,112 +1,192 @@
-"""Train the small classifier whose features measure quality, and take their statistics."""
+"""Train the classifier whose features measure quality, and take their statistics."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import pydantic
 import torch
+from accelerate import PartialState
 from safetensors.torch import save_file
-from tqdm import tqdm
+from torch.optim.swa_utils import update_bn
 
 from hasten.core.errors import require
 from hasten.core.files import new_folder, require_replaceable
-from hasten.core.random_streams import generator
+from hasten.core.random_streams import StepStream, generator
 from hasten.data.rows import Pictures, evenly_spread
-from hasten.measuring.features import Classifier
+from hasten.measuring.classifiers import NETWORKS, Convolutions, Name, ResNet
 from hasten.measuring.frechet import statistics
+from hasten.training.budget import Deadline
+from hasten.training.loop import Training
+from hasten.training.objective import Batch, mirrored
 from hasten.training.order import order
-from hasten.training.recipe import Data, Document, Whole
+from hasten.training.recipe import Data, Run
 
-BATCH = 128
 SAMPLE = 10_000  # features that are stored one by one
+NORMALIZED_OVER = 10_000  # pictures that the statistics of batch normalization are taken over
+SMOOTHING = 0.1  # of the labels
 
 
-class ClassifierRecipe(Document):
-    """A small classifier, and the statistics of its features over the data.
+class ClassifierRecipe(Run):
+    """A classifier, and the statistics of its features over the data.
 
     Attributes:
         objective: always classifier.
-        name: of the classifier.
         data: the pictures to train on, with their labels.
         test: the pictures to test on, with their labels.
-        epochs: how often each picture is seen.
-        seed: of all random numbers.
+        network: convolutions, with 64 features; or resnet, with 256, for natural pictures.
+        shift: up to how many pixels a picture is shifted, up or down and left or right.
     """
 
     objective: Literal["classifier"]
     data: Data
     test: Data
-    epochs: Whole = 4
-    seed: Annotated[int, pydantic.Field(ge=0)] = 0
+    network: Name = "convolutions"
+    shift: Annotated[int, pydantic.Field(ge=0)] = 2
 
     @classmethod
     def takes(cls, objective: object) -> bool:
         return objective == "classifier"
 
 
-def train_classifier(
-    train: Pictures, test: Pictures, out: Path, recipe: ClassifierRecipe, quiet: bool = False
-) -> float:
-    """Write ``classifier.safetensors``, ``statistics.safetensors`` (mean and covariance of the
-    features of the train pictures, and up to 10,000 of them, evenly spread, in float32) and
-    ``features.json`` into ``out``; returns the test accuracy.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Augmented:
+    """Pictures in [0, 1], shifted and, where ``flip`` says so, mirrored at random."""
 
-    AdamW with a one-cycle rate; pictures are shifted by up to two pixels.
+    pictures: Pictures
+    flip: bool
+    shift: int
+
+    @property
+    def labels(self) -> torch.Tensor | None:
+        return self.pictures.labels
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def at(self, index: np.ndarray, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
+        pictures = self.pictures[index].to(device).float() / 255
+        pictures = mirrored(pictures, key) if self.flip else pictures
+        return shifted(pictures, self.shift, key)
+
+
+def shifted(pictures: torch.Tensor, most: int, key: tuple[int, ...]) -> torch.Tensor:
+    """``pictures`` (n, c, h, w), each shifted by up to ``most`` pixels in both directions; what
+    comes in at an edge is what lies next to it, mirrored."""
+    n, _, height, width = pictures.shape
+    device, draws = pictures.device, generator(*key, StepStream.SHIFTS)
+    top, left = torch.randint(2 * most + 1, (2, n, 1), generator=draws).to(device)
+    rows = (top + torch.arange(height, device=device))[:, None, :, None]
+    columns = (left + torch.arange(width, device=device))[:, None, None, :]
+    picture = torch.arange(n, device=device)[:, None, None, None]
+    channel = torch.arange(pictures.shape[1], device=device)[:, None, None]
+    padded = torch.nn.functional.pad(pictures, [most] * 4, mode="reflect")
+    return padded[picture, channel, rows, columns]
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """Cross-entropy with smoothed labels (Szegedy et al. 1512.00567, section 7)."""
+
+    def loss(self, net: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        assert batch.labels is not None
+        scores = net(batch.rows).float()
+        return torch.nn.functional.cross_entropy(scores, batch.labels, label_smoothing=SMOOTHING)
+
+
+def train_classifier(
+    recipe: ClassifierRecipe,
+    train: Pictures,
+    test: Pictures,
+    out: Path,
+    *,
+    deadline: Deadline | None = None,
+    quiet: bool = False,
+) -> float:
+    """Train, or go on with the run in ``out``/checkpoints; returns the test accuracy.
+
+    ``out``/features gets ``classifier.safetensors``, ``statistics.safetensors`` (mean and
+    covariance of the features of the train pictures, and up to 10,000 of them, evenly spread, in
+    float16) and ``features.json``.
+
+    Raises:
+        UserError: data without labels, or a run of another recipe in ``out``.
     """
-    require(train.labels is not None and test.labels is not None, "a classifier needs labels.")
+    require(
+        train.labels is not None and test.labels is not None,
+        "recipe fields 'data.label' and 'test.label' are needed: a classifier needs labels.",
+    )
     assert train.labels is not None
-    assert test.labels is not None
-    require_replaceable(out)
+    require_replaceable(out / "features")
     classes = int(train.labels.max()) + 1
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(recipe.seed)
-        net = Classifier(train.shape[0], classes)
-    steps = recipe.epochs * len(train) // BATCH
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=0.05)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
-    for step in tqdm(range(steps), desc="classifier", disable=quiet, file=sys.stderr):
-        index = order(recipe.seed, step, BATCH, len(train))
-        shift = torch.randint(-2, 3, (2,), generator=generator(recipe.seed, step)).tolist()
-        pictures = (train[index].float() / 255).roll(shift, (2, 3))
-        scores = net(pictures)
-        labels = train.labels[torch.from_numpy(index)]
-        loss = torch.nn.functional.cross_entropy(scores, labels, label_smoothing=0.05)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        rate.step()
-    net.eval()
-    accuracy = _accuracy(net, test)
-    features = _features(net, train)
+        net = NETWORKS[recipe.network](train.shape[0], classes)
+    rows = Augmented(pictures=train, flip=recipe.data.flip, shift=recipe.shift)
+    training = Training(
+        recipe=recipe,
+        objective=Classification(),
+        net=net,
+        rows=rows,
+        run=out / "checkpoints",
+        deadline=deadline,
+        quiet=quiet,
+    )
+    training.fit_().put_(net)
+    if PartialState().is_main_process:
+        _normalize_(net, rows, recipe)
+        facts = {"network": recipe.network, "classes": classes, "pictures_seen": training.seen}
+        _write(net.eval(), train, test, facts, out / "features")
+    PartialState().wait_for_everyone()
+    return float(json.loads((out / "features" / "features.json").read_text())["accuracy"])
+
+
+def _normalize_(net: torch.nn.Module, rows: Augmented, recipe: ClassifierRecipe) -> None:
+    """Take the statistics of batch normalization with the averaged weights, over many batches;
+    what the loop leaves are those of the last weights."""
+    batch, device = recipe.optimizer.batch, next(net.parameters()).device
+    every = [
+        rows.at(order(recipe.seed, step, batch, len(rows)), (recipe.seed, step), device)
+        for step in range(-(-NORMALIZED_OVER // batch))
+    ]
+    with torch.inference_mode():
+        update_bn(every, net.train())
+
+
+def _write(
+    net: Convolutions | ResNet,
+    train: Pictures,
+    test: Pictures,
+    facts: dict[str, object],
+    out: Path,
+) -> None:
+    assert test.labels is not None
+    device = next(net.parameters()).device
+    features = _over(train, net.features, device)
     mean, covariance = statistics(features)
-    sample = features[torch.from_numpy(evenly_spread(len(features), SAMPLE))]
+    sample = features[torch.from_numpy(evenly_spread(len(features), SAMPLE))].half()
+    accuracy = float((_over(test, net, device).argmax(1) == test.labels).double().mean())
+    facts |= {"channels": train.shape[0], "count": len(train)}
+    facts |= {"accuracy": accuracy, "test_pictures": len(test)}
     with new_folder(out) as folder:
-        save_file(net.state_dict(), str(folder / "classifier.safetensors"))
+        weights = {name: value.contiguous().cpu() for name, value in net.state_dict().items()}
+        save_file(weights, str(folder / "classifier.safetensors"))
         tensors = {"mean": mean, "covariance": covariance, "sample": sample}
         save_file(tensors, str(folder / "statistics.safetensors"))
-        facts = {"channels": train.shape[0], "classes": classes, "count": len(train)}
-        text = json.dumps({**facts, "accuracy": accuracy, "test_pictures": len(test)}, indent=1)
+        text = json.dumps(facts, indent=1)
         (folder / "features.json").write_text(text + "\n", encoding="utf-8")
-    return accuracy
 
 
 @torch.inference_mode()
-def _features(net: Classifier, pictures: Pictures) -> torch.Tensor:
-    rows = [net.features(part) for part in _parts(pictures)]
-    return torch.cat(rows)
-
-
-@torch.inference_mode()
-def _accuracy(net: Classifier, pictures: Pictures) -> float:
-    assert pictures.labels is not None
-    guess = torch.cat([net(part).argmax(1) for part in _parts(pictures)])
-    return float((guess == pictures.labels).double().mean())
-
-
-def _parts(pictures: Pictures) -> list[torch.Tensor]:
-    index = torch.arange(len(pictures)).split(1000)
-    return [pictures[part.numpy()].float() / 255 for part in index]
+def _over(
+    pictures: Pictures, answer: Callable[[torch.Tensor], torch.Tensor], device: torch.device
+) -> torch.Tensor:
+    """``answer`` for every picture, on the CPU."""
+    parts = torch.arange(len(pictures)).split(1000)
+    rows = [answer((pictures[part.numpy()].float() / 255).to(device)) for part in parts]
+    return torch.cat(rows).cpu()

@@ -85,11 +85,14 @@ class Encoded:
 
     def at(self, index: np.ndarray, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
         pictures = self.pictures[index].to(device).float() / 255
-        if self.flip:
-            coin = torch.rand(len(index), generator=generator(*key, StepStream.FLIPS)) < 0.5
-            flipped = column(coin.to(device), pictures)
-            pictures = torch.where(flipped, pictures.flip(-1), pictures)
-        return self.codec.encode(pictures)
+        return self.codec.encode(mirrored(pictures, key) if self.flip else pictures)
+
+
+def mirrored(pictures: torch.Tensor, key: tuple[int, ...]) -> torch.Tensor:
+    """``pictures`` (n, c, h, w), half of them mirrored."""
+    coin = torch.rand(len(pictures), generator=generator(*key, StepStream.FLIPS)) < 0.5
+    flipped = column(coin.to(pictures.device), pictures)
+    return torch.where(flipped, pictures.flip(-1), pictures)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

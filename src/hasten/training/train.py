@@ -62,10 +62,9 @@ def train(
         f"recipe {recipe.name!r} is for another command: {recipe.command}.",
     )
     if isinstance(recipe, ClassifierRecipe):
-        require(minutes is None, "minutes: a classifier's length is its recipe's epochs; drop it.")
-        target = out / "features"
-        train_classifier(_pictures(recipe.data), _pictures(recipe.test), target, recipe, quiet)
-        return target
+        data, test = _pictures(recipe.data), _pictures(recipe.test)
+        train_classifier(recipe, data, test, out, deadline=deadline, quiet=quiet)
+        return out / "features"
     assert isinstance(recipe, Recipe)
     net, objective = prepared(recipe)
     pictures = _pictures(recipe.data)
@@ -163,6 +162,8 @@ def card(recipe: Recipe, seen: int) -> str:
     """The model card: what it is, how it was made from ``seen`` pictures, how to use it."""
     data, options = recipe.data, recipe.optimizer
     source = Path(data.source).name
+    schedule = recipe.schedule if isinstance(recipe.schedule, str) else None
+    schedule = schedule or recipe.noise_schedule.part_name
     labels = f"{recipe.labels} classes" if recipe.labels else "no labels"
     dropped = f", dropped for {recipe.label_dropout:.0%} of pictures" if recipe.null_label else ""
     return f"""---
@@ -173,7 +174,7 @@ tags: [hasten, diffusion, {"class-conditional" if recipe.labels else "unconditio
 # {recipe.name}
 
 A diffusion model trained with `hasten train`. It predicts {recipe.prediction} on the noise schedule
-`{recipe.schedule if isinstance(recipe.schedule, str) else recipe.schedule["name"]}`; pictures are
+`{schedule}`; pictures are
 {data.shape[1]}x{data.shape[2]} with {data.shape[0]} channel(s), {labels}{dropped}; \
 codec `{recipe.codec}`.
 

@@ -8,6 +8,10 @@ from hasten.core.errors import UserError
 from hasten.tuning.settings import TunerSettings
 
 
+class OutOfTime(UserError):
+    """The budget is too small for a single plan to be measured."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Budget:
     """What ``seconds`` are enough for.
@@ -42,7 +46,7 @@ class Budget:
         samples, evaluations = sizes[-1]
         needed = samples * evaluations * self.sample_s
         minutes = needed / self.settings.reference_share / 60 * 1.1 + 1
-        raise UserError(
+        raise OutOfTime(
             f"an evaluation of one sample takes {self.sample_s:.2g} s here, so the reference "
             f"solution of {samples} samples alone takes {needed / 60:.0f} minutes; give --minutes "
             f"{minutes:.0f} or more."

@@ -40,7 +40,9 @@ def measure_engines(
             costs.append(cost)
     if not any(is_exact(runner, cost) for cost in costs):
         failures = runner.unsupported
-        raise UserError(failures[-1].why if failures else "no engine could be measured.")
+        inexact = ", ".join(f"{cost.engine} in {cost.dtype}" for cost in costs)
+        why = f"no engine is exact enough here ({inexact})." if costs else "no engine was measured."
+        raise UserError(failures[-1].why if failures else why)
     return sorted(costs, key=lambda cost: cost.latency.median)
 
 

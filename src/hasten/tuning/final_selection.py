@@ -69,13 +69,10 @@ class FinalSelection:
         start = min(passing, default=max(by_level))
         passed_levels = 0
         for level in [level for level in by_level if level >= start]:
+            reported = len(self.finalists)
             for trial in by_level[level]:
                 self._report_in_best_engine(trial)
-            errors = [
-                finalist.report.ode_error
-                for finalist in self.finalists
-                if finalist.report.evaluations == level
-            ]
+            errors = [finalist.report.ode_error for finalist in self.finalists[reported:]]
             passed_levels += any(error and error.high <= self.max_loss for error in errors)
             if passed_levels > 1:
                 break
@@ -161,6 +158,8 @@ class FinalSelection:
     def _faithful(self, trials: Sequence[Trial]) -> Trial:
         """The cheapest trial that is as good as the reference, else that of least ODE error."""
         enough = self.settings.enough_share * self.max_loss
+        most = max(_pictures(trial) for trial in trials)  # of few, some errors are small by luck
+        trials = [trial for trial in trials if _pictures(trial) == most]
         converged = [trial for trial in trials if trial.rmse <= enough]
         if converged:
             return min(converged, key=lambda trial: trial.evaluations)
@@ -188,7 +187,10 @@ class FinalSelection:
             for level in levels:
                 if self.runner.seconds_until(self.settings.screening_end) < 0:
                     return judged
-                here = self._judge_all(by_level[level])
+                rest = [trial for trial in by_level[level] if trial.plan != faithful.plan]
+                if not rest:
+                    continue
+                here = self._judge_all(rest)
                 judged += here
                 if any(judgement.fd <= bar for judgement in here) == (levels is up):
                     break
@@ -305,7 +307,7 @@ def by_evaluations(
     screened: Sequence[Trial], unscreened: Sequence[Trial], trials_per_level: int
 ) -> dict[int, list[Trial]]:
     """By evaluations, ascending: the ``trials_per_level`` trials of least ODE error, and what was
-    not screened. Levels that no screened trial has hold students only."""
+    not screened of as many evaluations."""
     levels: dict[int, list[Trial]] = {}
     for trial in sorted(screened, key=lambda trial: (trial.evaluations, trial.rmse)):
         level = levels.setdefault(trial.evaluations, [])
@@ -313,6 +315,11 @@ def by_evaluations(
         if len(level) < trials_per_level and trial.rmse not in known:
             level.append(trial)
     for trial in unscreened:
-        if trial.evaluations in levels or trial.plan.has(Trait.REPLACES):
-            levels.setdefault(trial.evaluations, []).append(trial)
+        if trial.evaluations in levels:
+            levels[trial.evaluations].append(trial)
     return levels
+
+
+def _pictures(trial: Trial) -> int:
+    """On how many pictures the trial's ODE error was measured."""
+    return 0 if trial.ode_error is None else trial.ode_error.n

@@ -36,6 +36,13 @@ def race(selection: FinalSelection, guidance: float) -> tuple[list[Finalist], Ba
         untimed = [finalist.report.latency_ms for finalist in finalists]
         return _raced(finalists, untimed), Baseline(latency_ms=None, why=failure)
     latencies = outcome.answer.latencies
+    unsteady = max(latency.p90 / latency.median for latency in latencies)
+    if unsteady > selection.settings.unsteady:
+        runner.notes.append(
+            f"timing: this machine's speed changed while plans were timed (a 90th percentile is "
+            f"{unsteady:.1f} times the median), so other programs may be using it; the order of "
+            "plans holds, because they were timed in turn, but their milliseconds may not"
+        )
     raced = _raced(finalists, latencies[: len(finalists)])
     if failure:
         return raced, Baseline(latency_ms=None, why=failure)
@@ -63,7 +70,7 @@ def latency_in_fresh_processes(selection: FinalSelection, best: Plan) -> FreshPr
         runner.notes.append(f"latency in {fewest} fresh processes: not measured, too little time")
         return None
     medians: list[float] = []
-    for number in range(settings.fresh_processes):
+    for number in range(min(settings.fresh_processes, max(STUDENT_T_99))):
         if runner.is_over:
             break
         runner.backend.close()

@@ -63,7 +63,15 @@ class Journal:
             raise UserError(
                 f"{self.file} was written by {age} version of hasten; choose another --out."
             )
-        if subject != self.subject:
+        now = self.subject.get("learned", {})
+        learned = subject.pop("learned", {}) if isinstance(subject, dict) else {}
+        changed = sorted(name for name in now if learned.get(name, now[name]) != now[name])
+        if changed:
+            raise UserError(
+                f"{self.file} holds measurements made before {', '.join(changed)} changed; choose "
+                "another --out, or remove it."
+            )
+        if subject != {name: value for name, value in self.subject.items() if name != "learned"}:
             raise UserError(
                 f"{self.file} holds measurements of another model, device or setting; choose "
                 "another --out, or remove it."
@@ -82,13 +90,15 @@ class Journal:
     def outcome(
         self, request: Request[AnswerT], measure: Callable[[], Outcome[AnswerT]]
     ) -> Outcome[AnswerT]:
-        """The recorded outcome of ``request``, or that of ``measure()``, recorded now."""
+        """The recorded outcome of ``request``, or that of ``measure()``, recorded now; one that
+        another run may bring to an end is not written down."""
         body = request_to_json(request)
         key = _key(body)
         if key not in self._outcomes:
-            measured = outcome_to_json(measure())
-            self._outcomes[key] = measured
-            self._append({"request": body, "outcome": measured})
+            outcome = measure()
+            self._outcomes[key] = outcome_to_json(outcome)
+            if not outcome.timed_out and not outcome.killed:
+                self._append({"request": body, "outcome": self._outcomes[key]})
         return outcome_from_json(request, self._outcomes[key])
 
     def _append(self, row: Json) -> None:

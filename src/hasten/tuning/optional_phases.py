@@ -20,8 +20,8 @@ from hasten.tuning.runner import TrialRunner
 from hasten.tuning.search import ProgramSearch
 
 
-def try_feature_caches(search: ProgramSearch, model: Model) -> str | None:
-    """Screen the best programs of many evaluations with a feature cache.
+def try_feature_caches(search: ProgramSearch, model: Model, end: float) -> str | None:
+    """Screen the best programs of many evaluations with a feature cache, until ``end``.
 
     Returns:
         Why not, where that cannot pay.
@@ -37,24 +37,15 @@ def try_feature_caches(search: ProgramSearch, model: Model) -> str | None:
     expensive = [trial for trial in search.trials if trial.evaluations >= many]
     best = sorted(expensive, key=lambda trial: trial.rmse)[: search.settings.expensive_plans]
     for uncached in best:
-        for candidate in cache_candidates(uncached.plan, search.settings.feature_caches):
-            assert candidate.plan is not None
-            trial = search.screen(candidate.plan, "feature cache", search.pictures[-1])
+        for cache in search.settings.feature_caches:  # a network supports one of them at most
+            if search.clock() > end:
+                return "feature cache: not tried on every plan, because time ran out"
+            plan = uncached.plan.with_lever(cache)
+            trial = search.screen(plan, "feature cache", search.pictures[-1])
             if trial is not None:
                 search.trials.append(_in_full_evaluations(model, trial))
                 break
     return None
-
-
-def cache_candidates(plan: Plan, caches: tuple[str, ...]) -> list[Candidate]:
-    """The plan with each feature cache; a network supports one of them at most."""
-    return [
-        Candidate(
-            name=f"feature cache {cache}",
-            plan=plan.with_lever(cache),
-        )
-        for cache in caches
-    ]
 
 
 def _in_full_evaluations(model: Model, trial: Trial) -> Trial:

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import torch
 
+from hasten.core.artifact import BUILTIN
 from hasten.core.engine import Prepared
 from hasten.core.errors import UserError
 from hasten.core.files import write_text
 from hasten.core.model import Model
 from hasten.core.plan import Plan
+from hasten.core.words import in_words
 from hasten.measuring.ode_error import Reference
 from hasten.media.pictures import grid, png, save_png
 from hasten.sampling import build, network_key, prepare
@@ -49,14 +51,30 @@ def write_report(tuning: Tuning, model: Model, out: str | Path) -> None:
     for name, sheet in sheets.items():
         facts = {"model": model.name, "plan": name}
         save_png(sheet, out / "pictures" / f"{name}.png", facts, _zoom(sheet))
-    write_text(out / "report.html", page(tuning, sheets, plotly.offline.get_plotlyjs()))
+    # What the model can be loaded from again: a name, or the folder it lies in.
+    named = model.folder is None or model.name.startswith(BUILTIN)
+    source = model.name if named else str(model.folder)
+    text = page(tuning, sheets, plotly.offline.get_plotlyjs(), source, str(out))
+    write_text(out / "report.html", text)
     write_text(out / "report.json", json.dumps(tuning.to_dict(), indent=1) + "\n")
     tuning.best.write(out / "plan.json")
 
 
-def page(tuning: Tuning, sheets: Mapping[str, torch.Tensor], plotly: str) -> str:
-    """The page as HTML. ``sheets`` are the grids of samples by the key of their plan, that of the
-    reference as "reference"; ``plotly`` is the source of plotly.js."""
+def page(
+    tuning: Tuning,
+    sheets: Mapping[str, torch.Tensor],
+    plotly: str,
+    source: str = "MODEL",
+    out: str = "OUT",
+) -> str:
+    """The page as HTML.
+
+    Args:
+        sheets: the grids of samples by the key of their plan, that of the reference as "reference".
+        plotly: the source of plotly.js.
+        source: what the model is loaded from; out: the folder of plan.json, both as commands on
+            the page name them.
+    """
     try:
         import jinja2
     except ImportError as error:
@@ -65,6 +83,9 @@ def page(tuning: Tuning, sheets: Mapping[str, torch.Tensor], plotly: str) -> str
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         tuning=tuning,
+        best=in_words(tuning.best),
+        source=source,
+        out=out,
         samples="one picture" if tuning.batch == 1 else f"{tuning.batch} pictures",
         rows=_rows(tuning, sheets),
         columns=columns([finalist.report for finalist in tuning.front]),
@@ -90,17 +111,22 @@ def _random_search(tuning: Tuning) -> str:
     passing = [
         trial.evaluations
         for trial in tuning.screened
-        if trial.passes(bar) and trial.ode_error and trial.ode_error.n >= tuning.reference_samples
+        if trial.by != "random search"
+        and trial.passes(bar)
+        and trial.ode_error
+        and trial.ode_error.n >= tuning.reference_samples
     ]
     ours = f"the search's takes {min(passing)}" if passing else "the search found none"
     return (
         f"Random search tried {effort}; its cheapest program with an ODE error below {bar:g} takes "
-        f"{baseline.best.evaluations} evaluations ({baseline.best.plan}), {ours}."
+        f"{baseline.best.evaluations} evaluations ({in_words(baseline.best.plan, engine=False)}), "
+        f"{ours}."
     )
 
 
 def _sheets(tuning: Tuning, model: Model, reference: Reference) -> dict[str, torch.Tensor]:
-    sheets = {"reference": grid(reference.pictures, columns=10)}
+    columns = min(10, len(reference.pictures))
+    sheets = {"reference": grid(reference.pictures, columns=columns)}
     nets: dict[tuple[str, ...], Prepared] = {}
     for finalist in tuning.front:
         plan = finalist.plan
@@ -109,7 +135,7 @@ def _sheets(tuning: Tuning, model: Model, reference: Reference) -> dict[str, tor
             nets[key] = prepare(model, plan)
         sampler = build(model, plan, net=nets[key])
         pictures = sampler.sample(noise=reference.noise, condition=reference.condition)
-        sheets[finalist.report.key] = grid(pictures, columns=10)
+        sheets[finalist.report.key] = grid(pictures, columns=columns)
     return sheets
 
 
@@ -118,7 +144,8 @@ def _rows(tuning: Tuning, sheets: Mapping[str, torch.Tensor]) -> list[Json]:
     return [
         {
             "key": finalist.report.key,
-            "name": str(finalist.plan),
+            "name": in_words(finalist.plan),
+            "text": str(finalist.plan),
             "cells": cells(finalist.report, finalist.latency),
             "best": finalist.report.key == tuning.best.key,
             "picture": _embedded(sheets[finalist.report.key]),
@@ -169,7 +196,7 @@ def _figure(tuning: Tuning) -> Json:
 
 def _axis(title: str, values: Sequence[float]) -> Json:
     """A logarithmic axis with readable ticks however short it is."""
-    finite = [value for value in values if 0 < value < math.inf]
+    finite = [value for value in values if 0 < value < math.inf] or [1.0]
     steps = (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
     candidates = [step * 10.0**power for power in range(-9, 9) for step in steps]
     inside = [tick for tick in candidates if min(finite) / 1.3 <= tick <= max(finite) * 1.3]
@@ -192,7 +219,7 @@ def _points(finalists: Sequence[Finalist], batch: int, name: str, mode: str, mar
 
 def _hover(finalist: Finalist) -> str:
     report = finalist.report
-    lines = [*str(report.plan).split(","), f"{report.evaluations:g} evaluations"]
+    lines = [*in_words(report.plan).split(", "), f"{report.evaluations:g} evaluations"]
     if report.ode_error:
         lines.append(f"ODE error {report.ode_error.rmse:.4f} (n = {report.ode_error.n})")
     if report.fd:

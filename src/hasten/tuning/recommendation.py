@@ -23,23 +23,25 @@ def recommend(
     if passed:
         return chosen, f"The fastest plan whose loss is below {max_loss:g}: {description}."
     why = f"No plan's loss is below {max_loss:g}; this one came nearest: {description}."
-    return chosen, why + _what_would_pass(chosen.report.ode_error, max_loss, minutes, judged)
+    return chosen, why + ("" if judged else _what_would_pass(chosen, max_loss, minutes))
 
 
-def _what_would_pass(error: OdeError | None, max_loss: float, minutes: float, judged: bool) -> str:
+def _what_would_pass(chosen: Finalist, max_loss: float, minutes: float) -> str:
     """What to change for a plan to pass, in a sentence: more samples where these are too few to
     tell (the interval shrinks with their root, their number grows with the budget), else a higher
     bar."""
-    if error is None or judged:
+    error, fresh = chosen.report.ode_error, chosen.fresh
+    if error is None:
         return ""
-    if error.rmse < max_loss:
+    largest = error.high if fresh is None else max(error.high, fresh.rmse)
+    if error.rmse < max_loss < error.high:
         times = ((error.high - error.rmse) / (max_loss - error.rmse)) ** 2
         if times <= MOST_TIMES:
             return (
                 f" {error.n} samples are too few to tell whether it passes; about "
                 f"{math.ceil(error.n * times)} would (--minutes {math.ceil(minutes * times)})."
             )
-    bar = f"{_rounded_up(error.high):g}"
+    bar = f"{_rounded_up(largest):g}"
     return f" More minutes may find a better one; --max-loss {bar} would accept this one."
 
 
@@ -80,7 +82,9 @@ def passes(finalist: Finalist, closest: Finalist, max_loss: float, judged: bool)
     own, other = finalist.final_quality, closest.final_quality
     if own is None or other is None:
         return False
-    fd_passes = finalist is closest or (own.excess_fd is not None and own.excess_fd.low <= 0)
+    # Without an excess there was nothing to compare: it is that plan, or makes its samples.
+    excess, same = own.excess_fd, own.quality == other.quality
+    fd_passes = same if excess is None else excess.low <= 0
     return fd_passes and recall_passes(own.quality.recall, other.quality.recall, max_loss)
 
 

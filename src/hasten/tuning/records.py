@@ -31,6 +31,10 @@ class EngineCost:
         precision: the dtype the engine computes in.
         latency: milliseconds of a call of ``batch`` samples.
         relative_error: root mean square distance of the answer from eager float32, relative.
+        gflops: billions of operations a second that the call comes to, two for each
+            multiply-accumulate of convolutions, matrix products and attention; limit_gflops: those
+            of a large matrix product of torch in the same dtype, measured just before; None in
+            journals of older versions.
         versions: of the engine's runtime.
     """
 
@@ -42,6 +46,15 @@ class EngineCost:
     relative_error: float
     weights_mb: float
     versions: dict[str, str]
+    gflops: float | None = None
+    limit_gflops: float | None = None
+
+    @property
+    def share_of_limit(self) -> float | None:
+        """``gflops`` over ``limit_gflops``."""
+        if self.gflops is None or self.limit_gflops is None:
+            return None
+        return self.gflops / self.limit_gflops
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

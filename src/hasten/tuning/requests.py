@@ -30,13 +30,15 @@ class Request(Generic[AnswerT]):
 class Outcome(Generic[AnswerT]):
     """What came of a request: an answer, or the reason why there is none.
 
-    ``seconds`` is how long it took; ``timed_out`` whether it was ended because it took too long.
+    ``seconds`` is how long it took; ``timed_out`` whether it was ended because it took too long,
+    ``killed`` whether its process died: another attempt may succeed.
     """
 
     answer: AnswerT | None = None
     seconds: float = 0.0
     failure: str = ""
     timed_out: bool = False
+    killed: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -207,7 +209,8 @@ def outcome_to_json(outcome: Outcome[AnswerT]) -> Json:
     """The outcome as a JSON object, its answer nested."""
     answer = None if outcome.answer is None else to_json(outcome.answer)
     facts = {"seconds": outcome.seconds, "failure": outcome.failure}
-    return {"answer": answer, **facts, "timed_out": outcome.timed_out}
+    ended = {"timed_out": outcome.timed_out, "killed": outcome.killed}
+    return {"answer": answer, **facts, **ended}
 
 
 def outcome_from_json(request: Request[AnswerT], body: Json) -> Outcome[AnswerT]:
@@ -220,4 +223,5 @@ def outcome_from_json(request: Request[AnswerT], body: Json) -> Outcome[AnswerT]
         seconds=body["seconds"],
         failure=body["failure"],
         timed_out=body["timed_out"],
+        killed=body.get("killed", False),  # older files do not say
     )

@@ -24,7 +24,8 @@ class Tuning:
     """What the tuner found.
 
     Attributes:
-        best: the recommended plan; why: one sentence.
+        best: the recommended plan; why: one sentence; passed: whether its loss is below
+            ``max_loss``, or it is only the one that came nearest.
         front: the plans that no other plan beats in latency, loss and recall, fastest first, and
             the best.
         finalists: every plan that was measured closely, the front among them.
@@ -48,6 +49,7 @@ class Tuning:
     model: str
     best: Plan
     why: str
+    passed: bool
     batch: int
     front: tuple[Finalist, ...]
     finalists: tuple[Finalist, ...]

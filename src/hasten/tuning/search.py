@@ -73,7 +73,11 @@ class ProgramSearch:
         Returns:
             Whether it ended by itself, so that nothing of fewer evaluations is left to try.
         """
-        plans = {str(plan): plan for ladder in ladders for plan in ladder.plans}
+        every = [plan for ladder in ladders for plan in ladder.plans]
+        first: dict[Program, Plan] = {}  # of several names for one program
+        for plan in every:
+            first.setdefault(plan.trace(self.model.schedule), plan)
+        plans = {str(plan): plan for plan in first.values()}
         evaluations_of = {name: self._evaluations(plan) for name, plan in plans.items()}
         most_of_all = 2 * max(evaluations_of.values(), default=1)
         known = known_good(self.model.schedule)
@@ -101,7 +105,7 @@ class ProgramSearch:
             ]
             _, plan, (pictures, *_) = open_plans[worth.index(max(worth))]
             trial = self._tried(plan, "fewest evaluations", pictures)
-            if trial is None:
+            if trial is None or trial.ode_error is None:
                 del plans[str(plan)]
                 continue
             self.trials = [other for other in self.trials if other.plan != plan]
@@ -169,21 +173,25 @@ class ProgramSearch:
         for steps, ladder, plan in sorted(rungs, key=lambda rung: rung[:2]):
             if steps < paused_until.get(ladder, 0) or steps > self.max_steps:
                 continue
-            trial = (
-                None if self.clock() > end else self._tried(plan, "step search", self.pictures[0])
-            )
-            if trial is None:
+            if self.clock() > end:
                 self.not_tried += 1
+                continue
+            trial = self._tried(plan, "step search", self.pictures[0])
+            if trial is None:
                 continue
             self._add(trial)
             best = min(best, trial.rmse)
             if trial.rmse > self.settings.pause_ratio * best:
                 paused_until[ladder] = 2 * steps
 
-    def try_programs(self, plans: Sequence[Plan]) -> None:
-        """Screen the programs that were learned for these weights."""
-        trials = [self._climbed(plan, "program") for plan in plans]
-        self.trials += [trial for trial in trials if trial is not None]
+    def try_programs(self, plans: Sequence[Plan], end: float) -> None:
+        """Screen the programs that were learned for these weights, until ``end``."""
+        for plan in plans:
+            trial = self._climbed(plan, "program") if self.clock() <= end else None
+            if trial is None:
+                self.not_tried += self.clock() > end
+            else:
+                self.trials.append(trial)
 
     def search_levels(self, end: float) -> None:
         """Search levels of their own for the best program, clipped and not: with fewer and fewer

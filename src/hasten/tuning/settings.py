@@ -30,7 +30,8 @@ class TunerSettings:
         throughput_s, throughput_evaluations: throughput is measured with the largest batch for
             which a plan of that many evaluations takes at most that many seconds.
 
-        first_steps: the steps that what is known to be best is tried with first.
+        first_steps: the steps that what is known to be best is tried with first; guessed_steps:
+            those of the plan that is guessed where there is no time to measure one.
         least_chance: a plan with less chance to pass is not worth its measurement.
         interval_above: how many times the ODE error the upper end of its interval is, before one
             was measured.
@@ -50,6 +51,8 @@ class TunerSettings:
         final_candidates: plans that get one, apart from the most faithful plan.
         max_reports, min_reports, report_s: full reports at most, and at least even when time is up;
             how long latency and throughput of one are each timed.
+        unsteady: from which ratio of the 90th percentile to the median of a latency on a machine is
+            said to have changed its speed.
         race_rounds, min_race_rounds, race_s: rounds of the final race.
         baseline_steps: how many of the 1000 ancestral steps are timed.
         fresh_processes, fresh_process_runs: the fresh processes the winner is timed in, and the
@@ -69,7 +72,8 @@ class TunerSettings:
 
         quantize_bits, quantize_ode_error: the bits of the calibrated quantization, and how far it
             may move a plan's samples (ODE error).
-        calibration_samples, layer_samples: samples of a calibration, in all and for each layer.
+        calibration_samples, layer_samples: what a calibration is estimated to cost, in samples of
+            the plan: at once, and for each layer.
         integer_slowdown: how many times longer an evaluation in simulated integers takes.
     """
 
@@ -108,6 +112,7 @@ class TunerSettings:
     throughput_evaluations: int = 10
 
     first_steps: int = 10
+    guessed_steps: int = 20
     least_chance: float = 0.03
     interval_above: float = 1.1
     pause_ratio: float = 1.7
@@ -128,6 +133,7 @@ class TunerSettings:
     min_reports: int = 4
     report_s: float = 0.5
     race_rounds: int = 25
+    unsteady: float = 1.5
     min_race_rounds: int = 5
     race_s: float = 15.0
     baseline_steps: int = 20

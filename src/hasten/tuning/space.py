@@ -8,14 +8,14 @@ import math
 import random
 from collections.abc import Mapping
 
-from hasten.core.artifact import BUILTIN, FACTS, student_plans
+from hasten.core.artifact import BUILTIN, FACTS, located, located_folder
 from hasten.core.engine import engines
 from hasten.core.errors import UserError
-from hasten.core.files import read_json
+from hasten.core.files import MANIFEST, read_json, sha256
 from hasten.core.learned_program import LearnedProgram
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.levers.student import Student
+from hasten.levers.student import Student, student_plans
 from hasten.tuning.records import UnsupportedPlan
 from hasten.tuning.serialization import Json
 
@@ -144,6 +144,17 @@ def files_beside(model: Model, folder: str, pattern: str) -> list[str]:
     files = sorted((model.folder / folder).glob(pattern))
     builtin = model.name.startswith(BUILTIN)
     return [f"{model.name}/{folder}/{file.name}" if builtin else str(file) for file in files]
+
+
+def learned_files(model: Model) -> dict[str, str]:
+    """The sha256 of every file beside the model that was learned for it, by a plan's name of it:
+    programs, starts, and the weights of students."""
+    places = [("programs", "*.json"), ("starts", "*.safetensors"), ("features", "*")]
+    names = [name for place in places for name in files_beside(model, *place)]
+    files = {name: located("a file beside the model", name) for name in names}
+    for name in _students(model):
+        files[name] = located_folder("a student", name) / MANIFEST
+    return {name: sha256(file) for name, file in sorted(files.items()) if file.is_file()}
 
 
 def learned_programs(model: Model, guidance: float) -> list[Plan]:

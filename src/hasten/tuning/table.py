@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from hasten.core.report import Estimate, Latency, OdeError, Report
+from hasten.core.words import in_words
 from hasten.tuning.records import Finalist
 
 COLUMNS = ("plan", "engine", "NFE", "ms", "p90", "pics/s", "ODE error (95%)")
 QUALITY_COLUMNS = ("FD (95%)", "recall")
 TEXT_COLUMNS = ("plan", "engine")
 SHORT_DTYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-NAMED_FIELDS = ("solver", "grid", "steps", "program", "engine", "dtype", "device")
 WIDE = 110  # characters; a narrower terminal does without p90
 
 
@@ -27,11 +27,8 @@ def columns(reports: Sequence[Report]) -> tuple[str, ...]:
 def cells(report: Report, latency: Latency) -> tuple[str, ...]:
     """A report's cells under COLUMNS and QUALITY_COLUMNS, for the terminal and the page."""
     plan, ode_error = report.plan, report.ode_error
-    others = {name: value for name, value in plan.chosen().items() if name not in NAMED_FIELDS}
-    options = "".join(f" {name}={value}" for name, value in others.items())
-    program = plan.program or f"{plan.solver} {plan.grid} {plan.steps}"
     return (
-        f"{program}{options}",
+        in_words(plan, engine=False),
         f"{plan.engine} {SHORT_DTYPES[plan.dtype]}",
         f"{round(report.evaluations, 1):g}",
         f"{latency.median:.1f}",

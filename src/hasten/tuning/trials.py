@@ -22,9 +22,11 @@ from hasten.core.report import Estimate, Latency, Report
 from hasten.learning.compression.quantize import learn_quantize
 from hasten.measuring.features import FeatureNet
 from hasten.measuring.frechet import frechet, influence, statistics
+from hasten.measuring.macs import network_macs
 from hasten.measuring.measure import measure, pictures_of
 from hasten.measuring.memory import free_mb, predicted_mb, require_memory, weights_mb
 from hasten.measuring.ode_error import Reference, reference
+from hasten.measuring.probe import matmul_gflops
 from hasten.measuring.quality import Quality, quality
 from hasten.measuring.real import Real, real_for
 from hasten.measuring.timer import side_by_side, timed
@@ -48,7 +50,7 @@ from hasten.tuning.requests import (
     TimePlans,
 )
 
-CACHED_SAMPLES = 6  # sets of samples that are kept for further requests
+KEPT_BYTES = 1 << 28  # of samples that are kept for further requests
 FREE_WEIGHTS = (
     3.0  # prepared networks are dropped when less memory than this times the weights is free
 )
@@ -102,12 +104,13 @@ class TrialExecutor:
         net = self.prepared(plan)
         rows = request.batch * (2 if plan.guidance != 1.0 else 1)
         x, t, condition = self._inputs(rows)
+        limit = matmul_gflops(net.precision, self.model.device)
         with torch.inference_mode():
             with beside(engines.parse(plan.engine)):
                 timing = timed(lambda: net(x, t, condition), device=self.model.device, seconds=1.0)
             expected = self.prepared(Plan())(x, t, condition)
             error = float((net(x, t, condition) - expected).norm() / expected.norm())
-        bound = MAX_RELATIVE_ERROR[net.precision]
+        bound = MAX_RELATIVE_ERROR[net.precision.partition(",")[0]]
         if not error <= bound:
             raise UserError(
                 f"engine {plan.engine!r} in {net.precision} answers with a relative error of "
@@ -123,7 +126,14 @@ class TrialExecutor:
             relative_error=error,
             weights_mb=net.weights_mb,
             versions=net.versions,
+            gflops=2e-9 * rows * self._macs / timing.median,
+            limit_gflops=limit,
         )
+
+    @functools.cached_property
+    def _macs(self) -> int:
+        """Multiply-accumulates of one row of the model's network."""
+        return network_macs(self.model)[0]
 
     def make_reference(self, request: MakeReference) -> ReferenceSpec:
         """Make the reference solution; the answer says what it is."""
@@ -281,13 +291,15 @@ class TrialExecutor:
         return lambda: sampler.sample(batch, condition=condition, batch=batch)
 
     def _generated(self, plan: Plan, n: int) -> torch.Tensor:
-        """Samples of the plan, kept for the next request while they are few."""
+        """Samples of the plan, kept for the next request while they take little memory."""
         key = (plan.key, n)
-        if key not in self._samples:
-            if len(self._samples) >= CACHED_SAMPLES:
-                self._samples.pop(next(iter(self._samples)))
-            self._samples[key] = pictures_of(self._sampler(plan), n, self.max_batch)
-        return self._samples[key]
+        if key in self._samples:
+            return self._samples[key]
+        samples = pictures_of(self._sampler(plan), n, self.max_batch)
+        self._samples[key] = samples
+        while self._samples and sum(kept.nbytes for kept in self._samples.values()) > KEPT_BYTES:
+            self._samples.pop(next(iter(self._samples)))
+        return samples
 
     def _inputs(self, rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Pure noise scaled to levels of the whole schedule, as the network sees it."""

@@ -10,13 +10,17 @@ Cheap measurements first, each made in a process of its own and written to a jou
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
 from tqdm import tqdm
 
-from hasten.core.errors import require_number, require_whole
+from hasten.core.errors import UserError, require_number, require_whole
+from hasten.core.files import require_writable
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.measuring.conditions import conditions
@@ -27,10 +31,12 @@ from hasten.tuning.result import Tuning
 from hasten.tuning.runner import TrialRunner
 from hasten.tuning.serialization import Json
 from hasten.tuning.settings import TunerSettings
-from hasten.tuning.space import Space
+from hasten.tuning.space import Space, learned_files
 from hasten.tuning.trials import TrialExecutor
 from hasten.tuning.tuning_run import TuningRun
 from hasten.tuning.worker import InProcess, WorkerProcess
+
+JOURNAL, LOCK = "trials.jsonl", ".lock"  # in the folder that is written
 
 
 def tune(
@@ -79,13 +85,13 @@ def tune(
     require_whole("seed", seed, 0, 2**31)
     Plan(guidance=guidance)  # refuses a scale out of range
     real_for(model, data, features, FEWEST)  # refuses what cannot be read before a file is written
-    with tempfile.TemporaryDirectory(prefix="hasten-tune-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="hasten-tune-") as scratch, _alone(out):
         folder = Path(scratch) if out is None else Path(out)
         executor = TrialExecutor(
             model=model, seed=seed, data=data, features=features, folder=folder
         )
         journal = Journal(
-            file=None if out is None else folder / "trials.jsonl",
+            file=None if out is None else folder / JOURNAL,
             subject=subject_of(executor, guidance, batch),
         )
         runner = _runner(executor, journal, minutes, settings or TunerSettings(), quiet)
@@ -101,6 +107,26 @@ def tune(
             return run.result()
         finally:
             runner.close()
+
+
+@contextlib.contextmanager
+def _alone(out: str | Path | None) -> Iterator[None]:
+    """Refuse where another tuner writes to ``out``; the lock goes with its process, however that
+    ends."""
+    if out is None:
+        yield
+        return
+    file = Path(out) / LOCK
+    require_writable(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(file, timeout=0):
+            yield
+    except filelock.Timeout as error:
+        raise UserError(
+            f"another `hasten tune` writes to {out}; wait until it has ended, or choose another "
+            "--out."
+        ) from error
 
 
 def _runner(
@@ -133,6 +159,18 @@ def subject_of(executor: TrialExecutor, guidance: float, batch: int) -> Json:
         "reference": str(reference_plan(guidance)),
         "batch": batch,
         "seed": executor.seed,
-        "data": [executor.data, executor.features],
+        "data": [_fingerprint(executor.data), _fingerprint(executor.features)],
+        "learned": learned_files(model),
         "conditions": conditions(model.device),
     }
+
+
+def _fingerprint(source: str | None) -> object:
+    """What differs once the files of ``source`` were replaced; a hub name stays as it is."""
+    path = Path(source or "")
+    if source is None or not path.exists():
+        return source
+    files = [path] if path.is_file() else sorted(path.rglob("*"))
+    stats = [file.stat() for file in files]
+    newest = max(stat.st_mtime_ns for stat in stats) if stats else 0
+    return [source, len(files), sum(stat.st_size for stat in stats), newest]

@@ -11,20 +11,28 @@ from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.measuring.ode_error import reference_plan
 from hasten.sampling import subject
+from hasten.tuning.budget import OutOfTime
 from hasten.tuning.engine_costs import estimate_budget, is_exact, measure_engines
 from hasten.tuning.final_selection import FinalSelection
 from hasten.tuning.final_timing import latency_in_fresh_processes, race
 from hasten.tuning.fresh_noise import checked_on_fresh_noise
+from hasten.tuning.known_good import known_good
 from hasten.tuning.network_levers import try_levers
 from hasten.tuning.optional_phases import try_feature_caches, try_parallel
 from hasten.tuning.pareto import front
-from hasten.tuning.recommendation import recommend
+from hasten.tuning.recommendation import candidate, recommend
 from hasten.tuning.records import EngineCost, Finalist, Origin, Trial
 from hasten.tuning.requests import MakeReference, ReferenceSpec, Screen
 from hasten.tuning.result import Tuning
 from hasten.tuning.runner import TrialRunner
 from hasten.tuning.search import ProgramSearch
-from hasten.tuning.space import Space, distilled_students, learned_programs, smaller_networks
+from hasten.tuning.space import (
+    Space,
+    clips,
+    distilled_students,
+    learned_programs,
+    smaller_networks,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,9 +57,12 @@ class TuningRun:
         engines = measure_engines(runner, self.space, self.guidance, self.batch)
         exact = next(cost for cost in engines if is_exact(runner, cost))
         runner.estimated = estimate_budget(runner, exact, self.guidance, self.batch)
-        reference = self._reference(exact)
-        search = self._search(reference)
-        self._search_programs(search)
+        try:
+            reference = self._reference(exact)
+            search = self._search(reference)
+            self._search_programs(search)
+        except OutOfTime as error:
+            raise OutOfTime(f"{error} {self._guess(engines[0])}") from error
         began = runner.clock()
         random = search.random_baseline(runner.deadline(runner.settings.random_end))
         random_seconds = runner.clock() - began
@@ -65,12 +76,14 @@ class TuningRun:
         layers = try_levers(selection, self.folder, smaller)
         finalists, baseline = race(selection, self.guidance)
         finalists = checked_on_fresh_noise(runner, finalists, reference, self.max_loss)
+        _, passed = candidate(finalists, self.max_loss)
         chosen, why = recommend(finalists, self.max_loss, baseline, self.batch, runner.minutes)
         isolated = runner.backend.isolated
         return Tuning(
             model=model.name,
             best=chosen.plan,
             why=why,
+            passed=passed,
             batch=self.batch,
             front=tuple(_front_with(chosen, finalists)),
             finalists=tuple(finalists),
@@ -92,6 +105,26 @@ class TuningRun:
             isolated=isolated,
             conditions=chosen.report.conditions,
         )
+
+    def _guess(self, cost: EngineCost) -> str:
+        """What is usually good for a model of this kind, in the fastest engine, in a sentence;
+        where there is a folder, it is written there."""
+        model, settings = self.runner.model, self.runner.settings
+        solver, grid = known_good(model.schedule)[0]
+        plan = Plan(
+            solver=solver,
+            grid=grid,
+            steps=settings.guessed_steps,
+            clip=clips(model)[-1],
+            guidance=self.guidance,
+            engine=cost.engine,
+            dtype=cost.dtype,
+        ).model_copy(update={"device": model.device.type})
+        sentence = f"Until then a guess, good for most models of this kind and not measured: {plan}"
+        if self.folder is None:
+            return sentence
+        plan.write(self.folder / "guess.json")
+        return f"{sentence}, which is in {self.folder / 'guess.json'}"
 
     def _reference(self, exact: EngineCost) -> ReferenceSpec:
         """Make the reference solution of as many samples as there is time for, with more
@@ -117,10 +150,10 @@ class TuningRun:
         reference = ReferenceSpec(plan=plan, samples=samples)
         outcome = self.runner.outcome(MakeReference(reference=reference), "reference solution")
         if outcome.answer is None:
-            advice = "; give more --minutes" if outcome.timed_out else ""
-            raise UserError(
-                f"the reference solution of {samples} samples: {outcome.failure}{advice}"
-            )
+            why = f"the reference solution of {samples} samples: {outcome.failure}"
+            if outcome.timed_out:
+                raise OutOfTime(f"{why}; give more --minutes.")
+            raise UserError(why)
         return reference
 
     def _own_error(self, reference: ReferenceSpec) -> float:
@@ -132,7 +165,10 @@ class TuningRun:
         request = Screen(plan=half, samples=samples, reference=reference)
         answer = self.runner.run(request, "accuracy of the reference solution")
         error = None if answer is None else answer.ode_error
-        return 0.0 if error is None else error.rmse / 3
+        if error is None:
+            self.runner.notes.append("reference solution: its own error could not be measured")
+            return 0.0
+        return error.rmse / 3
 
     def _search(self, reference: ReferenceSpec) -> ProgramSearch:
         runner = self.runner
@@ -171,19 +207,22 @@ class TuningRun:
         before = runner.elapsed_s
         ladders, unsupported = self.space.ladders(runner.model, self.guidance)
         runner.unsupported[:0] = unsupported
+        refused = len(runner.unsupported)
         judged = runner.executor.has_real_pictures
         end = settings.fewest_end if judged else settings.level_search_end
         complete = search.search_fewest(ladders, runner.deadline(end))
         if judged:
             search.search_steps(ladders, runner.deadline(settings.step_search_end))
+        if not search.trials and len(runner.unsupported) > refused:
+            raise UserError(f"no plan could be measured: {runner.unsupported[-1].why}")
         if not search.trials:
             needed = 1.5 * before / 60 / settings.step_search_end / (1 - settings.reserve_share)
-            raise UserError(
+            raise OutOfTime(
                 f"minutes is {runner.minutes:g}, and engines and reference alone took "
                 f"{before:.0f} s; give {needed:.1f} or more."
             )
         if self.space.programs:
-            search.try_programs(learned_programs(runner.model, self.guidance))
+            search.try_programs(learned_programs(runner.model, self.guidance), runner.deadline(end))
         if complete or judged:
             search.search_levels(runner.deadline(settings.level_search_end))
         else:
@@ -191,7 +230,7 @@ class TuningRun:
                 "fewer evaluations: not all promising programs were tried, because time ran out; "
                 "give more --minutes"
             )
-        why_not = try_feature_caches(search, runner.model)
+        why_not = try_feature_caches(search, runner.model, runner.deadline(end))
         if why_not is not None:
             runner.notes.append(why_not)
 

@@ -102,7 +102,7 @@ class WorkerProcess:
         with contextlib.suppress(subprocess.TimeoutExpired):
             if line is None:  # its output ended, so it is about to
                 ending = _ending(process.wait(EXIT_TIMEOUT_S))
-                return Outcome(failure=f"its process was killed ({ending})")
+                return Outcome(failure=f"its process was killed ({ending})", killed=True)
         process.kill()
         process.wait()
         return Outcome(failure=f"took longer than {timeout:.0f} s", timed_out=True)

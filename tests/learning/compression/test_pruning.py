@@ -87,6 +87,7 @@ def test_what_is_lost_is_the_importance_of_the_channels_that_go():
     assert pruning._lost(worth, narrow, channels) == 0 + 1 + 2 + 3
 
 
+@pytest.mark.slow
 def test_resolutions_of_one_width_are_made_narrower_together():
     assert pruning._together([8, 8, 16]) == [(0,), (0, 1), (1,), (2,)]
     net = tiny_attentive(widths=(16, 16), head=8)
@@ -119,6 +120,7 @@ def test_channels_that_do_nothing_are_the_ones_that_go(monkeypatch):
         assert dead <= set(chosen) or set(chosen) <= dead
 
 
+@pytest.mark.slow
 def test_times_are_told_nearly_as_before():
     whole = model_of(unet())
     less = pruned(whole, 0.4, Flat())

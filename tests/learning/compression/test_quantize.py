@@ -446,3 +446,10 @@ def test_a_mix_gives_the_fewer_bits_to_the_layers_that_matter_least(model, tmp_p
 def test_a_mix_that_is_none_is_refused(model, changes, words):
     with pytest.raises(UserError, match=words):
         learn_quantize(model, BASE, n=2, **changes)
+
+
+@pytest.mark.parametrize("bits", ["w8a9", "w8a12", "w8a15", "w9a8", "w1a8"])
+def test_bits_that_no_layer_can_be_rounded_to_are_refused(bits):
+    with pytest.raises(UserError, match="bits of"):
+        Bits.parse(bits)
+    assert Bits.parse("w8a16").activations == 16

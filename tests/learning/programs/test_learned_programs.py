@@ -119,6 +119,7 @@ def test_the_differentiable_run_is_the_sampler(tiny_model):
     assert (got - want).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_wide_rounds_are_one_call_each(tiny_model, tmp_path):
     model = tiny_model(labels=3)
     found = learn_program(model, 3, tmp_path / "wide.json", width=2, references=FEW, options=SHORT)
@@ -301,6 +302,7 @@ def test_gits_takes_the_levels_that_cost_least(tiny_model):
         gits(tiny_model(), Plan(steps=20), n=4, fine=10)
 
 
+@pytest.mark.slow
 def test_dmn_of_a_first_order_solver_is_even_in_log_snr():
     # DDIM weighs answer i by sigma_N (1 / r_(i+1) - 1 / r_i); times r_i the sum of ratios of
     # neighbours is least where they are all the same.
@@ -411,12 +413,13 @@ def test_the_tuner_tries_the_programs_beside_a_model(tiny_model, tmp_path):
         ),
         clock=lambda: 0.0,
     )
-    search.try_programs(plans)
+    search.try_programs(plans, 1e9)
     assert [(trial.by, trial.plan.program) for trial in search.trials] == [
         ("program", plans[0].program)
     ]
 
 
+@pytest.mark.slow
 def test_a_program_can_be_learned_for_a_start_below_the_top(tiny_model, tmp_path):
     from hasten.learning.starts.starts import learn_start
 

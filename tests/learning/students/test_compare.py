@@ -10,6 +10,7 @@ from hasten.core.errors import UserError
 from hasten.core.random_streams import generator
 from hasten.learning.students.compare import comparison
 from hasten.learning.students.student import learn_student
+from hasten.measuring.classifiers import NETWORKS
 from student_recipes import recipe
 
 
@@ -34,3 +35,10 @@ def test_features_are_refused_where_there_are_none(teacher, data, tmp_path):
         learn_student(
             teacher, recipe("consistency", data, compare="features"), tmp_path / "s", quiet=True
         )
+
+
+def test_every_classifier_has_maps_to_compare():
+    for network in NETWORKS.values():
+        maps = network(3, 10).eval().maps(torch.rand(2, 3, 16, 16))
+        assert len(maps) >= 3
+        assert all(seen.ndim == 4 and len(seen) == 2 for seen in maps)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -184,3 +186,23 @@ def test_continuous_consistency_refuses_a_schedule_that_keeps_no_variance(teache
     model = Model(net=tiny_attentive(), labels=2, null_label=2, **kind)
     with pytest.raises(UserError, match="variance-preserving"):
         learn_student(model, recipe("continuous-consistency", data), tmp_path / "s", quiet=True)
+
+
+def test_the_average_moves_once_a_step_in_however_many_parts(teacher):
+    loss, module, _, _ = distillation("consistency-distillation(levels=18)", teacher)
+    before = [value.clone() for value in module.other.parameters()]
+    with torch.no_grad():
+        for value in module.net.parameters():
+            value.add_(1.0)
+    batch = Batch(
+        rows=torch.zeros(2, *teacher.shape), labels=torch.tensor([0, 1]), generator=generator(1)
+    )
+    for _ in range(4):
+        loss.loss(module, batch)
+    once = [value.clone() for value in module.other.parameters()]
+    loss.loss(module, dataclasses.replace(batch, step=1))
+    twice = list(module.other.parameters())
+    decay = loss.decay
+    for first, second, third in zip(before, once, twice, strict=True):
+        assert torch.allclose(second - first, torch.tensor(1 - decay), atol=1e-5)
+        assert (third != second).all()

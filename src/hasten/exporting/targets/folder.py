@@ -12,7 +12,9 @@ from hasten.adapters.folder import save_folder
 from hasten.adapters.load import load
 from hasten.core.artifact import BUILTIN, located
 from hasten.core.errors import require
+from hasten.core.family import inner
 from hasten.core.lever import Stage
+from hasten.core.model import Model
 from hasten.core.parts import parsed_levers
 from hasten.exporting.bundle import NET, Bundle
 from hasten.exporting.target import Call, Target, targets
@@ -26,6 +28,15 @@ MODEL = "model"
 class Folder(Target):
     """``model/``, which samples by its own plan; a learned program and a start's file go along, and
     a plan has to name those."""
+
+    def check(self, model: Model) -> None:
+        super().check(model)
+        module = inner(model.net)
+        require(
+            hasattr(module, "save_pretrained"),
+            f"{type(module).__name__} is no diffusers network, and a diffusers folder holds one; "
+            "export to onnx or openvino.",
+        )
 
     def write(self, bundle: Bundle, folder: Path) -> None:
         changing = [

@@ -4,7 +4,8 @@ channels that matter most over the timesteps, or of the blocks, where they are a
 Importance is first order: how much the loss at a level would change without a channel, |sum of
 gradient times weight| over everything that goes with it, summed over the levels. Levels whose loss
 is a small part of the largest are left out, as there the gradient is noise. What comes out has a
-stock configuration, so any diffusers loads it, and wants a recovery (objective ``imitation``).
+stock configuration, so any diffusers loads it, and wants a recovery (objective
+``knowledge-distillation``).
 """
 
 from __future__ import annotations

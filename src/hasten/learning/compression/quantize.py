@@ -153,8 +153,8 @@ def mixed(
     ode_error: float,
     n: int = 16,
 ) -> Quantization:
-    """``held`` with as many weights in the bits ``fewer`` as an ODE error of ``ode_error`` leaves
-    room for, by the sensitivities of the layers, each measured on ``n`` pictures."""
+    """``quantization`` with as many weights in the bits ``fewer`` as an ODE error of ``ode_error``
+    leaves room for, by the sensitivities of the layers, each measured on ``n`` pictures."""
     net = subject(model, plan).net
     wanted = _pictures(model, plan, None, n)
 
@@ -180,7 +180,7 @@ def mixed(
 
 
 def _pictures(model: Model, plan: Plan, quantization: Quantization | None, n: int) -> torch.Tensor:
-    """``n`` pictures of ``plan`` as the network's space has them, in the bits of ``held``."""
+    """``n`` pictures of ``plan`` as the network's space has them, in its bits where it is given."""
     prepared = None
     if quantization is not None:
         prepared = in_integers(
@@ -288,7 +288,7 @@ class Calibration:
         return one_row / max(own, 1e-30)
 
     def in_bits(self, quantization: Quantization, bits: dict[str, Bits]) -> Quantization:
-        """``held`` with the layers named in ``bits`` in those."""
+        """``quantization`` with the layers named in ``bits`` in those."""
         known: dict[str, Any] = dict(self.layers)
         for name, its in bits.items():
             seen = self.seen[name].products
@@ -309,8 +309,8 @@ class Calibration:
 
     @torch.inference_mode()
     def corrected(self, quantization: Quantization) -> Quantization:
-        """``held`` with the least-squares scale and shift that bring each row's answers back to
-        those of the float network, channel by channel."""
+        """``quantization`` with the least-squares scale and shift that bring each row's answers
+        back to those of the float network, channel by channel."""
         scale, shift = quantization.scale.clone(), quantization.shift.clone()
         net = quantization.network(self.model.net)
         for row in range(quantization.rows):

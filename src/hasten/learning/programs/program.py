@@ -23,7 +23,7 @@ from hasten.learning.programs.reference_pairs import ReferenceOptions, Reference
 from hasten.learning.programs.solver_coefficients import SolverCoefficients
 from hasten.learning.programs.student_program import StudentProgram
 from hasten.sampling import build
-from hasten.training.budget import Deadline
+from hasten.training.budget import Deadline, require_time_left
 
 SPREAD = 0.6  # how far into its step the chains of a wide program reach at first
 
@@ -68,6 +68,7 @@ def learn_program(
     run = out.with_name(out.name + ".run")
     pairs = ReferencePairs.of(model, references, run)
     begun = pairs.best_base(rounds, start=start) if base is None else _fitting(base, references)
+    require_time_left(deadline, "the reference pairs")
     changes = {"steps": rounds, "engine": "eager"}
     begun = begun.model_copy(update=changes if start == "noise" else {**changes, "start": start})
     student = _beginning(pairs, begun, width)

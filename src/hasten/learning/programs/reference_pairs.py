@@ -9,10 +9,11 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from hasten.core.artifact import digest
 from hasten.core.errors import UserError, require, require_number, require_whole
+from hasten.core.files import write_bytes
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.random_streams import Seed
@@ -134,9 +135,7 @@ def _stored(file: Path, model: Model, options: ReferenceOptions, n: int, first: 
         )
     made = reference(model, n, plan=options.plan, seed=first + options.seed)
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_suffix(".tmp")
-    save_file({"noise": made.noise, "pictures": made.pictures}, str(beside))
-    beside.replace(file)
+    write_bytes(file, save({"noise": made.noise, "pictures": made.pictures}))
     return dataclasses.replace(made, features=None)
 
 

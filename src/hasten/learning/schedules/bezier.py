@@ -19,7 +19,7 @@ from hasten.learning.programs.fit import FitOptions, OdeErrorLoss, fit_
 from hasten.learning.programs.reference_pairs import BASES, ReferenceOptions, ReferencePairs
 from hasten.learning.programs.solver_coefficients import SolverCoefficients, Table
 from hasten.sampling import build
-from hasten.training.budget import Deadline
+from hasten.training.budget import Deadline, require_time_left
 
 POINTS = 8
 FIRST_END = 0.98  # of the way to the cleanest level, where the curve ends at first
@@ -88,6 +88,7 @@ def learn_bezier(
         require_whole("steps", count, 2, 20)
     run, references, options = Path(run), references or ReferenceOptions(), options or FitOptions()
     pairs = ReferencePairs.of(model, references, run)
+    require_time_left(deadline, "the reference pairs")
     solvers_tried = BASES if solver is None else (solver,)
     base = pairs.best_base(max(steps), solvers_tried, clip=clip)
     coefficients = SolverCoefficients(solver=base.parts.unclipped, schedule=model.schedule)

@@ -146,8 +146,7 @@ def learn_mixture(
         for number in range(components):
             here = torch.zeros(len(x), dtype=torch.bool)
             here[mine[group == number]] = True
-            if int(here.sum()) > 1:
-                groups.append((label, here))
+            groups.append((label, here))
     return _written(model, examples, out, "mixture", groups, x, rank)
 
 
@@ -174,6 +173,9 @@ def learn_vae(
         f"recipe {recipe.name!r} is for codec, shape and labels {theirs}, but model "
         f"{model.name!r} has {mine}.",
     )
+    for label in range(model.labels or 0):
+        assert examples.labels is not None
+        _require_enough(label, int((examples.labels == label).sum()), 2)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)
         net = AutoEncoder(model.shape, recipe.code, recipe.width, model.labels)

@@ -151,6 +151,7 @@ class NetworkPair(torch.nn.Module):
     def __init__(self, net: torch.nn.Module, other: torch.nn.Module) -> None:
         super().__init__()
         self.net, self.other = net, other
+        self.averaged_at: int | None = None  # the step after which ``other`` was last averaged
 
     def forward(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from hasten.adapters.beside import load_beside
 from hasten.adapters.lora import inner
 from hasten.core.errors import require
 from hasten.core.model import Model
@@ -12,7 +13,8 @@ from hasten.core.start import starts
 from hasten.learning.students.base import Distillation
 from hasten.learning.students.recipe import StudentRecipe
 from hasten.learning.students.rows import TEACHER
-from hasten.sampling import build, student_named
+from hasten.levers.student import Student
+from hasten.sampling import build
 
 NOISE = "noise"  # the start at the noisy end
 
@@ -84,4 +86,4 @@ def require_usable(model: Model, recipe: StudentRecipe, objective: Distillation)
         objective.plans(kind, stage.evaluations)
     build(model, Plan(start=recipe.start))
     if recipe.begin is not None:
-        student_named(model, recipe.begin)
+        Student(folder=recipe.begin).model(model, False, load_beside)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 
@@ -46,8 +46,8 @@ def comparison(model: Model, name: str) -> Comparison:
             f"compare is 'features', but no classifier lies beside model {model.name!r}; set "
             "compare to 'pixels', or to the folder of a vision model."
         )
-    body = copy.deepcopy(classifier.net.body).requires_grad_(False).to(model.device)
-    return WithPixels(codec=model.codec, maps=lambda x: _maps(body, x * 2 - 1))
+    net = copy.deepcopy(classifier.net).requires_grad_(False).to(model.device)
+    return WithPixels(codec=model.codec, maps=net.maps)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,15 +66,3 @@ class WithPixels:
             unit = seen / (seen.square().sum(1, keepdim=True) + 1e-8).sqrt()
             parts.append(unit.flatten(1) * (size / places) ** 0.5)
         return torch.cat(parts, 1)
-
-
-def _maps(body: Iterable[torch.nn.Module], x: torch.Tensor) -> list[torch.Tensor]:
-    """What a chain of layers gives after each of its non-linearities."""
-    out = []
-    for layer in body:
-        if isinstance(layer, torch.nn.AdaptiveAvgPool2d):
-            break
-        x = layer(x)
-        if isinstance(layer, torch.nn.ReLU):
-            out.append(x)
-    return out

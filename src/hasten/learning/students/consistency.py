@@ -95,7 +95,7 @@ class Neighbours(ConsistencyLoss):
     def loss(self, net: torch.nn.Module, batch: Batch) -> torch.Tensor:
         x0, schedule, noise = batch.rows, self.student.schedule, batch.randn_like(batch.rows)
         count = self.count(batch.progress)
-        self._average_(net, count)
+        self._average_(net, count, batch.step)
         grid = karras(schedule, count)
         draw = (
             torch.randint(count - 1, (len(x0),), generator=batch.generator, device=x0.device)
@@ -114,11 +114,14 @@ class Neighbours(ConsistencyLoss):
         return min(max(int(np.ceil(np.sqrt(square))) - 1 + (self.few == self.many), 2), self.many)
 
     @torch.no_grad()
-    def _average_(self, net: torch.nn.Module, count: int) -> None:
-        decay = self.decay
+    def _average_(self, net: torch.nn.Module, count: int, step: int) -> None:
+        """Once a step, in however many parts it is taken."""
+        both = _unwrapped(net)
+        if both.averaged_at == step:
+            return
+        both.averaged_at, decay = step, self.decay
         if self.few != self.many:
             decay = float(np.exp(self.few * np.log(self.decay) / count))
-        both = _unwrapped(net)
         for mine, other in zip(both.net.parameters(), both.other.parameters(), strict=True):
             other.lerp_(mine, 1 - decay)
 

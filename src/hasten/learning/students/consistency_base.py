@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 import numpy as np
 import torch
 
-from hasten.core.errors import require
+from hasten.core.errors import require, require_number
 from hasten.core.level import Array
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule
@@ -86,6 +86,10 @@ class ConsistencyStudent(Distillation):
     None for the one of MIDDLES that gives the best pictures."""
 
     middle: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.middle is not None:
+            require_number("objective option middle", self.middle, 1e-3, 1e3)
 
     compares = True
 

@@ -33,7 +33,8 @@ GRID = "uniform"
 class Progressive(Distillation):
     """Rounds from ``first`` steps down to the evaluations asked for, each half of the last.
 
-    The last two rounds are given twice the time of the others, as in their appendix.
+    The rounds down to 2 steps and to 1 are given twice the time of the others, as in their
+    appendix.
     """
 
     first: int = 1024

@@ -9,6 +9,7 @@ import pydantic
 from hasten.core.start import starts
 from hasten.learning.students.base import objectives
 from hasten.levers.quantized_layer import Bits
+from hasten.measuring.quality import FEWEST
 from hasten.training.recipe import Optimizer, Run, Whole
 
 RENAMED = {
@@ -17,6 +18,12 @@ RENAMED = {
     "judged": "validation_pictures",
 }
 RENAMED_OBJECTIVES = {"imitation": "knowledge-distillation", "matching": "dmd"}
+
+
+def _judgeable(pictures: int) -> int:
+    if pictures != 0 and pictures < FEWEST:
+        raise ValueError(f"FD takes {FEWEST} pictures or more, and 0 is for none")
+    return pictures
 
 
 class StudentRecipe(Run):
@@ -70,7 +77,7 @@ class StudentRecipe(Run):
     lora: Annotated[int, pydantic.Field(ge=0, le=1024)] = 0
     prune: Annotated[float, pydantic.Field(ge=0, le=0.95)] = 0.0
     bits: str | None = None
-    validation_pictures: Annotated[int, pydantic.Field(ge=0)] = 500
+    validation_pictures: Annotated[int, pydantic.AfterValidator(_judgeable)] = 500
     patience: Annotated[int, pydantic.Field(ge=0)] = 0
     teacher: str = ""
     name: Annotated[str, pydantic.Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")] = "student"

@@ -15,6 +15,7 @@ from hasten.data.rows import Pictures, load_rows, picture_column
 from hasten.learning.students.base import Distillation
 from hasten.learning.students.recipe import StudentRecipe
 from hasten.learning.students.trajectories import teacher_trajectories
+from hasten.training.budget import Deadline
 from hasten.training.objective import Encoded, Rows
 
 TEACHER = "teacher"  # in place of data: the teacher's own samples
@@ -38,7 +39,12 @@ class EndPictures:
 
 
 def student_rows(
-    model: Model, recipe: StudentRecipe, objective: Distillation, run: Path, quiet: bool
+    model: Model,
+    recipe: StudentRecipe,
+    objective: Distillation,
+    run: Path,
+    quiet: bool,
+    deadline: Deadline | None = None,
 ) -> Rows:
     whole = objective.needs == "trajectories"
     schedule = starts.parse(recipe.start).shortened(model.schedule)
@@ -54,6 +60,7 @@ def student_rows(
             start=recipe.start,
             engine=recipe.engine,
             quiet=quiet,
+            deadline=deadline,
         )
         return trajectories if whole else EndPictures(trajectories)
     if recipe.data is None:

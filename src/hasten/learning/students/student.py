@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
+from hasten.adapters.beside import load_beside
 from hasten.adapters.folder import save_folder
 from hasten.adapters.lora import add_lora_, save_lora
 from hasten.core.artifact import digest
@@ -41,9 +42,9 @@ from hasten.learning.students.rows import EndPictures, student_rows
 from hasten.learning.students.trajectories import Trajectories
 from hasten.learning.students.validation import Validation
 from hasten.levers.quantized_layer import Bits
+from hasten.levers.student import Student
 from hasten.measuring.memory import free_mb, training_mb
 from hasten.measuring.real import real_for
-from hasten.sampling import student_named
 from hasten.training.budget import Deadline
 from hasten.training.checkpoint import newest
 from hasten.training.loop import Training
@@ -80,16 +81,18 @@ def learn_student(
     require_usable(model, recipe, objective)
     recipe = recipe.model_copy(update={"teacher": digest(model)})
     run = out.with_name(out.name + ".run")
-    rows = student_rows(model, recipe, objective, run, quiet)
+    with PartialState().main_process_first():  # the others find what it made
+        rows = student_rows(model, recipe, objective, run, quiet, deadline)
+    teacher = Teacher(model=_on(model, PartialState().device), scale=recipe.guidance)
     student_run = StudentRun(
         recipe=recipe,
         objective=objective,
-        teacher=Teacher(model=_on(model, PartialState().device), scale=recipe.guidance),
+        teacher=teacher,
         rows=rows,
         run=run,
         deadline=deadline,
         quiet=quiet,
-        compare=comparison(model, recipe.compare),
+        compare=comparison(teacher.model, recipe.compare),
     )
     student = student_run.train_()
     if PartialState().is_main_process:
@@ -178,7 +181,9 @@ class StudentRun:
 
     def _before(self, kind: Model) -> Model:
         """The student whose weights the run begins with."""
-        before = student_named(self.teacher.model, self.recipe.begin or "")
+        before = Student(folder=self.recipe.begin or "").model(
+            self.teacher.model, False, load_beside
+        )
         free = kind.prediction == self.teacher.model.prediction
         require(
             before.schedule == kind.schedule and (free or before.prediction == kind.prediction),

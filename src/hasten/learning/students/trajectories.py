@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tqdm import tqdm
 
 from hasten.core.artifact import digest
 from hasten.core.call import Call, Denoiser
 from hasten.core.condition import Condition
 from hasten.core.denoiser import Guided, NetworkDenoiser, classifier_free
+from hasten.core.errors import require
+from hasten.core.files import write_bytes
 from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule
@@ -29,6 +31,7 @@ from hasten.core.plan import Plan
 from hasten.core.random_streams import Seed, generator
 from hasten.core.solver import solvers, trace
 from hasten.sampling import build, prepare, run
+from hasten.training.budget import Deadline
 
 SHARD = 1024  # trajectories in a file
 SOLVER = "dpmpp(order=3)"
@@ -74,12 +77,16 @@ def teacher_trajectories(
     start: str = "noise",
     engine: str = "eager",
     quiet: bool = True,
+    deadline: Deadline | None = None,
 ) -> Trajectories:
     """``count`` trajectories of ``model`` from ``start`` through the levels of every one of
     ``kinds``, ``steps`` steps in each; shards that are there already stay, so that a run which was
     ended goes on.
 
     They lie in a folder next to ``beside`` that everything distilled there shares.
+
+    Raises:
+        UserError: they will not be there before ``deadline``, by the time that the first took.
     """
     levels = [[(level.t, level.alpha, level.sigma) for level in kind] for kind in kinds]
     subject = json.dumps([digest(model), levels, steps, guidance, start, SOLVER])
@@ -91,15 +98,23 @@ def teacher_trajectories(
     shards = -(-count // SHARD)
     files = tuple(folder / f"{number:06d}.safetensors" for number in range(shards))
     bar = tqdm(files, desc="teacher trajectories", disable=quiet, file=sys.stderr)
-    solver = None
+    solver, made, before = None, 0, 0.0 if deadline is None else deadline.left
     for number, file in enumerate(bar):
         if file.exists():
             continue
         solver = solver or _TrajectorySolver(model, kinds, steps, guidance, start, engine)
         rows = solver(range(number * SHARD, (number + 1) * SHARD))
-        beside_it = file.with_suffix(".tmp")
-        save_file({"rows": rows.half()}, str(beside_it))
-        beside_it.replace(file)
+        write_bytes(file, save({"rows": rows.half()}))
+        made += 1
+        if deadline is not None:
+            each = (before - deadline.left) / made
+            rest = sum(not other.exists() for other in files)
+            require(
+                each * rest <= deadline.left,
+                f"minutes: {count} teacher trajectories take about {each * shards / 60:.0f} "
+                "minutes here, and training comes after them; give more --minutes, or fewer "
+                "trajectories. Those that were made stay.",
+            )
     return Trajectories(files=files, count=count, labels=labels_in_turn(model, range(count)))
 
 
