@@ -82,6 +82,6 @@ def test_guidance_in_an_interval_is_measured_against_guidance_in_that_interval(t
     report = measure(model, plan, n=2, pictures=0, batch=1, seconds=0.0)
     assert report.ode_error.rmse == 0
     everywhere = plan.model_copy(update={"guidance_interval": None})
-    (compared,) = compared(model, [everywhere], n=2, pictures=0, batch=1, seconds=0.0)
-    assert compared.ode_error.rmse == 0
+    (other,) = compared(model, [everywhere], n=2, pictures=0, batch=1, seconds=0.0)
+    assert other.ode_error.rmse == 0
     assert reference(model, 2, plan=plan).ode_error(everywhere).rmse > 0
