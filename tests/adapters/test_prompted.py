@@ -313,6 +313,7 @@ def test_low_rank_weights_are_the_same_in_training_in_a_file_and_in_diffusers(
     assert float((trained - theirs).abs().max()) < 1e-5
 
 
+@pytest.mark.slow
 def test_only_low_rank_weights_are_in_its_checkpoints(model, tmp_path):
     from hasten.training import checkpoint
 

@@ -32,7 +32,7 @@ def test_measure_without_json_prints_a_table_of_the_models_own_plan(run, folder)
     status, out, _ = run("measure", folder, "--n", 0, "--batch", 1, "--seconds", 0)
     assert status == 0
     assert "pics/s" in out
-    assert "dpmpp" in out
+    assert "DPM-Solver++" in out
 
 
 def test_info_describes_machine_and_model(run, folder):

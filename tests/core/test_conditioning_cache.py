@@ -201,7 +201,11 @@ def openvino(dtype: str) -> Any:
 
 @pytest.mark.parametrize(
     "name",
-    ["U-Net with labels", pytest.param("conditional U-Net", marks=pytest.mark.slow), "DiT"],
+    [
+        pytest.param("U-Net with labels", marks=pytest.mark.slow),
+        pytest.param("conditional U-Net", marks=pytest.mark.slow),
+        "DiT",
+    ],
 )
 def test_openvino_in_bfloat16_hears_363_4_and_not_364(name):
     """What an answer at 363.4 differs from that at 364 by is all of a waved time embedding, so the

@@ -112,7 +112,7 @@ def test_pictures_have_one_or_three_channels(data, channels):
 def test_labels_are_those_of_the_column(data):
     labels = Pictures(load_rows(data), (1, 8, 8), label="label").labels
     assert labels is not None
-    assert labels.tolist() == [index % 2 for index in range(32)]
+    assert labels.tolist() == [index % 2 for index in range(40)]
 
 
 def test_pictures_that_do_not_fit_into_memory_are_the_same(data, monkeypatch):

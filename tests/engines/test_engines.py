@@ -247,6 +247,7 @@ def test_importing_engines_imports_no_runtime():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_bfloat16_does_not_round_the_time():
     """One evaluation of a student, whose network knows the times of its plan and no others."""
     pytest.importorskip("openvino")

@@ -106,6 +106,7 @@ def test_a_quantization_is_calibrated_on_merged_tokens(tmp_path):
     assert 0 < apart(both, pictures(model, HALF)) < 0.3
 
 
+@pytest.mark.slow
 def test_an_export_merges_too(tmp_path):
     pytest.importorskip("onnxruntime")
     plan = BASE.with_lever(HALF)

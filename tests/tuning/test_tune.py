@@ -15,7 +15,7 @@ import hasten
 from hasten.adapters.folder import save_folder
 from hasten.core.errors import UserError
 from hasten.tuning.page import write_report
-from hasten.tuning.tune import LOCK, tune
+from hasten.tuning.tune import lock_of, tune
 
 LONG = 1000.0  # minutes: the settings below end every phase long before
 FAST = dataclasses.replace(
@@ -98,7 +98,7 @@ def test_arguments_out_of_range_are_named(tiny_model, options, message):
 
 def test_two_tuners_do_not_write_to_one_folder(tiny_model, tmp_path):
     with (
-        filelock.FileLock(tmp_path / LOCK),
+        filelock.FileLock(lock_of(tmp_path)),
         pytest.raises(UserError, match="another `hasten tune` writes to"),
     ):
         tune(tiny_model(), minutes=1.0, out=tmp_path)

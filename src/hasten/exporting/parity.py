@@ -22,7 +22,7 @@ from hasten.exporting.target import Target
 
 PICTURES = 3
 LEAST_DB = 45.0
-INTEGERS, INTEGERS_DB = 0.02, 30.0  # the bounds of a network in few bits, or in bfloat16
+INTEGERS, INTEGERS_DB = 0.25, 30.0  # of few bits, or bfloat16: their pictures decide
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

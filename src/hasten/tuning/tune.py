@@ -11,6 +11,7 @@ Cheap measurements first, each made in a process of its own and written to a jou
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -36,7 +37,7 @@ from hasten.tuning.trials import TrialExecutor
 from hasten.tuning.tuning_run import TuningRun
 from hasten.tuning.worker import InProcess, WorkerProcess
 
-JOURNAL, LOCK = "trials.jsonl", ".lock"  # in the folder that is written
+JOURNAL = "trials.jsonl"  # in the folder that is written
 
 
 def tune(
@@ -116,17 +117,22 @@ def _alone(out: str | Path | None) -> Iterator[None]:
     if out is None:
         yield
         return
-    file = Path(out) / LOCK
-    require_writable(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    require_writable(Path(out) / JOURNAL)
     try:
-        with filelock.FileLock(file, timeout=0):
+        with filelock.FileLock(lock_of(out), timeout=0):
             yield
     except filelock.Timeout as error:
         raise UserError(
             f"another `hasten tune` writes to {out}; wait until it has ended, or choose another "
             "--out."
         ) from error
+
+
+def lock_of(out: str | Path) -> Path:
+    """The file that is locked while a tuner writes to ``out``; not in it, so that a run that fails
+    leaves nothing there."""
+    name = hashlib.sha256(str(Path(out).resolve()).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"hasten-tune-{name}.lock"
 
 
 def _runner(
