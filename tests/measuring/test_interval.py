@@ -4,6 +4,7 @@ import pytest
 import torch
 from scipy.stats import t
 
+from hasten.core.report import finite
 from hasten.measuring.interval import mean_interval, quantile
 
 
@@ -20,3 +21,8 @@ def test_intervals_of_four_values_hold_the_mean_as_often_as_they_say():
     values = torch.randn(4000, 4, dtype=torch.float64)
     inside = [low <= 0.0 <= high for _, low, high in map(mean_interval, values)]
     assert 0.93 < sum(inside) / len(inside) < 0.97
+
+
+def test_bounds_that_are_open_are_null_in_json():
+    estimate = {"low": -math.inf, "high": math.inf, "n": 1, "values": (math.nan, 2.0)}
+    assert finite(estimate) == {"low": None, "high": None, "n": 1, "values": [None, 2.0]}

@@ -417,3 +417,9 @@ def test_a_student_is_judged_against_the_pictures_of_its_teacher():
     model = hasten.load("builtin:mnist")
     sampler = hasten.build(model, "levers=[student(folder='builtin:mnist-2')]")
     assert set(judged(sampler, 5)) == {"fd", "kd", "precision", "recall", "features"}
+
+
+def test_features_of_other_channels_are_refused(tiny_model):
+    with pytest.raises(UserError, match=r"have 3; name features"):
+        model = dataclasses.replace(tiny_model(), shape=(3, 8, 8))
+        features_for(model, str(ASSETS / "mnist" / "features"))

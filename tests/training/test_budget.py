@@ -159,3 +159,14 @@ def test_a_length_is_at_most_the_recipes():
 def test_minutes_out_of_range_are_refused(minutes):
     with pytest.raises(UserError, match="minutes is"):
         Deadline.after(minutes)
+
+
+def test_a_run_that_its_budget_ended_goes_on_where_it_is_given_more(tmp_path):
+    clock = Clock()
+    training(clock, lambda step: 15.0, tmp_path).fit_()
+    again = training(clock, lambda step: 15.0, tmp_path)
+    again.fit_()
+    assert (again.step, clock.now) == (4, 160)  # the same budget: nothing is left of it
+    more = training(clock, lambda step: 15.0, tmp_path, minutes=2.0)
+    more.fit_()
+    assert (more.step, clock.now) == (8, 220)

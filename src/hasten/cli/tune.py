@@ -44,6 +44,7 @@ def tune(
         out: the folder to write; a second run there resumes the first.
         seed: of the reference's noise and of the search.
     """
+    from hasten.core.report import finite
     from hasten.tuning.page import write_report
     from hasten.tuning.tune import tune as run
 
@@ -62,7 +63,7 @@ def tune(
     )
     write_report(tuned, loaded, out)
     if json_:
-        print(json.dumps(tuned.to_dict()))
+        print(json.dumps(finite(tuned.to_dict())))
     else:
         _print(tuned, out)
     if not tuned.passed:

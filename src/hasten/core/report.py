@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from typing import Any
 
 from hasten.core.plan import Plan
@@ -117,8 +118,17 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as ``--json`` prints it."""
-        return {**dataclasses.asdict(self), "plan": self.plan.model_dump()}
+        return finite({**dataclasses.asdict(self), "plan": self.plan.model_dump()})
 
     def to_json(self) -> str:
         """One JSON object."""
         return json.dumps(self.to_dict(), indent=1)
+
+
+def finite(value: Any) -> Any:
+    """Plain data with None where JSON has no number: the bounds of an interval that is open."""
+    if isinstance(value, dict):
+        return {name: finite(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from hasten.adapters.vision import load_vision
+from hasten.core.errors import require
 from hasten.core.features import Features, in_batches
 from hasten.core.files import cache_root, read_json, verify
 from hasten.core.model import Model
@@ -25,12 +26,19 @@ def features_for(model: Model, source: str | None = None) -> Features:
             the folder or hub id of a vision model. None takes the classifier beside the model, and
             random convolutions where it has none.
     """
+    channels = model.picture_shape[0]
     if source is None:
-        return FeatureNet.for_model(model) or RandomFeatures(model.picture_shape[0])
+        return FeatureNet.for_model(model) or RandomFeatures(channels)
     if source == RANDOM:
-        return RandomFeatures(model.picture_shape[0])
+        return RandomFeatures(channels)
     if (Path(source) / "features.json").is_file():
-        return FeatureNet(Path(source))
+        net = FeatureNet(Path(source))
+        require(
+            net.channels == channels,
+            f"features {source!r} are of pictures with {net.channels} channel(s), and those of "
+            f"model {model.name!r} have {channels}; name features that were learned for such.",
+        )
+        return net
     return load_vision(source, model.device)
 
 
@@ -47,8 +55,9 @@ class FeatureNet:
         self.source = name or folder.resolve().parent.name
         self.name = f"classifier beside the model ({self.source})"
         facts = read_json(folder / "features.json")
+        self.channels: int = facts["channels"]
         network = NETWORKS[facts.get("network", "convolutions")]
-        self.net = network(facts["channels"], facts["classes"])
+        self.net = network(self.channels, facts["classes"])
         self.net.load_state_dict(load_file(str(folder / "classifier.safetensors")))
         self.net.eval()
         statistics = load_file(str(folder / "statistics.safetensors"))

@@ -324,7 +324,10 @@ class Training:
         ema.load_(tensors["average"])
         checkpoint.restore_optimizer(optimizer, tensors["optimizer"])
         self.step, self._seconds = int(facts["step"]), float(facts.get("seconds", 0.0))
-        return int(facts["steps"])
+        steps = int(facts["steps"])
+        more = self.deadline is not None and self.deadline.earlier(self._seconds).left > 0
+        # A run that its budget ended goes on where it is given more.
+        return self.recipe.steps if more and self.step == steps else steps
 
     def _enough(self, accelerator: Accelerator, ema: EMA, step: int) -> bool:
         """Show the preview; whether it has seen enough, on every process."""

@@ -16,6 +16,7 @@ from hasten.core.errors import UserError
 from hasten.core.files import write_text
 from hasten.core.model import Model
 from hasten.core.plan import Plan
+from hasten.core.report import finite
 from hasten.core.words import in_words
 from hasten.measuring.ode_error import Reference
 from hasten.media.pictures import grid, png, save_png
@@ -56,7 +57,7 @@ def write_report(tuning: Tuning, model: Model, out: str | Path) -> None:
     source = model.name if named else str(model.folder)
     text = page(tuning, sheets, plotly.offline.get_plotlyjs(), source, str(out))
     write_text(out / "report.html", text)
-    write_text(out / "report.json", json.dumps(tuning.to_dict(), indent=1) + "\n")
+    write_text(out / "report.json", json.dumps(finite(tuning.to_dict()), indent=1) + "\n")
     tuning.best.write(out / "plan.json")
 
 
