@@ -17,8 +17,8 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 import hasten
-from hasten.adapters.load import ASSETS
 from hasten.adapters.vision import load_vision
+from hasten.core.artifact import ASSETS
 from hasten.core.errors import NonFiniteError, UserError
 from hasten.core.files import write_manifest
 from hasten.core.report import Estimate
@@ -420,6 +420,6 @@ def test_a_student_is_judged_against_the_pictures_of_its_teacher():
 
 
 def test_features_of_other_channels_are_refused(tiny_model):
+    model = dataclasses.replace(tiny_model(), shape=(3, 8, 8))
     with pytest.raises(UserError, match=r"have 3; name features"):
-        model = dataclasses.replace(tiny_model(), shape=(3, 8, 8))
         features_for(model, str(ASSETS / "mnist" / "features"))

@@ -28,6 +28,7 @@ from hasten.adapters.prompted import load_prompted
 from hasten.adapters.schedules import config_of, read_prediction, read_schedule
 from hasten.adapters.schedules import prediction as as_prediction
 from hasten.adapters.schedules import schedule as as_schedule
+from hasten.core.artifact import ASSETS, BUILTIN
 from hasten.core.codec import Codec, Shape, codecs
 from hasten.core.errors import UserError, nearest, require, require_whole
 from hasten.core.model import Model
@@ -38,8 +39,6 @@ from hasten.core.prediction import Prediction
 Pipeline = Any  # of diffusers
 Facts = dict[str, Any]
 """What is known of a model, by the names of the arguments of :func:`load`."""
-ASSETS = FilePath(__file__).parent.parent / "assets"
-BUILTIN = "builtin:"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?")
 Part = TypeVar("Part")
 KNOWN = ("schedule", "prediction", "codec", "shape", "labels", "null_label", "learned_variance")

@@ -115,9 +115,17 @@ class Model:
             return Condition.none(n)
         return Condition.labels_of(self._labels(n, condition), self.null_label)
 
+    def labels_in_turn(self, n: int, first: int = 0) -> list[int] | None:
+        """A label for each of ``n`` samples, every class in turn, from sample ``first`` on; None
+        for a model without labels."""
+        if self.labels is None:
+            return None
+        return [(first + number) % self.labels for number in range(n)]
+
     def _labels(self, n: int, labels: object) -> torch.Tensor:
         assert self.labels is not None
+        if labels is None and self.null_label is not None:
+            return torch.full((n,), self.null_label)
         if labels is None:
-            every = torch.arange(n) % self.labels
-            return every if self.null_label is None else torch.full((n,), self.null_label)
+            return torch.tensor(self.labels_in_turn(n))
         return torch.tensor(whole_labels(labels, n, self.labels, self.prompts))

@@ -106,8 +106,7 @@ def judged(sampler: Sampler, n: int, real: Real | None = None, batch: int = 64) 
 def pictures_of(sampler: Sampler, n: int, batch: int = 64) -> torch.Tensor:
     """The ``n`` pictures that quality is judged by, labels in turn: the same noise for every plan,
     and other noise than the ODE error's."""
-    labels = sampler.model.labels
-    condition = None if labels is None else [i % labels for i in range(n)]
+    condition = sampler.model.labels_in_turn(n)
     return sampler.sample(n, seed=Seed.QUALITY, condition=condition, batch=batch)
 
 

@@ -115,7 +115,7 @@ def reference(
     numbers = range(first, first + n)
     rows = [torch.randn(shape, generator=generator(seed, i, Stream.ODE_ERROR)) for i in numbers]
     noise = torch.stack(rows)
-    condition = None if model.labels is None else [i % model.labels for i in numbers]
+    condition = model.labels_in_turn(n, first)
     try:
         pictures = build(model, plan, net=net).sample(noise=noise, condition=condition, batch=batch)
     except NonFiniteError:

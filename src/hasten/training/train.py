@@ -18,7 +18,7 @@ from hasten.core.learned_schedule import LearnedSchedule
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.data.rows import Pictures, load_rows
-from hasten.media.pictures import grid, save_png
+from hasten.media.pictures import save_png
 from hasten.sampling import build
 from hasten.training.budget import Deadline
 from hasten.training.classifier import ClassifierRecipe, train_classifier
@@ -30,6 +30,7 @@ from hasten.training.learned_schedule import (
 from hasten.training.loop import Training
 from hasten.training.noise_prediction import NoisePrediction
 from hasten.training.objective import Encoded, Objective
+from hasten.training.previews import preview_sheet
 from hasten.training.recipe import Data, Document, Recipe
 
 PREVIEW = Plan(solver="dpmpp(order=2)", grid="log-snr", steps=12)
@@ -71,10 +72,7 @@ def train(
     _check_labels(recipe, pictures)
 
     def preview(module: torch.nn.Module, seen: int) -> None:
-        model = as_model(recipe, module)
-        n = 16 if recipe.labels is None else 2 * min(recipe.labels, 10)
-        condition = None if recipe.labels is None else [i % recipe.labels for i in range(n)]
-        sheet = grid(build(model, PREVIEW).sample(n, condition=condition), columns=n // 2)
+        sheet = preview_sheet(build(as_model(recipe, module), PREVIEW))
         save_png(sheet, out / "previews" / f"{seen:010d}.png", {"pictures": seen}, zoom=2)
 
     training = Training(

@@ -274,10 +274,7 @@ class TrialExecutor:
             tensors = load(file.read_bytes())
         except SafetensorError:  # cut off or damaged: made again
             return None
-        labels = self.model.labels
-        condition = (
-            None if labels is None else [(spec.first + i) % labels for i in range(spec.samples)]
-        )
+        condition = self.model.labels_in_turn(spec.samples, spec.first)
         features = FeatureNet.for_model(self.model)
         return Reference(
             model=self.model, plan=spec.plan, condition=condition, features=features, **tensors

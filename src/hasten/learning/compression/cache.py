@@ -142,7 +142,7 @@ class Bench:
             for i in range(n)
         ]
         self.noise = torch.stack(rows)
-        self.condition = None if model.labels is None else [i % model.labels for i in range(n)]
+        self.condition = model.labels_in_turn(n)
         self.pictures = self._made(self.sampler)
         self.wanted = self.pictures if plan.stochastic else converged(self)
         self._distances: Distances | None = None

@@ -105,7 +105,7 @@ def learn_quantize(
     watched = resolved.structured  # what the plan's other levers make of the network
     run = Calibration(watched, only, rounding == "gptq")
     sampler = build(model, plain, net=resolved.engine.prepare(watched, plain.dtype))
-    condition = None if model.labels is None else [i % model.labels for i in range(n)]
+    condition = model.labels_in_turn(n)
     with run.watching():
         sampler.sample(n, seed=Seed.QUANTIZATION, condition=condition, batch=n)
     if rows == "auto":
@@ -186,7 +186,7 @@ def _pictures(model: Model, plan: Plan, quantization: Quantization | None, n: in
         prepared = in_integers(
             quantization, subject(model, plan), engines.make("eager", {}), "float32"
         )
-    condition = None if model.labels is None else [i % model.labels for i in range(n)]
+    condition = model.labels_in_turn(n)
     return build(model, plan, net=prepared).sample(
         n, seed=Seed.QUANTIZATION_SENSITIVITY, condition=condition, batch=n, raw=True
     )

@@ -58,7 +58,7 @@ def learn_narrow(
     )
     assert whole.program is not None
     count = whole.program.evaluations
-    condition = None if model.labels is None else [i % model.labels for i in range(n)]
+    condition = model.labels_in_turn(n)
     wanted = whole.sample(n, seed=Seed.SMALL_NETWORK, condition=condition)
 
     def with_column(at: tuple[int, ...]) -> Plan:

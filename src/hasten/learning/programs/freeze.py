@@ -53,7 +53,7 @@ def freeze(model: Model, plan: PlanLike, *, n: int = 64, seed: int = 0, batch: i
     sampler = dataclasses.replace(
         sampler, resolved=dataclasses.replace(sampler.resolved, parts=watching)
     )
-    condition = None if model.labels is None else [i % model.labels for i in range(n)]
+    condition = model.labels_in_turn(n)
     sampler.sample(n, seed=seed, condition=condition, batch=batch)
     require(
         len(watched.trails) == n,

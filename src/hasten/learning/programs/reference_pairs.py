@@ -126,7 +126,7 @@ class ReferencePairs:
 
 def _stored(file: Path, model: Model, options: ReferenceOptions, n: int, first: int) -> Reference:
     """A reference that is made once and stored in ``file``."""
-    condition = None if model.labels is None else [i % model.labels for i in range(n)]
+    condition = model.labels_in_turn(n)
     if file.exists():
         tensors = load_file(str(file))
         noise, pictures = tensors["noise"], tensors["pictures"]

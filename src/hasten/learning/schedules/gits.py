@@ -73,7 +73,7 @@ def _trajectories(
         return answers
 
     watched = dataclasses.replace(sampler, denoiser=recording)
-    condition = None if model.labels is None else [i % model.labels for i in range(n)]
+    condition = model.labels_in_turn(n)
     end = watched.sample(n, seed=seed + Seed.GITS, condition=condition, raw=True, batch=n)
     levels = [level for level, _, _ in seen]
     x, x0 = torch.stack([x for _, x, _ in seen]), torch.stack([x0 for _, _, x0 in seen])

@@ -21,9 +21,10 @@ from hasten.learning.students.base import PlanFields
 from hasten.measuring.measure import pictures_of
 from hasten.measuring.quality import Quality, quality
 from hasten.measuring.real import Real
-from hasten.media.pictures import grid, save_png
+from hasten.media.pictures import save_png
 from hasten.sampling import build
 from hasten.training.loop import Enough
+from hasten.training.previews import preview_sheet
 
 FRAME_MS = 250
 
@@ -58,11 +59,8 @@ class Validation:
             Enough: FD was no better for ``patience`` previews.
         """
         sampler = build(student, plan)
-        n = 16 if student.labels is None else 2 * min(student.labels, 10)
-        condition = None if student.labels is None else [i % student.labels for i in range(n)]
-        sheet = grid(sampler.sample(n, condition=condition), columns=n // 2)
         place = self.run / "previews" / f"{stage}-{seen:010d}.png"
-        save_png(sheet, place, {"pictures": seen}, zoom=2)
+        save_png(preview_sheet(sampler), place, {"pictures": seen}, zoom=2)
         if self.real is None:
             return None
         measured = self._quality(student, plan, Seed.VALIDATION)
