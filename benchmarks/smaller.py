@@ -203,10 +203,10 @@ def widths() -> list[Facts]:
     ]
     pruned = hasten.build(model, plan_of({"levers": (STUDENT,)})).model
     each = network_macs(pruned)[0] / network_macs(model)[0]
-    rows = []
+    rows, real = [], real_for(model)
     for where, levers in tried:
         fast = {"levers": levers, "engine": "openvino", "dtype": "bfloat16"}
-        found = judged(hasten.build(model, NOISY.model_copy(update=fast)), N, real_for(model))
+        found = judged(hasten.build(model, NOISY.model_copy(update=fast)), N, real)
         rows.append(
             {
                 "kind": "width",
@@ -249,6 +249,7 @@ def plans() -> list[Facts]:
 def distances() -> list[Facts]:
     """RMSE of COMPARED pictures from the float32 ones, over bits and rows of ranges."""
     model, rows, wanted = hasten.load("builtin:mnist"), [], pictures(BASE)
+    real = real_for(model)
     for bits in BITS:
         for rounding, ranges in itertools.product(("nearest", "gptq"), ("static", "steps")):
             file = str(FOLDER / "tried.safetensors")
@@ -258,7 +259,7 @@ def distances() -> list[Facts]:
             rows.append({"kind": "distance", **facts, "rmse": apart})
             if bits in JUDGED:
                 quick = plan_of({"levers": (quantized(file),), "engine": "openvino"})
-                found = judged(hasten.build(model, quick), N, real_for(model))
+                found = judged(hasten.build(model, quick), N, real)
                 rows[-1] |= {"fd": found["fd"].value, "recall": found["recall"].value, "fd_n": N}
             print(rows[-1], flush=True)
     return rows
