@@ -47,7 +47,7 @@ BENCHMARKS = {
         "python -m benchmarks.tuner",
     ),
     "tuner_table": Benchmark(
-        tables=(),
+        tables=("cifar10",),
         needs="an hour: 198 plans of each model",
         command="python -m benchmarks.tuner_table",
     ),
