@@ -188,7 +188,7 @@ def test_the_parallel_twin_of_the_most_faithful_plan_passes_as_it_does():
 
 
 def test_an_error_of_few_pictures_does_not_make_a_plan_the_most_faithful():
-    few = dataclasses.replace(ode_error(0.001), n=8)
+    few = dataclasses.replace(ode_error(0.001), high=0.03, n=8)
     lucky = dataclasses.replace(trial(evaluations=4), ode_error=few)
     thorough = trial(evaluations=10, rmse=0.01)
     assert selection()._faithful([lucky, thorough]) is thorough

@@ -10,6 +10,7 @@ real pictures, ODE error on more samples decides.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from hasten.core.lever import Trait
@@ -156,14 +157,13 @@ class FinalSelection:
         return self._replace(finalist, finalist.with_quality(judged.quality))
 
     def _faithful(self, trials: Sequence[Trial]) -> Trial:
-        """The cheapest trial that is as good as the reference, else that of least ODE error."""
+        """The cheapest trial that is as good as the reference, else that of least ODE error; by the
+        upper ends of the intervals, because the error of few pictures may be small by luck."""
         enough = self.settings.enough_share * self.max_loss
-        most = max(_pictures(trial) for trial in trials)  # of few, some errors are small by luck
-        trials = [trial for trial in trials if _pictures(trial) == most]
-        converged = [trial for trial in trials if trial.rmse <= enough]
+        converged = [trial for trial in trials if _highest(trial) <= enough]
         if converged:
             return min(converged, key=lambda trial: trial.evaluations)
-        return min(trials, key=lambda trial: trial.rmse)
+        return min(trials, key=_highest)
 
     def _judge_by_level(
         self, faithful: Trial, trials: Sequence[Trial], unscreened: Sequence[Trial]
@@ -256,6 +256,8 @@ class FinalSelection:
         ]
         expensive.sort(key=lambda finalist: -finalist.report.evaluations)
         for in_order in expensive[: settings.expensive_plans]:
+            if self.runner.seconds_until(settings.reports_end) < 0:
+                return
             changes = {
                 "engine": "eager",
                 "dtype": "float32",
@@ -320,6 +322,6 @@ def by_evaluations(
     return levels
 
 
-def _pictures(trial: Trial) -> int:
-    """On how many pictures the trial's ODE error was measured."""
-    return 0 if trial.ode_error is None else trial.ode_error.n
+def _highest(trial: Trial) -> float:
+    """The upper end of the interval of the trial's ODE error."""
+    return math.inf if trial.ode_error is None else trial.ode_error.high
