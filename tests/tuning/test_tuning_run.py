@@ -12,7 +12,7 @@ from tuning_fakes import QUICK, SMALL, SMALLER, gaussian_model, make_runner, ode
 import hasten
 from hasten.core.errors import UserError
 from hasten.core.plan import Plan
-from hasten.tuning.budget import OutOfTime
+from hasten.tuning.budget import Budget, OutOfTime
 from hasten.tuning.page import write_report
 from hasten.tuning.requests import MakeReference, Screen, Screening, TimeNetworkCall
 from hasten.tuning.result import Tuning
@@ -178,3 +178,18 @@ def test_too_little_time_leaves_a_guess_that_is_marked_as_one(tmp_path):
 def test_a_result_says_whether_its_plan_passes():
     assert tuned().passed
     assert not tuned(max_loss=1e-9).passed
+
+
+def test_phases_share_what_late_engines_have_left():
+    runner, _, _ = make_runner(gaussian_model(), minutes=10.0)
+    runner.estimated = Budget(seconds=500.0, sample_s=1e-6, call_s=1e-6)
+    end, planned = runner.deadline(), runner.deadline(0.6)
+    runner.clock.now += 60.0
+    runner.begin_search()  # in time: nothing changes
+    assert runner.deadline(0.6) == planned
+    runner.clock.now = planned + 1.0
+    runner.begin_search()
+    now = runner.clock.now
+    assert now < runner.deadline(0.45) < runner.deadline(0.6) < runner.deadline(0.87) < end
+    assert runner.deadline() == pytest.approx(end)
+    assert runner.deadline(0.7) - now == pytest.approx((end - now) / 2)

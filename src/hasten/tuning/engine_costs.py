@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from hasten.core.errors import UserError
 from hasten.core.plan import Plan
@@ -35,7 +36,9 @@ def measure_engines(
                 f"engine {engine} in {dtype} was not timed, because time was too short{advice}"
             )
             continue
-        cost = runner.run(request, f"timing engine {engine} in {dtype}")
+        # A compilation may take minutes, and the first engine is needed.
+        left = runner.seconds_until(settings.engines_end) if costs else math.inf
+        cost = runner.run(request, f"timing engine {engine} in {dtype}", left)
         if cost is not None:
             costs.append(cost)
     if not any(is_exact(runner, cost) for cost in costs):

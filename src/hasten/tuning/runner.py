@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from typing import NoReturn
@@ -47,9 +48,17 @@ class TrialRunner:
     notes: list[str] = dataclasses.field(default_factory=list)
     measurements: int = 0
     estimated: Budget | None = None
+    _late: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         self.began = self.clock()
+
+    def begin_search(self) -> None:
+        """Engines and reference are done. Where they took longer than their share, the phases that
+        follow share what is left, in the same proportions."""
+        share = self.settings.search_begin
+        if self.deadline(share) < self.clock() < self.deadline():
+            self._late = share, self.clock()
 
     @property
     def model(self) -> Model:
@@ -88,15 +97,22 @@ class TrialRunner:
 
     def deadline(self, share: float = 1.0) -> float:
         """When ``share`` of the budget without the reserve is spent, on the clock."""
-        return self.began + share * (self.seconds - self.reserve_s)
+        seconds = self.seconds - self.reserve_s
+        if self._late is None or share <= self._late[0]:
+            return self.began + share * seconds
+        first, since = self._late
+        return since + (share - first) / (1 - first) * (self.began + seconds - since)
 
     def seconds_until(self, share: float = 1.0) -> float:
         """Seconds that are left until then; negative where it has passed."""
         return self.deadline(share) - self.clock()
 
-    def outcome(self, request: Request[AnswerT], label: str) -> Outcome[AnswerT]:
-        """The answer to ``request``, or why there is none; ``label`` stands beside the progress."""
-        timeout = max(MIN_TIMEOUT_S, self.seconds - self.elapsed_s)
+    def outcome(
+        self, request: Request[AnswerT], label: str, seconds: float = math.inf
+    ) -> Outcome[AnswerT]:
+        """The answer to ``request``, or why there is none; ``label`` stands beside the progress. It
+        is ended after ``seconds``, or with the budget."""
+        timeout = max(MIN_TIMEOUT_S, min(seconds, self.seconds - self.elapsed_s))
         outcome = self.journal.outcome(request, lambda: self.backend.run(request, timeout))
         self.measurements += 1
         if self.progress is not None:
@@ -105,10 +121,12 @@ class TrialRunner:
             self.progress.refresh()
         return outcome
 
-    def run(self, request: Request[AnswerT], label: str) -> AnswerT | None:
-        """The answer to ``request``; None where there is none, and then the reason is kept in
+    def run(
+        self, request: Request[AnswerT], label: str, seconds: float = math.inf
+    ) -> AnswerT | None:
+        """:meth:`outcome`'s answer; None where there is none, and then the reason is kept in
         ``unsupported``."""
-        outcome = self.outcome(request, label)
+        outcome = self.outcome(request, label, seconds)
         if outcome.answer is None:
             self.refuse(getattr(request, "plan", Plan()), outcome.failure)
         return outcome.answer

@@ -13,7 +13,8 @@ class TunerSettings:
         engines_end: share of the budget at which the timing of engines ends. The other phases
             end at ``fewest_end`` (where real pictures decide; else at ``level_search_end``),
             ``step_search_end``, ``level_search_end``, ``random_end``, ``screening_end`` (Fréchet
-            distance of few samples) and ``reports_end``, each counted from the start.
+            distance of few samples) and ``reports_end``, each counted from the start. Where engines
+            and reference took longer than until ``search_begin``, the others share what is left.
         compile_s: about how long torch.compile takes for a new batch size.
         exact_error: relative error up to which an engine counts as exact.
         reserve_s, reserve_calls, reserve_share: the time kept for the final race and the fresh
@@ -78,6 +79,7 @@ class TunerSettings:
     """
 
     engines_end: float = 0.25
+    search_begin: float = 0.4
     fewest_end: float = 0.45
     step_search_end: float = 0.52
     level_search_end: float = 0.6

@@ -59,6 +59,7 @@ class TuningRun:
         runner.estimated = estimate_budget(runner, exact, self.guidance, self.batch)
         try:
             reference = self._reference(exact)
+            runner.begin_search()
             search = self._search(reference)
             self._search_programs(search)
         except OutOfTime as error:
