@@ -19,9 +19,9 @@ PUBLISHED = "solver=ddpm,grid=uniform(spacing='leading'),steps=1000"
 
 
 CIFAR10 = (
-    "solver=dpmpp(order=3),grid=log-snr,steps=150",
-    "solver=heun,grid=karras,steps=5,clip=1.0",
-    "solver=ipndm,grid=karras,steps=8,clip=1.0",
+    "solver=dpmpp(order=3),grid=log-snr,steps=60,engine=openvino",
+    "solver=heun,grid=karras,steps=5,clip=1.0,engine=openvino",
+    "solver=ipndm,grid=karras,steps=8,clip=1.0,engine=openvino",
 )
 
 

@@ -68,3 +68,19 @@ def test_without_an_exact_engine_the_reason_of_the_failure_is_raised():
     runner, _, _ = make_runner(gaussian_model(), {TimeNetworkCall: cost})
     with pytest.raises(UserError, match=r"^it cannot be run\.$"):
         measure_engines(runner, BOTH, 1.0, 1)
+
+
+def test_engines_after_the_first_have_the_time_of_engines_alone():
+    """A compilation took two of ten minutes, and nothing was left for a single plan."""
+    runner, backend, _ = make_runner(
+        gaussian_model(),
+        {TimeNetworkCall: lambda request: engine_cost()},
+        minutes=10.0,
+        request_s=40.0,
+        settings=TunerSettings(),
+    )
+    pairs = (("eager", "float32"), ("openvino", "float32"), ("onnxruntime", "float32"))
+    measure_engines(runner, Space(engines=pairs), 1.0, 1)
+    whole, *others = backend.timeouts
+    assert whole == 600.0
+    assert others == [pytest.approx(0.25 * 555 - spent) for spent in (40.0, 80.0)]

@@ -97,6 +97,7 @@ class FakeBackend:
         self.executor, self.clock, self.isolated = executor, clock, isolated
         self.call_ms, self.request_s = call_ms, request_s
         self.requests: list[Request[Any]] = []
+        self.timeouts: list[float] = []
         self.closed = 0
         timed: dict[type, Callable[[Any], Any]] = {
             TimeNetworkCall: self._network_call,
@@ -108,6 +109,7 @@ class FakeBackend:
 
     def run(self, request: Request[Any], timeout: float) -> Outcome[Any]:
         self.requests.append(request)
+        self.timeouts.append(timeout)
         self.clock.now += self.request_s
         try:
             answer = self.answers.get(type(request), self.executor.answer)(request)
