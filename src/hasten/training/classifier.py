@@ -23,7 +23,7 @@ from hasten.measuring.classifiers import NETWORKS, Convolutions, Name, ResNet
 from hasten.measuring.frechet import statistics
 from hasten.training.budget import Deadline
 from hasten.training.loop import Training
-from hasten.training.objective import Batch, mirrored
+from hasten.training.objective import Batch, PictureRows
 from hasten.training.order import order
 from hasten.training.recipe import Data, Run
 
@@ -55,24 +55,13 @@ class ClassifierRecipe(Run):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Augmented:
-    """Pictures in [0, 1], shifted and, where ``flip`` says so, mirrored at random."""
+class Augmented(PictureRows):
+    """Pictures in [0, 1], shifted at random."""
 
-    pictures: Pictures
-    flip: bool
     shift: int
 
-    @property
-    def labels(self) -> torch.Tensor | None:
-        return self.pictures.labels
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
     def at(self, index: np.ndarray, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
-        pictures = self.pictures[index].to(device).float() / 255
-        pictures = mirrored(pictures, key) if self.flip else pictures
-        return shifted(pictures, self.shift, key)
+        return shifted(super().at(index, key, device), self.shift, key)
 
 
 def shifted(pictures: torch.Tensor, most: int, key: tuple[int, ...]) -> torch.Tensor:

@@ -69,11 +69,10 @@ class PictureSource(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Encoded:
-    """Pictures as the network sees them, mirrored at random where ``flip`` says so."""
+class PictureRows:
+    """Rows that are made of pictures, mirrored at random where ``flip`` says so."""
 
     pictures: PictureSource
-    codec: Codec
     flip: bool = False
 
     @property
@@ -85,7 +84,17 @@ class Encoded:
 
     def at(self, index: np.ndarray, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
         pictures = self.pictures[index].to(device).float() / 255
-        return self.codec.encode(mirrored(pictures, key) if self.flip else pictures)
+        return mirrored(pictures, key) if self.flip else pictures
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Encoded(PictureRows):
+    """Pictures as the network sees them."""
+
+    codec: Codec
+
+    def at(self, index: np.ndarray, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
+        return self.codec.encode(super().at(index, key, device))
 
 
 def mirrored(pictures: torch.Tensor, key: tuple[int, ...]) -> torch.Tensor:

@@ -121,7 +121,7 @@ class TuningRun:
             engine=cost.engine,
             dtype=cost.dtype,
         ).model_copy(update={"device": model.device.type})
-        sentence = f"Until then a guess, good for most models of this kind and not measured: {plan}"
+        sentence = f"Until then, a guess from what is usually good, not measured here: {plan}"
         if self.folder is None:
             return sentence
         plan.write(self.folder / "guess.json")
