@@ -83,6 +83,29 @@ def _at(rows: list[tuple[str, int, float]], counts: tuple[int, ...]) -> tuple[st
     return tuple(f"{min(some):.3f}" if some else "" for some in errors)
 
 
+def gpu() -> str:
+    """Milliseconds of a call of ``sample`` on a GPU, and how far its pictures are from float32."""
+    result = read("gpu")
+    timed: dict[tuple[str, str, str], dict[str, str]] = {}
+    for row in result["rows"]:
+        if "model" in row:
+            cells = timed.setdefault((row["model"], row["engine"], row["dtype"]), {})
+            if "ms" in row:
+                cells[str(row["batch"])] = f"{row['ms']:.1f}"
+            else:
+                cells["rmse"] = f"{row['rmse']:.4f}"
+    columns = ("1", "64", "1024", "rmse")
+    rows = [(*what, *(cells.get(name, "") for name in columns)) for what, cells in timed.items()]
+    head = ("model", "engine", "dtype", "batch 1", "batch 64", "batch 1024", "RMSE from float32")
+    facts = result["conditions"]
+    note = (
+        "\nMilliseconds of a whole call, medians of 15, 7 and 3; RMSE of 64 pictures. 10 steps of "
+        "UniPC on the digits, 8 of iPNDM on CIFAR-10. Empty: not measured, because time ran out."
+    )
+    below = f"\n{result['date']}; {facts['device']}, torch {facts['torch']}.\n"
+    return markdown(head, rows) + note + below
+
+
 def learned() -> str:
     """Learned programs beside the best of the others, at each number of evaluations."""
     result = read("programs")
