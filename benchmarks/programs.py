@@ -80,7 +80,7 @@ def again(counts: list[int]) -> None:
     """The rows of ``counts`` with their learned programs measured anew."""
     model, result = hasten.load("builtin:mnist"), read("programs")
     net = prepare(model, hasten.Plan(engine=ENGINE))
-    held = reference(model, N, plan=reference_plan(1.0, ENGINE), net=net)
+    held = reference(model, N, plan=reference_plan(engine=ENGINE), net=net)
     for row in result["rows"]:
         if row.get("evaluations") not in counts:
             continue
@@ -97,7 +97,7 @@ def main() -> None:
     model = hasten.load("builtin:mnist")
     folder = sys.argv[1] if sys.argv[1:] else "builtin:mnist/programs"
     net = prepare(model, hasten.Plan(engine=ENGINE))
-    held = reference(model, N, plan=reference_plan(1.0, ENGINE), net=net)
+    held = reference(model, N, plan=reference_plan(engine=ENGINE), net=net)
     rivals = peers(held, net)
     rows = []
     for count in EVALUATIONS:

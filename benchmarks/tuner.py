@@ -37,7 +37,7 @@ from hasten.tuning.worker import WorkerProcess, carry_out
 FOLDER = Path("runs/tuner")
 ENGINE, BAR, SEEDS, KILLS, FRESH = "openvino", 0.05, (0, 1, 2), 20, 5
 SPACE = Space(engines=((ENGINE, "float32"),))
-REFERENCE = ReferenceSpec(plan=reference_plan(1.0, ENGINE), samples=64)
+REFERENCE = ReferenceSpec(plan=reference_plan(engine=ENGINE), samples=64)
 
 
 def model() -> hasten.Model:

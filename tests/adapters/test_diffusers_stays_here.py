@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import diffusers
+import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "hasten"
 CLASSES = re.compile(r".+(Scheduler|Pipeline|Transformer\w*Model|UNet\w+)|UNet\w+|Autoencoder\w+")
@@ -100,6 +101,7 @@ print(len(names))
 """
 
 
+@pytest.mark.slow
 def test_importing_any_module_changes_nothing_that_is_shared():
     """Neither the environment nor warnings, logging, torch or numpy."""
     code = f"LIBRARIES, ONLY = {LIBRARIES!r}, ''\n{SHARED}"

@@ -259,6 +259,7 @@ def student(model, out, **changes):
     return learn_student(model, StudentRecipe(**{**fields, **changes}), out, quiet=True)
 
 
+@pytest.mark.slow
 def test_a_low_rank_student_is_a_small_file_that_both_load(folder, model, tmp_path):
     """The LCM way (2310.04378, 2311.05556): consistency distillation of the guided teacher."""
     out = student(model, tmp_path / "fast")

@@ -97,7 +97,6 @@ CASES: list[tuple[list[object], str]] = [
     (["train", RECIPES / "mnist.yaml", "--minutes", -1], "minutes"),
     (["train", RECIPES / "mnist.yaml", "--minutes", "nan"], "minutes"),
     (["train", RECIPES / "mnist.yaml", "--test-data", "{files}"], "test"),
-    (["train", RECIPES / "mnist-features.yaml", "--pictures", 9], "pictures"),
     (
         [*GOOD, "--condition", "cat"],
         "condition is 'cat', but the classes of this model have no names",

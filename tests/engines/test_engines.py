@@ -313,8 +313,8 @@ def test_a_start_that_runs_a_network_keeps_torchs_threads(shared):
 @pytest.mark.parametrize(
     ("engine", "labels"),
     [
-        ("onnxruntime", 3),
-        pytest.param("onnxruntime", None, marks=pytest.mark.slow),
+        pytest.param("onnxruntime", 3, marks=pytest.mark.slow),
+        ("onnxruntime", None),
         pytest.param("openvino", 3, marks=pytest.mark.slow),
     ],
 )

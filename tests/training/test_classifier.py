@@ -33,7 +33,9 @@ def recipe(source, network="convolutions", **changes) -> ClassifierRecipe:
     return ClassifierRecipe(**{**fields, **changes})
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    "network", ["convolutions", pytest.param("resnet", marks=pytest.mark.slow)]
+)
 def test_a_recipe_gives_features_and_statistics(network, parquet, tmp_path):
     steps = {"convolutions": 30, "resnet": 3}[network]
     made = recipe(parquet, network, pictures=16 * steps)

@@ -170,7 +170,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(parquet, 
 
 
 KINDS = [
-    ("ddpm", "epsilon", {}),
+    pytest.param("ddpm", "epsilon", {}, marks=pytest.mark.slow),
     pytest.param("vp-linear", "v", {}, marks=pytest.mark.slow),
     pytest.param("vp-cosine", "x0", {}, marks=pytest.mark.slow),
     ("flow", "flow", {}),

@@ -83,6 +83,7 @@ def test_each_measurement_answers_with_its_own_record(tiny_model):
     assert report.ode_error == executor.reference(spec).ode_error(plan)
 
 
+@pytest.mark.slow
 def test_a_calibration_writes_the_network_and_ranks_its_layers(tiny_model, tmp_path):
     model, file = tiny_model(), tmp_path / "w8a8.safetensors"
     plan = Plan(solver="ddim", grid="uniform", steps=3)

@@ -56,6 +56,7 @@ def test_a_killed_trial_costs_one_trial(on_disk, tmp_path):
         worker.close()
 
 
+@pytest.mark.slow
 def test_weights_that_changed_on_the_disk_are_refused(on_disk, tiny_model):
     worker = WorkerProcess(TrialExecutor(model=on_disk))
     save_folder(tiny_model(labels=2), on_disk.folder)

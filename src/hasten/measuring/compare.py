@@ -50,7 +50,7 @@ def compared(
     for plan in plans or [Plan(**model.plan)]:
         against = None
         if n > 0 and not plan.stochastic:
-            converged = reference_plan(plan.guidance, interval=plan.guidance_interval)
+            converged = reference_plan(plan)
             if converged not in references:
                 references[converged] = reference(model, n, plan=converged)
             against = references[converged]

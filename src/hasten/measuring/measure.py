@@ -116,8 +116,7 @@ def _ode_error(
     if plan.stochastic or (n == 0 and against is None):
         return None
     if against is None:
-        converged = reference_plan(plan.guidance, interval=plan.guidance_interval)
-        against = reference(model, n, plan=converged)
+        against = reference(model, n, plan=reference_plan(plan))
     return against.ode_error(plan, net)
 
 

@@ -79,13 +79,11 @@ class Reference:
         return (pictures - self.pictures).square().flatten(1).mean(1).sqrt().double()
 
 
-def reference_plan(
-    guidance: float = 1.0, engine: str = "eager", interval: tuple[float, float] | None = None
-) -> Plan:
-    """The plan that counts as converged, guided in ``interval`` of sigma / alpha alone where one is
-    given."""
-    changes = {"guidance": guidance, "engine": engine, "guidance_interval": interval}
-    return REFERENCE.model_copy(update=changes)
+def reference_plan(plan: Plan | None = None, *, engine: str = "eager") -> Plan:
+    """The plan that counts as converged for ``plan``: guided as it is, wherever it is."""
+    guided = ("guidance", "guidance_interval")
+    changes = {} if plan is None else {name: getattr(plan, name) for name in guided}
+    return REFERENCE.model_copy(update={**changes, "engine": engine})
 
 
 def reference(

@@ -141,7 +141,7 @@ def _normalize_(net: torch.nn.Module, rows: Augmented, recipe: ClassifierRecipe)
     batch, device = recipe.optimizer.batch, next(net.parameters()).device
     every = [
         rows.at(order(recipe.seed, step, batch, len(rows)), (recipe.seed, step), device)
-        for step in range(-(-NORMALIZED_OVER // batch))
+        for step in range(-(-min(NORMALIZED_OVER, len(rows)) // batch))
     ]
     with torch.inference_mode():
         update_bn(every, net.train())

@@ -162,7 +162,7 @@ def subject_of(executor: TrialExecutor, guidance: float, batch: int) -> Json:
         "model": model.name,
         "sha256": model.sha256,
         **({"prompts": list(model.prompts)} if model.prompts else {}),
-        "reference": str(reference_plan(guidance)),
+        "reference": str(reference_plan(Plan(guidance=guidance))),
         "batch": batch,
         "seed": executor.seed,
         "data": [_fingerprint(executor.data), _fingerprint(executor.features)],

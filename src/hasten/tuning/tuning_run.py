@@ -147,7 +147,8 @@ class TuningRun:
         return reference
 
     def _made_reference(self, exact: EngineCost, samples: int, evaluations: int) -> ReferenceSpec:
-        plan = reference_plan(self.guidance, exact.engine).model_copy(update={"steps": evaluations})
+        plan = reference_plan(Plan(guidance=self.guidance), engine=exact.engine)
+        plan = plan.model_copy(update={"steps": evaluations})
         reference = ReferenceSpec(plan=plan, samples=samples)
         outcome = self.runner.outcome(MakeReference(reference=reference), "reference solution")
         if outcome.answer is None:

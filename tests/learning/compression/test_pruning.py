@@ -66,6 +66,7 @@ def test_a_pruned_u_net_is_a_narrower_stock_one():
 
 
 @pytest.mark.parametrize("idle", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_the_resolution_that_loses_least_is_made_narrower(idle, monkeypatch):
     """The widths are not all cut by the same share."""
 
@@ -95,6 +96,7 @@ def test_resolutions_of_one_width_are_made_narrower_together():
     assert config.block_out_channels[0] == config.block_out_channels[1] < 16
 
 
+@pytest.mark.slow
 def test_channels_that_do_nothing_are_the_ones_that_go(monkeypatch):
     """Inner channels of residual blocks are silenced, a whole group of the normalisation each."""
     net = unet()

@@ -209,6 +209,7 @@ def test_a_run_that_an_older_version_wrote_is_refused_by_name(tiny_model, tmp_pa
         learn_program(tiny_model(), 2, tmp_path / "p.json", references=FEW, options=SHORT)
 
 
+@pytest.mark.slow
 def test_recomputing_activations_changes_nothing(tiny_model, tmp_path):
     found = [
         learn_program(
@@ -315,6 +316,7 @@ def test_dmn_of_a_first_order_solver_is_even_in_log_snr():
     assert np.allclose(gaps, gaps.mean(), rtol=0.03)
 
 
+@pytest.mark.slow
 def test_one_curve_serves_every_number_of_steps(tiny_model, tmp_path):
     model = tiny_model()
     plan = learn_bezier(model, (2, 4), tmp_path, solver="ddim", references=FEW, options=SHORT)

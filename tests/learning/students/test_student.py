@@ -134,6 +134,7 @@ def test_a_student_of_other_weights_is_refused_in_a_plan(teacher, data, tmp_path
         hasten.build(teacher, Plan(levers=("student(folder='nowhere')",)))
 
 
+@pytest.mark.slow
 def test_a_step_that_does_not_fit_into_memory_is_taken_in_parts(
     teacher, data, tmp_path, monkeypatch
 ):

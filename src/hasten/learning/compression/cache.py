@@ -239,8 +239,7 @@ def even(units: Sequence[int], most: int) -> tuple[int, ...]:
 def converged(bench: Bench) -> torch.Tensor:
     """The model's converged solution from the bench's noise, in [0, 1]."""
     plan = bench.plan
-    changes = {"guidance_interval": plan.guidance_interval, "dtype": plan.dtype}
-    reference = reference_plan(plan.guidance, plan.engine).model_copy(update=changes)
+    reference = reference_plan(plan, engine=plan.engine).model_copy(update={"dtype": plan.dtype})
     sampler = build(bench.model, reference, net=bench.net)
     return sampler.sample(noise=bench.noise, condition=bench.condition, batch=len(bench.noise))
 
