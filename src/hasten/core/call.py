@@ -16,6 +16,7 @@ import torch
 
 from hasten.core.condition import COND, Condition
 from hasten.core.level import Level
+from hasten.core.transfer import sent
 
 FULL = "full"  # the variant of a network that every network has
 
@@ -90,7 +91,7 @@ class Call:
         if level is not None:
             return torch.full((len(self),), level.t, dtype=torch.float32, device=self.x.device)
         times = torch.tensor([level.t for level in self.levels], dtype=torch.float32)
-        return times.to(self.x.device, non_blocking=True)
+        return sent(times, self.x.device)
 
     def of_branch(self, branch: str) -> Call:
         """The same about one branch of the condition."""

@@ -14,6 +14,7 @@ from hasten.core.errors import UserError
 from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.core.prediction import Translation
+from hasten.core.transfer import sent
 
 ROWS = 1024  # of one network call that answers several Calls
 
@@ -56,7 +57,7 @@ class NetworkDenoiser:
 
         def column(values: list[float]) -> torch.Tensor:
             wide = torch.tensor(values, dtype=torch.float32)
-            return wide.to(call.x.device, non_blocking=True).view(-1, *[1] * (call.x.ndim - 1))
+            return sent(wide, call.x.device).view(-1, *[1] * (call.x.ndim - 1))
 
         scale = column([row.scale for row in rows])
         skip, out = column([row.skip for row in rows]), column([row.out for row in rows])

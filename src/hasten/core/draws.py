@@ -8,6 +8,7 @@ import torch
 
 from hasten.core.model import Model
 from hasten.core.random_streams import Stream, generator
+from hasten.core.transfer import sent
 
 START, WALK = Stream.START, Stream.SOLVER
 
@@ -29,4 +30,4 @@ class Draws:
         out = torch.empty(len(generators), *self._shape)
         for row, rng in zip(out, generators, strict=True):
             row.normal_(generator=rng)
-        return out.to(self._device, non_blocking=True)
+        return sent(out, self._device)

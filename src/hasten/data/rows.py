@@ -34,14 +34,19 @@ class Pictures:
     Args:
         rows: a `datasets` dataset.
         shape: (c, h, w); others are resized to cover it, then cut to its centre.
-        image, label: the columns; ``label=None`` for pictures without labels.
+        image, label, caption: the columns; None for pictures without labels or captions.
     """
 
     def __init__(
-        self, rows: Dataset, shape: Shape, image: str = "image", label: str | None = None
+        self,
+        rows: Dataset,
+        shape: Shape,
+        image: str = "image",
+        label: str | None = None,
+        caption: str | None = None,
     ) -> None:
         datasets = _datasets()
-        for name in filter(None, (image, label)):
+        for name in filter(None, (image, label, caption)):
             columns = nearest(name, rows.column_names)
             require(name in rows.column_names, f"data has no column {name!r}. {columns}")
         require(len(rows) > 0, "data holds no picture; name a file or folder that does.")
@@ -51,12 +56,19 @@ class Pictures:
         coded = datasets.Image(decode=False)
         self._rows = rows.select_columns([image]).cast_column(image, coded)
         self.labels = None if label is None else _labels(rows, label)
+        self._captions = None if caption is None else _captions(rows, caption)
         self._all: torch.Tensor | None = None
         if len(rows) * int(np.prod(shape)) <= IN_MEMORY_BYTES:
             self._all = self._decode(np.arange(len(rows)))
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def captions(self, index: np.ndarray) -> list[str]:
+        """The captions of the pictures ``index``."""
+        require(self._captions is not None, "recipe field 'data.caption' is needed; name a column.")
+        assert self._captions is not None
+        return [self._captions[row] for row in index.tolist()]
 
     def __getitem__(self, index: np.ndarray) -> torch.Tensor:
         """uint8 (n, c, h, w) at ``index``."""
@@ -92,6 +104,15 @@ def _labels(rows: Dataset, column: str) -> torch.Tensor:
         "picture, without gaps.",
     )
     return torch.from_numpy(values.astype(np.int64))
+
+
+def _captions(rows: Dataset, column: str) -> list[str]:
+    values = list(rows[column])
+    require(
+        all(isinstance(value, str) for value in values),
+        f"data column {column!r} holds values that are no text; captions are texts.",
+    )
+    return values
 
 
 def to_tensor(picture: Image.Image, shape: Shape) -> torch.Tensor:

@@ -14,9 +14,11 @@ from pydantic.fields import FieldInfo
 from hasten.core.settings import Settings
 from hasten.learning.starts.recipe import VaeRecipe
 from hasten.learning.students.recipe import StudentRecipe
+from hasten.training.autoencoder import AutoencoderRecipe
 from hasten.training.classifier import ClassifierRecipe
 from hasten.training.recipe import Data, Document, Optimizer, Recipe, Times
 from hasten.training.shipped import shipped_recipes
+from hasten.training.text_to_image import TextToImageRecipe
 
 KINDS: dict[str, tuple[type[Document], str]] = {
     "A model": (Recipe, "`hasten train RECIPE`"),
@@ -25,6 +27,8 @@ KINDS: dict[str, tuple[type[Document], str]] = {
         VaeRecipe,
         "`hasten learn start MODEL --kind vae --recipe RECIPE`; the fields of a model, and",
     ),
+    "An autoencoder": (AutoencoderRecipe, "`hasten train RECIPE`"),
+    "A text-to-image model": (TextToImageRecipe, "`hasten train RECIPE`"),
     "A classifier": (ClassifierRecipe, "`hasten train RECIPE`; its features are those of FD"),
 }
 PARTS: dict[str, type[Settings]] = {"data": Data, "optimizer": Optimizer, "times": Times}

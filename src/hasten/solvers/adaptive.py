@@ -15,6 +15,7 @@ from hasten.core.errors import NonFiniteError, UserError, require_number
 from hasten.core.level import Level
 from hasten.core.linear import Linear
 from hasten.core.program import Walk
+from hasten.core.transfer import sent
 from hasten.solvers.off_grid import Between, Read
 
 MOST_TRIES = 10_000
@@ -197,4 +198,4 @@ def _dropped_(now: Trials, last: torch.Tensor, places: set[int]) -> torch.Tensor
 
 def _column(numbers: Sequence[float], like: torch.Tensor) -> torch.Tensor:
     column = torch.tensor(numbers, dtype=like.dtype)
-    return column.to(like.device, non_blocking=True).view(-1, *[1] * (like.ndim - 1))
+    return sent(column, like.device).view(-1, *[1] * (like.ndim - 1))

@@ -12,6 +12,7 @@ from hasten.core.level import Level
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.random_streams import generator
 from hasten.core.start import Start
+from hasten.core.transfer import sent
 
 BITS = 8  # how many of a picture's noise values seed the numbers that follow from it
 
@@ -56,4 +57,4 @@ def second(noise: torch.Tensor) -> torch.Tensor:
     amplitude, not in variance.
     """
     rows = [torch.randn(noise.shape[1:], generator=stream) for stream in streams(noise)]
-    return torch.stack(rows).to(noise.device, non_blocking=True)
+    return sent(torch.stack(rows), noise.device)

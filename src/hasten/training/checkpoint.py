@@ -60,10 +60,14 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """Put :func:`optimizer_tensors` back."""
+    """Put :func:`optimizer_tensors` back, in the memory format of the parameters: a fused optimizer
+    goes through all of them side by side."""
     state: dict[int, dict[str, torch.Tensor]] = {}
+    parameters = [value for group in optimizer.param_groups for value in group["params"]]
     for key, value in tensors.items():
         index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
+        like = parameters[int(index)]
+        laid = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+        state.setdefault(int(index), {})[name] = laid
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

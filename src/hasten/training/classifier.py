@@ -18,12 +18,14 @@ from torch.optim.swa_utils import update_bn
 from hasten.core.errors import require
 from hasten.core.files import new_folder, require_replaceable
 from hasten.core.random_streams import StepStream, generator
-from hasten.data.rows import Pictures, evenly_spread
+from hasten.core.transfer import sent
+from hasten.data.rows import evenly_spread
 from hasten.measuring.classifiers import NETWORKS, Convolutions, Name, ResNet
 from hasten.measuring.frechet import statistics
 from hasten.training.budget import Deadline
+from hasten.training.data import pictures_of
 from hasten.training.loop import Training
-from hasten.training.objective import Batch, PictureRows
+from hasten.training.objective import Batch, PictureRows, PictureSource
 from hasten.training.order import order
 from hasten.training.recipe import Data, Run
 
@@ -69,7 +71,7 @@ def shifted(pictures: torch.Tensor, most: int, key: tuple[int, ...]) -> torch.Te
     comes in at an edge is what lies next to it, mirrored."""
     n, _, height, width = pictures.shape
     device, draws = pictures.device, generator(*key, StepStream.SHIFTS)
-    top, left = torch.randint(2 * most + 1, (2, n, 1), generator=draws).to(device)
+    top, left = sent(torch.randint(2 * most + 1, (2, n, 1), generator=draws), device)
     rows = (top + torch.arange(height, device=device))[:, None, :, None]
     columns = (left + torch.arange(width, device=device))[:, None, None, :]
     picture = torch.arange(n, device=device)[:, None, None, None]
@@ -89,15 +91,9 @@ class Classification:
 
 
 def train_classifier(
-    recipe: ClassifierRecipe,
-    train: Pictures,
-    test: Pictures,
-    out: Path,
-    *,
-    deadline: Deadline | None = None,
-    quiet: bool = False,
-) -> float:
-    """Train, or go on with the run in ``out``/checkpoints; returns the test accuracy.
+    recipe: ClassifierRecipe, out: Path, *, deadline: Deadline | None = None, quiet: bool = False
+) -> Path:
+    """Train, or go on with the run in ``out``; returns ``out``/features.
 
     ``out``/features gets ``classifier.safetensors``, ``statistics.safetensors`` (mean and
     covariance of the features of the train pictures, and up to 10,000 of them, evenly spread, in
@@ -106,6 +102,7 @@ def train_classifier(
     Raises:
         UserError: data without labels, or a run of another recipe in ``out``.
     """
+    train, test = pictures_of(recipe.data), pictures_of(recipe.test)
     require(
         train.labels is not None and test.labels is not None,
         "recipe fields 'data.label' and 'test.label' are needed: a classifier needs labels.",
@@ -129,10 +126,11 @@ def train_classifier(
     training.fit_().put_(net)
     if PartialState().is_main_process:
         _normalize_(net, rows, recipe)
-        facts = {"network": recipe.network, "classes": classes, "pictures_seen": training.seen}
+        facts = {"network": recipe.network, "channels": train.shape[0], "classes": classes}
+        facts |= {"count": len(train), "pictures_seen": training.seen}
         _write(net.eval(), train, test, facts, out / "features")
     PartialState().wait_for_everyone()
-    return float(json.loads((out / "features" / "features.json").read_text())["accuracy"])
+    return out / "features"
 
 
 def _normalize_(net: torch.nn.Module, rows: Augmented, recipe: ClassifierRecipe) -> None:
@@ -149,8 +147,8 @@ def _normalize_(net: torch.nn.Module, rows: Augmented, recipe: ClassifierRecipe)
 
 def _write(
     net: Convolutions | ResNet,
-    train: Pictures,
-    test: Pictures,
+    train: PictureSource,
+    test: PictureSource,
     facts: dict[str, object],
     out: Path,
 ) -> None:
@@ -160,7 +158,6 @@ def _write(
     mean, covariance = statistics(features)
     sample = features[torch.from_numpy(evenly_spread(len(features), SAMPLE))].half()
     accuracy = float((_over(test, net, device).argmax(1) == test.labels).double().mean())
-    facts |= {"channels": train.shape[0], "count": len(train)}
     facts |= {"accuracy": accuracy, "test_pictures": len(test)}
     with new_folder(out) as folder:
         weights = {name: value.contiguous().cpu() for name, value in net.state_dict().items()}
@@ -173,7 +170,7 @@ def _write(
 
 @torch.inference_mode()
 def _over(
-    pictures: Pictures, answer: Callable[[torch.Tensor], torch.Tensor], device: torch.device
+    pictures: PictureSource, answer: Callable[[torch.Tensor], torch.Tensor], device: torch.device
 ) -> torch.Tensor:
     """``answer`` for every picture, on the CPU."""
     parts = torch.arange(len(pictures)).split(1000)

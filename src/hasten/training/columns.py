@@ -6,13 +6,14 @@ import numpy as np
 import torch
 
 from hasten.core.level import Array
+from hasten.core.transfer import sent
 
 
 def columns(x: torch.Tensor, *values: Array | float) -> list[torch.Tensor]:
     """A number for each sample, or one for all, as float32 (n, 1, ..., 1) of the rank of ``x`` and
     on its device."""
     rows = [np.broadcast_to(np.asarray(value, np.float32), len(x)) for value in values]
-    together = torch.from_numpy(np.stack(rows)).to(x.device, non_blocking=True)
+    together = sent(torch.from_numpy(np.stack(rows)), x.device)
     return [column(row, x) for row in together]
 
 

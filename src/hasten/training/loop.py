@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from hasten.core.errors import NonFiniteError, UserError, require
 from hasten.core.random_streams import StepStream, generator
+from hasten.core.transfer import sent
 from hasten.training import checkpoint
 from hasten.training.budget import Deadline, Length
 from hasten.training.ema import EMA, trained
@@ -88,11 +89,11 @@ class Training:
         accelerator = self._accelerator(tracker)
         if tracker:
             accelerator.init_trackers(f"hasten-{self.recipe.name}")
+        if self.recipe.channels_last:
+            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         ema = EMA(self.net, self.recipe.ema)
         optimizer = _adam(self.net, self.recipe.optimizer)
         steps = self._resume_(ema, optimizer)
-        if self.recipe.channels_last:
-            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         net = self.net
         if not self.local:
             net, optimizer = accelerator.prepare(self.net, optimizer)
@@ -218,9 +219,11 @@ class Training:
             mine = index[number :: self.parts]
             key = (self.recipe.seed, step, accelerator.process_index, *([number] * (number > 0)))
             labels = self.rows.labels
+            if labels is not None:
+                labels = sent(labels[torch.from_numpy(mine)], device)
             batch = Batch(
                 rows=self.rows.at(mine, key, device),
-                labels=None if labels is None else labels[torch.from_numpy(mine)].to(device),
+                labels=labels,
                 generator=generator(*key, StepStream.OBJECTIVE, device=device),
                 step=step,
                 progress=progress,
@@ -384,7 +387,7 @@ def _adam(net: torch.nn.Module, options: Optimizer) -> torch.optim.Optimizer:
         lr=options.rate,
         betas=options.betas,
         weight_decay=options.weight_decay,
-        foreach=True,
+        fused=True,
     )
 
 

@@ -25,7 +25,7 @@ class NoisePrediction:
     schedule: NoiseSchedule
     prediction: Prediction
     times: Times = dataclasses.field(default_factory=Times)
-    null_label: int | None = None
+    null_label: int | torch.Tensor | None = None
     label_dropout: float = 0.0
 
     def loss(self, net: torch.nn.Module, batch: Batch) -> torch.Tensor:

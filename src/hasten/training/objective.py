@@ -10,6 +10,7 @@ import torch
 
 from hasten.core.codec import Codec
 from hasten.core.random_streams import StepStream, generator
+from hasten.core.transfer import sent
 from hasten.training.columns import column
 from hasten.training.labels import drop_labels
 
@@ -83,7 +84,7 @@ class PictureRows:
         return len(self.pictures)
 
     def at(self, index: np.ndarray, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
-        pictures = self.pictures[index].to(device).float() / 255
+        pictures = sent(self.pictures[index], device).float() / 255
         return mirrored(pictures, key) if self.flip else pictures
 
 
@@ -100,7 +101,7 @@ class Encoded(PictureRows):
 def mirrored(pictures: torch.Tensor, key: tuple[int, ...]) -> torch.Tensor:
     """``pictures`` (n, c, h, w), half of them mirrored."""
     coin = torch.rand(len(pictures), generator=generator(*key, StepStream.FLIPS)) < 0.5
-    flipped = column(coin.to(pictures.device), pictures)
+    flipped = column(sent(coin, pictures.device), pictures)
     return torch.where(flipped, pictures.flip(-1), pictures)
 
 

@@ -28,10 +28,12 @@ class Data(Settings):
     """Where the pictures are.
 
     Attributes:
-        source: a parquet file, a folder of pictures, or a hub name; `--data` replaces it.
+        source: a parquet file, a folder of pictures, a hub name, or drawn data such as
+            shapes(count=100000); `--data` replaces it.
         split: which split is read, where the source has several.
         image: the column that holds the pictures.
         label: the column that holds the labels, for a class-conditional model.
+        caption: the column that holds the captions, for a text-to-image model.
         shape: channels (1 or 3), height and width; other pictures are resized to cover it, then cut
             to its centre.
         flip: also train on mirror images.
@@ -41,6 +43,7 @@ class Data(Settings):
     split: str = "train"
     image: str = "image"
     label: str | None = None
+    caption: str | None = None
     shape: tuple[Whole, Whole, Whole]
     flip: bool = False
 

@@ -17,11 +17,12 @@ from hasten.core.errors import UserError, require
 from hasten.core.learned_schedule import LearnedSchedule
 from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.data.rows import Pictures, load_rows
 from hasten.media.pictures import save_png
 from hasten.sampling import build
+from hasten.training.autoencoder import AutoencoderRecipe, train_autoencoder
 from hasten.training.budget import Deadline
 from hasten.training.classifier import ClassifierRecipe, train_classifier
+from hasten.training.data import pictures_of
 from hasten.training.learned_schedule import (
     LearnedSchedulePrediction,
     MonotoneShape,
@@ -29,9 +30,10 @@ from hasten.training.learned_schedule import (
 )
 from hasten.training.loop import Training
 from hasten.training.noise_prediction import NoisePrediction
-from hasten.training.objective import Encoded, Objective
+from hasten.training.objective import Encoded, Objective, PictureSource
 from hasten.training.previews import preview_sheet
-from hasten.training.recipe import Data, Document, Recipe
+from hasten.training.recipe import Document, Recipe
+from hasten.training.text_to_image import TextToImageRecipe, train_text_to_image
 
 PREVIEW = Plan(solver="dpmpp(order=2)", grid="log-snr", steps=12)
 
@@ -62,13 +64,16 @@ def train(
         recipe.command == Document.command,
         f"recipe {recipe.name!r} is for another command: {recipe.command}.",
     )
-    if isinstance(recipe, ClassifierRecipe):
-        data, test = _pictures(recipe.data), _pictures(recipe.test)
-        train_classifier(recipe, data, test, out, deadline=deadline, quiet=quiet)
-        return out / "features"
-    assert isinstance(recipe, Recipe)
+    run = next(run for kind, run in RUNS.items() if isinstance(recipe, kind))
+    return run(recipe, out, deadline=deadline, quiet=quiet)
+
+
+def train_diffusion(
+    recipe: Recipe, out: Path, *, deadline: Deadline | None = None, quiet: bool = False
+) -> Path:
+    """Train a diffusion model, or go on with the run in ``out``; returns ``out``/model."""
     net, objective = prepared(recipe)
-    pictures = _pictures(recipe.data)
+    pictures = pictures_of(recipe.data)
     _check_labels(recipe, pictures)
 
     def preview(module: torch.nn.Module, seen: int) -> None:
@@ -93,11 +98,15 @@ def train(
     return out / "model"
 
 
-def _pictures(data: Data) -> Pictures:
-    return Pictures(load_rows(data.source, data.split), data.shape, data.image, data.label)
+RUNS: dict[type[Document], Callable[..., Path]] = {
+    Recipe: train_diffusion,
+    ClassifierRecipe: train_classifier,
+    AutoencoderRecipe: train_autoencoder,
+    TextToImageRecipe: train_text_to_image,
+}
 
 
-def rows_of(recipe: Recipe, pictures: Pictures) -> Encoded:
+def rows_of(recipe: Recipe, pictures: PictureSource) -> Encoded:
     """The pictures as ``recipe`` trains on them."""
     return Encoded(pictures=pictures, codec=codecs.parse(recipe.codec), flip=recipe.data.flip)
 
@@ -145,7 +154,7 @@ def as_model(recipe: Recipe, net: torch.nn.Module) -> Model:
     )
 
 
-def _check_labels(recipe: Recipe, pictures: Pictures) -> None:
+def _check_labels(recipe: Recipe, pictures: PictureSource) -> None:
     if pictures.labels is None or recipe.labels is None:
         return
     low, high = int(pictures.labels.min()), int(pictures.labels.max())

@@ -30,6 +30,7 @@ from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.plan import Plan
 from hasten.core.random_streams import Seed, generator
 from hasten.core.solver import solvers, trace
+from hasten.core.transfer import sent
 from hasten.sampling import build, prepare, run
 from hasten.training.budget import Deadline
 
@@ -52,7 +53,7 @@ class Trajectories:
 
     def at(self, index: np.ndarray, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
         rows = [_row(self.files[i // SHARD], i % SHARD) for i in np.asarray(index).tolist()]
-        return torch.cat(rows).float().to(device)
+        return sent(torch.cat(rows), device).float()
 
 
 def _row(file: Folder, place: int) -> torch.Tensor:

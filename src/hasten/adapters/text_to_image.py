@@ -1,0 +1,235 @@
+"""The parts of a Stable Diffusion pipeline, made anew for training, and put together after it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hasten.adapters.families import Network
+from hasten.adapters.folder import stock_scheduler
+from hasten.adapters.frozen import frozen
+from hasten.adapters.prompted import Prompted, VaeCodec
+from hasten.adapters.quiet import diffusers, quiet
+from hasten.core.errors import UserError, require
+from hasten.core.files import new_folder
+from hasten.core.model import Model
+from hasten.core.noise_schedule import NoiseSchedule
+from hasten.core.prediction import Prediction
+
+Tokenizer = Any  # of transformers
+Options = Mapping[str, Any]
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def new_autoencoder(options: Options) -> torch.nn.Module:
+    """A freshly initialised AutoencoderKL.
+
+    Raises:
+        UserError: it does not take these options.
+    """
+    return _made("autoencoder", diffusers().AutoencoderKL, options)
+
+
+class Autoencoding(torch.nn.Module):
+    """An autoencoder from pictures to pictures.
+
+    It takes pictures (n, c, h, w) in [-1, 1] and standard normal noise of the shape of their
+    latents; it gives their reconstruction, and the Kullback-Leibler divergence of the posterior
+    from a standard normal, mean over latents.
+    """
+
+    def __init__(self, vae: torch.nn.Module) -> None:
+        super().__init__()
+        self.vae: Any = vae
+
+    def forward(
+        self, pictures: torch.Tensor, noise: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, log_variance = self.vae.encode(pictures, return_dict=False)[0].parameters.chunk(2, 1)
+        log_variance = log_variance.clamp(-30.0, 20.0)
+        latents = mean if noise is None else mean + noise * (0.5 * log_variance).exp()
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
+        return self.vae.decode(latents, return_dict=False)[0], divergence
+
+    def latent_shape(self, pictures: torch.Tensor) -> tuple[int, ...]:
+        """The shape of the latents of ``pictures``."""
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        n, _, height, width = pictures.shape
+        return n, self.vae.config.latent_channels, height // factor, width // factor
+
+
+def save_autoencoder(vae: torch.nn.Module, folder: Path, scale: float, card: str) -> None:
+    """Write ``vae`` as a diffusers folder; ``scale`` brings its latents to unit variance."""
+    any_vae: Any = vae
+    any_vae.register_to_config(scaling_factor=scale)
+    with new_folder(folder) as target:
+        any_vae.save_pretrained(str(target))
+        (target / "README.md").write_text(card, encoding="utf-8")
+
+
+def autoencoder_codec(folder: str | Path, device: torch.device) -> VaeCodec:
+    """The codec of an autoencoder's diffusers folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        with quiet():
+            vae = diffusers().AutoencoderKL.from_pretrained(
+                str(folder), use_safetensors=True, local_files_only=True
+            )
+    except Exception as error:
+        raise UserError(
+            f"autoencoder: {folder} is no folder of an AutoencoderKL ({type(error).__name__}); "
+            "train one with `hasten train RECIPE`."
+        ) from error
+    return VaeCodec(source=str(folder)).of(frozen(vae, device))
+
+
+def new_tokenizer(words: Iterable[str], length: int) -> Tokenizer:
+    """A CLIP tokenizer that knows each of ``words`` as one token, and any other text by letters;
+    prompts are cut and padded to ``length`` tokens."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models, trainers
+    from transformers import CLIPTokenizer
+
+    backend = Backend(models.BPE(end_of_word_suffix="</w>"))
+    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789,.'-"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=100_000,
+        min_frequency=1,
+        show_progress=False,
+        special_tokens=[START, END],
+        initial_alphabet=letters,
+        end_of_word_suffix="</w>",
+    )
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+
+    backend.pre_tokenizer = WhitespaceSplit()
+    backend.train_from_iterator([" ".join([*words, *letters])], trainer)
+    learned = json.loads(backend.to_str())["model"]
+    with tempfile.TemporaryDirectory() as folder:
+        vocabulary, merges = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
+        vocabulary.write_text(json.dumps(learned["vocab"]), encoding="utf-8")
+        lines = [" ".join(pair) for pair in learned["merges"]]
+        merges.write_text("\n".join(["#version: 0.2", *lines]) + "\n", encoding="utf-8")
+        return CLIPTokenizer(str(vocabulary), str(merges), model_max_length=length)
+
+
+def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> torch.Tensor:
+    """``texts`` as tokens (n, length), cut and padded as a pipeline does it."""
+    length = tokenizer.model_max_length
+    settings = {"padding": "max_length", "max_length": length, "truncation": True}
+    return tokenizer(list(texts), return_tensors="pt", **settings).input_ids
+
+
+def new_text_encoder(options: Options, tokenizer: Tokenizer) -> torch.nn.Module:
+    """A freshly initialised CLIPTextModel for the tokens of ``tokenizer``.
+
+    Raises:
+        UserError: it does not take these options.
+    """
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": tokenizer.model_max_length,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        **options,
+    }
+    return _made("text_encoder", lambda **fields: CLIPTextModel(CLIPTextConfig(**fields)), config)
+
+
+class TextToImage(torch.nn.Module):
+    """A conditional U-Net and its text encoder, trained together; the condition is tokens."""
+
+    def __init__(self, unet: torch.nn.Module, text_encoder: torch.nn.Module) -> None:
+        super().__init__()
+        self.unet, self.text_encoder = unet, text_encoder
+
+    def forward(
+        self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        words = self.text_encoder(condition)[0]
+        return self.unet(x, t, encoder_hidden_states=words, return_dict=False)[0]
+
+
+def new_text_to_image(network: Options, text: Options, tokenizer: Tokenizer) -> TextToImage:
+    """A freshly initialised U-Net that reads what a text encoder makes of tokens.
+
+    Raises:
+        UserError: a class that does not take its options.
+    """
+    encoder: Any = new_text_encoder(text, tokenizer)
+    options = {"cross_attention_dim": encoder.config.hidden_size, **network}
+    unet = _made("network", diffusers().UNet2DConditionModel, options)
+    return TextToImage(unet, encoder)
+
+
+def prompted_model(
+    net: TextToImage,
+    tokenizer: Tokenizer,
+    codec: VaeCodec,
+    prompts: Sequence[str],
+    schedule: NoiseSchedule,
+    prediction: Prediction,
+    name: str,
+) -> Model:
+    """``net`` as a Model with a label for each of ``prompts``, as it is loaded from its folder."""
+    device = next(net.parameters()).device
+    with torch.no_grad():
+        table = net.text_encoder(token_ids(tokenizer, [*prompts, ""]).to(device))[0]
+    unet: Any = net.unet
+    size = unet.config.sample_size
+    return Model(
+        net=Network(Prompted(unet, table)).eval(),
+        schedule=schedule,
+        prediction=prediction,
+        shape=(unet.config.in_channels, size, size),
+        codec=codec,
+        labels=len(prompts),
+        null_label=len(prompts),
+        name=name,
+        prompts=tuple(prompts),
+    )
+
+
+def save_text_to_image(
+    model: Model, net: TextToImage, tokenizer: Tokenizer, folder: Path, card: str
+) -> None:
+    """Write a StableDiffusionPipeline, weights in float16, as diffusers writes it."""
+    stock, codec = diffusers(), model.codec
+    require(isinstance(codec, VaeCodec), "a pipeline needs its autoencoder.")
+    assert isinstance(codec, VaeCodec)
+    pipe = stock.StableDiffusionPipeline(
+        codec.vae,
+        net.text_encoder,
+        tokenizer,
+        net.unet,
+        stock_scheduler(model),
+        None,
+        None,
+        requires_safety_checker=False,
+    )
+    with new_folder(folder) as target, quiet():
+        pipe.save_pretrained(str(target))
+        (target / "README.md").write_text(card, encoding="utf-8")
+
+
+def _made(field: str, kind: Any, options: Options) -> torch.nn.Module:
+    try:
+        with quiet():
+            return kind(**options)
+    except Exception as error:  # whatever a class raises for options it does not take
+        text = " ".join(str(error).split())[:160]
+        raise UserError(
+            f"recipe field {field!r} cannot be built ({type(error).__name__}: {text}); see the "
+            "options of its class, or a recipe that ships."
+        ) from error

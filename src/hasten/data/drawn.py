@@ -1,0 +1,67 @@
+"""Pictures that are drawn when they are asked for: data without files, and with captions."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from hasten.core.codec import Shape
+from hasten.core.errors import require_whole
+from hasten.core.registry import Registry
+from hasten.data.shapes.captions import caption
+from hasten.data.shapes.drawing import drawn as draw
+from hasten.data.shapes.scenes import SIZE, Scene, scene
+
+
+class Drawn(ABC):
+    """Pictures uint8 (n, c, h, w) by number, each with a caption."""
+
+    part_name: ClassVar[str]
+    shape: ClassVar[Shape]
+    labels = None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: np.ndarray, /) -> torch.Tensor: ...
+
+    @abstractmethod
+    def captions(self, index: np.ndarray) -> list[str]:
+        """What the pictures ``index`` show."""
+
+
+drawn: Registry[Drawn] = Registry("drawn data")
+
+
+@drawn.add("shapes")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shapes(Drawn):
+    """``count`` scenes of one to three objects (:mod:`hasten.data.shapes.scenes`)."""
+
+    shape: ClassVar[Shape] = (3, SIZE, SIZE)
+
+    count: int = 100_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_whole("data option count", self.count, 1, 100_000_000)
+        require_whole("data option seed", self.seed, 0, 2**31)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def scenes(self, index: np.ndarray) -> list[Scene]:
+        return [scene(self.seed, number) for number in index.tolist()]
+
+    def __getitem__(self, index: np.ndarray, /) -> torch.Tensor:
+        return draw(self.scenes(index))
+
+    def captions(self, index: np.ndarray) -> list[str]:
+        """What the pictures ``index`` show, in the words of :mod:`hasten.data.shapes.captions`."""
+        scenes = zip(self.scenes(index), index.tolist(), strict=True)
+        return [caption(each, self.seed, number) for each, number in scenes]

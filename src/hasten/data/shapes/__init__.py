@@ -1,0 +1,1 @@
+"""Drawn scenes with captions: pictures of which everything is known."""

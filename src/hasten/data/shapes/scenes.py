@@ -1,0 +1,214 @@
+"""What a scene shows: one to three objects, their relation, a background.
+
+Scene ``number`` of a seed is always the same, so data sets of scenes need no files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from hasten.core.errors import UserError
+
+SIZE = 64  # pixels, both ways
+SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
+COLOURS = {
+    "red": (214, 40, 40),
+    "orange": (245, 138, 18),
+    "yellow": (248, 221, 40),
+    "green": (42, 157, 62),
+    "cyan": (38, 198, 210),
+    "blue": (38, 70, 214),
+    "purple": (128, 44, 178),
+    "pink": (246, 106, 176),
+}
+RADII = {"small": 5.5, "medium": 9.0, "large": 14.5}  # pixels, of the circle of the same area
+BACKGROUNDS = ("plain", "gradient", "striped", "checkered", "grainy")
+RELATIONS = ("left of", "right of", "above", "below", "inside")
+HOLLOW = ("circle", "square", "ring")  # what another object can be inside
+OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+GAP = 2.5  # pixels between objects, and to the edge
+TRIES = 50  # at placing objects, before others are chosen
+KINDS = {"one": 0.3, "count": 0.12, "relation": 0.38, "two": 0.1, "three": 0.1}  # how often
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Thing:
+    """An object of a scene.
+
+    Attributes:
+        shape, colour, size: by name.
+        x, y: its centre in pixels, from the left and from the top.
+        radius: in pixels, of the circle of the same area.
+    """
+
+    shape: str
+    colour: str
+    size: str
+    x: float = 0.0
+    y: float = 0.0
+    radius: float = 0.0
+
+    @property
+    def look(self) -> tuple[str, str, str]:
+        return self.size, self.colour, self.shape
+
+    @property
+    def reach(self) -> float:
+        """From the centre to the farthest point, in pixels."""
+        return self.radius * REACH[self.shape]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What is drawn.
+
+    Attributes:
+        things: one to three objects; of a relation, the first is ``relation`` the second.
+        relation: of the first to the second, or None.
+        background, grey, tint, angle: its kind, how light it is (0 to 255), the difference of each
+            channel from it, and the direction of its pattern in radians.
+        seed: of its grain.
+    """
+
+    things: tuple[Thing, ...]
+    relation: str | None = None
+    background: str = "plain"
+    grey: float = 200.0
+    tint: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    angle: float = 0.0
+    seed: int = 0
+
+    @property
+    def counted(self) -> bool:
+        """Whether all of several objects look the same."""
+        return len(self.things) > 1 and len({thing.look for thing in self.things}) == 1
+
+
+# From the centre to the farthest point, for the area of the unit circle.
+REACH = {
+    "circle": 1.0,
+    "square": math.sqrt(math.pi / 2),
+    "triangle": math.sqrt(4 * math.pi / (3 * math.sqrt(3))),
+    "star": math.sqrt(math.pi / (5 * 0.45 * math.sin(math.pi / 5))),
+    "ring": 1.0 / math.sqrt(0.75),
+    "cross": math.sqrt(math.pi / 2),
+}
+
+
+def scene(seed: int, number: int) -> Scene:
+    """Scene ``number`` of ``seed``."""
+    rng = np.random.default_rng((seed, number))
+    kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
+    relation = _one(rng, RELATIONS) if kind == "relation" else None
+    things = None
+    while things is None:
+        looks = _looks_of(rng, kind, relation)
+        tries = (_in_place(rng, looks, relation) for _ in range(TRIES))
+        things = next((placed for placed in tries if placed is not None), None)
+    red, green, blue = rng.uniform(-9, 9, 3).tolist()
+    return Scene(
+        things=things,
+        relation=relation,
+        background=_one(rng, BACKGROUNDS),
+        grey=float(rng.uniform(25, 235)),
+        tint=(red, green, blue),
+        angle=float(rng.uniform(0, math.pi)),
+        seed=int(rng.integers(1 << 31)),
+    )
+
+
+def arranged(things: tuple[Thing, ...], relation: str | None, seed: int) -> Scene:
+    """A scene of ``things`` of these looks, placed as ``relation`` says, on a plain background."""
+    rng = np.random.default_rng(seed)
+    for _ in range(1000):
+        placed = _in_place(rng, things, relation)
+        if placed is not None:
+            return Scene(things=placed, relation=relation, seed=seed)
+    raise UserError(f"{len(things)} such objects do not fit in {SIZE} pixels")
+
+
+def _one(rng: np.random.Generator, names: Sequence[str]) -> str:
+    return names[int(rng.integers(len(names)))]
+
+
+def _looks_of(rng: np.random.Generator, kind: str, relation: str | None) -> tuple[Thing, ...]:
+    """The objects of a scene of this kind, without places."""
+    if kind == "count":
+        return _looks(rng, 1) * int(rng.integers(2, 4))
+    looks = _looks(rng, {"one": 1, "three": 3}.get(kind, 2))
+    while relation == "inside" and looks[0].colour == looks[1].colour:
+        looks = _looks(rng, 2)
+    if relation == "inside":
+        inner, outer = looks
+        outer = dataclasses.replace(outer, shape=_one(rng, HOLLOW), size="large")
+        return dataclasses.replace(inner, size="small"), outer
+    return looks
+
+
+def _looks(rng: np.random.Generator, count: int) -> tuple[Thing, ...]:
+    """Objects of which no two have both shape and colour in common."""
+    things: list[Thing] = []
+    while len(things) < count:
+        thing = Thing(
+            shape=_one(rng, SHAPES), colour=_one(rng, tuple(COLOURS)), size=_one(rng, tuple(RADII))
+        )
+        if (thing.shape, thing.colour) not in [(other.shape, other.colour) for other in things]:
+            things.append(thing)
+    return tuple(things)
+
+
+def _in_place(
+    rng: np.random.Generator, looks: tuple[Thing, ...], relation: str | None
+) -> tuple[Thing, ...] | None:
+    """``looks`` with places where they do not touch, None where a try did not succeed."""
+    sizes = rng.uniform(0.94, 1.06, len(looks)).tolist()
+    sized = [
+        dataclasses.replace(thing, radius=RADII[thing.size] * size)
+        for thing, size in zip(looks, sizes, strict=True)
+    ]
+    if relation == "inside":
+        inner, outer = sized
+        hollow = outer.radius * {"circle": 1.0, "square": 0.886, "ring": 0.577}[outer.shape]
+        inner = dataclasses.replace(inner, radius=min(inner.radius, (hollow - 1.0) * 0.62))
+        outer = _somewhere(rng, outer)
+        shift = rng.normal(size=2)
+        room = max(0.0, hollow - inner.reach - 1.0)
+        shift *= min(room, 2.0) * rng.uniform() / np.linalg.norm(shift)
+        return (
+            dataclasses.replace(inner, x=outer.x + float(shift[0]), y=outer.y + float(shift[1])),
+            outer,
+        )
+    things = tuple(_somewhere(rng, thing) for thing in sized)
+    apart = all(
+        math.hypot(a.x - b.x, a.y - b.y) >= a.reach + b.reach + GAP
+        for a, b in itertools.combinations(things, 2)
+    )
+    if not apart or (relation and not related(things[0], things[1], relation)):
+        return None
+    return things
+
+
+def _somewhere(rng: np.random.Generator, thing: Thing) -> Thing:
+    margin = min(thing.reach + 1.0, SIZE / 2 - 1)
+    x, y = rng.uniform(margin, SIZE - margin, 2)
+    return dataclasses.replace(thing, x=float(x), y=float(y))
+
+
+def related(first: Thing, second: Thing, relation: str) -> bool:
+    """Whether ``first`` is ``relation`` ``second``: for the four directions, within 45 degrees of
+    it."""
+    across, down = first.x - second.x, first.y - second.y
+    if relation == "inside":
+        return math.hypot(across, down) + first.radius <= second.radius * 1.25
+    ahead, aside = {
+        "left of": (-across, down),
+        "right of": (across, down),
+        "above": (-down, across),
+        "below": (down, across),
+    }[relation]
+    return ahead > abs(aside)

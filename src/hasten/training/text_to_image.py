@@ -1,0 +1,234 @@
+"""Train a text-to-image model: a conditional U-Net and its text encoder on the latents of an
+autoencoder (Rombach et al. 2112.10752), with captions dropped for classifier-free guidance.
+
+Every picture is encoded once, before training, and every caption is tokenized once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Protocol
+
+import numpy as np
+import pydantic
+import torch
+from accelerate import PartialState
+from safetensors.torch import load_file, save
+from tqdm import tqdm
+
+from hasten.adapters.prompted import VaeCodec
+from hasten.adapters.schedules import prediction, schedule
+from hasten.adapters.text_to_image import (
+    TextToImage,
+    autoencoder_codec,
+    new_text_to_image,
+    new_tokenizer,
+    prompted_model,
+    save_text_to_image,
+    token_ids,
+)
+from hasten.core.errors import require
+from hasten.core.files import write_bytes
+from hasten.core.model import Model
+from hasten.core.noise_schedule import NoiseSchedule
+from hasten.core.plan import Plan
+from hasten.core.transfer import sent
+from hasten.media.pictures import save_png
+from hasten.sampling import build
+from hasten.training.budget import Deadline
+from hasten.training.data import pictures_of
+from hasten.training.loop import Training
+from hasten.training.noise_prediction import NoisePrediction
+from hasten.training.objective import PictureSource
+from hasten.training.previews import preview_sheet
+from hasten.training.recipe import Data, Run, Times, Whole
+
+SHARD = 4096  # pictures of one file of latents
+PREVIEW = Plan(solver="dpmpp(order=2)", grid="log-snr", steps=12, guidance=4.0)
+
+
+class TextToImageRecipe(Run):
+    """A text-to-image model: a U-Net and a text encoder on the latents of an autoencoder.
+
+    Attributes:
+        objective: always text-to-image.
+        data: the pictures, with the column of their captions.
+        autoencoder: its folder, as `hasten train` wrote it; `--autoencoder` replaces it.
+        network: the options of diffusers' UNet2DConditionModel.
+        text: the options of transformers' CLIPTextConfig.
+        length: tokens of a prompt; longer prompts are cut.
+        schedule: the noise schedule: ddpm, vp-linear, vp-cosine or flow, with options.
+        prediction: what the network predicts: epsilon, v, x0 or flow.
+        caption_dropout: the share of pictures whose caption is dropped, for classifier-free
+            guidance.
+        times: at which noise levels to train.
+        preview: the prompts of the previews.
+    """
+
+    objective: Literal["text-to-image"]
+    data: Data
+    autoencoder: str
+    network: dict[str, object]
+    text: dict[str, object]
+    length: Whole = 77
+    schedule: str | dict[str, object] = "ddpm"
+    prediction: str = "epsilon"
+    caption_dropout: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.1
+    times: Times = Times()
+    preview: tuple[str, ...] = ()
+
+    @classmethod
+    def takes(cls, objective: object) -> bool:
+        return objective == "text-to-image"
+
+    @pydantic.model_validator(mode="after")
+    def _parts_exist(self) -> TextToImageRecipe:
+        schedule(self.schedule)
+        prediction(self.prediction)
+        return self
+
+    @property
+    def noise_schedule(self) -> NoiseSchedule:
+        return schedule(self.schedule)
+
+
+class Captioned(PictureSource, Protocol):
+    """Pictures with captions."""
+
+    def captions(self, index: np.ndarray) -> list[str]: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CaptionedLatents:
+    """Rows: latents (n, c, h, w), stored in float16; the tokens (n, length) of their captions stand
+    in the place of labels."""
+
+    latents: torch.Tensor
+    tokens: torch.Tensor
+
+    @property
+    def labels(self) -> torch.Tensor:
+        return self.tokens
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def at(self, index: np.ndarray, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
+        return sent(self.latents[torch.from_numpy(index)], device).float()
+
+
+def train_text_to_image(
+    recipe: TextToImageRecipe, out: Path, *, deadline: Deadline | None = None, quiet: bool = False
+) -> Path:
+    """Train, or go on with the run in ``out``; returns ``out``/model, a folder that diffusers loads
+    as a StableDiffusionPipeline.
+
+    Raises:
+        UserError: data or an autoencoder that cannot be read, options that a network does not take,
+            or a run of another recipe in ``out``.
+    """
+    device = PartialState().device
+    assert device is not None
+    codec = autoencoder_codec(recipe.autoencoder, device)
+    source = pictures_of(recipe.data)
+    captions = source.captions(np.arange(len(source)))
+    words = {word for text in captions for word in re.findall(r"[^\W\d_]+", text.lower())}
+    tokenizer = new_tokenizer(sorted(words), recipe.length)
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(recipe.seed)
+        net = new_text_to_image(recipe.network, recipe.text, tokenizer)
+    latents = encoded(source, codec, out / "latents", [recipe.data], quiet=quiet)
+    settings = {"schedule": recipe.noise_schedule, "prediction": prediction(recipe.prediction)}
+
+    def as_model(module: TextToImage) -> Model:
+        prompts = recipe.preview or tuple(captions[:8])
+        return prompted_model(module, tokenizer, codec, prompts, name=recipe.name, **settings)
+
+    def preview(module: torch.nn.Module, seen: int) -> None:
+        assert isinstance(module, TextToImage)
+        sheet = preview_sheet(build(as_model(module), PREVIEW))
+        save_png(sheet, out / "previews" / f"{seen:010d}.png", {"pictures": seen}, zoom=2)
+
+    training = Training(
+        recipe=recipe,
+        objective=NoisePrediction(
+            times=recipe.times,
+            null_label=token_ids(tokenizer, [""])[0],
+            label_dropout=recipe.caption_dropout,
+            **settings,
+        ),
+        net=net,
+        rows=CaptionedLatents(latents=latents, tokens=token_ids(tokenizer, captions)),
+        run=out / "checkpoints",
+        preview=preview if recipe.preview_every else None,
+        deadline=deadline,
+        quiet=quiet,
+    )
+    training.fit_().put_(net)
+    if PartialState().is_main_process:
+        card = _card(recipe, training.seen)
+        save_text_to_image(as_model(net.eval()), net, tokenizer, out / "model", card)
+    PartialState().wait_for_everyone()
+    return out / "model"
+
+
+def encoded(
+    source: PictureSource, codec: VaeCodec, folder: Path, what: Sequence[object], *, quiet: bool
+) -> torch.Tensor:
+    """The latents of every picture of ``source`` (n, c, h, w) in float16, kept in ``folder``; those
+    that are there already are read, so a run that was killed goes on.
+
+    Args:
+        what: what the latents depend on beside the codec: the data.
+    """
+    stamp = hashlib.sha256(repr(what).encode())
+    for name, value in sorted(codec.vae.state_dict().items()):
+        stamp.update(name.encode() + value.detach().cpu().numpy().tobytes())
+    place = folder / stamp.hexdigest()[:12]
+    shards = []
+    bar = tqdm(total=len(source), unit="pic", unit_scale=True, desc="encoding", disable=quiet)
+    for begin in range(0, len(source), SHARD):
+        index = np.arange(begin, min(begin + SHARD, len(source)))
+        file = place / f"{begin:09d}.safetensors"
+        if not file.exists():
+            parts = [
+                codec.encode(source[part].float() / 255).half().cpu()
+                for part in np.array_split(index, -(-len(index) // 128))
+            ]
+            write_bytes(file, save({"latents": torch.cat(parts)}))
+        shards.append(load_file(file)["latents"])
+        bar.update(len(index))
+    bar.close()
+    out = torch.cat(shards)
+    require(len(out) == len(source), f"{place} holds {len(out)} latents; delete it.")
+    return out
+
+
+def _card(recipe: TextToImageRecipe, seen: int) -> str:
+    options = recipe.optimizer
+    return f"""---
+library_name: diffusers
+license: apache-2.0
+tags: [hasten, diffusion, text-to-image]
+---
+# {recipe.name}
+
+A text-to-image model trained with `hasten train`. It predicts {recipe.prediction}; captions were
+dropped for {recipe.caption_dropout:.0%} of pictures.
+
+- data: `{Path(recipe.data.source).name}`
+- pictures seen: {seen:,}, batch {options.batch}, rate {options.rate:g}, decay {options.decay}, \
+EMA {recipe.ema}
+- precision: {recipe.precision}; seed {recipe.seed}
+
+```python
+import hasten
+
+model = hasten.load("this/folder", prompts=["a large red circle"])
+pictures = hasten.build(model, hasten.Plan(steps=20, guidance=4.0)).sample(8, condition=0)
+```
+"""
