@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from PIL import Image
 
 import hasten
 from hasten.core.errors import NonFiniteError, UserError
+from hasten.core.files import write_manifest
 from hasten.core.random_streams import generator
 from hasten.data.rows import Pictures, load_rows
 from hasten.training import checkpoint
@@ -156,6 +158,20 @@ def test_another_recipe_is_refused_in_the_same_folder(parquet, tmp_path):
     run(Recipe(**fields(parquet)), tmp_path, steps=2)
     with pytest.raises(UserError, match="ema differ"):
         run(Recipe(**fields(parquet, ema=0.5)), tmp_path)
+
+
+def test_a_run_of_an_older_version_goes_on_where_only_younger_fields_are_missing(parquet, tmp_path):
+    recipe = Recipe(**fields(parquet))
+    whole = run(recipe, tmp_path / "whole")
+    run(recipe, tmp_path / "cut", steps=5)
+    newest = checkpoint.newest(tmp_path / "cut")
+    assert newest is not None
+    facts = json.loads((newest / "facts.json").read_text())
+    del facts["recipe"]["data"]["caption"], facts["recipe"]["track"]
+    (newest / "facts.json").write_text(json.dumps(facts))
+    write_manifest(newest, {"step": 5})
+    assert checkpoint.newest(tmp_path / "cut") == newest
+    assert_same(whole, run(recipe, tmp_path / "cut"))
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(parquet, tmp_path):

@@ -307,8 +307,7 @@ class Training:
             f"{folder} was written by an older hasten; name another --out, or delete {self.run}.",
         )
         mine = self.recipe.model_dump(mode="json")
-        # What an older version wrote may have other names and lack a younger field.
-        theirs = {**_defaults(self.recipe), **type(self.recipe).upgraded(facts["recipe"])}
+        theirs = _read(facts["recipe"], type(self.recipe))
         differ = [name for name in mine if mine[name] != theirs.get(name) and name not in _FREE]
         if differ:
             each = "; ".join(
@@ -358,10 +357,13 @@ class Training:
             module.train()
 
 
-def _defaults(recipe: Run) -> dict[str, object]:
-    """The fields of a recipe that have a default."""
-    fields = type(recipe).model_fields.items()
-    return {name: field.default for name, field in fields if not field.is_required()}
+def _read(fields: dict[str, Any], kind: type[Run]) -> dict[str, Any]:
+    """The recipe of a checkpoint; what an older version wrote may have other names, and lack a
+    younger field."""
+    fields = kind.upgraded(fields)
+    with contextlib.suppress(UserError):  # then it differs, and is shown as it is
+        return kind(**fields).model_dump(mode="json")
+    return fields
 
 
 _FREE = {"checkpoint_every", "preview_every", "track"}  # may change when a run goes on

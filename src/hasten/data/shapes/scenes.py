@@ -31,7 +31,8 @@ BACKGROUNDS = ("plain", "gradient", "striped", "checkered", "grainy")
 RELATIONS = ("left of", "right of", "above", "below", "inside")
 HOLLOW = ("circle", "square", "ring")  # what another object can be inside
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-GAP = 2.5  # pixels between objects, and to the edge
+GAP = 2.5  # pixels between objects
+MARGIN = 3.0  # pixels by which a relation holds
 TRIES = 50  # at placing objects, before others are chosen
 KINDS = {"one": 0.3, "count": 0.12, "relation": 0.38, "two": 0.1, "three": 0.1}  # how often
 
@@ -188,7 +189,7 @@ def _in_place(
         math.hypot(a.x - b.x, a.y - b.y) >= a.reach + b.reach + GAP
         for a, b in itertools.combinations(things, 2)
     )
-    if not apart or (relation and not related(things[0], things[1], relation)):
+    if not apart or (relation and not related(*things, relation, MARGIN)):
         return None
     return things
 
@@ -199,16 +200,17 @@ def _somewhere(rng: np.random.Generator, thing: Thing) -> Thing:
     return dataclasses.replace(thing, x=float(x), y=float(y))
 
 
-def related(first: Thing, second: Thing, relation: str) -> bool:
-    """Whether ``first`` is ``relation`` ``second``: for the four directions, within 45 degrees of
-    it."""
+def related(first: Thing, second: Thing, relation: str, margin: float = 0.0) -> bool:
+    """Whether ``first`` is ``relation`` ``second``: for the four directions, nearer to that one
+    than to any other, by ``margin`` pixels."""
     across, down = first.x - second.x, first.y - second.y
-    if relation == "inside":
-        return math.hypot(across, down) + first.radius <= second.radius * 1.25
+    within = math.hypot(across, down) < second.radius / 2 and first.radius < second.radius
+    if within or relation == "inside":
+        return within and relation == "inside"
     ahead, aside = {
         "left of": (-across, down),
         "right of": (across, down),
         "above": (-down, across),
         "below": (down, across),
     }[relation]
-    return ahead > abs(aside)
+    return ahead > abs(aside) + margin
