@@ -76,6 +76,7 @@ def test_a_pipeline_runs_a_plan(main_of):
     assert [picture.size for picture in pictures] == [(16, 16), (16, 16)]
 
 
+@pytest.mark.slow
 def test_a_program_is_learned_and_loads(main_of, tmp_path, capsys):
     learned = main_of("learn_a_program")(
         pairs=8, steps=2, evaluations=2, held_out=8, teacher_steps=10

@@ -207,6 +207,7 @@ def openvino(dtype: str) -> Any:
         "DiT",
     ],
 )
+@pytest.mark.slow
 def test_openvino_in_bfloat16_hears_363_4_and_not_364(name):
     """What an answer at 363.4 differs from that at 364 by is all of a waved time embedding, so the
     network is made to depend on the time strongly; bfloat16's own rounding is far smaller."""

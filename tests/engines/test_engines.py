@@ -121,6 +121,7 @@ def test_a_batch_that_fills_half_of_a_size_is_padded_up_to_it(tiny_model):
 @pytest.mark.parametrize(
     "engine", [pytest.param("openvino", marks=pytest.mark.slow), "onnxruntime"]
 )
+@pytest.mark.slow
 def test_conditions_of_other_parts_have_graphs_of_their_own(engine):
     """Frames, a list, a shared number: an engine takes the tensors of a condition one by one."""
 

@@ -328,6 +328,7 @@ def ranks(dies: int | None = None) -> list[tuple[int, str, str]]:
     return done
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_questions_and_end_with_the_same_picture():
     (status, first, err), (other, second, _) = ranks()
     assert (status, other) == (0, 0), err

@@ -47,6 +47,7 @@ def exported(model, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_the_runner_needs_numpy_and_the_runtime_alone(exported, model, tmp_path):
     assert len((exported / "run.py").read_text().splitlines()) <= 100
     picture = tmp_path / "picture.png"

@@ -218,6 +218,7 @@ def test_compile_runs_both_graphs_as_eager_does(noise):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_both_graphs_of_a_unet_are_captured_whole():
     two = split(tiny_unet(), "deep", branch=1)
     captured = torch.compile(two, backend="eager", fullgraph=True, dynamic=False)

@@ -341,6 +341,7 @@ def starts_for(folder, model) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_picture_depends_on_its_seed_and_number_alone(tiny_model, tmp_path):
     model = tiny_model(labels=2)
     for start in starts_for(tmp_path, model):

@@ -97,6 +97,24 @@ class PromptedUNet(ConditionalUNet):
         return net(x, t, condition.labels)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CapturedFamily(DiffusersFamily):
+    """A network in :class:`hasten.adapters.capture.CapturedNet`, which looks up what a label stands
+    for."""
+
+    @staticmethod
+    def of(net: nn.Module, known: DiffusersFamily | None) -> CapturedFamily:
+        """The family of a captured ``net``, with what is ``known`` of its class."""
+        fields = ("unquantized", "low_rank", "stacks")
+        told = {} if known is None else {name: getattr(known, name) for name in fields}
+        return CapturedFamily(name=type(net).__name__, loadable=False, **told)
+
+    def call(
+        self, net: nn.Module, x: torch.Tensor, t: torch.Tensor, condition: Condition
+    ) -> torch.Tensor:
+        return net(x, t, condition.labels)
+
+
 class DiT(DiffusersFamily):
     """Labels go into the embedding that every block has of its own."""
 
@@ -148,10 +166,10 @@ def family(module: nn.Module) -> DiffusersFamily | None:
 class Network(nn.Module):
     """A network of any family as ``net(x, t, condition)``, which carries its family."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, known: Family | None = None) -> None:
         super().__init__()
         self.module = module
-        own = getattr(module, "family", None)
+        own = known or getattr(module, "family", None)
         self.family: Family = own if isinstance(own, Family) else family(module) or PLAIN
         self._call = self.family.call
 

@@ -55,9 +55,11 @@ def load(
     labels: int | None = None,
     null_label: int | None = None,
     learned_variance: bool | None = None,
-    prompts: Sequence[str] | None = None,
+    prompts: Sequence[Any] | None = None,
+    negative: str | None = None,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype | None = None,
+    **call: Any,
 ) -> Model:
     """The Model behind ``source``, ready to sample: in eval mode, without gradients, on ``device``.
 
@@ -75,8 +77,12 @@ def load(
         labels: how many classes there are.
         null_label: the label that stands for "no label".
         learned_variance: the network answers twice the channels, the second half a variance.
-        prompts: of a text-to-image pipeline (Stable Diffusion): each becomes a label, and the empty
-            one the null label; see :mod:`hasten.adapters.prompted`.
+        prompts: what a pipeline is asked for, texts or (DiT) classes: each becomes a label. Any
+            pipeline whose loop is network and ``scheduler.step`` is captured by watching its own
+            call, see :mod:`hasten.adapters.capture`.
+        negative: the negative prompt, of a pipeline that guides; the empty one by default.
+        call: arguments of the pipeline's own call: ``height``, ``num_frames``, ``image``,
+            ``guidance_scale`` and so on.
         dtype: of the weights; float32 for files, whatever a live network has.
 
     Raises:
@@ -99,7 +105,14 @@ def load(
             f"load: {', '.join(arguments)} cannot be given with prompts=; the pipeline's own files "
             "say it.",
         )
-        return load_prompted(source, prompts, place, width)
+        return load_prompted(source, prompts, place, width, negative=negative, **call)
+    if negative is not None:
+        call["negative"] = negative
+    require(
+        not call,
+        f"load: {', '.join(call)} {'is' if len(call) == 1 else 'are'} for a pipeline with prompts; "
+        "give prompts= as well, or drop it.",
+    )
     name, contents = _open(source, place, width)
     return _model(name, contents, arguments)
 

@@ -124,18 +124,23 @@ class VaeCodec(Codec):
 
 def load_prompted(
     source: str | Path | Pipeline,
-    prompts: Sequence[str],
+    prompts: Sequence[Any],
     device: torch.device,
     dtype: torch.dtype | None,
+    negative: str | None = None,
+    **call: Any,
 ) -> Model:
-    """The Model of a Stable Diffusion pipeline (live, a folder, or a hub id) for ``prompts``.
+    """The Model of a pipeline (live, a folder, or a hub id) for ``prompts``.
+
+    Args:
+        call: arguments of the pipeline's own call.
 
     Raises:
         UserError: no such pipeline, a part that brings code, pickled weights, or no prompt.
     """
     listed = isinstance(prompts, (list, tuple)) and len(prompts) > 0
     require(
-        listed and all(isinstance(prompt, str) for prompt in prompts),
+        listed and all(isinstance(prompt, (str, int)) for prompt in prompts),
         f"prompts is {prompts!r}; give a list of texts, one for each label.",
     )
     if isinstance(source, (str, Path)):
@@ -143,15 +148,21 @@ def load_prompted(
         pipe = _opened(folder, name, dtype)
     else:
         name, folder, pipe = type(source).__name__, None, source
-    parts = [getattr(pipe, name, None) for name in ("unet", "vae", "text_encoder", "tokenizer")]
-    whole = type(pipe).__name__ == KNOWN and all(part is not None for part in parts)
     require(
-        whole,
-        f"{name} with prompts: hasten knows {KNOWN} with all its parts; for another, set "
-        "pipe.scheduler = ProgramScheduler(program, like=pipe.scheduler).",
+        is_pipeline(pipe),
+        f"prompts are for a pipeline of diffusers, and {name} is a {type(pipe).__name__}; drop "
+        "them.",
     )
     if folder is not None:
         pipe.to(device)
+    parts = [getattr(pipe, name, None) for name in ("unet", "vae", "text_encoder", "tokenizer")]
+    whole = type(pipe).__name__ == KNOWN and all(part is not None for part in parts)
+    if not whole or negative is not None or call:
+        from hasten.adapters.pipelines import load_pipeline  # imports diffusers
+
+        settings = call if negative is None else {**call, "negative_prompt": negative}
+        model = load_pipeline(pipe, prompts, settings)
+        return dataclasses.replace(model, name=name, folder=folder)
     with torch.no_grad():
         words = pipe.encode_prompt([*prompts, ""], pipe.device, 1, False)[0].float()
     unet, scheduler = frozen(pipe.unet, device, dtype), pipe.scheduler
@@ -177,6 +188,11 @@ def load_prompted(
     )
 
 
+def is_pipeline(source: object) -> bool:
+    """Whether ``source`` is a live pipeline of diffusers."""
+    return isinstance(source, diffusers().DiffusionPipeline)
+
+
 def _folder(source: str) -> Path:
     """The folder that ``source`` names, or where the hub's pipeline of that name now lies."""
     folder = Path(source).expanduser()
@@ -184,47 +200,48 @@ def _folder(source: str) -> Path:
         return folder
     require(
         "/" in source,
-        f"{source!r} is no folder here and no hub id (owner/name), and prompts are for a {KNOWN}; "
+        f"{source!r} is no folder here and no hub id (owner/name), and prompts are for a pipeline; "
         "drop them, or name one.",
     )
     name, _, revision = source.partition("@")
     with (
-        refusing(f"{source} is no {KNOWN} that can be loaded", "check the folder or the name."),
+        refusing(f"{source} is no pipeline that can be loaded", "check the folder or the name."),
         quiet(),
     ):
         return Path(
-            diffusers().StableDiffusionPipeline.download(
+            diffusers().DiffusionPipeline.download(
                 name,
                 revision=revision or None,
                 use_safetensors=True,
                 trust_remote_code=False,
-                safety_checker=None,
             )
         )
 
 
 def _opened(folder: Path, source: str, dtype: torch.dtype | None) -> Pipeline:
-    _require_stock(read_object(folder / INDEX), str(folder / INDEX))
+    index = read_object(folder / INDEX)
+    _require_stock(index, str(folder / INDEX))
     with (
-        refusing(f"{source} is no {KNOWN} that can be loaded", "check the folder or the name."),
+        refusing(f"{source} is no pipeline that can be loaded", "check the folder or the name."),
         quiet(),
     ):
-        pipe = diffusers().StableDiffusionPipeline.from_pretrained(
+        safe = {"safety_checker": None, "requires_safety_checker": False}
+        pipe = diffusers().DiffusionPipeline.from_pretrained(
             folder,
             use_safetensors=True,
             trust_remote_code=False,
-            safety_checker=None,
-            requires_safety_checker=False,
+            **(safe if "safety_checker" in index else {}),
         )
         return pipe if dtype is None else pipe.to(dtype=dtype)
 
 
 def _require_stock(index: Mapping[str, object], where: str) -> None:
     """Refuse an index that names classes which are not diffusers' or transformers' own."""
+    kind = index.get("_class_name")
     require(
-        index.get("_class_name") == KNOWN,
-        f"{where} is of {index.get('_class_name')!r}, and with prompts hasten knows {KNOWN}; set "
-        "pipe.scheduler = ProgramScheduler(program, like=pipe.scheduler) on another.",
+        isinstance(kind, str) and kind.endswith("Pipeline") and hasattr(diffusers(), kind),
+        f"{where} is of {kind!r}, which is no pipeline of diffusers; hasten never runs code that a "
+        "model names.",
     )
     libraries = (*LIBRARIES, "stable_diffusion")
     for name, value in index.items():

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from hasten.core.errors import require, require_whole
 from hasten.core.registry import Registry
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
+"""Of a picture (c, h, w), a clip (frames, c, h, w), or latents of any rank."""
 
 
 class Codec(ABC):

@@ -57,6 +57,7 @@ def test_distances_are_those_between_the_features_and_the_forecast_ones():
     assert forecast(0, 1, 2) == pytest.approx(np.linalg.norm(features[2] - ahead))
 
 
+@pytest.mark.slow
 def test_a_learned_mask_keeps_its_budget_and_has_no_more_ode_error_than_an_even_one(tiny_model):
     model = tiny_model(labels=3)
     found = learn_cache_mask(model, BASE, budget=0.7, cuts=["deep(branch=0)"], n=2)

@@ -388,6 +388,7 @@ def test_the_command_line_learns_a_program_and_a_grid(tiny_model, tmp_path, caps
     assert Program.from_json(json.dumps(json.loads((tmp_path / "p.json").read_text())["program"]))
 
 
+@pytest.mark.slow
 def test_the_tuner_tries_the_programs_beside_a_model(tiny_model, tmp_path):
     from hasten.adapters.folder import save_folder
     from hasten.tuning.records import Trial

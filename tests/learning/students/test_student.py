@@ -61,6 +61,7 @@ def test_a_run_that_was_ended_goes_on_to_the_same_weights(teacher, data, tmp_pat
     assert max(float((a - b).abs().max()) for a, b in pairs) == 0
 
 
+@pytest.mark.slow
 def test_every_round_of_progressive_distillation_is_kept(teacher, data, tmp_path):
     out = tmp_path / "student"
     learn_student(teacher, recipe("progressive(first=8)", data), out, quiet=True)
@@ -113,6 +114,7 @@ def test_what_an_objective_cannot_take_is_refused(
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.slow
 def test_a_run_of_another_recipe_is_refused_and_says_what_differs(teacher, data, tmp_path):
     learn_student(teacher, recipe("direct", data), tmp_path / "s", quiet=True)
     other = recipe("direct", data, seed=5)

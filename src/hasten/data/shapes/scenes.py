@@ -189,9 +189,8 @@ def _in_place(
         math.hypot(a.x - b.x, a.y - b.y) >= a.reach + b.reach + GAP
         for a, b in itertools.combinations(things, 2)
     )
-    if not apart or (relation and not related(*things, relation, MARGIN)):
-        return None
-    return things
+    holds = relation is None or related(things[0], things[1], relation, MARGIN)
+    return things if apart and holds else None
 
 
 def _somewhere(rng: np.random.Generator, thing: Thing) -> Thing:

@@ -1,0 +1,152 @@
+"""Latents to pictures by a pipeline's own last lines.
+
+The pipeline is run for one step with its network silenced and a scheduler that returns the finished
+latents: what follows is its own decoding, whatever it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from hasten.adapters.recording import Pipeline, answering, network_of, run, scheduled
+from hasten.adapters.scheduler import ProgramScheduler
+from hasten.adapters.schedules import config_of, read_schedule
+from hasten.core.codec import Codec, Shape, codecs
+from hasten.core.errors import UserError
+from hasten.core.plan import Plan
+
+NUMBER = ("prompt", "negative_prompt", "class_labels", "image", "mask_image", "control_image")
+"""Arguments of a pipeline's call of which there is one for each sample."""
+
+
+class Returning(ProgramScheduler):
+    """A scheduler of one step, which ends with given latents."""
+
+    latents: torch.Tensor
+
+    def step(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, **options: Any
+    ) -> Any:
+        """Take the step, and give the latents."""
+        done: Any = super().step(model_output, timestep, sample)
+        out = self.latents.to(sample.dtype)
+        if len(out) < len(sample):  # some pipelines hand over the branches side by side
+            out = torch.cat([out] * (len(sample) // len(out)))
+        tupled = options.get("return_dict") is False
+        return (out, out) if tupled else dataclasses.replace(done, prev_sample=out)
+
+
+@codecs.add("pipeline")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PipelineCodec(Codec):
+    """Decodes as a pipeline does; ``source`` names it."""
+
+    source: str = ""
+
+    def of(
+        self,
+        pipe: Pipeline,
+        call: Mapping[str, Any],
+        answer: Any,
+        latent: Shape,
+        picture: Shape,
+    ) -> PipelineCodec:
+        """The same with its pipeline; the name alone can decode nothing."""
+        out = dataclasses.replace(self)
+        shapes = (latent, picture)
+        known = {"_pipe": pipe, "_call": call, "_answer": answer, "_shapes": shapes}
+        for name, value in known.items():
+            object.__setattr__(out, name, value)
+        return out
+
+    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+        raise UserError(f"codec 'pipeline': {self.source} decodes latents; it encodes no pictures.")
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Pictures (n, c, h, w), or clips (n, frames, c, h, w), in [0, 1]."""
+        pipe = self._of("_pipe")
+        call, answer = self._of("_call"), self._of("_answer")
+        return torch.cat([decoded_by(pipe, call, part, answer) for part in latents.split(8)])
+
+    def encoded_shape(self, shape: Shape) -> Shape:
+        latent, picture = self._of("_shapes")
+        if tuple(shape) != tuple(picture):
+            raise UserError(f"codec 'pipeline': pictures are {picture}, not {tuple(shape)}.")
+        return latent
+
+    def decoded_shape(self, shape: Shape) -> Shape:
+        return self._of("_shapes")[1]
+
+    def _of(self, name: str) -> Any:
+        value = getattr(self, name, None)
+        if value is None:
+            raise UserError(
+                "codec 'pipeline' has no pipeline; load it with its prompts: "
+                "hasten.load(pipe, prompts=[...])."
+            )
+        return value
+
+
+def decoded_by(
+    pipe: Pipeline, call: Mapping[str, Any], latents: torch.Tensor, answer: Any
+) -> torch.Tensor:
+    """``latents`` (n, ...) as ``pipe`` decodes them: (n, c, h, w) or (n, frames, c, h, w).
+
+    Args:
+        answer: what the network answered once, for its shape.
+    """
+    like, n = pipe.scheduler, len(latents)
+    # A pipeline that begins with a picture skips all but its last steps.
+    steps = math.ceil(1 / float(call.get("strength", 1.0) or 1.0))
+    plan = Plan(solver="ddim", grid="uniform", steps=steps)
+    scheduler = Returning(plan.trace(read_schedule(config_of(like), "scheduler")), like=like)
+    scheduler.latents = latents
+    settings = {name: _first(value, n) if name in NUMBER else value for name, value in call.items()}
+    if "prompt" not in settings and "class_labels" not in settings:
+        settings["batch_size"] = n
+    settings |= {"num_inference_steps": steps, "output_type": "pt"}
+    settings["generator"] = torch.Generator().manual_seed(0)
+    network = network_of(pipe)[1]
+    with scheduled(pipe, scheduler), answering(network, _silenced(answer)):
+        try:
+            out = run(pipe, settings)
+        except UserError:
+            out = run(pipe, {**settings, "output_type": "np"})
+    pictures = out.frames if hasattr(out, "frames") else out.images
+    if isinstance(pictures, np.ndarray):
+        pictures = torch.from_numpy(pictures).movedim(-1, -3)
+    if isinstance(pictures, list):
+        pictures = torch.stack(list(pictures))
+    return pictures.float().clamp(0, 1)
+
+
+def _first(value: Any, n: int) -> Any:
+    """The first of several texts or pictures, ``n`` times; one stays alone."""
+    return [value[0]] * n if isinstance(value, (list, tuple)) else [value] * n
+
+
+class Nothing(tuple):
+    """An answer of a network: a tuple, or what has a ``sample``."""
+
+    @property
+    def sample(self) -> Any:
+        return self[0]
+
+
+def _silenced(answer: Any) -> Any:
+    """A network that answers with zeros, shaped as it answered once."""
+
+    def zeros(*args: Any, **kwargs: Any) -> Nothing:
+        names = (name for name in ("hidden_states", "sample", "x") if name in kwargs)
+        rows = len(args[0] if args else kwargs[next(names)])  # of a batch, or of a list
+        if isinstance(answer, (list, tuple)):
+            return Nothing(([torch.zeros_like(answer[0])] * rows,))
+        return Nothing((answer.new_zeros(rows, *answer.shape[1:]),))
+
+    return zeros

@@ -1,0 +1,107 @@
+"""A live pipeline of diffusers as a Model, captured and verified."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from hasten.adapters.capture import CLOSE, Captured, CapturedNet, captured
+from hasten.adapters.families import CapturedFamily, Network, family
+from hasten.adapters.frozen import frozen
+from hasten.adapters.pipeline_codec import PipelineCodec, decoded_by
+from hasten.adapters.recording import Pipeline, Step, helper_of, network_of, recorded, takes
+from hasten.adapters.schedules import config_of, read_prediction, read_schedule
+from hasten.core.errors import UserError, require
+from hasten.core.model import Model
+
+VERIFIED = 3  # steps of the record that a capture is checked against
+
+
+def load_pipeline(pipe: Pipeline, prompts: Sequence[Any] | None, call: Mapping[str, Any]) -> Model:
+    """The Model of ``pipe`` for ``prompts``: a label for each, and one for no prompt (or the
+    negative one) where the pipeline guides.
+
+    Args:
+        call: arguments of the pipeline's own call, such as ``height`` or ``guidance_scale``.
+
+    Raises:
+        UserError: its loop cannot be captured, with the argument that stands in the way; a
+            scheduler that cannot be read.
+    """
+    kind, (_, network) = type(pipe).__name__, network_of(pipe)
+    settings = dict(call)
+    if prompts is not None:
+        settings["class_labels" if kind.startswith("DiT") else "prompt"] = list(prompts)
+    asked = None if prompts is None else len(prompts)
+    what = captured(recorded(pipe, settings, 2), _twice(pipe, settings), kind, asked)
+    network = frozen(network)
+    helper = helper_of(pipe)
+    inside = CapturedNet(network, what, None if helper is None else frozen(helper))
+    net = Network(inside, CapturedFamily.of(network, family(network))).eval()
+    _verify(net, recorded(pipe, _elsewhere(pipe, settings, what), VERIFIED), what, kind)
+    config = config_of(pipe.scheduler)
+    labels = None if prompts is None else what.samples
+    zeros = torch.zeros(1, *what.shape, device=pipe.device)
+    picture = tuple(decoded_by(pipe, settings, zeros, what.answer).shape[1:])
+    codec = PipelineCodec(source=kind).of(pipe, settings, what.answer, what.shape, picture)
+    return Model(
+        net=net,
+        schedule=read_schedule(config, f"{type(pipe.scheduler).__name__} of the pipeline"),
+        prediction=read_prediction(config, f"{type(pipe.scheduler).__name__} of the pipeline"),
+        shape=what.shape,
+        codec=codec,
+        labels=labels,
+        null_label=None if what.guidance is None else labels,
+        name=kind,
+        plans=() if what.guidance is None else ({"guidance": round(what.guidance, 4)},),
+        prompts=() if prompts is None or not isinstance(prompts[0], str) else tuple(prompts),
+    )
+
+
+def _twice(pipe: Pipeline, call: Mapping[str, Any]) -> Step | None:
+    """The first step of the same call for twice as many samples; None where it cannot be made."""
+    doubled = {
+        name: value * 2 if isinstance(value, list) else value for name, value in call.items()
+    }
+    if "prompt" not in call and "class_labels" not in call:
+        doubled["batch_size"] = 2 * int(call.get("batch_size", 1))
+    try:
+        return recorded(pipe, doubled, 1)[0]
+    except UserError:
+        return None
+
+
+def _elsewhere(pipe: Pipeline, call: Mapping[str, Any], what: Captured) -> dict[str, Any]:
+    """The same call from another start. Only the start is another: what else a pipeline draws (of
+    the posterior of a picture's latents, say) belongs to the condition."""
+    if any("image" in name for name in call):  # its latents may be drawn from the same generator
+        return {**call}
+    if not takes(pipe, "latents"):
+        return {**call, "generator": torch.Generator().manual_seed(1)}
+    noise = torch.randn(what.samples, *what.shape, generator=torch.Generator().manual_seed(1))
+    return {**call, "latents": noise.to(pipe.device, what.dtype)}
+
+
+@torch.no_grad()
+def _verify(net: torch.nn.Module, steps: Sequence[Step], what: Captured, kind: str) -> None:
+    """Compare the captured network with what the pipeline itself makes at another start and other
+    times."""
+    n = what.samples
+    for step in steps:
+        x, labels = step.sample[:n], torch.arange(n, device=step.sample.device)
+        t = torch.full((n,), step.timestep, device=x.device)
+        answer = net(x, t, labels)
+        if what.guidance is not None:
+            null = net(x, t, torch.full_like(labels, n))
+            answer = null + what.guidance * (answer - null)
+        wanted = step.output[:n]
+        if wanted.shape[1] == 2 * x.shape[1]:
+            wanted = wanted.chunk(2, dim=1)[0]
+        apart = float((answer - wanted).norm() / wanted.norm().clamp_min(1e-12))
+        require(
+            apart < CLOSE,
+            f"{kind} was captured, but at t = {step.timestep:g} its network answers otherwise (off "
+            f"by {apart:.2g}); what it is given depends on more than x, t and the prompts.",
+        )

@@ -1,0 +1,226 @@
+"""What a pipeline of diffusers does with its network and scheduler, recorded from its own call."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from hasten.adapters.quiet import quiet
+from hasten.adapters.scheduler import ProgramScheduler
+from hasten.adapters.schedules import config_of, read_schedule
+from hasten.core.errors import UserError
+from hasten.core.plan import Plan
+
+Pipeline = Any  # of diffusers
+NETWORKS = ("transformer", "unet", "prior")
+
+
+class Finished(Exception):
+    """Raised by a recording scheduler after its last step: nothing has to be decoded."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkCall:
+    """A call of the network: its arguments by name, its answer as it gave it, and the calls of
+    modules before it (a ControlNet) whose answers it may have been given."""
+
+    arguments: dict[str, Any]
+    answer: Any
+    helpers: tuple[NetworkCall, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Step:
+    """A step of the scheduler: the network calls before it, and what it was given."""
+
+    calls: tuple[NetworkCall, ...]
+    output: torch.Tensor
+    timestep: float
+    sample: torch.Tensor
+
+
+class Recorder(ProgramScheduler):
+    """A program's scheduler that notes what each step is given."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.calls: list[NetworkCall] = []
+        self.helpers: list[NetworkCall] = []
+        self.steps: list[Step] = []
+        self.wanted = self.program.evaluations
+
+    def step(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, **options: Any
+    ) -> Any:
+        """Note the step, then take it."""
+        noted = Step(
+            calls=tuple(self.calls),
+            output=model_output.detach().clone(),
+            timestep=float(timestep),
+            sample=sample.detach().clone(),
+        )
+        self.steps.append(noted)
+        self.calls.clear()
+        self.helpers.clear()
+        if len(self.steps) == self.wanted:
+            raise Finished
+        return super().step(model_output, timestep, sample, **options)
+
+
+def network_of(pipe: Pipeline) -> tuple[str, torch.nn.Module]:
+    """The attribute of ``pipe`` that holds the network it samples with, and the network.
+
+    Raises:
+        UserError: it has none, or two that take turns.
+    """
+    names = [name for name in NETWORKS if isinstance(getattr(pipe, name, None), torch.nn.Module)]
+    kind = type(pipe).__name__
+    if not names:
+        raise UserError(f"{kind} has no unet and no transformer, so hasten cannot capture it.")
+    if isinstance(getattr(pipe, "transformer_2", None), torch.nn.Module):
+        raise UserError(
+            f"{kind} has two networks that take turns, which hasten does not know yet; capture it "
+            "with one (transformer_2=None)."
+        )
+    return names[0], getattr(pipe, names[0])
+
+
+def recorded(pipe: Pipeline, call: Mapping[str, Any], steps: int) -> list[Step]:
+    """The first ``steps`` steps of ``pipe(**call)``; the pipeline is as it was afterwards.
+
+    Raises:
+        UserError: its scheduler cannot be read, or its own call refuses.
+    """
+    like, taken = pipe.scheduler, 0
+    schedule = read_schedule(config_of(like), f"{type(like).__name__} of the pipeline")
+    for count in (steps, 3 * steps, 12 * steps):  # a pipeline that begins with a picture skips some
+        plan = Plan(solver="ddim", grid="uniform", steps=count)
+        recorder = Recorder(plan.trace(schedule), like=like)
+        recorder.wanted = steps
+        settings = {"num_inference_steps": count, "output_type": "latent", **call}
+        settings.setdefault("generator", torch.Generator().manual_seed(0))
+        with scheduled(pipe, recorder), _listening(pipe, recorder):
+            run(pipe, settings)
+        taken = len(recorder.steps)
+        if taken == steps:
+            return recorder.steps
+    raise UserError(
+        f"{type(pipe).__name__} took {taken} of {steps} steps; its loop is none of network and "
+        "scheduler.step, so hasten cannot capture it."
+    )
+
+
+def takes(pipe: Pipeline, name: str) -> bool:
+    """Whether the call of ``pipe`` has an argument ``name``."""
+    return name in inspect.signature(type(pipe).__call__).parameters
+
+
+def run(pipe: Pipeline, settings: Mapping[str, Any]) -> Any:
+    """``pipe(**settings)``, with the settings that it takes; None where a step ended it.
+
+    Raises:
+        UserError: the pipeline refuses its arguments.
+    """
+    given = {
+        # A copy: some pipelines write into the list of prompts that they are given.
+        name: list(value) if isinstance(value, list) else value
+        for name, value in settings.items()
+        if takes(pipe, name)
+    }
+    try:
+        with torch.no_grad(), _silent(pipe):
+            return pipe(**given)
+    except Finished:
+        return None
+    except UserError:
+        raise
+    except Exception as error:  # whatever a pipeline raises for arguments that it does not take
+        text = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{type(pipe).__name__} cannot be called with {', '.join(sorted(given))} "
+            f"({type(error).__name__}: {text}); give load the arguments of its own call."
+        ) from error
+
+
+@contextlib.contextmanager
+def scheduled(pipe: Pipeline, scheduler: Any) -> Iterator[None]:
+    """``pipe`` with another scheduler."""
+    before = pipe.scheduler
+    pipe.scheduler = scheduler
+    try:
+        yield
+    finally:
+        pipe.scheduler = before
+
+
+@contextlib.contextmanager
+def answering(network: torch.nn.Module, forward: Any) -> Iterator[None]:
+    """``network`` with another ``forward``."""
+    own = network.__dict__.get("forward")
+    network.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del network.forward
+        else:
+            network.forward = own
+
+
+@contextlib.contextmanager
+def _listening(pipe: Pipeline, recorder: Recorder) -> Iterator[None]:
+    """Note the calls of the network of ``pipe`` and of its ControlNet."""
+
+    def note(call: NetworkCall) -> None:
+        recorder.calls.append(dataclasses.replace(call, helpers=tuple(recorder.helpers)))
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_noting(network_of(pipe)[1], note))
+        helper = helper_of(pipe)
+        if helper is not None:
+            stack.enter_context(_noting(helper, recorder.helpers.append))
+        yield
+
+
+def helper_of(pipe: Pipeline) -> torch.nn.Module | None:
+    """The module whose answers the network of ``pipe`` is given."""
+    helper = getattr(pipe, "controlnet", None)
+    return helper if isinstance(helper, torch.nn.Module) else None
+
+
+@contextlib.contextmanager
+def _noting(module: torch.nn.Module, note: Callable[[NetworkCall], None]) -> Iterator[None]:
+    forward = module.forward
+    signature = inspect.signature(type(module).forward)
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(module, *args, **kwargs).arguments
+        arguments = {name: value for name, value in bound.items() if name != "self"}
+        arguments |= arguments.pop("kwargs", {})
+        answer = forward(*args, **kwargs)
+        copied = pytree.tree_map_only(torch.Tensor, torch.clone, arguments)
+        note(NetworkCall(arguments=copied, answer=answer))
+        return answer
+
+    with answering(module, noted):
+        yield
+
+
+@contextlib.contextmanager
+def _silent(pipe: Pipeline) -> Iterator[None]:
+    """Without progress bars and remarks."""
+    before = dict(getattr(pipe, "_progress_bar_config", {}))
+    pipe.set_progress_bar_config(disable=True)
+    try:
+        with quiet():
+            yield
+    finally:
+        pipe.set_progress_bar_config(**before) if before else pipe.__dict__.pop(
+            "_progress_bar_config", None
+        )

@@ -1,0 +1,113 @@
+"""Every family of pipelines, captured: what a Model samples is what the pipeline itself makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from zoo import ZOO, built
+
+import hasten
+from hasten.adapters.scheduler import ProgramScheduler
+
+STEPS = 4
+LINEAR = {  # guidance of one scale, where a pipeline's own is more
+    "instruct-pix2pix": {"image_guidance_scale": 1.0},
+    "qwen-image": {"true_cfg_scale": 1.0},
+}
+REFUSED = {
+    "instruct-pix2pix": "guides by 3 branches.*image_guidance_scale=1",
+    "qwen-image": "no weighted sum",  # its guidance rescales to the norm of a branch
+}
+PLAN = hasten.Plan(solver="dpmpp(order=2)", grid="uniform", steps=STEPS)
+
+
+class Watched(ProgramScheduler):
+    """Notes the first sample and the last one."""
+
+    def step(self, model_output: Any, timestep: Any, sample: Any, **options: Any) -> Any:
+        out = super().step(model_output, timestep, sample, **options)
+        if self.step_index == 1:
+            self.first = sample.clone()
+        self.last = (out[0] if isinstance(out, tuple) else out.prev_sample).clone()
+        return out
+
+
+def call_of(name: str) -> tuple[list[Any] | None, dict[str, Any]]:
+    """The prompts of an entry, and the other arguments of its call."""
+    call = {**ZOO[name].call, **LINEAR.get(name, {})}
+    prompts = call.pop("prompt", call.pop("class_labels", None))
+    call.pop("generator", None)
+    return ([prompts] if isinstance(prompts, (str, int)) else prompts and list(prompts)), call
+
+
+def pipelines_own(name: str, pipe: Any, model: Any) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    """The pipeline's start, its last latents and its pictures, by the program of PLAN."""
+    program = hasten.trace(PLAN, model.schedule)
+    scheduler = Watched(program, like=pipe.scheduler)
+    before, pipe.scheduler = pipe.scheduler, scheduler
+    prompts, call = call_of(name)
+    if prompts is not None:
+        call["class_labels" if name == "dit" else "prompt"] = list(prompts)
+    try:
+        out = pipe(
+            **call,
+            num_inference_steps=STEPS,
+            generator=torch.Generator().manual_seed(0),
+            output_type="np",
+        )
+    finally:
+        pipe.scheduler = before
+    pictures = out.frames if hasattr(out, "frames") else out.images
+    return scheduler.first, scheduler.last, np.asarray(pictures)
+
+
+FROM_NOISE = [name for name in ZOO if "img2img" not in name]
+
+
+@pytest.mark.parametrize("name", FROM_NOISE)
+def test_what_is_captured_samples_as_the_pipeline_does(name):
+    pipe = built(name)
+    pipe.set_progress_bar_config(disable=True)
+    prompts, call = call_of(name)
+    model = hasten.load(pipe, prompts=prompts, **(call if prompts else {}))
+    first, last, pictures = pipelines_own(name, pipe, model)
+    n = 1 if prompts is None else len(prompts)
+    noise = first[:n].float() / hasten.trace(PLAN, model.schedule).start.spread
+    plan = PLAN.model_copy(update=dict(model.plan))
+    condition = None if model.labels is None else list(range(n))
+    sampler = hasten.build(model, plan)
+    raw = sampler.sample(noise=noise, condition=condition, raw=True)
+    # Sums of float32 in another order, through four steps of a network of random weights.
+    assert (raw - last[:n]).norm() < 1e-4 * last[:n].norm()
+    shown = sampler.sample(noise=noise, condition=condition).numpy()
+    assert np.abs(np.moveaxis(shown, -3, -1) - pictures).max() < 2e-3
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if "img2img" in name])
+def test_a_pipeline_that_begins_with_a_picture_is_captured_too(name):
+    pipe = built(name)
+    prompts, call = call_of(name)
+    model = hasten.load(pipe, prompts=prompts, **call)
+    assert model.labels == 1
+    assert hasten.build(model, PLAN).sample(2, condition=0).shape[0] == 2
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_captured_is_refused_in_one_line(name):
+    prompts = call_of(name)[0]
+    call = {key: value for key, value in ZOO[name].call.items() if key != "prompt"}
+    with pytest.raises(hasten.UserError, match=REFUSED[name]) as refusal:
+        hasten.load(built(name), prompts=prompts, **call)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_pipeline_is_as_it_was_after_it_was_captured():
+    pipe = built("sd15")
+    scheduler, attributes = pipe.scheduler, set(vars(pipe.unet))
+    prompts, call = call_of("sd15")
+    hasten.load(pipe, prompts=prompts, **call)
+    assert pipe.scheduler is scheduler
+    assert set(vars(pipe.unet)) == attributes
