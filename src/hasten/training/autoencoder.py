@@ -33,7 +33,7 @@ class AutoencoderRecipe(Run):
     Attributes:
         objective: always autoencoder.
         data: the pictures.
-        network: the options of diffusers' AutoencoderKL, such as `block_out_channels`.
+        network: the options of diffusers' autoencoder by that name, with KL at its end.
         divergence: the weight of the Kullback-Leibler divergence of the latents from a standard
             normal, beside the absolute error of a pixel in [-1, 1].
     """
@@ -66,7 +66,8 @@ class Reconstruction:
 def train_autoencoder(
     recipe: AutoencoderRecipe, out: Path, *, deadline: Deadline | None = None, quiet: bool = False
 ) -> Path:
-    """Train, or go on with the run in ``out``; returns ``out``/model, a folder of an AutoencoderKL.
+    """Train, or go on with the run in ``out``; returns ``out``/model, a folder that
+    diffusers loads.
 
     Raises:
         UserError: data that cannot be read, options that the network does not take, or a run of
@@ -122,7 +123,7 @@ tags: [hasten, autoencoder]
 ---
 # {recipe.name}
 
-An AutoencoderKL for pictures of {height}x{width}, trained with `hasten train` by the mean absolute
+An autoencoder for pictures of {height}x{width}, trained with `hasten train` by the mean absolute
 error.
 
 - data: `{Path(recipe.data.source).name}`

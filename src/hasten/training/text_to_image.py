@@ -58,7 +58,7 @@ class TextToImageRecipe(Run):
         objective: always text-to-image.
         data: the pictures, with the column of their captions.
         autoencoder: its folder, as `hasten train` wrote it; `--autoencoder` replaces it.
-        network: the options of diffusers' UNet2DConditionModel.
+        network: the options of diffusers' conditional U-Net.
         text: the options of transformers' CLIPTextConfig.
         length: tokens of a prompt; longer prompts are cut.
         schedule: the noise schedule: ddpm, vp-linear, vp-cosine or flow, with options.
@@ -125,7 +125,7 @@ def train_text_to_image(
     recipe: TextToImageRecipe, out: Path, *, deadline: Deadline | None = None, quiet: bool = False
 ) -> Path:
     """Train, or go on with the run in ``out``; returns ``out``/model, a folder that diffusers loads
-    as a StableDiffusionPipeline.
+    as a pipeline.
 
     Raises:
         UserError: data or an autoencoder that cannot be read, options that a network does not take,
