@@ -12,6 +12,7 @@ HEIGHT = {
     "core": 0,
     **dict.fromkeys(PARTS, 1),
     "sampling": 2,
+    "applying": 3,
     "media": 1,
     "data": 1,
     "measuring": 3,

@@ -17,6 +17,7 @@ A *plan* is one choice of everything (solver, grid, steps, engine, dtype, ...). 
 ====================  ==========================================================================
 load                  a model from a folder, the hub, a pipeline or a module
 tune                  find the best plan for a model on this device
+apply, undo           a plan on a diffusers pipeline, and the pipeline as it was
 build, Sampler        a model and a plan, ready to make pictures
 measure, Report       what a plan costs and how good its pictures are
 likelihood            bits per dimension of pictures under a model
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from hasten.adapters.pipeline_cache import cache_
     from hasten.adapters.scheduler import ProgramScheduler
     from hasten.adapters.schedules import prediction, schedule
+    from hasten.applying import apply, undo
     from hasten.core.errors import HastenError, NonFiniteError, TracingError, UserError
     from hasten.core.level import Level
     from hasten.core.model import Model
@@ -61,10 +63,12 @@ _HOMES = {
     "load": "hasten.adapters.load",
     "ProgramScheduler": "hasten.adapters.scheduler",
     "Sampler": "hasten.sampling",
+    "apply": "hasten.applying",
     "build": "hasten.sampling",
     "cache_": "hasten.adapters.pipeline_cache",
     "run": "hasten.sampling",
     "trace": "hasten.sampling",
+    "undo": "hasten.applying",
     "HastenError": "hasten.core.errors",
     "NonFiniteError": "hasten.core.errors",
     "TracingError": "hasten.core.errors",
@@ -96,6 +100,7 @@ __all__ = [
     "Sampler",
     "TracingError",
     "UserError",
+    "apply",
     "build",
     "cache_",
     "export",
@@ -110,6 +115,7 @@ __all__ = [
     "schedule",
     "trace",
     "tune",
+    "undo",
 ]
 
 

@@ -286,9 +286,8 @@ class Training:
             "average": ema.tensors(),
             "optimizer": checkpoint.optimizer_tensors(optimizer),
         }
-        recipe = self.recipe.model_dump(mode="json")
-        facts = {"step": step, "steps": steps, "parts": self.parts, "recipe": recipe}
-        facts["seconds"] = round(self._seconds, 3)
+        facts = {"step": step, "steps": steps, "parts": self.parts, "seconds": self._seconds}
+        facts["recipe"] = self.recipe.model_dump(mode="json")
         checkpoint.save(self.run, step, tensors, facts)
 
     def _changing(self) -> dict[str, torch.Tensor]:

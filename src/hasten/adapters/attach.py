@@ -1,0 +1,170 @@
+"""A program and a network put onto a live pipeline, and taken off again."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from hasten.adapters.pipeline_cache import cache_
+from hasten.adapters.recording import OWN, Pipeline, network_of
+from hasten.adapters.scheduler import ProgramScheduler
+from hasten.core.errors import UserError, require
+from hasten.core.program import Program
+
+ATTRIBUTE = "_hasten_applied"
+STEPS, SCALE = "num_inference_steps", "guidance_scale"
+
+
+@dataclasses.dataclass(kw_only=True)
+class Applied:
+    """What a pipeline was before, and what was put onto it."""
+
+    kind: type
+    scheduler: Any
+    name: str
+    network: torch.nn.Module
+    cached: bool = False
+
+
+def applied(pipe: Pipeline) -> Applied | None:
+    """What was applied to ``pipe``; None where nothing was."""
+    return pipe.__dict__.get(ATTRIBUTE)
+
+
+def attach_(
+    pipe: Pipeline,
+    program: Program,
+    *,
+    network: torch.nn.Module | None = None,
+    forward: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
+    cache: str | None = None,
+    guidance: float | None = None,
+) -> None:
+    """Let ``pipe`` run ``program``; :func:`detach_` takes all of it back.
+
+    Args:
+        network: stands in the place of the pipeline's own.
+        forward: makes the network's ``forward`` from its own; the network is a copy then, so that
+            the pipeline's own object stays as it was.
+        cache: a feature cache on a schedule, such as ``deep(every=2)``.
+        guidance: the guidance scale where the caller of the pipeline gives none.
+
+    Raises:
+        UserError: something is applied already; a network that is moved on and off the device.
+    """
+    kind = type(pipe).__name__
+    require(
+        applied(pipe) is None,
+        f"a plan is applied to this {kind} already; call hasten.undo(pipe) first.",
+    )
+    name, own = network_of(pipe)
+    changes = network is not None or forward is not None
+    require(
+        not (changes and hasattr(own, "_hf_hook")),
+        f"the network of this {kind} is moved on and off the device (enable_model_cpu_offload), "
+        "so no other can be put in its place; apply the plan first, or one without engine, dtype "
+        "and levers.",
+    )
+    scheduler = ProgramScheduler(program, like=pipe.scheduler)
+    note = Applied(kind=type(pipe), scheduler=pipe.scheduler, name=name, network=own)
+    pipe.scheduler = scheduler
+    if changes:
+        other = own if network is None else network
+        other = _twin(other) if other is own else other
+        if forward is not None:
+            other.forward = forward(other.forward)
+        setattr(pipe, name, other)
+    pipe.__class__ = _calling(type(pipe), program.evaluations, guidance)
+    pipe.__dict__[ATTRIBUTE] = note
+    if cache is not None:
+        try:
+            cache_(pipe, cache)
+        except UserError:
+            detach_(pipe)
+            raise
+        note.cached = True
+
+
+def detach_(pipe: Pipeline) -> None:
+    """Take back what :func:`attach_` did.
+
+    Raises:
+        UserError: nothing is applied.
+    """
+    note = applied(pipe)
+    require(note is not None, f"nothing is applied to this {type(pipe).__name__}.")
+    assert note is not None
+    if note.cached:
+        cache_(pipe, None)
+    pipe.__class__ = note.kind
+    pipe.scheduler = note.scheduler
+    if getattr(pipe, note.name) is not note.network:
+        setattr(pipe, note.name, note.network)
+    del pipe.__dict__[ATTRIBUTE]
+
+
+def casting(dtype: torch.dtype) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Makes a ``forward`` that takes and gives what the pipeline computes in, around one in
+    ``dtype``."""
+
+    def around(forward: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(forward)
+        def cast(*inputs: Any, **options: Any) -> Any:
+            inner = _to((inputs, options), dtype)
+            answer = forward(*inner[0], **inner[1])
+            return _to(answer, torch.float32)
+
+        return cast
+
+    return around
+
+
+def _to(tree: Any, dtype: torch.dtype) -> Any:
+    """``tree`` with its floating-point tensors in ``dtype``."""
+
+    def moved(value: Any) -> Any:
+        wide = isinstance(value, torch.Tensor) and value.is_floating_point()
+        return value.to(dtype) if wide else value
+
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):  # an output of diffusers
+        return type(tree)(**{name: moved(value) for name, value in vars(tree).items()})
+    return torch.utils._pytree.tree_map(moved, tree)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _twin(module: torch.nn.Module) -> torch.nn.Module:
+    """Another object with the very weights of ``module``, so that its ``forward`` can be replaced
+    while the pipeline's own stays as it was."""
+    other = object.__new__(type(module))
+    other.__dict__.update(module.__dict__)
+    other.__dict__.pop("forward", None)
+    return other
+
+
+def _calling(kind: type, evaluations: int, guidance: float | None) -> type:
+    """``kind`` with a call that takes as many steps as the plan has, whatever its default is."""
+    call = kind.__call__
+    default = inspect.signature(call).parameters.get(STEPS)
+    takes_scale = SCALE in inspect.signature(call).parameters
+
+    @functools.wraps(call)
+    def planned(self: Pipeline, *inputs: Any, **options: Any) -> Any:
+        given = options.get(STEPS)
+        if given not in (None, evaluations) and (default is None or given != default.default):
+            warnings.warn(
+                f"{STEPS} is {given}, but the plan that is applied takes {evaluations}; call "
+                "hasten.undo(pipe) to choose yourself.",
+                stacklevel=2,
+            )
+        options[STEPS] = evaluations
+        if guidance is not None and takes_scale:
+            options.setdefault(SCALE, guidance)
+        return call(self, *inputs, **options)
+
+    setattr(planned, OWN, call)
+    return type(kind.__name__, (kind,), {"__call__": planned, "__module__": kind.__module__})

@@ -1,0 +1,120 @@
+"""apply(pipe, plan) and undo(pipe): the user's own pipeline, same call, faster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from hasten.adapters.attach import attach_, casting, detach_
+from hasten.adapters.frozen import frozen
+from hasten.adapters.pipelines import load_pipeline
+from hasten.adapters.recording import Pipeline, network_of
+from hasten.adapters.schedules import config_of, read_schedule
+from hasten.core.errors import UserError, require
+from hasten.core.family import inner
+from hasten.core.feature_cache import Scheduled
+from hasten.core.lever import Lever, levers
+from hasten.core.plan import Plan, PlanLike, as_plan
+from hasten.sampling import resolve
+
+ENGINES = ("eager", "compile")
+ON_NETWORK = ("model", "wrap", "mark", "open")
+"""What a lever leaves alone that is applied once, to the network."""
+
+
+def apply(pipe: Pipeline, plan: PlanLike, **call: Any) -> None:
+    """Let a diffusers pipeline run ``plan``: its own call, with fewer and cheaper evaluations.
+
+    The plan's number of steps rules: the pipeline's default is ignored, and another number warns.
+    Whatever else the call takes (prompts, sizes, callbacks, generators, the strength of image to
+    image) stays as it is. :func:`undo` gives back the pipeline as it was; its own network is never
+    changed, and what a dtype or lever makes of it is a copy.
+
+    Args:
+        call: arguments of the pipeline's own call (``height``, ``image``), for levers that have to
+            see the network run once.
+
+    Raises:
+        UserError: a plan that a pipeline cannot carry, with what to do; a scheduler that cannot be
+            read; a plan that is applied already.
+    """
+    plan = as_plan(plan)
+    _require_carried(plan)
+    where = f"{type(pipe.scheduler).__name__} of the pipeline"
+    schedule = read_schedule(config_of(pipe.scheduler), where)
+    network, forwards = None, []
+    caches = [text for text in plan.levers if _caches(levers.parse(text))]
+    once = tuple(text for text in plan.levers if text not in caches)
+    if once:
+        model = load_pipeline(pipe, [""], call)
+        cheaper = plan.model_copy(update={"levers": once, "engine": "eager", "guidance": 1.0})
+        network = inner(resolve(cheaper, model).cheaper.net)
+    if plan.dtype != "float32":
+        dtype = getattr(torch, plan.dtype)
+        network = frozen(network_of(pipe)[1] if network is None else network, dtype=dtype)
+        forwards.append(casting(dtype))
+    if plan.engine == "compile":
+        forwards.insert(0, lambda forward: torch.compile(forward, dynamic=False))
+    attach_(
+        pipe,
+        plan.model_copy(update={"levers": ()}).trace(schedule),
+        network=network,
+        forward=None if not forwards else lambda forward: _folded(forward, forwards),
+        cache=caches[0] if caches else None,
+        guidance=None if plan.guidance == 1.0 else plan.guidance,
+    )
+
+
+def undo(pipe: Pipeline) -> None:
+    """Take back :func:`apply`: the same object as before, with the same weights.
+
+    Raises:
+        UserError: nothing is applied.
+    """
+    detach_(pipe)
+
+
+def _folded(forward: Any, forwards: list[Any]) -> Any:
+    for make in forwards:
+        forward = make(forward)
+    return forward
+
+
+def _require_carried(plan: Plan) -> None:
+    """Refuse what only a Sampler can do."""
+    require(
+        plan.executor == "sequential" and plan.start == "noise",
+        f"a pipeline takes one step after another from noise, and the plan has executor "
+        f"{plan.executor!r} and start {plan.start!r}; sample it with "
+        "hasten.build(hasten.load(pipe, prompts=[...]), plan).",
+    )
+    require(
+        plan.engine in ENGINES,
+        f"engine is {plan.engine!r}; in a pipeline it is {' or '.join(ENGINES)}. Sample it with "
+        "hasten.build(hasten.load(pipe, prompts=[...]), plan), or set engine=compile.",
+    )
+    require(
+        plan.guidance_interval is None,
+        "guidance_interval is not what a pipeline's own loop does; drop it.",
+    )
+    caches = 0
+    for text in plan.levers:
+        lever = levers.parse(text)
+        caches += _caches(lever)
+        whole = all(getattr(type(lever), name) is getattr(Lever, name) for name in ON_NETWORK)
+        if not (whole or _caches(lever)):
+            raise UserError(
+                f"lever {lever.part_name!r} needs hasten's own loop; sample the plan with "
+                f"hasten.build(hasten.load(pipe, prompts=[...]), plan), or drop {lever.part_name}."
+            )
+    require(caches <= 1, "a pipeline takes one feature cache; drop the others.")
+    require(
+        not caches or (plan.engine == "eager" and plan.dtype == "float32"),
+        f"a feature cache in a pipeline runs eagerly in the pipeline's own precision, and the plan "
+        f"has engine {plan.engine!r} and dtype {plan.dtype!r}; drop these, or the cache.",
+    )
+
+
+def _caches(lever: Lever) -> bool:
+    return isinstance(lever, Scheduled)
