@@ -114,6 +114,9 @@ class CapturedFamily(DiffusersFamily):
     ) -> torch.Tensor:
         return net(x, t, condition.labels)
 
+    def split(self, net: nn.Module, kind: str, **where: object) -> nn.Module:
+        self._cannot(f"split by {kind!r}", "it is captured from a pipeline; see hasten.cache_")
+
 
 class DiT(DiffusersFamily):
     """Labels go into the embedding that every block has of its own."""

@@ -87,6 +87,9 @@ class Layout:
     each: Mapping[str, int]
     linked: Mapping[str, int]
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Layout:
+        return self  # nothing in it is ever changed
+
 
 @dataclasses.dataclass(kw_only=True)
 class Reader:

@@ -11,16 +11,20 @@ Cheap measurements first, each made in a process of its own and written to a jou
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import filelock
 from tqdm import tqdm
 
-from hasten.core.errors import UserError, require_number, require_whole
+from hasten.adapters.load import Pipeline, load
+from hasten.applying import ENGINES
+from hasten.core.errors import UserError, require, require_number, require_whole
 from hasten.core.files import require_writable
 from hasten.core.model import Model
 from hasten.core.plan import Plan
@@ -38,11 +42,14 @@ from hasten.tuning.tuning_run import TuningRun
 from hasten.tuning.worker import InProcess, WorkerProcess
 
 JOURNAL = "trials.jsonl"  # in the folder that is written
+CARRIED = tuple((engine, dtype) for dtype in ("float32", "bfloat16") for engine in ENGINES)
 
 
 def tune(
-    model: Model,
+    model: Model | Pipeline,
     *,
+    prompts: Sequence[Any] | None = None,
+    negative: str | None = None,
     minutes: float = 5.0,
     max_loss: float = 0.05,
     data: str | None = None,
@@ -54,10 +61,14 @@ def tune(
     seed: int = 0,
     quiet: bool = True,
     settings: TunerSettings | None = None,
+    **call: Any,
 ) -> Tuning:
     """The best plan for ``model`` on its device.
 
     Args:
+        model: a Model, or a live diffusers pipeline: then only what :func:`hasten.apply` can put
+            onto it is tried, with its own guidance.
+        prompts, negative: what a pipeline is asked for, see :func:`hasten.load`.
         minutes: the budget, the last race and the fresh processes included; measurements begun in
             it are finished.
         max_loss: how much may be lost. With real pictures: by what share FD may be above, and by
@@ -75,11 +86,24 @@ def tune(
         seed: of the reference's noise and of the search.
         quiet: no progress bar on stderr.
         settings: how the budget is divided, and what else the tuner decides by.
+        call: arguments of a pipeline's own call, such as ``height``.
 
     Raises:
         UserError: an argument is out of range, no time is left for a single plan, or ``out`` holds
             measurements of something else.
     """
+    if not isinstance(model, Model):
+        model = load(model, prompts=prompts, negative=negative, **call)
+        guidance = model.plan.get("guidance", guidance)
+        space = space or Space(engines=CARRIED)
+        settings = dataclasses.replace(settings or TunerSettings(), parallel_share=0.0)
+    else:
+        settled = [*(["prompts"] if prompts else []), *(["negative"] if negative else []), *call]
+        require(
+            not settled,
+            f"tune: {', '.join(settled)} cannot be given with a Model, which has its conditions "
+            "already; give them to hasten.load.",
+        )
     require_number("minutes", minutes, 0.05, 1e5)
     require_number("max_loss", max_loss, 1e-6, 10)
     require_whole("batch", batch, 1, 1 << 16)
