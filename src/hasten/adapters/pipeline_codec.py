@@ -18,7 +18,7 @@ from hasten.adapters.recording import Pipeline, answering, network_of, run, sche
 from hasten.adapters.scheduler import ProgramScheduler
 from hasten.adapters.schedules import config_of, read_schedule
 from hasten.core.codec import Codec, Shape, codecs
-from hasten.core.errors import UserError
+from hasten.core.errors import UserError, require
 from hasten.core.plan import Plan
 
 NUMBER = ("prompt", "negative_prompt", "class_labels", "image", "mask_image", "control_image")
@@ -114,16 +114,18 @@ def decoded_by(
     settings["generator"] = torch.Generator().manual_seed(0)
     network = network_of(pipe)[1]
     with scheduled(pipe, scheduler), answering(network, _silenced(answer)):
+        gradients = torch.is_grad_enabled() and latents.requires_grad
         try:
-            out = run(pipe, settings)
+            out = run(pipe, settings, gradients=gradients)
         except UserError:
+            require(not gradients, f"{type(pipe).__name__} does not decode with gradients.")
             out = run(pipe, {**settings, "output_type": "np"})
     pictures = out.frames if hasattr(out, "frames") else out.images
     if isinstance(pictures, np.ndarray):
         pictures = torch.from_numpy(pictures).movedim(-1, -3)
     if isinstance(pictures, list):
         pictures = torch.stack(list(pictures))
-    return pictures.float().clamp(0, 1)
+    return pictures.float().clamp(0, 1).contiguous()
 
 
 def _first(value: Any, n: int) -> Any:

@@ -122,8 +122,12 @@ def takes(pipe: Pipeline, name: str) -> bool:
     return name in inspect.signature(type(pipe).__call__).parameters
 
 
-def run(pipe: Pipeline, settings: Mapping[str, Any]) -> Any:
+def run(pipe: Pipeline, settings: Mapping[str, Any], *, gradients: bool = False) -> Any:
     """``pipe(**settings)``, with the settings that it takes; None where a step ended it.
+
+    Args:
+        gradients: whether they flow through it, from tensors that ask for them; its own weights do
+            not take any.
 
     Raises:
         UserError: the pipeline refuses its arguments.
@@ -135,9 +139,9 @@ def run(pipe: Pipeline, settings: Mapping[str, Any]) -> Any:
         if takes(pipe, name)
     }
     try:
-        with torch.no_grad(), _silent(pipe):
-            call = type(pipe).__call__
-            return getattr(call, OWN, call)(pipe, **given)
+        call = getattr(type(pipe).__call__, OWN, type(pipe).__call__)
+        with _silent(pipe), _frozen(pipe) if gradients else torch.no_grad():
+            return (inspect.unwrap(call) if gradients else call)(pipe, **given)
     except Finished:
         return None
     except UserError:
@@ -212,6 +216,20 @@ def _noting(module: torch.nn.Module, note: Callable[[NetworkCall], None]) -> Ite
 
     with answering(module, noted):
         yield
+
+
+@contextlib.contextmanager
+def _frozen(pipe: Pipeline) -> Iterator[None]:
+    """While gradients flow through ``pipe``, none of its own weights asks for one."""
+    modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    asking = [value for part in modules for value in part.parameters() if value.requires_grad]
+    for value in asking:
+        value.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for value in asking:
+            value.requires_grad_(True)
 
 
 @contextlib.contextmanager

@@ -176,13 +176,15 @@ class Corrected(nn.Module):
     def __init__(self, net: nn.Module, scale: torch.Tensor, shift: torch.Tensor) -> None:
         super().__init__()
         self.net = net
-        self.register_buffer("scale", scale.view(1, -1, 1, 1).clone())
-        self.register_buffer("shift", shift.view(1, -1, 1, 1).clone())
+        self.register_buffer("scale", scale.clone())
+        self.register_buffer("shift", shift.clone())
 
     def forward(
         self, x: torch.Tensor, t: torch.Tensor, condition: Condition | torch.Tensor | None = None
     ) -> torch.Tensor:
-        return self.net(x, t, condition) * self.scale + self.shift
+        answer = self.net(x, t, condition)
+        wide = (1, -1, *[1] * (answer.ndim - 2))
+        return answer * self.scale.view(wide) + self.shift.view(wide)
 
 
 class TimeTable(nn.Module):
@@ -215,7 +217,8 @@ class ByRow(nn.Module):
         self.row.now = self.by_time(t)
         answer = self.net(x, t, condition)
         channels = answer.shape[1]
-        scale, shift = self.row.now[:, -2 * channels :, None, None].split(channels, dim=1)
+        now = self.row.now[:, -2 * channels :].unflatten(1, (-1, *[1] * (answer.ndim - 2)))
+        scale, shift = now.split(channels, dim=1)
         return answer * scale + shift
 
 
