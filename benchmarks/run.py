@@ -51,6 +51,7 @@ BENCHMARKS = {
         needs="an hour: 198 plans of each model",
         command="python -m benchmarks.tuner_table",
     ),
+    "families": Benchmark(tables=("families",)),
     "gpu": Benchmark(tables=("gpu",), needs="a GPU", command="python -m benchmarks.gpu"),
     "tuner_replay": Benchmark(tables=("replay",)),
     "ancestral": Benchmark(

@@ -27,6 +27,7 @@ DOCUMENTS = (
     "docs/levers.md",
     "docs/distillation.md",
     "docs/export.md",
+    "docs/pipelines.md",
     "src/hasten/assets/mnist/README.md",
 )
 DRAWINGS = {

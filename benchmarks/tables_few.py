@@ -106,6 +106,45 @@ def gpu() -> str:
     return markdown(head, rows) + note + below
 
 
+def families() -> str:
+    """What works on every family of diffusers pipelines."""
+    result = read("families")
+    head = ("pipeline", "latents", "pictures", "apply, undo", "OpenVINO", "W8A8", "learned program")
+    cells = [
+        (
+            row["pipeline"].removesuffix("Pipeline"),
+            _apart(row["latents"]),
+            _apart(row["pictures"]),
+            "same bits" if row["undone"] and row["finite"] else "differs",
+            _apart(row["openvino"]),
+            _apart(row["quantize"]),
+            _apart(row["learn program"]),
+        )
+        for row in result["rows"]
+    ]
+    refused = [
+        f"{row['pipeline']}: {row['openvino'].split(' (')[0]}"
+        for row in result["rows"]
+        if isinstance(row["openvino"], str)
+    ]
+    note = (
+        "\nTiny pipelines with random weights: what runs, not how good or fast it is. Latents: "
+        "relative difference of a Sampler's from the pipeline's own, same noise and levels; "
+        "pictures: the largest difference of a pixel in 0 to 1, decoding included. OpenVINO: "
+        "relative difference from eager PyTorch. InstructPix2Pix and Qwen-Image with guidance of "
+        f"one scale only. Refused: {'; '.join(refused)}."
+    )
+    return markdown(head, cells) + note + where(result)
+
+
+def _apart(value: float | str | None) -> str:
+    if value is None:
+        return "begins with a picture"
+    if isinstance(value, float):
+        return f"{value:.0e}"
+    return value if len(value) < 20 else "refused"
+
+
 def learned() -> str:
     """Learned programs beside the best of the others, at each number of evaluations."""
     result = read("programs")

@@ -28,7 +28,8 @@ def apply(pipe: Pipeline, plan: PlanLike, **call: Any) -> None:
 
     The plan's number of steps rules: the pipeline's default is ignored, and another number warns.
     Whatever else the call takes (prompts, sizes, callbacks, generators, the strength of image to
-    image) stays as it is. :func:`undo` gives back the pipeline as it was; its own network is never
+    image) stays as it is. A pipeline in half precision stays in that; a float32 one may be given a
+    narrower dtype. :func:`undo` gives back the pipeline as it was; its own network is never
     changed, and what a dtype or lever makes of it is a copy.
 
     Args:
@@ -50,9 +51,9 @@ def apply(pipe: Pipeline, plan: PlanLike, **call: Any) -> None:
         model = load_pipeline(pipe, [""], call)
         cheaper = plan.model_copy(update={"levers": once, "engine": "eager", "guidance": 1.0})
         network = inner(resolve(cheaper, model).cheaper.net)
-    if plan.dtype != "float32":
-        dtype = getattr(torch, plan.dtype)
-        network = frozen(network_of(pipe)[1] if network is None else network, dtype=dtype)
+    own, dtype = network_of(pipe)[1], getattr(torch, plan.dtype)
+    if dtype not in (torch.float32, own.dtype):  # what is narrower already is never widened
+        network = frozen(own if network is None else network, dtype=dtype)
         forwards.append(casting(dtype))
     if plan.engine == "compile":
         forwards.insert(0, lambda forward: torch.compile(forward, dynamic=False))

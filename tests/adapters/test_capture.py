@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -111,3 +112,46 @@ def test_a_pipeline_is_as_it_was_after_it_was_captured():
     hasten.load(pipe, prompts=prompts, **call)
     assert pipe.scheduler is scheduler
     assert set(vars(pipe.unet)) == attributes
+
+
+@pytest.mark.parametrize("name", ["sd15", "flux", "wan"])
+def test_a_pipeline_in_half_precision_is_captured_in_it(name):
+    pipe = built(name).to(dtype=torch.bfloat16)
+    pipe.set_progress_bar_config(disable=True)
+    prompts, call = call_of(name)
+    model = hasten.load(pipe, prompts=prompts, **call)
+    assert model.dtype == torch.bfloat16
+    plan = PLAN.model_copy(update={**model.plan, "dtype": "bfloat16"})
+    assert hasten.build(model, plan).sample(1, condition=0).isfinite().all()
+
+
+def test_a_second_prompt_is_its_own_and_gradients_reach_the_latents():
+    pipe = built("sd15")
+    call = call_of("sd15")[1]
+    model = hasten.load(pipe, prompts=["a cat", "b"], negative="dog", **call)
+    assert (model.labels, model.null_label, model.prompts) == (2, 2, ("a cat", "b"))
+    x, t = torch.randn(1, *model.shape, requires_grad=True), torch.tensor([500.0])
+    answers = [model.net(x, t, torch.tensor([label])) for label in range(3)]
+    assert all((a - b).abs().max() > 1e-6 for a, b in itertools.pairwise(answers))
+    model.codec.decode(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.abs().max() > 0
+    assert all(value.grad is None for value in pipe.vae.parameters())
+    assert all(value.requires_grad for value in pipe.vae.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"prompts": ["a"], "heigth": 16}, "heigth"),
+        ({"prompts": ["a"], "height": 15}, "height"),
+        ({"prompts": []}, "prompts"),
+        ({"height": 16}, "give prompts= as well"),
+        ({"negative": "dog"}, "give prompts= as well"),
+        ({"prompts": ["a"], "negative": ["dog", "cat"]}, "one text, for all prompts"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(options, why):
+    with pytest.raises(hasten.UserError, match=why) as refusal:
+        hasten.load(built("sdxl"), **options)
+    assert "\n" not in str(refusal.value)

@@ -19,7 +19,8 @@ from hasten.adapters.layout import Layout, PutX, Reader
 from hasten.adapters.recording import Step
 from hasten.core.errors import require
 
-CLOSE = 1e-3  # relative: of guidance fitted to answers, and of what is captured
+CLOSE = 1e-3  # relative: of guidance fitted to answers, and of what is captured; and at least
+ROUNDINGS = 8  # times what the dtype rounds by
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,7 @@ def captured(
     sign = 1.0 if sum(weights) > 0 else -1.0
     weights = [sign * weight for weight in weights]
     order = sorted(
-        (branch for branch, weight in enumerate(weights) if abs(weight) > CLOSE),
+        (branch for branch, weight in enumerate(weights) if abs(weight) > close(sample.dtype)),
         key=lambda branch: -weights[branch],
     )
     require(
@@ -179,6 +180,11 @@ class CapturedNet(torch.nn.Module):
         return output if self.sign > 0 else -output
 
 
+def close(dtype: torch.dtype) -> float:
+    """How far, relative, two ways to compute the same in ``dtype`` may be apart."""
+    return max(CLOSE, ROUNDINGS * torch.finfo(dtype).eps)
+
+
 def answer_of(answer: Any) -> Any:
     """The tensor, or list of tensors, that a network of diffusers answers with."""
     if isinstance(answer, Mapping) and "sample" in answer:
@@ -205,21 +211,21 @@ def _weights(steps: Sequence[Step], x: PutX, batched: int, samples: int, kind: s
         fit = torch.linalg.lstsq(matrix, wanted[:, None]).solution[:, 0]
         apart = float((matrix @ fit - wanted).norm() / wanted.norm().clamp_min(1e-12))
         require(
-            apart < CLOSE,
+            apart < close(step.output.dtype),
             f"{kind} combines the answers of its network in a way that is no weighted sum (off by "
             f"{apart:.2g}: guidance_rescale, or a normalization); set that option to 0, or load it "
             "without guidance.",
         )
         every.append(fit)
-    fits = torch.stack(every)
+    fits, within = torch.stack(every), close(steps[0].output.dtype)
     require(
-        float((fits - fits[0]).abs().max()) < CLOSE * float(fits.abs().max()),
+        float((fits - fits[0]).abs().max()) < within * float(fits.abs().max()),
         f"{kind} weighs the branches of guidance differently from step to step; hasten captures "
         "guidance of one scale.",
     )
     mean = fits.mean(0)
     require(
-        abs(abs(float(mean.sum())) - 1) < 1e-2,
+        abs(abs(float(mean.sum())) - 1) < max(1e-2, within),
         f"{kind} weighs the branches of guidance by {[round(float(w), 3) for w in mean]}, which do "
         "not sum to 1; hasten captures classifier-free guidance.",
     )

@@ -31,12 +31,14 @@ class PutX:
         listed: it is a list of samples, not a batch.
         axis: of length 1 that is added; None where none is.
         channels: how many channels follow x in the same tensor, taken from the table.
+        dtype: that the network was given.
     """
 
     path: str
     listed: bool = False
     axis: int | None = None
     channels: int = 0
+    dtype: torch.dtype = torch.float32
 
     def __call__(self, x: torch.Tensor, more: torch.Tensor | None) -> Any:
         if more is not None:
@@ -197,7 +199,7 @@ class Reader:
                     continue
                 more = part.shape[1] - sample.shape[1]
                 if more >= 0 and _near(part[:, : sample.shape[1]], sample):
-                    return dataclasses.replace(put, channels=more)
+                    return dataclasses.replace(put, channels=more, dtype=whole.dtype)
         tensors = {path: value for path, value in flat.items() if isinstance(value, torch.Tensor)}
         has = ", ".join(f"{path} {tuple(value.shape)}" for path, value in tensors.items())
         raise UserError(
@@ -272,4 +274,5 @@ def _same(one: Any, other: Any) -> bool:
 
 def _near(one: torch.Tensor, other: torch.Tensor) -> bool:
     apart = (one.double() - other.double()).norm()
-    return bool(apart <= EXACT * other.double().norm().clamp_min(1e-12))
+    within = max(EXACT, torch.finfo(one.dtype).eps)
+    return bool(apart <= within * other.double().norm().clamp_min(1e-12))

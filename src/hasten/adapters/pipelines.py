@@ -7,13 +7,21 @@ from typing import Any
 
 import torch
 
-from hasten.adapters.capture import CLOSE, Captured, CapturedNet, captured
+from hasten.adapters.capture import Captured, CapturedNet, captured, close
 from hasten.adapters.families import CapturedFamily, Network, family
 from hasten.adapters.frozen import frozen
 from hasten.adapters.pipeline_codec import PipelineCodec, decoded_by
-from hasten.adapters.recording import Pipeline, Step, helper_of, network_of, recorded, takes
+from hasten.adapters.recording import (
+    Pipeline,
+    Step,
+    arguments_of,
+    helper_of,
+    network_of,
+    recorded,
+    takes,
+)
 from hasten.adapters.schedules import config_of, read_prediction, read_schedule
-from hasten.core.errors import UserError, require
+from hasten.core.errors import UserError, nearest, require
 from hasten.core.model import Model
 
 VERIFIED = 3  # steps of the record that a capture is checked against
@@ -31,6 +39,11 @@ def load_pipeline(pipe: Pipeline, prompts: Sequence[Any] | None, call: Mapping[s
             scheduler that cannot be read.
     """
     kind, (_, network) = type(pipe).__name__, network_of(pipe)
+    for given in call:
+        require(
+            takes(pipe, given),
+            f"{kind} takes no argument {given!r}. {nearest(given, arguments_of(pipe))}",
+        )
     settings = dict(call)
     if prompts is not None:
         settings["class_labels" if kind.startswith("DiT") else "prompt"] = list(prompts)
@@ -88,9 +101,9 @@ def _elsewhere(pipe: Pipeline, call: Mapping[str, Any], what: Captured) -> dict[
 def _verify(net: torch.nn.Module, steps: Sequence[Step], what: Captured, kind: str) -> None:
     """Compare the captured network with what the pipeline itself makes at another start and other
     times."""
-    n = what.samples
+    n, seen = what.samples, what.layout.x.dtype
     for step in steps:
-        x, labels = step.sample[:n], torch.arange(n, device=step.sample.device)
+        x, labels = step.sample[:n].to(seen), torch.arange(n, device=step.sample.device)
         t = torch.full((n,), step.timestep, device=x.device)
         answer = net(x, t, labels)
         if what.guidance is not None:
@@ -101,7 +114,7 @@ def _verify(net: torch.nn.Module, steps: Sequence[Step], what: Captured, kind: s
             wanted = wanted.chunk(2, dim=1)[0]
         apart = float((answer - wanted).norm() / wanted.norm().clamp_min(1e-12))
         require(
-            apart < CLOSE,
+            apart < close(x.dtype),
             f"{kind} was captured, but at t = {step.timestep:g} its network answers otherwise (off "
             f"by {apart:.2g}); what it is given depends on more than x, t and the prompts.",
         )

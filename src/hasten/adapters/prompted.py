@@ -160,7 +160,12 @@ def load_prompted(
     if not whole or negative is not None or call:
         from hasten.adapters.pipelines import load_pipeline  # imports diffusers
 
-        settings = call if negative is None else {**call, "negative_prompt": negative}
+        require(
+            negative is None or isinstance(negative, str),
+            f"negative is {negative!r}; give one text, for all prompts.",
+        )
+        more = {} if negative is None else {"negative_prompt": [negative] * len(prompts)}
+        settings = {**call, **more}
         model = load_pipeline(pipe, prompts, settings)
         return dataclasses.replace(model, name=name, folder=folder)
     with torch.no_grad():

@@ -117,9 +117,14 @@ def recorded(pipe: Pipeline, call: Mapping[str, Any], steps: int) -> list[Step]:
     )
 
 
+def arguments_of(pipe: Pipeline) -> list[str]:
+    """The names of the arguments of the call of ``pipe``."""
+    return [name for name in inspect.signature(type(pipe).__call__).parameters if name != "self"]
+
+
 def takes(pipe: Pipeline, name: str) -> bool:
     """Whether the call of ``pipe`` has an argument ``name``."""
-    return name in inspect.signature(type(pipe).__call__).parameters
+    return name in arguments_of(pipe)
 
 
 def run(pipe: Pipeline, settings: Mapping[str, Any], *, gradients: bool = False) -> Any:

@@ -173,6 +173,9 @@ class Corrected(nn.Module):
 
     integers = ("u8", "i8")
 
+    scale: torch.Tensor
+    shift: torch.Tensor
+
     def __init__(self, net: nn.Module, scale: torch.Tensor, shift: torch.Tensor) -> None:
         super().__init__()
         self.net = net

@@ -86,12 +86,14 @@ class QuantizedLayer(nn.Module):
         self.register_buffer("zero", torch.zeros(len(scale), dtype=torch.int64))
         self.input = _affine(*span, bits.activations)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.stretch is not None:
-            x = x * self.stretch
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # named as torch's own layers name it
+        x = input if self.stretch is None else input * self.stretch
         if self.factor is None:
             return self._in_integers(x, self.bias)
-        factor = self.factor(x).view(-1, *[1] * (x.ndim - 1))
+        factor = self.factor(x)
+        if len(factor) not in (1, len(x)):  # a sample has several rows here: its frames, say
+            factor = factor.repeat_interleave(len(x) // len(factor), dim=0)
+        factor = factor.view(-1, *[1] * (x.ndim - 1))
         answer = self._in_integers(x * factor, None) / factor
         if self.bias is None:
             return answer

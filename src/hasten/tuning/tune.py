@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import torch
 from tqdm import tqdm
 
 from hasten.adapters.load import Pipeline, load
@@ -42,7 +43,6 @@ from hasten.tuning.tuning_run import TuningRun
 from hasten.tuning.worker import InProcess, WorkerProcess
 
 JOURNAL = "trials.jsonl"  # in the folder that is written
-CARRIED = tuple((engine, dtype) for dtype in ("float32", "bfloat16") for engine in ENGINES)
 
 
 def tune(
@@ -95,7 +95,7 @@ def tune(
     if not isinstance(model, Model):
         model = load(model, prompts=prompts, negative=negative, **call)
         guidance = model.plan.get("guidance", guidance)
-        space = space or Space(engines=CARRIED)
+        space = space or Space(engines=_carried(model.dtype))
         settings = dataclasses.replace(settings or TunerSettings(), parallel_share=0.0)
     else:
         settled = [*(["prompts"] if prompts else []), *(["negative"] if negative else []), *call]
@@ -132,6 +132,13 @@ def tune(
             return run.result()
         finally:
             runner.close()
+
+
+def _carried(own: torch.dtype) -> tuple[tuple[str, str], ...]:
+    """The engines and dtypes that a pipeline can be given: its own dtype, or a narrower one."""
+    dtypes = [str(own).removeprefix("torch.")]
+    dtypes += ["bfloat16"] * (own == torch.float32)
+    return tuple((engine, dtype) for dtype in dtypes for engine in ENGINES)
 
 
 @contextlib.contextmanager

@@ -210,11 +210,13 @@ class Calibration:
 
         def keep(
             name: str, layer: nn.Module
-        ) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
+        ) -> Callable[[nn.Module, tuple[torch.Tensor, ...], dict[str, torch.Tensor]], None]:
             by_products = self.gptq and fits(layer)
 
-            def hook(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-                x, seen = inputs[0], self.seen[name]
+            def hook(
+                _: nn.Module, inputs: tuple[torch.Tensor, ...], named: dict[str, torch.Tensor]
+            ) -> None:
+                x, seen = inputs[0] if inputs else named["input"], self.seen[name]
                 if seen.cut is None and not seen.values:
                     seen.cut = joined.first_channels(x)
                 pieces = [x] if seen.cut is None else [x[:, : seen.cut], x[:, seen.cut :]]
@@ -231,7 +233,10 @@ class Calibration:
             self.calls.append((x.clone(), t.clone(), condition, answer.clone()))
             joined.seen.clear()
 
-        hooks = [layer.register_forward_pre_hook(keep(name, layer)) for name, layer in self.layers]
+        hooks = [
+            layer.register_forward_pre_hook(keep(name, layer), with_kwargs=True)
+            for name, layer in self.layers
+        ]
         hooks.append(self.model.net.register_forward_hook(answered))
         try:
             with joined:
