@@ -78,6 +78,10 @@ def autoencoder_codec(folder: str | Path, device: torch.device) -> VaeCodec:
     Raises:
         UserError: there is none.
     """
+    require(
+        Path(folder).is_dir(),
+        f"autoencoder: {folder} is no folder; train one with `hasten train RECIPE`, or name it.",
+    )
     try:
         with quiet():
             vae = diffusers().AutoencoderKL.from_pretrained(

@@ -199,7 +199,7 @@ def encoded(
                 codec.encode(source[part].float() / 255).half().cpu()
                 for part in np.array_split(index, -(-len(index) // 128))
             ]
-            write_bytes(file, save({"latents": torch.cat(parts)}))
+            write_bytes(file, save({"latents": torch.cat(parts).contiguous()}))
         shards.append(load_file(file)["latents"])
         bar.update(len(index))
     bar.close()
