@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import hasten
-from hasten.adapters.text_to_image import new_tokenizer, token_ids
+from hasten.adapters.word_tokenizer import new_tokenizer, token_ids
 from hasten.data.shapes.captions import words
 from hasten.training import checkpoint
 from hasten.training.autoencoder import AutoencoderRecipe
@@ -142,6 +142,7 @@ def test_every_word_of_the_captions_is_one_token():
         *tokenizer.convert_tokens_to_ids([",</w>", "and</w>", "a</w>", "blue</w>", "star</w>"]),
     ]
     assert len(first) == len(second) == 32
+    assert new_tokenizer(reversed(known), 32).get_vocab() == tokenizer.get_vocab()
     assert tokenizer.unk_token_id not in second.tolist()[1:6]
 
 

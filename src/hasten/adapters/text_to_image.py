@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +13,14 @@ from hasten.adapters.folder import stock_scheduler
 from hasten.adapters.frozen import frozen
 from hasten.adapters.prompted import Prompted, VaeCodec
 from hasten.adapters.quiet import diffusers, quiet
+from hasten.adapters.word_tokenizer import Tokenizer, token_ids
 from hasten.core.errors import UserError, require
 from hasten.core.files import new_folder
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.prediction import Prediction
 
-Tokenizer = Any  # of transformers
 Options = Mapping[str, Any]
-START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def new_autoencoder(options: Options) -> torch.nn.Module:
@@ -93,43 +90,6 @@ def autoencoder_codec(folder: str | Path, device: torch.device) -> VaeCodec:
             "train one with `hasten train RECIPE`."
         ) from error
     return VaeCodec(source=str(folder)).of(frozen(vae, device))
-
-
-def new_tokenizer(words: Iterable[str], length: int) -> Tokenizer:
-    """A CLIP tokenizer that knows each of ``words`` as one token, and any other text by letters;
-    prompts are cut and padded to ``length`` tokens."""
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import models, trainers
-    from transformers import CLIPTokenizer
-
-    backend = Backend(models.BPE(end_of_word_suffix="</w>"))
-    letters = [*"abcdefghijklmnopqrstuvwxyz0123456789,.'-"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=100_000,
-        min_frequency=1,
-        show_progress=False,
-        special_tokens=[START, END],
-        initial_alphabet=letters,
-        end_of_word_suffix="</w>",
-    )
-    from tokenizers.pre_tokenizers import WhitespaceSplit
-
-    backend.pre_tokenizer = WhitespaceSplit()
-    backend.train_from_iterator([" ".join([*words, *letters])], trainer)
-    learned = json.loads(backend.to_str())["model"]
-    with tempfile.TemporaryDirectory() as folder:
-        vocabulary, merges = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
-        vocabulary.write_text(json.dumps(learned["vocab"]), encoding="utf-8")
-        lines = [" ".join(pair) for pair in learned["merges"]]
-        merges.write_text("\n".join(["#version: 0.2", *lines]) + "\n", encoding="utf-8")
-        return CLIPTokenizer(str(vocabulary), str(merges), model_max_length=length)
-
-
-def token_ids(tokenizer: Tokenizer, texts: Sequence[str]) -> torch.Tensor:
-    """``texts`` as tokens (n, length), cut and padded as a pipeline does it."""
-    length = tokenizer.model_max_length
-    settings = {"padding": "max_length", "max_length": length, "truncation": True}
-    return tokenizer(list(texts), return_tensors="pt", **settings).input_ids
 
 
 def new_text_encoder(options: Options, tokenizer: Tokenizer) -> torch.nn.Module:

@@ -26,11 +26,10 @@ from hasten.adapters.text_to_image import (
     TextToImage,
     autoencoder_codec,
     new_text_to_image,
-    new_tokenizer,
     prompted_model,
     save_text_to_image,
-    token_ids,
 )
+from hasten.adapters.word_tokenizer import new_tokenizer, token_ids
 from hasten.core.errors import require
 from hasten.core.files import write_bytes
 from hasten.core.model import Model
