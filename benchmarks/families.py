@@ -181,7 +181,7 @@ def row(name: str) -> Row:
     return out
 
 
-def main(*names: str) -> None:
+def main(names: tuple[str, ...] = ()) -> None:
     """Every family, or the ``names`` anew in the place of their rows."""
     before = {each["family"]: each for each in read("families")["rows"]} if names else {}
     rows = [row(name) if name in (names or ZOO) else before[name] for name in ZOO]
@@ -189,4 +189,4 @@ def main(*names: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(tuple(sys.argv[1:]))

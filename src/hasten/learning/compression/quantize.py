@@ -208,14 +208,10 @@ class Calibration:
         """Hooks on the network and its layers; concatenations before them are seen too."""
         joined = _Concatenations()
 
-        def keep(
-            name: str, layer: nn.Module
-        ) -> Callable[[nn.Module, tuple[torch.Tensor, ...], dict[str, torch.Tensor]], None]:
+        def keep(name: str, layer: nn.Module) -> Callable[..., None]:
             by_products = self.gptq and fits(layer)
 
-            def hook(
-                _: nn.Module, inputs: tuple[torch.Tensor, ...], named: dict[str, torch.Tensor]
-            ) -> None:
+            def hook(_: nn.Module, inputs: Any, named: dict[str, torch.Tensor]) -> None:
                 x, seen = inputs[0] if inputs else named["input"], self.seen[name]
                 if seen.cut is None and not seen.values:
                     seen.cut = joined.first_channels(x)
@@ -233,10 +229,8 @@ class Calibration:
             self.calls.append((x.clone(), t.clone(), condition, answer.clone()))
             joined.seen.clear()
 
-        hooks = [
-            layer.register_forward_pre_hook(keep(name, layer), with_kwargs=True)
-            for name, layer in self.layers
-        ]
+        watched = [(layer, keep(name, layer)) for name, layer in self.layers]
+        hooks = [layer.register_forward_pre_hook(f, with_kwargs=True) for layer, f in watched]
         hooks.append(self.model.net.register_forward_hook(answered))
         try:
             with joined:
