@@ -71,7 +71,8 @@ def subject(name: str) -> Subject:
     named = "class_labels" if "class_labels" in call else "prompt"
     prompts = call.pop(named, None)
     prompts = [prompts] if isinstance(prompts, (str, int)) else prompts
-    model = hasten.load(pipe, prompts=prompts, **(call if prompts else {}))
+    named_so = {"negative" if key == "negative_prompt" else key: call[key] for key in call}
+    model = hasten.load(pipe, prompts=prompts, **(named_so if prompts else {}))
     plan = (SINGLE if name in BEGINS else PLAN).model_copy(update=dict(model.plan))
     if prompts is not None:
         call[named] = prompts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import sys
 import warnings
 from pathlib import Path
@@ -191,3 +193,57 @@ def test_a_pipeline_with_a_plan_can_still_be_captured():
     noise = torch.randn(1, *model.shape)
     pictures = [hasten.build(one, PLAN).sample(noise=noise, raw=True) for one in (plain, model)]
     assert torch.equal(*pictures)
+
+
+def test_a_pipeline_with_a_plan_is_neither_copied_nor_saved(tmp_path):
+    pipe = built("sd15")
+    hasten.apply(pipe, PLAN)
+    for way in (copy.deepcopy, copy.copy, pickle.dumps, lambda p: p.save_pretrained(tmp_path)):
+        with pytest.raises(hasten.UserError, match=r"call hasten\.undo\(pipe\) first"):
+            way(pipe)
+    hasten.undo(pipe)
+    assert copy.deepcopy(pipe) is not pipe
+
+
+def test_what_was_set_since_stays():
+    pipe, other = built("sd15"), built("sd15")
+    hasten.apply(pipe, PLAN)
+    pipe.unet, pipe.scheduler = other.unet, other.scheduler
+    hasten.undo(pipe)
+    assert pipe.unet is other.unet
+    assert pipe.scheduler is other.scheduler
+
+
+def test_arguments_by_position_stay_where_they_are():
+    pipe = built("sd15")
+    hasten.apply(pipe, PLAN)
+    wanted = drawn("sd15", pipe)
+    call = ZOO["sd15"].call
+    scale, generator = call["guidance_scale"], torch.Generator().manual_seed(5)
+    out = pipe(
+        call["prompt"],
+        call["height"],
+        call["width"],
+        50,
+        guidance_scale=scale,
+        generator=generator,
+        output_type="np",
+    )
+    assert np.array_equal(out.images, wanted)
+
+
+@pytest.mark.parametrize("thing", [None, "name", torch.nn.Linear(1, 1)])
+def test_what_is_no_pipeline_is_refused(thing):
+    for way in (lambda: hasten.apply(thing, PLAN), lambda: hasten.undo(thing)):
+        with pytest.raises(hasten.UserError, match="no live diffusers pipeline"):
+            way()
+
+
+def test_a_pipeline_with_another_network_on_it_is_not_loaded():
+    pipe = built("sd15")
+    hasten.apply(pipe, PLAN.model_copy(update={"dtype": "bfloat16"}))
+    with pytest.raises(hasten.UserError, match=r"hasten\.undo\(pipe\) before you load"):
+        hasten.load(pipe, prompts=["a cat"], **SIZE)
+    hasten.undo(pipe)
+    with pytest.raises(hasten.UserError, match="takes no argument 'hieght'"):
+        hasten.apply(pipe, PLAN, hieght=16)

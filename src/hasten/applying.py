@@ -9,9 +9,15 @@ import torch
 from hasten.adapters.attach import attach_, casting, detach_
 from hasten.adapters.frozen import frozen
 from hasten.adapters.pipelines import load_pipeline
-from hasten.adapters.recording import Pipeline, network_of
+from hasten.adapters.recording import (
+    Pipeline,
+    arguments_of,
+    network_of,
+    require_pipeline,
+    takes,
+)
 from hasten.adapters.schedules import config_of, read_schedule
-from hasten.core.errors import UserError, require
+from hasten.core.errors import UserError, nearest, require
 from hasten.core.family import inner
 from hasten.core.feature_cache import Scheduled
 from hasten.core.lever import Lever, levers
@@ -40,8 +46,16 @@ def apply(pipe: Pipeline, plan: PlanLike, **call: Any) -> None:
         UserError: a plan that a pipeline cannot carry, with what to do; a scheduler that cannot be
             read; a plan that is applied already.
     """
+    require_pipeline(pipe)
+    require(plan is not None, "apply has no plan; give a Plan, its text or a file.")
     plan = as_plan(plan)
     _require_carried(plan)
+    for given in call:
+        require(
+            takes(pipe, given),
+            f"{type(pipe).__name__} takes no argument {given!r}. "
+            f"{nearest(given, arguments_of(pipe))}",
+        )
     where = f"{type(pipe.scheduler).__name__} of the pipeline"
     schedule = read_schedule(config_of(pipe.scheduler), where)
     network, forwards = None, []
@@ -73,6 +87,7 @@ def undo(pipe: Pipeline) -> None:
     Raises:
         UserError: nothing is applied.
     """
+    require_pipeline(pipe)
     detach_(pipe)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
 from typing import Any
 
@@ -44,6 +45,12 @@ def call_of(name: str) -> tuple[list[Any] | None, dict[str, Any]]:
     return ([prompts] if isinstance(prompts, (str, int)) else prompts and list(prompts)), call
 
 
+def loaded(name: str, pipe: Any, prompts: Any, call: dict[str, Any]) -> hasten.Model:
+    """The pipeline captured, with the arguments of its call as load names them."""
+    named = {"negative" if key == "negative_prompt" else key: call[key] for key in call}
+    return hasten.load(pipe, prompts=prompts, **(named if prompts else {}))
+
+
 def pipelines_own(name: str, pipe: Any, model: Any) -> tuple[torch.Tensor, torch.Tensor, Any]:
     """The pipeline's start, its last latents and its pictures, by the program of PLAN."""
     program = hasten.trace(PLAN, model.schedule)
@@ -73,7 +80,7 @@ def test_what_is_captured_samples_as_the_pipeline_does(name):
     pipe = built(name)
     pipe.set_progress_bar_config(disable=True)
     prompts, call = call_of(name)
-    model = hasten.load(pipe, prompts=prompts, **(call if prompts else {}))
+    model = loaded(name, pipe, prompts, call)
     first, last, pictures = pipelines_own(name, pipe, model)
     n = 1 if prompts is None else len(prompts)
     noise = first[:n].float() / hasten.trace(PLAN, model.schedule).start.spread
@@ -101,7 +108,7 @@ def test_what_cannot_be_captured_is_refused_in_one_line(name):
     prompts = call_of(name)[0]
     call = {key: value for key, value in ZOO[name].call.items() if key != "prompt"}
     with pytest.raises(hasten.UserError, match=REFUSED[name]) as refusal:
-        hasten.load(built(name), prompts=prompts, **call)
+        loaded(name, built(name), prompts, call)
     assert "\n" not in str(refusal.value)
 
 
@@ -155,3 +162,40 @@ def test_arguments_that_do_not_fit_are_named(options, why):
     with pytest.raises(hasten.UserError, match=why) as refusal:
         hasten.load(built("sdxl"), **options)
     assert "\n" not in str(refusal.value)
+
+
+def test_arguments_that_would_be_lost_are_refused():
+    call = call_of("sd15")[1]
+    lost = {"num_images_per_prompt": 2, "callback_on_step_end": print, "negative_prompt": "dog"}
+    for name, value in {**lost, "return_dict": False, "output_type": "pil"}.items():
+        with pytest.raises(hasten.UserError, match=f"no argument '{name}'"):
+            hasten.load(built("sd15"), prompts=["a cat"], **call, **{name: value})
+    with pytest.raises(hasten.UserError, match="takes no prompts"):
+        hasten.load(built("ddpm"), prompts=["a cat"])
+    with pytest.raises(hasten.UserError, match="list of texts"):
+        hasten.load(built("sd15"), prompts=["a cat", 1])
+
+
+def test_a_mask_that_is_blended_into_the_latents_is_refused():
+    """Inpainting with a network of four channels: the pipeline changes the latents itself."""
+    from diffusers import StableDiffusionInpaintPipeline
+
+    parts = built("sd15").components
+    pipe = StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False)
+    prompts, call = call_of("sd-inpaint")
+    with pytest.raises(hasten.UserError, match="changes the latents between its steps"):
+        hasten.load(pipe, prompts=prompts, **call)
+
+
+def test_threads_wait_for_the_pipeline_that_decodes():
+    pipe = built("sd15")
+    call = call_of("sd15")[1]
+    sampler = hasten.build(hasten.load(pipe, prompts=["a cat"], **call), PLAN)
+    wanted = [sampler.sample(1, seed=seed, condition=0) for seed in range(4)]
+    scheduler = pipe.scheduler
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda seed: sampler.sample(1, seed=seed, condition=0), range(4))
+        for one, other in zip(wanted, found, strict=True):
+            assert (one - other).abs().max() < 1e-5
+    assert pipe.scheduler is scheduler
+    assert "forward" not in vars(pipe.unet)

@@ -29,12 +29,20 @@ class Applied:
     scheduler: Any
     name: str
     network: torch.nn.Module
+    put: torch.nn.Module
+    planned: Any
     cached: bool = False
 
 
 def applied(pipe: Pipeline) -> Applied | None:
     """What was applied to ``pipe``; None where nothing was."""
     return pipe.__dict__.get(ATTRIBUTE)
+
+
+def changed(pipe: Pipeline) -> bool:
+    """Whether another network, or a cache, was put onto ``pipe``."""
+    note = applied(pipe)
+    return note is not None and (note.cached or note.put is not note.network)
 
 
 def attach_(
@@ -72,13 +80,21 @@ def attach_(
         "and levers.",
     )
     scheduler = ProgramScheduler(program, like=pipe.scheduler)
-    note = Applied(kind=type(pipe), scheduler=pipe.scheduler, name=name, network=own)
+    note = Applied(
+        kind=type(pipe),
+        scheduler=pipe.scheduler,
+        name=name,
+        network=own,
+        put=own,
+        planned=scheduler,
+    )
     pipe.scheduler = scheduler
     if changes:
         other = own if network is None else network
         other = _twin(other) if other is own else other
         if forward is not None:
             other.forward = forward(other.forward)
+        note.put = other
         setattr(pipe, name, other)
     pipe.__class__ = _calling(type(pipe), program.evaluations, guidance)
     pipe.__dict__[ATTRIBUTE] = note
@@ -103,9 +119,11 @@ def detach_(pipe: Pipeline) -> None:
     if note.cached:
         cache_(pipe, None)
     pipe.__class__ = note.kind
-    pipe.scheduler = note.scheduler
-    if getattr(pipe, note.name) is not note.network:
-        setattr(pipe, note.name, note.network)
+    if pipe.scheduler is note.planned:  # one that was set since stays
+        pipe.scheduler = note.scheduler
+    now = getattr(pipe, note.name)
+    if now is note.put and now is not note.network:
+        setattr(pipe, note.name, note.network.to(now.device))  # the pipeline may have been moved
     del pipe.__dict__[ATTRIBUTE]
 
 
@@ -149,22 +167,36 @@ def _twin(module: torch.nn.Module) -> torch.nn.Module:
 def _calling(kind: type, evaluations: int, guidance: float | None) -> type:
     """``kind`` with a call that takes as many steps as the plan has, whatever its default is."""
     call = kind.__call__
-    default = inspect.signature(call).parameters.get(STEPS)
-    takes_scale = SCALE in inspect.signature(call).parameters
+    signature = inspect.signature(call)
+    default = signature.parameters.get(STEPS)
+    takes_scale = SCALE in signature.parameters
 
     @functools.wraps(call)
     def planned(self: Pipeline, *inputs: Any, **options: Any) -> Any:
-        given = options.get(STEPS)
+        bound = signature.bind_partial(self, *inputs, **options)
+        given = bound.arguments.get(STEPS)
         if given not in (None, evaluations) and (default is None or given != default.default):
             warnings.warn(
                 f"{STEPS} is {given}, but the plan that is applied takes {evaluations}; call "
                 "hasten.undo(pipe) to choose yourself.",
                 stacklevel=2,
             )
-        options[STEPS] = evaluations
+        bound.arguments[STEPS] = evaluations
         if guidance is not None and takes_scale:
-            options.setdefault(SCALE, guidance)
-        return call(self, *inputs, **options)
+            bound.arguments.setdefault(SCALE, guidance)
+        # By name: what stands before them may not have been given.
+        named = dict(bound.arguments)
+        extra = named.pop("kwargs", {})
+        return call(named.pop("self", self), **named, **extra)
 
+    def refuse(self: Pipeline, *_: Any, **__: Any) -> Any:
+        raise UserError(
+            f"a plan is applied to this {kind.__name__}, which is neither copied nor saved with "
+            "it; call hasten.undo(pipe) first."
+        )
+
+    refused = dict.fromkeys(("__deepcopy__", "__reduce_ex__", "save_pretrained"), refuse)
     setattr(planned, OWN, call)
-    return type(kind.__name__, (kind,), {"__call__": planned, "__module__": kind.__module__})
+    return type(
+        kind.__name__, (kind,), {"__call__": planned, "__module__": kind.__module__, **refused}
+    )

@@ -195,7 +195,7 @@ class Reader:
             for axis in (None, *axes):
                 put = PutX(path=path, listed=listed, axis=axis)
                 part = put.undone(value)[: len(sample)]
-                if part.ndim != sample.ndim or part.shape[2:] != sample.shape[2:]:
+                if part.ndim != sample.ndim or part.ndim < 2 or part.shape[2:] != sample.shape[2:]:
                     continue
                 more = part.shape[1] - sample.shape[1]
                 if more >= 0 and _near(part[:, : sample.shape[1]], sample):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hasten.adapters.recording import Pipeline, answering, network_of, run, scheduled
+from hasten.adapters.recording import Pipeline, answering, borrowed, network_of, run, scheduled
 from hasten.adapters.scheduler import ProgramScheduler
 from hasten.adapters.schedules import config_of, read_schedule
 from hasten.core.codec import Codec, Shape, codecs
@@ -113,7 +113,7 @@ def decoded_by(
     settings |= {"num_inference_steps": steps, "output_type": "pt"}
     settings["generator"] = torch.Generator().manual_seed(0)
     network = network_of(pipe)[1]
-    with scheduled(pipe, scheduler), answering(network, _silenced(answer)):
+    with borrowed(pipe), scheduled(pipe, scheduler), answering(network, _silenced(answer)):
         gradients = torch.is_grad_enabled() and latents.requires_grad
         try:
             out = run(pipe, settings, gradients=gradients)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from hasten.adapters.attach import changed
 from hasten.adapters.capture import Captured, CapturedNet, captured, close
 from hasten.adapters.families import CapturedFamily, Network, family
 from hasten.adapters.frozen import frozen
@@ -25,27 +26,60 @@ from hasten.core.errors import UserError, nearest, require
 from hasten.core.model import Model
 
 VERIFIED = 3  # steps of the record that a capture is checked against
+REFUSED = {  # arguments of a pipeline's call, also by the first word of their names
+    "prompt": "give prompts=[...]",
+    "negative": "give negative=",
+    "num_inference_steps": "a plan says how many steps are taken",
+    "num_images_per_prompt": "a Sampler makes as many pictures as it is asked for",
+    "num_videos_per_prompt": "a Sampler makes as many clips as it is asked for",
+    "callback": "a Sampler calls its own (watch=)",
+    "latents": "a Sampler begins with noise=",
+    "generator": "a Sampler has seed=",
+    "output": "pictures are tensors",
+    "return": "pictures are tensors",
+    "eta": "a plan's solver says it, as in ddim(eta=1.0)",
+    "control_guidance_start": "what changes from step to step is not captured",
+    "control_guidance_end": "what changes from step to step is not captured",
+    "cfg_truncation": "what changes from step to step is not captured",
+}
 
 
-def load_pipeline(pipe: Pipeline, prompts: Sequence[Any] | None, call: Mapping[str, Any]) -> Model:
+def load_pipeline(
+    pipe: Pipeline,
+    prompts: Sequence[Any] | None,
+    call: Mapping[str, Any],
+    more: Mapping[str, Any] | None = None,
+) -> Model:
     """The Model of ``pipe`` for ``prompts``: a label for each, and one for no prompt (or the
     negative one) where the pipeline guides.
 
     Args:
         call: arguments of the pipeline's own call, such as ``height`` or ``guidance_scale``.
+        more: arguments that hasten itself gives it.
 
     Raises:
         UserError: its loop cannot be captured, with the argument that stands in the way; a
             scheduler that cannot be read.
     """
     kind, (_, network) = type(pipe).__name__, network_of(pipe)
+    require(
+        not changed(pipe),
+        f"a plan with a dtype, an engine or levers is applied to this {kind}; call "
+        "hasten.undo(pipe) before you load it.",
+    )
     for given in call:
+        why = REFUSED.get(given) or REFUSED.get(given.partition("_")[0])
+        require(why is None, f"load takes no argument {given!r}: {why}.")
         require(
             takes(pipe, given),
             f"{kind} takes no argument {given!r}. {nearest(given, arguments_of(pipe))}",
         )
-    settings = dict(call)
+    settings = {**call, **(more or {})}
+    for given in more or {}:
+        require(takes(pipe, given), f"{kind} takes no {given.replace('_', ' ')}; drop it.")
     if prompts is not None:
+        able = takes(pipe, "prompt") or takes(pipe, "class_labels")
+        require(able, f"{kind} takes no prompts; drop them.")
         settings["class_labels" if kind.startswith("DiT") else "prompt"] = list(prompts)
     asked = None if prompts is None else len(prompts)
     what = captured(recorded(pipe, settings, 2), _twice(pipe, settings), kind, asked)

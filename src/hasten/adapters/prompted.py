@@ -157,6 +157,10 @@ def load_prompted(
         pipe.to(device)
     parts = [getattr(pipe, name, None) for name in ("unet", "vae", "text_encoder", "tokenizer")]
     whole = type(pipe).__name__ == KNOWN and all(part is not None for part in parts)
+    require(
+        not whole or all(isinstance(prompt, str) for prompt in prompts),
+        f"prompts is {prompts!r}; give a list of texts, one for each label.",
+    )
     if not whole or negative is not None or call:
         from hasten.adapters.pipelines import load_pipeline  # imports diffusers
 
@@ -165,8 +169,11 @@ def load_prompted(
             f"negative is {negative!r}; give one text, for all prompts.",
         )
         more = {} if negative is None else {"negative_prompt": [negative] * len(prompts)}
-        settings = {**call, **more}
-        model = load_pipeline(pipe, prompts, settings)
+        require(
+            "negative_prompt" not in call,
+            "load takes no argument 'negative_prompt'; give negative=, one text for all prompts.",
+        )
+        model = load_pipeline(pipe, prompts, call, more)
         return dataclasses.replace(model, name=name, folder=folder)
     with torch.no_grad():
         words = pipe.encode_prompt([*prompts, ""], pipe.device, 1, False)[0].float()

@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
-from hasten.adapters.quiet import quiet
+from hasten.adapters.quiet import quiet, quiet_import
 from hasten.adapters.scheduler import ProgramScheduler
 from hasten.adapters.schedules import config_of, read_schedule
-from hasten.core.errors import UserError
+from hasten.core.errors import UserError, require
 from hasten.core.plan import Plan
+
+with quiet_import():
+    from diffusers import DiffusionPipeline
 
 Pipeline = Any  # of diffusers
 NETWORKS = ("transformer", "unet", "prior")
@@ -55,11 +60,16 @@ class Recorder(ProgramScheduler):
         self.helpers: list[NetworkCall] = []
         self.steps: list[Step] = []
         self.wanted = self.program.evaluations
+        self.returned: torch.Tensor | None = None
+        self.altered = False
 
     def step(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, **options: Any
     ) -> Any:
         """Note the step, then take it."""
+        before, self.returned = self.returned, None
+        if before is not None and not torch.allclose(before, sample.float(), rtol=0.02, atol=1e-4):
+            self.altered = True
         noted = Step(
             calls=tuple(self.calls),
             output=model_output.detach().clone(),
@@ -71,7 +81,17 @@ class Recorder(ProgramScheduler):
         self.helpers.clear()
         if len(self.steps) == self.wanted:
             raise Finished
-        return super().step(model_output, timestep, sample, **options)
+        out: Any = super().step(model_output, timestep, sample, **options)
+        self.returned = (out[0] if isinstance(out, tuple) else out.prev_sample).float().clone()
+        return out
+
+
+def require_pipeline(pipe: object) -> None:
+    """Refuse what is no live pipeline of diffusers."""
+    require(
+        isinstance(pipe, DiffusionPipeline) and getattr(pipe, "scheduler", None) is not None,
+        f"{type(pipe).__name__} is no live diffusers pipeline with a scheduler; give one.",
+    )
 
 
 def network_of(pipe: Pipeline) -> tuple[str, torch.nn.Module]:
@@ -106,8 +126,13 @@ def recorded(pipe: Pipeline, call: Mapping[str, Any], steps: int) -> list[Step]:
         recorder.wanted = steps
         settings = {"num_inference_steps": count, "output_type": "latent", **call}
         settings.setdefault("generator", torch.Generator().manual_seed(0))
-        with scheduled(pipe, recorder), _listening(pipe, recorder):
+        with borrowed(pipe), scheduled(pipe, recorder), _listening(pipe, recorder):
             run(pipe, settings)
+        require(
+            not recorder.altered,
+            f"{type(pipe).__name__} changes the latents between its steps (a callback, or a mask "
+            "that is blended in), which a Model does not do; use hasten.apply instead.",
+        )
         taken = len(recorder.steps)
         if taken == steps:
             return recorder.steps
@@ -157,6 +182,19 @@ def run(pipe: Pipeline, settings: Mapping[str, Any], *, gradients: bool = False)
             f"{type(pipe).__name__} cannot be called with {', '.join(sorted(given))} "
             f"({type(error).__name__}: {text}); give load the arguments of its own call."
         ) from error
+
+
+@contextlib.contextmanager
+def borrowed(pipe: Pipeline) -> Iterator[None]:
+    """``pipe`` for one thread alone, while its parts are others."""
+    with _GUARD:
+        lock = _LOCKS.setdefault(pipe, threading.RLock())
+    with lock:
+        yield
+
+
+_GUARD = threading.Lock()
+_LOCKS: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
 
 @contextlib.contextmanager

@@ -101,7 +101,9 @@ def test_prompts_of_people_are_read(prompt, wanted):
 @pytest.mark.parametrize(
     ("prompt", "why"),
     [
-        ("a red cat", "names no shape"),
+        ("red", "names no shape"),
+        ("a red cat", "has the word 'cat'"),
+        ("four red circles", "has the word 'four'"),
         ("a ring above a star below a circle", "one relation"),
         ("a ring above", "one relation"),
     ],

@@ -7,6 +7,7 @@ picture shows what its prompt asks can be checked exactly.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping, Sequence
 
@@ -116,7 +117,7 @@ def asked(prompt: str) -> Asked:
     """What ``prompt`` asks for, read by the grammar of :func:`caption`.
 
     Raises:
-        UserError: it names no shape, or has more relations than one.
+        UserError: a word that captions do not have; no shape; more relations than one.
     """
     text = _BACKGROUND.sub("", prompt.lower())
     things: list[Wanted] = []
@@ -125,7 +126,10 @@ def asked(prompt: str) -> Asked:
     ]
     said: dict[str, str] = {}
     count = 1
+    known = set(words())
     for word in re.findall(r"[a-z]+", text):
+        if word not in known:
+            raise UserError(f"prompt {prompt!r} has the word {word!r}, which is not known here.")
         count = _COUNT.get(word, count)
         field, value = _MEANING.get(word, ("", ""))
         if field:
@@ -140,6 +144,7 @@ def asked(prompt: str) -> Asked:
     return Asked(things=tuple(things), relation=relations[0] if relations else None)
 
 
+@functools.cache
 def words() -> list[str]:
     """Every word that captions are made of, sorted."""
     texts = [*BEFORE, *_MEANING, *NUMBERS.values(), "a an and are on light dark background"]
