@@ -112,10 +112,10 @@ def families() -> str:
     head = ("pipeline", "latents", "pictures", "apply, undo", "OpenVINO", "W8A8", "learned program")
     cells = [
         (
-            row["pipeline"].removesuffix("Pipeline"),
+            f"{row['pipeline'].removesuffix('Pipeline')} (`{row['family']}`)",
             _apart(row["latents"]),
             _apart(row["pictures"]),
-            "same bits" if row["undone"] and row["finite"] else "differs",
+            "bit-equal" if row["undone"] and row["finite"] else "differs",
             _apart(row["openvino"]),
             _apart(row["quantize"]),
             _apart(row["learn program"]),
@@ -132,14 +132,15 @@ def families() -> str:
         "relative difference of a Sampler's from the pipeline's own, same noise and levels; "
         "pictures: the largest difference of a pixel in 0 to 1, decoding included. OpenVINO: "
         "relative difference from eager PyTorch. InstructPix2Pix and Qwen-Image with guidance of "
-        f"one scale only. Refused: {'; '.join(refused)}."
+        "one scale only. Not compared: pipelines that begin with a picture. Apply, undo: the "
+        f"pipeline's pictures before apply and after undo. Refused: {'; '.join(refused)}."
     )
     return markdown(head, cells) + note + where(result)
 
 
 def _apart(value: float | str | None) -> str:
     if value is None:
-        return "begins with a picture"
+        return "not compared"
     if isinstance(value, float):
         return f"{value:.0e}"
     return value if len(value) < 20 else "refused"
