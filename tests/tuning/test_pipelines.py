@@ -28,5 +28,5 @@ def test_a_pipeline_is_tuned_and_its_plan_applied():
 
 def test_a_model_has_its_prompts_already():
     model = hasten.load("builtin:mnist")
-    with pytest.raises(hasten.UserError, match="give them to hasten.load"):
+    with pytest.raises(hasten.UserError, match=r"give them to hasten\.load"):
         hasten.tune(model, prompts=["a cat"])
