@@ -247,3 +247,13 @@ def test_a_pipeline_with_another_network_on_it_is_not_loaded():
     hasten.undo(pipe)
     with pytest.raises(hasten.UserError, match="takes no argument 'hieght'"):
         hasten.apply(pipe, PLAN, hieght=16)
+
+
+def test_guidance_of_z_image_counts_from_zero():
+    pipe = built("z-image")
+    call = {key: value for key, value in ZOO["z-image"].call.items() if key != "guidance_scale"}
+    hasten.apply(pipe, PLAN.model_copy(update={"guidance": 4.0}))
+    given = drawn("z-image", pipe, guidance_scale=3.0)
+    call = {key: list(value) if isinstance(value, list) else value for key, value in call.items()}
+    out = pipe(**call, generator=torch.Generator().manual_seed(5), output_type="np")
+    assert np.array_equal(out.images, given)

@@ -32,7 +32,7 @@ ON_NETWORK = ("model", "wrap", "mark", "open")
 def apply(pipe: Pipeline, plan: PlanLike, **call: Any) -> None:
     """Let a diffusers pipeline run ``plan``: its own call, with fewer and cheaper evaluations.
 
-    The plan's number of steps rules: the pipeline's default is ignored, and another number warns.
+    The plan sets the number of steps: the pipeline's default is ignored, and another number warns.
     Whatever else the call takes (prompts, sizes, callbacks, generators, the strength of image to
     image) stays as it is. A pipeline in half precision stays in that; a float32 one may be given a
     narrower dtype. :func:`undo` gives back the pipeline as it was; its own network is never

@@ -199,3 +199,8 @@ def test_threads_wait_for_the_pipeline_that_decodes():
             assert (one - other).abs().max() < 1e-5
     assert pipe.scheduler is scheduler
     assert "forward" not in vars(pipe.unet)
+
+
+def test_a_live_pipeline_is_captured_where_it_is():
+    with pytest.raises(hasten.UserError, match=r"captured as it is, on cpu in torch\.float32"):
+        hasten.load(built("sdxl"), prompts=["a"], dtype="bfloat16", **call_of("sdxl")[1])

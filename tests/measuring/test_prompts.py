@@ -12,10 +12,11 @@ import hasten
 from hasten.data.drawn import Shapes
 from hasten.data.shapes.captions import Asked, Wanted, asked
 from hasten.data.shapes.drawing import drawn
-from hasten.data.shapes.scenes import COLOURS, OPPOSITE, RADII, SHAPES, Scene, Thing
+from hasten.data.shapes.scenes import COLOURS, RADII, SHAPES, Scene, Thing
 from hasten.measuring.prompts import found, judged, prompt_accuracy
 
 N = 120
+OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 DATA = Shapes(count=N, seed=77)
 
 

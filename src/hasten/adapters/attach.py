@@ -19,6 +19,7 @@ from hasten.core.program import Program
 
 ATTRIBUTE = "_hasten_applied"
 STEPS, SCALE = "num_inference_steps", "guidance_scale"
+FROM_ZERO = "ZImage"  # pipelines of this family count guidance from 0, where others begin at 1
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -170,6 +171,8 @@ def _calling(kind: type, evaluations: int, guidance: float | None) -> type:
     signature = inspect.signature(call)
     default = signature.parameters.get(STEPS)
     takes_scale = SCALE in signature.parameters
+    if guidance is not None and kind.__name__.startswith(FROM_ZERO):
+        guidance -= 1.0
 
     @functools.wraps(call)
     def planned(self: Pipeline, *inputs: Any, **options: Any) -> Any:

@@ -162,6 +162,7 @@ def load_prompted(
         f"prompts is {prompts!r}; give a list of texts, one for each label.",
     )
     if not whole or negative is not None or call:
+        _require_as_it_is(pipe, folder, device, dtype)
         from hasten.adapters.pipelines import load_pipeline  # imports diffusers
 
         require(
@@ -197,6 +198,18 @@ def load_prompted(
         sha256="" if folder is None else weights_digest(folder, "unet"),
         folder=folder,
         prompts=tuple(prompts),
+    )
+
+
+def _require_as_it_is(
+    pipe: Pipeline, folder: Path | None, device: torch.device, dtype: torch.dtype | None
+) -> None:
+    """Refuse another device or dtype for a live pipeline, which is captured where it is."""
+    require(
+        folder is not None
+        or (dtype in (None, pipe.dtype) and device.type in ("cpu", pipe.device.type)),
+        f"a live pipeline is captured as it is, on {pipe.device} in {pipe.dtype}; move it with "
+        "pipe.to(...) before, and drop device and dtype.",
     )
 
 

@@ -94,7 +94,8 @@ def tune(
     """
     if not isinstance(model, Model):
         model = load(model, prompts=prompts, negative=negative, **call)
-        guidance = model.plan.get("guidance", guidance)
+        if guidance == 1.0:
+            guidance = model.plan.get("guidance", guidance)
         space = space or Space(engines=_carried(model.dtype))
         settings = dataclasses.replace(settings or TunerSettings(), parallel_share=0.0)
     else:

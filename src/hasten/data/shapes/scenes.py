@@ -12,8 +12,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hasten.core.errors import UserError
-
 SIZE = 64  # pixels, both ways
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross")
 COLOURS = {
@@ -30,7 +28,6 @@ RADII = {"small": 5.5, "medium": 9.0, "large": 14.5}  # pixels, of the circle of
 BACKGROUNDS = ("plain", "gradient", "striped", "checkered", "grainy")
 RELATIONS = ("left of", "right of", "above", "below", "inside")
 HOLLOW = ("circle", "square", "ring")  # what another object can be inside
-OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 GAP = 2.5  # pixels between objects
 MARGIN = 3.0  # pixels by which a relation holds
 TRIES = 50  # at placing objects, before others are chosen
@@ -121,16 +118,6 @@ def scene(seed: int, number: int) -> Scene:
         angle=float(rng.uniform(0, math.pi)),
         seed=int(rng.integers(1 << 31)),
     )
-
-
-def arranged(things: tuple[Thing, ...], relation: str | None, seed: int) -> Scene:
-    """A scene of ``things`` of these looks, placed as ``relation`` says, on a plain background."""
-    rng = np.random.default_rng(seed)
-    for _ in range(1000):
-        placed = _in_place(rng, things, relation)
-        if placed is not None:
-            return Scene(things=placed, relation=relation, seed=seed)
-    raise UserError(f"{len(things)} such objects do not fit in {SIZE} pixels")
 
 
 def _one(rng: np.random.Generator, names: Sequence[str]) -> str:
