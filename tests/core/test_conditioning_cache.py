@@ -226,6 +226,7 @@ def test_openvino_in_bfloat16_hears_363_4_and_not_364(name):
     assert (answer - wanted).square().mean().sqrt() < 2**-6 * wanted.square().mean().sqrt()
 
 
+@pytest.mark.slow
 def test_openvino_in_bfloat16_says_where_it_rounds_the_time():
     engine, model = openvino("bfloat16"), model_of(Network(Bare().eval()), None)
     prepared = engine.prepare(model, "bfloat16")

@@ -8,6 +8,7 @@ import gc
 import importlib.util
 import weakref
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.random_streams import generator
 from hasten.engines import compile as compiling
+from hasten.engines import graph
 from hasten.engines.group_norm import by_channel
 from hasten.sampling import engines_here, prepare
 from hasten.starts import offer
@@ -315,7 +317,7 @@ def test_a_start_that_runs_a_network_keeps_torchs_threads(shared):
     ("engine", "labels"),
     [
         pytest.param("onnxruntime", 3, marks=pytest.mark.slow),
-        ("onnxruntime", None),
+        pytest.param("onnxruntime", None, marks=pytest.mark.slow),
         pytest.param("openvino", 3, marks=pytest.mark.slow),
     ],
 )
@@ -329,6 +331,19 @@ def test_a_new_build_takes_weights_that_were_changed_in_place(engine, labels, no
     wanted = hasten.build(model, plan.model_copy(update={"engine": "eager"})).sample(noise=noise)
     got = hasten.build(model, plan).sample(noise=noise)
     assert (got - wanted).abs().max() < 1e-3
+
+
+def test_a_network_is_exported_again_once_its_weights_were_changed_in_place(monkeypatch):
+    made = []
+    monkeypatch.setattr(graph, "_export", lambda *of: made.append(of))
+    model = make_tiny_model()
+    flat, inputs = SimpleNamespace(structure=SimpleNamespace(key=())), [torch.zeros(1, 1, 8, 8)]
+    first = [graph.onnx_file(model, flat, inputs) for _ in range(2)]
+    with torch.no_grad():
+        next(model.net.parameters()).mul_(0.5)
+    again = [graph.onnx_file(model, flat, inputs) for _ in range(2)]
+    assert first[0] == first[1] != again[0] == again[1]
+    assert len(made) == 2
 
 
 def test_a_network_whose_times_cannot_be_computed_ahead_is_let_go():

@@ -296,7 +296,7 @@ def page(model, tmp_path_factory):
     ("size", "gpu"),
     [
         ((1000, 800), False),
-        ((390, 844), False),
+        pytest.param((390, 844), False, marks=pytest.mark.slow),
         pytest.param((1000, 800), True, marks=pytest.mark.slow),  # WebGPU on a CPU
     ],
 )

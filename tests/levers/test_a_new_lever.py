@@ -218,6 +218,7 @@ def test_what_it_costs_is_counted(theirs, model):
     assert macs(hasten.build(model, BASE.with_lever("again"))) == whole / 2
 
 
+@pytest.mark.slow
 def test_an_engine_compiles_what_it_made(theirs, model):
     pytest.importorskip("onnxruntime")
     plan = BASE.with_lever("scaled")

@@ -76,6 +76,7 @@ def test_measure_reports_cost_and_conditions(exact):
     assert hasten.Plan(**body["plan"]) == hasten.Plan(steps=3)
 
 
+@pytest.mark.slow
 def test_guidance_in_an_interval_is_measured_against_guidance_in_that_interval(tiny_model):
     model, interval = tiny_model(labels=3), (0.3, 3.0)
     plan = hasten.Plan(guidance=3.0, guidance_interval=interval, steps=3)

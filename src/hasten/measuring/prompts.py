@@ -109,8 +109,9 @@ def found(pictures: torch.Tensor) -> list[list[Thing]]:
         f"pictures are {tuple(pictures.shape[1:])}; drawn shapes are (3, {SIZE}, {SIZE}).",
     )
     colours = _colours(pictures.float())  # (n, h, w), 0 for the background
-    masks = torch.stack([colours == number for number in range(1, len(COLOURS) + 1)], 1)
-    parts = _parts(masks.flatten(0, 1)).unflatten(0, masks.shape[:2]).numpy()
+    masks = (colours[:, None] == torch.arange(1, len(COLOURS) + 1).view(-1, 1, 1)).numpy()
+    parts, some = np.zeros(masks.shape, np.int16), masks.any((2, 3))
+    parts[some] = _parts(masks[some])
     return [_things(labels) for labels in parts]
 
 
@@ -128,19 +129,18 @@ def _colours(pictures: torch.Tensor) -> torch.Tensor:
     return torch.where((share > COVERED) & (saturation > GREY), nearest + 1, 0)
 
 
-def _parts(masks: torch.Tensor) -> torch.Tensor:
+def _parts(masks: Array) -> Array:
     """The connected part that each pixel of ``masks`` (n, h, w) belongs to: the largest number of
     a pixel in it, 0 outside."""
-    height, width = masks.shape[1:]
-    numbers = torch.arange(1, height * width + 1, dtype=torch.float32).view(height, width)
-    labels = torch.where(masks, numbers, 0.0)
+    _, height, width = masks.shape
+    labels = np.arange(1, height * width + 1, dtype=np.int16).reshape(height, width) * masks
     while True:
-        down = torch.nn.functional.max_pool2d(labels[:, None], (3, 1), 1, (1, 0))
-        across = torch.nn.functional.max_pool2d(labels[:, None], (1, 3), 1, (0, 1))
-        spread = torch.where(masks, torch.maximum(down, across)[:, 0], 0.0)
-        if torch.equal(spread, labels):
-            return labels.int()
-        labels = spread
+        before = labels.copy()
+        for here, there in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[:, :, 1:], np.s_[:, :, :-1])):
+            np.maximum(labels[here], labels[there], out=labels[here], where=masks[here])
+            np.maximum(labels[there], labels[here], out=labels[there], where=masks[there])
+        if np.array_equal(labels, before):
+            return labels
 
 
 def _things(labels: Array) -> list[Thing]:

@@ -221,6 +221,7 @@ def test_a_network_of_another_kind_is_refused():
         pruned(Model(net=net, **KIND), 0.4, Flat())
 
 
+@pytest.mark.slow
 def test_the_command_line_prunes(teacher, data, tmp_path):
     from hasten.cli import main
 

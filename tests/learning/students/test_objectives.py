@@ -31,7 +31,7 @@ from student_recipes import OBJECTIVES, distillation, gaussian, loss_on_gaussian
 @pytest.mark.parametrize(
     "objective",
     [
-        pytest.param(name, marks=() if name in ("direct", "consistency") else pytest.mark.slow)
+        pytest.param(name, marks=() if name == "direct" else pytest.mark.slow)
         for name in OBJECTIVES
     ],
 )

@@ -40,6 +40,7 @@ def test_a_student_begins_with_the_weights_of_another(teacher, data, tmp_path):
             learn_student(teacher, recipe(objective, data, **changes), tmp_path / "s", quiet=True)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_ended_goes_on_to_the_same_weights(teacher, data, tmp_path, monkeypatch):
     from hasten.training import checkpoint
 

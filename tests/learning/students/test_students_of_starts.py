@@ -60,6 +60,7 @@ def test_trajectories_of_a_start_begin_where_it_does(teacher, start, tmp_path):
     assert float((rows[:, 0] - noise).abs().max()) > 0.1
 
 
+@pytest.mark.slow
 def test_a_start_of_the_teachers_samples_is_the_students_too(teacher, data, tmp_path):
     file = tmp_path / "gaussian.safetensors"
     learn_start(teacher, "gaussian", file, n=40)
