@@ -1,6 +1,6 @@
 """What works on every family of diffusers pipelines: ``python -m benchmarks.families``.
 
-Tiny pipelines of the real classes with random weights (tests/adapters/zoo.py): mechanics, not
+Tiny pipelines of the real classes with random weights (tests/zoo.py): mechanics, not
 quality. For each: how far the latents and pictures of the captured model are from the pipeline's
 own, whether apply and undo leave the pipeline bit-equal, and what engines, quantization, learned
 programs and measuring say, or the line with which they refuse.
@@ -28,7 +28,7 @@ from hasten.learning.programs.program import learn_program
 from hasten.learning.programs.reference_pairs import ReferenceOptions
 from hasten.measuring.measure import measure
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "adapters"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from zoo import ZOO, built  # pyright: ignore[reportMissingImports]
 
 PLAN = hasten.Plan(solver="dpmpp(order=2)", grid="uniform", steps=4)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +13,6 @@ import torch
 
 import hasten
 from hasten.adapters.scheduler import ProgramScheduler
-
-sys.path.insert(0, str(Path(__file__).parent / "adapters"))
 from zoo import ZOO, built
 
 PLAN = hasten.Plan(solver="dpmpp(order=2)", grid="uniform", steps=4)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
 import hasten
 from hasten.tuning.space import Space
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "adapters"))
 from zoo import ZOO, built
 
 

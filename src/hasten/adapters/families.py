@@ -114,6 +114,18 @@ class CapturedFamily(DiffusersFamily):
     ) -> torch.Tensor:
         return net(x, t, condition.labels)
 
+    def captured(self, net: nn.Module) -> dict[str, str]:
+        whole: Any = net.module if isinstance(net, Network) else net
+        put = whole.net.layout
+        slope, offset = put.t.slope, put.t.offset
+        times = "t" if (slope, offset) == (1.0, 0.0) else f"{slope:g} t + {offset:g}"
+        out = {put.x.path: "x", put.t.path: times}
+        out |= {path: "constant" for path, value in put.constant.items() if value is not None}
+        out |= {path: "from the prompts" for path in put.table if path != put.x.path}
+        if put.x.channels:
+            out[put.x.path] = f"x, and {put.x.channels} channels from the call"
+        return out | dict.fromkeys(put.linked, "from the network beside it")
+
     def split(self, net: nn.Module, kind: str, **where: object) -> nn.Module:
         self._cannot(f"split by {kind!r}", "it is captured from a pipeline; see hasten.cache_")
 

@@ -68,11 +68,11 @@ def load_pipeline(
         "hasten.undo(pipe) before you load it.",
     )
     for given in call:
-        why = REFUSED.get(given) or REFUSED.get(given.partition("_")[0])
+        why = _refused(given)
         require(why is None, f"load takes no argument {given!r}: {why}.")
         require(
             takes(pipe, given),
-            f"{kind} takes no argument {given!r}. {nearest(given, arguments_of(pipe))}",
+            f"{kind} takes no argument {given!r}. {nearest(given, _arguments(pipe))}",
         )
     settings = {**call, **(more or {})}
     for given in more or {}:
@@ -105,6 +105,16 @@ def load_pipeline(
         plans=() if what.guidance is None else ({"guidance": round(what.guidance, 4)},),
         prompts=() if prompts is None or not isinstance(prompts[0], str) else tuple(prompts),
     )
+
+
+def _refused(argument: str) -> str | None:
+    """Why an argument of a pipeline's call is not taken; None where it is."""
+    return REFUSED.get(argument) or REFUSED.get(argument.partition("_")[0])
+
+
+def _arguments(pipe: Pipeline) -> list[str]:
+    """The arguments of a pipeline's call that are taken."""
+    return [name for name in arguments_of(pipe) if _refused(name) is None]
 
 
 def _twice(pipe: Pipeline, call: Mapping[str, Any]) -> Step | None:

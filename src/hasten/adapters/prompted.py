@@ -245,7 +245,8 @@ def _folder(source: str) -> Path:
 
 def _opened(folder: Path, source: str, dtype: torch.dtype | None) -> Pipeline:
     index = read_object(folder / INDEX)
-    _require_stock(index, str(folder / INDEX))
+    with quiet():
+        _require_stock(index, str(folder / INDEX))
     with (
         refusing(f"{source} is no pipeline that can be loaded", "check the folder or the name."),
         quiet(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hasten.cli.options import ModelName, PlanText, Prompts, model_of, plan_of
+from hasten.cli.options import NOTHING, ModelName, PlanText, Request, model_of, plan_of
 
 
 def export(
@@ -12,7 +12,7 @@ def export(
     *,
     plan: PlanText = None,
     to: str = "onnx",
-    prompts: Prompts = None,
+    request: Request = NOTHING,
     out: Path = Path("exported"),
 ) -> None:
     """Write a model and a plan for another runtime, into a folder that needs neither hasten nor
@@ -25,7 +25,7 @@ def export(
     from hasten.exporting.export import export as run
 
     chosen = plan_of(plan)
-    parity = run(model_of(model, prompts), chosen, to, out)
+    parity = run(model_of(model, request), chosen, to, out)
     print(
         f"wrote {out}: {to}; a network call is within {parity.apart:.1g} of eager float32, "
         f"pictures {parity.psnr:.0f} dB or nearer (n = {parity.n})"

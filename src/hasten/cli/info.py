@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated
 
-from hasten.cli.options import Json, Parameter, Prompts, model_of
+from hasten.cli.options import NOTHING, Json, Parameter, Request, model_of
 
 
 def info(
@@ -13,7 +13,7 @@ def info(
         str | None, Parameter(help="builtin:NAME, a diffusers folder, or a hub id.")
     ] = None,
     *,
-    prompts: Prompts = None,
+    request: Request = NOTHING,
     json_: Json = False,
 ) -> None:
     """Show this machine and its engines, and a model if one is named."""
@@ -21,11 +21,16 @@ def info(
 
     facts = this_machine()
     if model is not None:
-        facts["model"] = described(model_of(model, prompts))
+        facts["model"] = described(model_of(model, request))
     if json_:
         print(json.dumps(facts, indent=1))
         return
     for title, body in facts.items():
         print(title)
         for key, value in body.items():
-            print(f"  {key}: {value}")
+            if not isinstance(value, dict):
+                print(f"  {key}: {value}")
+                continue
+            print(f"  {key}:")
+            for name, what in value.items():
+                print(f"    {name}: {what}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated
 
-from hasten.cli.options import Device, Flag, Json, ModelName, Parameter, Prompts, model_of
+from hasten.cli.options import NOTHING, Device, Flag, Json, ModelName, Parameter, Request, model_of
 
 
 def measure(
@@ -19,7 +19,7 @@ def measure(
     batch: int = 64,
     seconds: float = 5.0,
     likelihood: Flag = False,
-    prompts: Prompts = None,
+    request: Request = NOTHING,
     device: Device = "cpu",
     json_: Json = False,
 ) -> None:
@@ -44,7 +44,7 @@ def measure(
     from hasten.tuning.table import print_reports
 
     plans = [Plan.read(text) for text in plan or []]
-    loaded = model_of(model, prompts, device)
+    loaded = model_of(model, request, device)
     if likelihood:
         for bits in likelihoods(loaded, plans, data, pictures=pictures, batch=batch):
             print(json.dumps(bits.to_dict()) if json_ else bits)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hasten.cli.options import Device, Json, ModelName, Prompts, Quiet, model_of
+from hasten.cli.options import NOTHING, Device, Json, ModelName, Quiet, Request, model_of
 from hasten.core.errors import NoPlanPasses
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def tune(
     features: str | None = None,
     guidance: float = 1.0,
     batch: int = 1,
-    prompts: Prompts = None,
+    request: Request = NOTHING,
     out: Path = Path("tuned"),
     seed: int = 0,
     device: Device = "cpu",
@@ -48,7 +48,7 @@ def tune(
     from hasten.tuning.page import write_report
     from hasten.tuning.tune import tune as run
 
-    loaded = model_of(model, prompts, device)
+    loaded = model_of(model, request, device)
     tuned = run(
         loaded,
         minutes=minutes,

@@ -111,6 +111,10 @@ class Family(ABC):
     ) -> torch.Tensor:
         """The answer of the network (without wrappers) to x (n, *shape), times (n,), condition."""
 
+    def captured(self, net: nn.Module) -> dict[str, str]:
+        """What it was found to be given, where a pipeline's own call was watched."""
+        return {}
+
     def blocks(self, net: nn.Module) -> list[nn.Module]:
         """Its blocks in the order in which they run; none where it is not known."""
         return []

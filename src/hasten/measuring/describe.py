@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from hasten.core.family import inner
 from hasten.core.model import Model
 from hasten.core.prediction import predictions
 from hasten.measuring.conditions import conditions
@@ -20,11 +21,13 @@ def this_machine() -> dict[str, Mapping[str, object]]:
 def described(model: Model) -> dict[str, object]:
     """A model's pictures, network, noise schedule and prediction; ``guidance`` is whether it was
     trained with dropped labels."""
-    channels, *size = model.picture_shape
-    return {
+    *frames, channels = model.picture_shape[:-2]
+    size = "x".join(map(str, model.picture_shape[-2:]))
+    makes = {"clips": f"{frames[0]} frames of {size}"} if frames else {"pictures": size}
+    facts: dict[str, object] = {
         "name": model.name,
-        "pictures": f"{'x'.join(map(str, size))}, {channels} channel(s)",
-        "network": type(getattr(model.net, "module", model.net)).__name__,
+        **{kind: f"{shape}, {channels} channel(s)" for kind, shape in makes.items()},
+        "network": type(inner(model.net)).__name__,
         "parameters": sum(value.numel() for value in model.net.parameters()),
         "weights_mb": weights_mb(model.net),
         "schedule": model.schedule.part_name,
@@ -33,3 +36,5 @@ def described(model: Model) -> dict[str, object]:
         "guidance": model.null_label is not None,
         "sha256": model.sha256,
     }
+    given = model.family.captured(model.net)
+    return facts | ({"captured": given} if given else {})

@@ -1,5 +1,16 @@
-"""Pictures as PIL images and as files: single PNGs, grids of them, and GIFs."""
+"""Pictures as PIL images and as files (single PNGs, grids of them, GIFs), and clips as MP4s."""
 
 from hasten.media.pictures import grid, png, save_gif, save_pictures, save_png, to_pil
+from hasten.media.video import mp4, save_clips, save_mp4
 
-__all__ = ["grid", "png", "save_gif", "save_pictures", "save_png", "to_pil"]
+__all__ = [
+    "grid",
+    "mp4",
+    "png",
+    "save_clips",
+    "save_gif",
+    "save_mp4",
+    "save_pictures",
+    "save_png",
+    "to_pil",
+]

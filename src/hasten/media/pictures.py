@@ -14,6 +14,8 @@ from hasten.core.errors import NonFiniteError, UserError, require, require_whole
 from hasten.core.files import write_bytes
 
 Facts = Mapping[str, object]
+FORMATS = ("PNG", "JPEG", "WEBP")
+LARGEST = 64 * 10**6  # pixels of a picture that is opened
 
 
 def to_pil(picture: torch.Tensor) -> Image.Image:
@@ -36,6 +38,30 @@ def to_pil(picture: torch.Tensor) -> Image.Image:
     pixels = (picture.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
     array = pixels[0] if pixels.shape[0] == 1 else pixels.permute(1, 2, 0)
     return Image.fromarray(array.contiguous().numpy())
+
+
+def open_picture(file: Path, what: str) -> Image.Image:
+    """A picture file (PNG, JPEG or WebP) in RGB; ``what`` names it in an error.
+
+    Raises:
+        UserError: it cannot be read, or is larger than 64 million pixels.
+    """
+    require(file.is_file(), f"{what}: there is no file {file}.")
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            width, height = image.size
+            small = width * height <= LARGEST
+            picture = image.convert("RGB") if small else None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{what}: {file} cannot be read ({str(error).partition(': ')[0]}); give a PNG, JPEG or "
+            "WebP file."
+        ) from None
+    if picture is None:
+        raise UserError(
+            f"{what}: {file} has {width}x{height} pixels; it takes up to {LARGEST:,} in all."
+        )
+    return picture
 
 
 def grid(pictures: torch.Tensor, columns: int | None = None, gap: int = 2) -> torch.Tensor:
@@ -128,11 +154,16 @@ def save_pictures(
     for index, picture in enumerate(pictures):
         save_png(picture, folder / f"{index:05d}.png", {**(facts or {}), "picture": index})
     save_png(sheet, folder / "grid.png", facts, zoom)
-    written = [f"{len(pictures)} pictures", "grid.png"]
+    written = [count(len(pictures), "picture"), "grid.png"]
     if frames is not None:
         save_gif([*frames, sheet], folder / "denoising.gif", zoom=zoom)
         written.append("denoising.gif")
     return written
+
+
+def count(n: int, what: str) -> str:
+    """``n`` of ``what``, in words."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _zoomed(image: Image.Image, zoom: int) -> Image.Image:

@@ -30,10 +30,7 @@ from student_recipes import OBJECTIVES, distillation, gaussian, loss_on_gaussian
 
 @pytest.mark.parametrize(
     "objective",
-    [
-        pytest.param(name, marks=() if name == "direct" else pytest.mark.slow)
-        for name in OBJECTIVES
-    ],
+    [pytest.param(name, marks=() if name == "direct" else pytest.mark.slow) for name in OBJECTIVES],
 )
 def test_every_objective_makes_a_folder_that_samples_by_its_own_plan(
     objective, teacher, data, tmp_path

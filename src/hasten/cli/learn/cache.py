@@ -6,7 +6,16 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from hasten.cli.options import Device, ModelName, OwnPlan, Parameter, Prompts, Quiet, model_of
+from hasten.cli.options import (
+    NOTHING,
+    Device,
+    ModelName,
+    OwnPlan,
+    Parameter,
+    Quiet,
+    Request,
+    model_of,
+)
 
 
 def cache(
@@ -18,7 +27,7 @@ def cache(
     cut: Annotated[list[str] | None, Parameter(name="--cut", negative="")] = None,
     n: int = 8,
     seed: int = 0,
-    prompts: Prompts = None,
+    request: Request = NOTHING,
     out: Path = Path("cache.json"),
     device: Device = "cpu",
     quiet: Quiet = False,
@@ -46,7 +55,7 @@ def cache(
     require_whole("seed", seed, 0, 2**31)
     cuts = [f"deep(branch={number}, forecast={k})" for number in branch or [] for k in (0, 1)]
     learned = learn_cache_mask(
-        model_of(model, prompts, device),
+        model_of(model, request, device),
         Plan() if plan is None else Plan.read(plan),
         budget=budget,
         cuts=[*cuts, *(cut or [])] or None,

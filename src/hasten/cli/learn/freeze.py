@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from hasten.cli.options import Device, ModelName, Parameter, Prompts, model_of
+from hasten.cli.options import NOTHING, Device, ModelName, Parameter, Request, model_of
 
 
 def freeze(
@@ -14,7 +14,7 @@ def freeze(
     plan: Annotated[str, Parameter(name="--plan")] = "solver=adaptive-ode,steps=20",
     n: int = 64,
     seed: int = 0,
-    prompts: Prompts = None,
+    request: Request = NOTHING,
     out: Path = Path("plan.json"),
     device: Device = "cpu",
 ) -> None:
@@ -31,7 +31,7 @@ def freeze(
     from hasten.learning.programs.freeze import freeze as run
 
     chosen = Plan.read(plan)
-    loaded = model_of(model, prompts, device)
+    loaded = model_of(model, request, device)
     frozen = run(loaded, chosen, n=n, seed=seed)
     frozen.write(out)
     evaluations = frozen.trace(loaded.schedule).evaluations

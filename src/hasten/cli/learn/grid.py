@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hasten.cli.options import (
-    Device,
-    ModelName,
-    OwnPlan,
-    Prompts,
-    Quiet,
-    model_of,
-)
+from hasten.cli.options import NOTHING, Device, ModelName, OwnPlan, Quiet, Request, model_of
 
 
 def grid(
@@ -23,7 +16,7 @@ def grid(
     minutes: float | None = None,
     engine: str = "eager",
     seed: int = 0,
-    prompts: Prompts = None,
+    request: Request = NOTHING,
     out: Path = Path("plan.json"),
     device: Device = "cpu",
     quiet: Quiet = False,
@@ -50,7 +43,7 @@ def grid(
     require_choice("method", method, ("gits", "dmn", "bezier"))
     base = Plan.read(plan) if plan is not None else Plan(solver="ipndm", grid="uniform")
     learned = learn_grid(
-        model_of(model, prompts, device),
+        model_of(model, request, device),
         method,
         base.model_copy(update={"steps": steps}),
         run=out.with_name(out.name + ".run"),

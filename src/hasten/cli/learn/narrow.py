@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hasten.cli.options import Device, ModelName, PlanText, Prompts, model_of
+from hasten.cli.options import NOTHING, Device, ModelName, PlanText, Request, model_of
 
 
 def narrow(
@@ -14,7 +14,7 @@ def narrow(
     plan: PlanText = None,
     ode_error: float = 0.02,
     n: int = 16,
-    prompts: Prompts = None,
+    request: Request = NOTHING,
     out: Path = Path("narrow.json"),
     device: Device = "cpu",
 ) -> None:
@@ -31,7 +31,7 @@ def narrow(
     from hasten.learning.compression.small import learn_narrow
 
     chosen = None if plan is None else Plan.read(plan)
-    loaded = model_of(model, prompts, device)
+    loaded = model_of(model, request, device)
     learned = learn_narrow(loaded, chosen or Plan.of(loaded.plan), small, ode_error=ode_error, n=n)
     learned.plan.write(out)
     for number, moved in enumerate(learned.alone):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hasten.cli.options import Device, Flag, ModelName, OwnPlan, Prompts, Quiet, model_of
+from hasten.cli.options import NOTHING, Device, Flag, ModelName, OwnPlan, Quiet, Request, model_of
 
 
 def program(
@@ -23,7 +23,7 @@ def program(
     engine: str = "eager",
     frugal: Flag = False,
     seed: int = 0,
-    prompts: Prompts = None,
+    request: Request = NOTHING,
     out: Path = Path("program.json"),
     device: Device = "cpu",
     quiet: Quiet = False,
@@ -54,7 +54,7 @@ def program(
     from hasten.learning.programs.reference_pairs import ReferenceOptions
 
     learned = learn_program(
-        model_of(model, prompts, device),
+        model_of(model, request, device),
         evaluations,
         out,
         width=width,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from hasten.cli.options import Device, ModelName, OwnPlan, Prompts, model_of
+from hasten.cli.options import NOTHING, Device, ModelName, OwnPlan, Request, model_of
 
 
 def quantize(
@@ -17,7 +17,7 @@ def quantize(
     rows: str = "auto",
     n: int = 64,
     rounding: str = "gptq",
-    prompts: Prompts = None,
+    request: Request = NOTHING,
     out: Path = Path("quantized.safetensors"),
     device: Device = "cpu",
 ) -> None:
@@ -42,7 +42,7 @@ def quantize(
 
     require_writable(out)
     chosen = None if plan is None else Plan.read(plan)
-    loaded = model_of(model, prompts, device)
+    loaded = model_of(model, request, device)
     chosen = chosen or Plan(**loaded.plan)
     groups = int(rows) if rows.isdigit() else rows
     options = {"bits": bits, "ode_error": ode_error, "rows": groups, "n": n, "rounding": rounding}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hasten.cli.options import Device, ModelName, Prompts, model_of
+from hasten.cli.options import NOTHING, Device, ModelName, Request, model_of
 
 
 def start(
@@ -17,7 +17,7 @@ def start(
     components: int | None = None,
     recipe: str | None = None,
     minutes: float | None = None,
-    prompts: Prompts = None,
+    request: Request = NOTHING,
     out: Path = Path("start.safetensors"),
     device: Device = "cpu",
 ) -> None:
@@ -38,7 +38,7 @@ def start(
     from hasten.learning.starts.starts import learn_start
     from hasten.training.recipe import load_recipe
 
-    loaded = model_of(model, prompts, device)
+    loaded = model_of(model, request, device)
     options = {"rank": rank, "components": components, "minutes": minutes}
     options["recipe"] = None if recipe is None else load_recipe(recipe, VaeRecipe)
     facts = learn_start(loaded, kind, out, data=data, n=n, **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hasten.cli.options import Device, ModelName, Prompts, Quiet, model_of
+from hasten.cli.options import NOTHING, Device, ModelName, Quiet, Request, model_of
 
 
 def student(
@@ -23,7 +23,7 @@ def student(
     begin: str | None = None,
     start: str | None = None,
     trajectories: int | None = None,
-    prompts: Prompts = None,
+    request: Request = NOTHING,
     lora: int | None = None,
     bits: str | None = None,
     seed: int | None = None,
@@ -81,7 +81,7 @@ def student(
         "seed": seed,
     }
     chosen = load_recipe(recipe, StudentRecipe, **changes)
-    teacher = model_of(model, prompts, device)
+    teacher = model_of(model, request, device)
     folder = learn_student(teacher, chosen, out, minutes=minutes, quiet=quiet)
     print(
         f"wrote {folder}; its model card shows what it measured. "
