@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from hasten.adapters.attach import attach_, casting, detach_
 from hasten.adapters.frozen import frozen
+from hasten.adapters.pipeline_codec import decoder_of
 from hasten.adapters.pipelines import load_pipeline
 from hasten.adapters.recording import (
     Pipeline,
@@ -60,7 +62,8 @@ def apply(pipe: Pipeline, plan: PlanLike, **call: Any) -> None:
     schedule = read_schedule(config_of(pipe.scheduler), where)
     network, forwards = None, []
     caches = [text for text in plan.levers if _caches(levers.parse(text))]
-    once = tuple(text for text in plan.levers if text not in caches)
+    decoders = [text for text in plan.levers if levers.parse(text).target == "decoder"]
+    once = tuple(text for text in plan.levers if text not in (*caches, *decoders))
     if once:
         model = load_pipeline(pipe, [""], call)
         cheaper = plan.model_copy(update={"levers": once, "engine": "eager", "guidance": 1.0})
@@ -77,6 +80,7 @@ def apply(pipe: Pipeline, plan: PlanLike, **call: Any) -> None:
         network=network,
         forward=None if not forwards else lambda forward: _folded(forward, forwards),
         cache=caches[0] if caches else None,
+        decoder=_decoder(pipe, decoders) if decoders else None,
         guidance=None if plan.guidance == 1.0 else plan.guidance,
     )
 
@@ -89,6 +93,16 @@ def undo(pipe: Pipeline) -> None:
     """
     require_pipeline(pipe)
     detach_(pipe)
+
+
+def _decoder(pipe: Pipeline, texts: Sequence[str]) -> torch.nn.Module:
+    """What levers make of the decoder of ``pipe``."""
+    decoder: torch.nn.Module | None = decoder_of(pipe)
+    if decoder is None:
+        raise UserError(f"{type(pipe).__name__} has no decoder of latents; drop {texts[0]!r}.")
+    for text in texts:
+        decoder = levers.parse(text).decoder(decoder)
+    return decoder
 
 
 def _folded(forward: Any, forwards: list[Any]) -> Any:

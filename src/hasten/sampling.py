@@ -114,6 +114,7 @@ def build(model: Model, plan: PlanLike | None = None, *, net: Prepared | None = 
         )
     net = net or run.prepare()
     _require_start_weights(run)
+    _ = run.codec  # refuses levers on a decoder that is not there
     return Sampler(
         resolved=run,
         net=net,
@@ -268,7 +269,7 @@ class Sampler:
             fresh = functools.partial(draw, WALK)
             latents = self.latents(mine, part, fresh, watch, counted)
             if not raw:
-                latents = self.model.codec.decode(latents)
+                latents = self.resolved.codec.decode(latents)
             out.append(latents.cpu())
         self.usage.evaluations, self.usage.rounds = counted.rows / n, counted.calls / len(out)
         self.usage.pictures = n

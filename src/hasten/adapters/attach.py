@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from hasten.adapters.decoders import twin, with_decoder
 from hasten.adapters.pipeline_cache import cache_
 from hasten.adapters.recording import OWN, Pipeline, network_of
 from hasten.adapters.scheduler import ProgramScheduler
@@ -33,6 +34,8 @@ class Applied:
     put: torch.nn.Module
     planned: Any
     cached: bool = False
+    vae: Any = None
+    put_vae: Any = None
 
 
 def applied(pipe: Pipeline) -> Applied | None:
@@ -43,7 +46,8 @@ def applied(pipe: Pipeline) -> Applied | None:
 def changed(pipe: Pipeline) -> bool:
     """Whether another network, or a cache, was put onto ``pipe``."""
     note = applied(pipe)
-    return note is not None and (note.cached or note.put is not note.network)
+    others = note is not None and (note.put is not note.network or note.vae is not None)
+    return note is not None and (note.cached or others)
 
 
 def attach_(
@@ -54,6 +58,7 @@ def attach_(
     forward: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
     cache: str | None = None,
     guidance: float | None = None,
+    decoder: torch.nn.Module | None = None,
 ) -> None:
     """Let ``pipe`` run ``program``; :func:`detach_` takes all of it back.
 
@@ -63,6 +68,7 @@ def attach_(
             the pipeline's own object stays as it was.
         cache: a feature cache on a schedule, such as ``deep(every=2)``.
         guidance: the guidance scale where the caller of the pipeline gives none.
+        decoder: stands in the place of that of the pipeline's autoencoder.
 
     Raises:
         UserError: something is applied already; a network that is moved on and off the device.
@@ -92,11 +98,16 @@ def attach_(
     pipe.scheduler = scheduler
     if changes:
         other = own if network is None else network
-        other = _twin(other) if other is own else other
+        if other is own:
+            other = twin(own)
+            other.__dict__.pop("forward", None)
         if forward is not None:
             other.forward = forward(other.forward)
         note.put = other
         setattr(pipe, name, other)
+    if decoder is not None:
+        note.vae, note.put_vae = pipe.vae, with_decoder(pipe.vae, decoder)
+        pipe.vae = note.put_vae
     pipe.__class__ = _calling(type(pipe), program.evaluations, guidance)
     pipe.__dict__[ATTRIBUTE] = note
     if cache is not None:
@@ -122,6 +133,8 @@ def detach_(pipe: Pipeline) -> None:
     pipe.__class__ = note.kind
     if pipe.scheduler is note.planned:  # one that was set since stays
         pipe.scheduler = note.scheduler
+    if note.vae is not None and pipe.vae is note.put_vae:
+        pipe.vae = note.vae
     now = getattr(pipe, note.name)
     if now is note.put and now is not note.network:
         setattr(pipe, note.name, note.network.to(now.device))  # the pipeline may have been moved
@@ -154,15 +167,6 @@ def _to(tree: Any, dtype: torch.dtype) -> Any:
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):  # an output of diffusers
         return type(tree)(**{name: moved(value) for name, value in vars(tree).items()})
     return torch.utils._pytree.tree_map(moved, tree)  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _twin(module: torch.nn.Module) -> torch.nn.Module:
-    """Another object with the very weights of ``module``, so that its ``forward`` can be replaced
-    while the pipeline's own stays as it was."""
-    other = object.__new__(type(module))
-    other.__dict__.update(module.__dict__)
-    other.__dict__.pop("forward", None)
-    return other
 
 
 def _calling(kind: type, evaluations: int, guidance: float | None) -> type:

@@ -6,14 +6,16 @@ latents: what follows is its own decoding, whatever it is.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
+from hasten.adapters.decoders import VaeDecoder, with_decoder
 from hasten.adapters.recording import Pipeline, answering, borrowed, network_of, run, scheduled
 from hasten.adapters.scheduler import ProgramScheduler
 from hasten.adapters.schedules import config_of, read_schedule
@@ -65,6 +67,19 @@ class PipelineCodec(Codec):
             object.__setattr__(out, name, value)
         return out
 
+    @property
+    def decoder(self) -> torch.nn.Module | None:
+        """Of the pipeline's autoencoder; None where it has none."""
+        own = getattr(self, "_decoder", None)
+        return own or decoder_of(self._of("_pipe"))
+
+    def decoding(self, decoder: torch.nn.Module) -> PipelineCodec:
+        latent, picture = self._of("_shapes")
+        pipe, call, answer = (self._of(name) for name in ("_pipe", "_call", "_answer"))
+        out = self.of(pipe, call, answer, latent, picture)
+        object.__setattr__(out, "_decoder", decoder)
+        return out
+
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
         raise UserError(f"codec 'pipeline': {self.source} decodes latents; it encodes no pictures.")
 
@@ -72,7 +87,9 @@ class PipelineCodec(Codec):
         """Pictures (n, c, h, w), or clips (n, frames, c, h, w), in [0, 1]."""
         pipe = self._of("_pipe")
         call, answer = self._of("_call"), self._of("_answer")
-        return torch.cat([decoded_by(pipe, call, part, answer) for part in latents.split(8)])
+        other = getattr(self, "_decoder", None)
+        with borrowed(pipe), _decoding_by(pipe, other):
+            return torch.cat([decoded_by(pipe, call, part, answer) for part in latents.split(8)])
 
     def encoded_shape(self, shape: Shape) -> Shape:
         latent, picture = self._of("_shapes")
@@ -126,6 +143,25 @@ def decoded_by(
     if isinstance(pictures, list):
         pictures = torch.stack(list(pictures))
     return pictures.float().clamp(0, 1).contiguous()
+
+
+def decoder_of(pipe: Pipeline) -> VaeDecoder | None:
+    """The decoder of a pipeline's autoencoder; None where it has none."""
+    vae = getattr(pipe, "vae", None)
+    return VaeDecoder(vae) if isinstance(vae, torch.nn.Module) and hasattr(vae, "decode") else None
+
+
+@contextlib.contextmanager
+def _decoding_by(pipe: Pipeline, decoder: torch.nn.Module | None) -> Iterator[None]:
+    """``pipe`` with another decoder for a while."""
+    if decoder is None:
+        yield
+        return
+    vae, pipe.vae = pipe.vae, with_decoder(pipe.vae, decoder)
+    try:
+        yield
+    finally:
+        pipe.vae = vae
 
 
 def _first(value: Any, n: int) -> Any:

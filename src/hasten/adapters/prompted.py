@@ -10,10 +10,11 @@ import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
+from hasten.adapters.decoders import Autoencoder, VaeDecoder
 from hasten.adapters.families import PROMPTED, Network
 from hasten.adapters.folder import INDEX, LIBRARIES, read_object, refusing, weights_digest
 from hasten.adapters.frozen import frozen
@@ -25,7 +26,6 @@ from hasten.core.errors import UserError, require
 from hasten.core.model import Model
 
 Pipeline = Any  # of diffusers
-Autoencoder = Any  # of a pipeline of diffusers
 KNOWN = "StableDiffusionPipeline"
 
 
@@ -74,10 +74,24 @@ class VaeCodec(Codec):
 
     source: str = ""
 
+    _decoder: ClassVar[torch.nn.Module]
+
     def of(self, vae: Autoencoder) -> VaeCodec:
         """The same with its autoencoder; the name alone can neither encode nor decode."""
         out = copy.copy(self)
         object.__setattr__(out, "_vae", vae)
+        object.__setattr__(out, "_decoder", VaeDecoder(vae))
+        return out
+
+    @property
+    def decoder(self) -> torch.nn.Module:
+        """Latents, scaled back, to pictures in [-1, 1]."""
+        assert self.vae is not None
+        return self._decoder
+
+    def decoding(self, decoder: torch.nn.Module) -> VaeCodec:
+        out = self.of(self.vae)
+        object.__setattr__(out, "_decoder", decoder)
         return out
 
     @property
@@ -100,7 +114,7 @@ class VaeCodec(Codec):
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         vae = self.vae
         unscaled = latents / vae.config.scaling_factor + self._shift
-        pictures = vae.decode(unscaled.to(vae.device, vae.dtype)).sample.float().contiguous()
+        pictures = self.decoder(unscaled.to(vae.device)).float().contiguous()
         return (pictures / 2 + 0.5).clamp(0, 1)
 
     @property

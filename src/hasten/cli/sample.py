@@ -72,7 +72,7 @@ def sample(
 
     def watch(_: int, x0: torch.Tensor) -> None:
         if gif and len(x0) == n:
-            frames.append(grid(loaded.codec.decode(x0).cpu()))
+            frames.append(grid(sampler.resolved.codec.decode(x0).cpu()))
 
     pictures = sampler.sample(n, seed=seed, condition=labels, watch=watch, batch=n if gif else 64)
     facts = {"model": loaded.name, "sha256": loaded.sha256, "seed": seed, "plan": sampler.plan}

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from hasten.core.errors import require, require_whole
+from hasten.core.errors import UserError, require, require_whole
 from hasten.core.registry import Registry
 
 Shape = tuple[int, ...]
@@ -30,6 +30,16 @@ class Codec(ABC):
 
     @abstractmethod
     def decode(self, latents: torch.Tensor) -> torch.Tensor: ...
+
+    @property
+    def decoder(self) -> torch.nn.Module | None:
+        """The network that :meth:`decode` calls with one tensor, and that answers with one; None
+        where decoding is arithmetic."""
+        return None
+
+    def decoding(self, decoder: torch.nn.Module) -> Codec:
+        """The same with another network in the place of :attr:`decoder`."""
+        raise UserError(f"codec {self.part_name!r} has no decoder to replace.")
 
     @abstractmethod
     def encoded_shape(self, shape: Shape) -> Shape:

@@ -14,6 +14,8 @@ from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
+
 from hasten.core.call import State
 from hasten.core.engine import Engine, Prepared
 from hasten.core.errors import UserError, require
@@ -67,8 +69,7 @@ class Lever(ABC):
     """Parts are frozen keyword-only dataclasses whose fields are their options.
 
     Attributes:
-        target: what it makes cheaper: ``network`` (``decoder``, ``encoder`` and ``text`` are for
-            levers on the rest of a pipeline).
+        target: what it makes cheaper: ``network``, or ``decoder``, that of latents.
         stage: when it is applied.
         traits: what it does to a plan; exclusions follow from them.
         engines: those that can run it, () for all.
@@ -115,6 +116,11 @@ class Lever(ABC):
     def transform(self, model: Model, resolved: Resolved) -> Model:
         """``model`` with a cheaper network; the network it had stays as it is."""
         return model
+
+    def decoder(self, decoder: torch.nn.Module) -> torch.nn.Module:
+        """What is cheaper than ``decoder``, the network of a codec; of levers whose target it
+        is."""
+        return decoder
 
     def wrap(self, net: Prepared, model: Model, resolved: Resolved) -> Prepared:
         """``net``, which an engine has prepared from ``model`` (after all levers), with what is

@@ -6,9 +6,10 @@ import dataclasses
 import functools
 
 from hasten.core.call import Denoiser, State
+from hasten.core.codec import Codec
 from hasten.core.denoiser import Guided, NetworkDenoiser, classifier_free
 from hasten.core.engine import Engine, Prepared
-from hasten.core.errors import require
+from hasten.core.errors import UserError, require
 from hasten.core.executor import Executor
 from hasten.core.level import Level
 from hasten.core.lever import Lever, LoadModel, Stage
@@ -66,6 +67,27 @@ class Resolved:
         """What the prepared network depends on: plans with the same can share it."""
         keys = (part for lever in self.levers for part in lever.key(self))
         return (self.engine.part_name, self.plan.dtype, *keys)
+
+    @functools.cached_property
+    def codec(self) -> Codec:
+        """The model's codec, with the decoder that levers make of its own.
+
+        Raises:
+            UserError: it has none, or the lever cannot use it.
+        """
+        codec = self.model.codec
+        chosen = [lever for lever in self.levers if lever.target == "decoder"]
+        if not chosen:
+            return codec
+        decoder = codec.decoder
+        if decoder is None:
+            raise UserError(
+                f"lever {chosen[0].part_name!r} is for the decoder of latents, and model "
+                f"{self.model.name!r} has none; drop {chosen[0].part_name}."
+            )
+        return codec.decoding(
+            functools.reduce(lambda net, lever: lever.decoder(net), chosen, decoder)
+        )
 
     @property
     def opening(self) -> State | None:

@@ -1,5 +1,6 @@
 """What makes an evaluation cheaper: one file a lever; importing it is what registers it."""
 
+from hasten.levers.decoder import Decoder
 from hasten.levers.feature_cache import Attention, Blocks, Deep, Encoder, FirstBlock
 from hasten.levers.merge import Merge
 from hasten.levers.quantize import Quantize
@@ -10,6 +11,7 @@ from hasten.levers.torchao import TorchAO
 __all__ = [
     "Attention",
     "Blocks",
+    "Decoder",
     "Deep",
     "Encoder",
     "FirstBlock",
