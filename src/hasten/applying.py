@@ -19,6 +19,7 @@ from hasten.adapters.recording import (
     takes,
 )
 from hasten.adapters.schedules import config_of, read_schedule
+from hasten.core.codec import DecoderNetwork
 from hasten.core.errors import UserError, nearest, require
 from hasten.core.family import inner
 from hasten.core.feature_cache import Scheduled
@@ -95,9 +96,9 @@ def undo(pipe: Pipeline) -> None:
     detach_(pipe)
 
 
-def _decoder(pipe: Pipeline, texts: Sequence[str]) -> torch.nn.Module:
+def _decoder(pipe: Pipeline, texts: Sequence[str]) -> DecoderNetwork:
     """What levers make of the decoder of ``pipe``."""
-    decoder: torch.nn.Module | None = decoder_of(pipe)
+    decoder: DecoderNetwork | None = decoder_of(pipe)
     if decoder is None:
         raise UserError(f"{type(pipe).__name__} has no decoder of latents; drop {texts[0]!r}.")
     for text in texts:

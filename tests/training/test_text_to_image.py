@@ -11,12 +11,14 @@ import pytest
 import torch
 
 import hasten
+from hasten.adapters.text_to_image import autoencoder_codec
 from hasten.adapters.word_tokenizer import new_tokenizer, token_ids
 from hasten.data.shapes.captions import words
 from hasten.training import checkpoint
 from hasten.training.autoencoder import AutoencoderRecipe
 from hasten.training.labels import drop_labels
 from hasten.training.text_to_image import TextToImageRecipe
+from hasten.training.tiny_autoencoder import TinyAutoencoderRecipe
 from hasten.training.train import train
 
 DATA = {"source": "shapes(count=24)", "shape": (3, 64, 64)}
@@ -168,3 +170,38 @@ def test_a_recipe_that_does_not_fit_is_refused(vae, tmp_path, changes, why):
     with pytest.raises(hasten.UserError, match=why) as refusal:
         train(text_to_image(vae, **changes), tmp_path / "out", quiet=True)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_small_autoencoder_learns_what_the_whole_one_does(vae, tmp_path):
+    made = TinyAutoencoderRecipe(
+        objective="tiny-autoencoder",
+        name="tiny",
+        autoencoder=str(vae),
+        network={
+            "latent_channels": 4,
+            "encoder_block_out_channels": [8, 8, 8],
+            "decoder_block_out_channels": [8, 8, 8],
+            "num_encoder_blocks": [1, 1, 1],
+            "num_decoder_blocks": [1, 1, 1],
+        },
+        pictures=160,
+        checkpoint_every=80,
+        **SHARED,
+    )
+    off = {}
+    for count in (8, 160):
+        out = tmp_path / str(count)
+        train(made.model_copy(update={"pictures": count}), out, quiet=True)
+        small = diffusers.AutoencoderTiny.from_pretrained(out / "model").eval()  # pyright: ignore
+        codec = autoencoder_codec(vae, torch.device("cpu"))
+        pictures = torch.rand(4, 3, 64, 64)
+        with torch.no_grad():
+            latents = codec.encode(pictures)
+            decoded = small.decode(latents).sample / 2 + 0.5
+            encoded = small.encode(pictures * 2 - 1).latents
+            off[count] = (
+                float((decoded - codec.decode(latents)).square().mean()),
+                float((encoded - latents).square().mean()),
+            )
+    assert all(late < early for late, early in zip(off[160], off[8], strict=True))
+    assert "pictures seen: 160," in (tmp_path / "160" / "model" / "README.md").read_text()

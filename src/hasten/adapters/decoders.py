@@ -6,12 +6,17 @@ from typing import Any
 
 import torch
 
+from hasten.adapters.folder import refusing
+from hasten.adapters.frozen import frozen
+from hasten.adapters.quiet import diffusers, quiet
+from hasten.core.artifact import ASSETS, BUILTIN
+from hasten.core.codec import DecoderNetwork
 from hasten.core.errors import require
 
 Autoencoder = Any  # of a pipeline of diffusers
 
 
-class VaeDecoder(torch.nn.Module):
+class VaeDecoder(DecoderNetwork):
     """What ``vae.decode`` does: latents, scaled back, to pictures or clips in [-1, 1]."""
 
     def __init__(self, vae: Autoencoder) -> None:
@@ -20,6 +25,45 @@ class VaeDecoder(torch.nn.Module):
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         return self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
+
+    def small(self, source: str) -> DecoderNetwork:
+        """The AutoencoderTiny in ``source``."""
+        config, tiny = self.vae.config, _opened(source)
+        require(
+            isinstance(config.get("scaling_factor"), float),
+            f"{type(self.vae).__name__} scales its latents by more than a factor, which no "
+            "AutoencoderTiny does; drop the lever on its decoder.",
+        )
+        theirs, own = tiny.config.latent_channels, config.get("latent_channels")
+        require(
+            theirs == own,
+            f"lever option source: {source} decodes latents of {theirs} channels, and this model's "
+            f"have {own}.",
+        )
+        shift = float(config.get("shift_factor") or 0.0)
+        return TinyDecoder(tiny.to(self.vae.device), config["scaling_factor"], shift)
+
+
+class TinyDecoder(DecoderNetwork):
+    """An AutoencoderTiny in the place of a decoder: it takes latents as a network sees them."""
+
+    def __init__(self, tiny: Autoencoder, scale: float, shift: float) -> None:
+        super().__init__()
+        self.tiny, self.scale, self.shift = tiny, scale, shift
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        scaled = (latents.to(self.tiny.dtype) - self.shift) * self.scale
+        return self.tiny.decode(scaled, return_dict=False)[0]
+
+
+def _opened(source: str) -> Autoencoder:
+    folder = str(ASSETS / source.removeprefix(BUILTIN)) if source.startswith(BUILTIN) else source
+    with (
+        refusing(f"lever option source: {source} is no AutoencoderTiny", "check the name."),
+        quiet(),
+    ):
+        tiny = diffusers().AutoencoderTiny.from_pretrained(folder, use_safetensors=True)
+    return frozen(tiny)
 
 
 def twin(module: torch.nn.Module) -> Any:

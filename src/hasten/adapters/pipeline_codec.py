@@ -19,7 +19,7 @@ from hasten.adapters.decoders import VaeDecoder, with_decoder
 from hasten.adapters.recording import Pipeline, answering, borrowed, network_of, run, scheduled
 from hasten.adapters.scheduler import ProgramScheduler
 from hasten.adapters.schedules import config_of, read_schedule
-from hasten.core.codec import Codec, Shape, codecs
+from hasten.core.codec import Codec, DecoderNetwork, Shape, codecs
 from hasten.core.errors import UserError, require
 from hasten.core.plan import Plan
 
@@ -68,12 +68,12 @@ class PipelineCodec(Codec):
         return out
 
     @property
-    def decoder(self) -> torch.nn.Module | None:
+    def decoder(self) -> DecoderNetwork | None:
         """Of the pipeline's autoencoder; None where it has none."""
         own = getattr(self, "_decoder", None)
         return own or decoder_of(self._of("_pipe"))
 
-    def decoding(self, decoder: torch.nn.Module) -> PipelineCodec:
+    def decoding(self, decoder: DecoderNetwork) -> PipelineCodec:
         latent, picture = self._of("_shapes")
         pipe, call, answer = (self._of(name) for name in ("_pipe", "_call", "_answer"))
         out = self.of(pipe, call, answer, latent, picture)

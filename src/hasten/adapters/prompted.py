@@ -21,7 +21,7 @@ from hasten.adapters.frozen import frozen
 from hasten.adapters.quiet import diffusers, quiet
 from hasten.adapters.schedules import config_of, read_prediction, read_schedule
 from hasten.adapters.split import split
-from hasten.core.codec import Codec, Shape, codecs
+from hasten.core.codec import Codec, DecoderNetwork, Shape, codecs
 from hasten.core.errors import UserError, require
 from hasten.core.model import Model
 
@@ -74,7 +74,7 @@ class VaeCodec(Codec):
 
     source: str = ""
 
-    _decoder: ClassVar[torch.nn.Module]
+    _decoder: ClassVar[DecoderNetwork]
 
     def of(self, vae: Autoencoder) -> VaeCodec:
         """The same with its autoencoder; the name alone can neither encode nor decode."""
@@ -84,12 +84,12 @@ class VaeCodec(Codec):
         return out
 
     @property
-    def decoder(self) -> torch.nn.Module:
+    def decoder(self) -> DecoderNetwork:
         """Latents, scaled back, to pictures in [-1, 1]."""
         assert self.vae is not None
         return self._decoder
 
-    def decoding(self, decoder: torch.nn.Module) -> VaeCodec:
+    def decoding(self, decoder: DecoderNetwork) -> VaeCodec:
         out = self.of(self.vae)
         object.__setattr__(out, "_decoder", decoder)
         return out

@@ -32,6 +32,30 @@ def new_autoencoder(options: Options) -> torch.nn.Module:
     return _made("autoencoder", diffusers().AutoencoderKL, options)
 
 
+def new_tiny_autoencoder(options: Options) -> torch.nn.Module:
+    """A freshly initialised AutoencoderTiny.
+
+    Raises:
+        UserError: it does not take these options.
+    """
+    return _made("autoencoder", diffusers().AutoencoderTiny, options)
+
+
+class TinyCoding(torch.nn.Module):
+    """Both halves of an AutoencoderTiny at once: pictures (n, c, h, w) in [-1, 1] and latents as a
+    network sees them, to the latents of the pictures and the pictures of the latents."""
+
+    def __init__(self, tiny: torch.nn.Module) -> None:
+        super().__init__()
+        self.tiny: Any = tiny
+
+    def forward(
+        self, pictures: torch.Tensor, latents: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        encoded = self.tiny.encode(pictures, return_dict=False)[0]
+        return encoded, self.tiny.decode(latents, return_dict=False)[0]
+
+
 class Autoencoding(torch.nn.Module):
     """An autoencoder from pictures to pictures.
 
@@ -61,7 +85,7 @@ class Autoencoding(torch.nn.Module):
 
 
 def save_autoencoder(vae: torch.nn.Module, folder: Path, scale: float, card: str) -> None:
-    """Write ``vae`` as a diffusers folder; ``scale`` brings its latents to unit variance."""
+    """Write ``vae`` as a diffusers folder; ``scale`` brings its latents to what a network sees."""
     any_vae: Any = vae
     any_vae.register_to_config(scaling_factor=scale)
     with new_folder(folder) as target:

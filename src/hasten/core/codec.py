@@ -16,6 +16,19 @@ Shape = tuple[int, ...]
 """Of a picture (c, h, w), a clip (frames, c, h, w), or latents of any rank."""
 
 
+class DecoderNetwork(torch.nn.Module):
+    """The network that a codec decodes with: ``net(latents)``."""
+
+    def small(self, source: str) -> DecoderNetwork:
+        """The small network in ``source`` (a folder, ``builtin:NAME``, or a hub id) that decodes
+        the same latents.
+
+        Raises:
+            UserError: there is none, or it takes others.
+        """
+        raise UserError(f"{type(self).__name__} knows no small decoder of its latents.")
+
+
 class Codec(ABC):
     """``encode``: pictures (n, c, h, w) in [0, 1] to the network's space; ``decode``: back.
 
@@ -32,12 +45,12 @@ class Codec(ABC):
     def decode(self, latents: torch.Tensor) -> torch.Tensor: ...
 
     @property
-    def decoder(self) -> torch.nn.Module | None:
+    def decoder(self) -> DecoderNetwork | None:
         """The network that :meth:`decode` calls with one tensor, and that answers with one; None
         where decoding is arithmetic."""
         return None
 
-    def decoding(self, decoder: torch.nn.Module) -> Codec:
+    def decoding(self, decoder: DecoderNetwork) -> Codec:
         """The same with another network in the place of :attr:`decoder`."""
         raise UserError(f"codec {self.part_name!r} has no decoder to replace.")
 

@@ -14,9 +14,8 @@ from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-
 from hasten.core.call import State
+from hasten.core.codec import DecoderNetwork
 from hasten.core.engine import Engine, Prepared
 from hasten.core.errors import UserError, require
 from hasten.core.executor import Executor
@@ -117,7 +116,7 @@ class Lever(ABC):
         """``model`` with a cheaper network; the network it had stays as it is."""
         return model
 
-    def decoder(self, decoder: torch.nn.Module) -> torch.nn.Module:
+    def decoder(self, decoder: DecoderNetwork) -> DecoderNetwork:
         """What is cheaper than ``decoder``, the network of a codec; of levers whose target it
         is."""
         return decoder

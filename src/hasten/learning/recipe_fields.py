@@ -19,6 +19,7 @@ from hasten.training.classifier import ClassifierRecipe
 from hasten.training.recipe import Data, Document, Optimizer, Recipe, Times
 from hasten.training.shipped import shipped_recipes
 from hasten.training.text_to_image import TextToImageRecipe
+from hasten.training.tiny_autoencoder import TinyAutoencoderRecipe
 
 KINDS: dict[str, tuple[type[Document], str]] = {
     "A model": (Recipe, "`hasten train RECIPE`"),
@@ -29,6 +30,7 @@ KINDS: dict[str, tuple[type[Document], str]] = {
     ),
     "An autoencoder": (AutoencoderRecipe, "`hasten train RECIPE`"),
     "A text-to-image model": (TextToImageRecipe, "`hasten train RECIPE`"),
+    "A small autoencoder": (TinyAutoencoderRecipe, "`hasten train RECIPE`"),
     "A classifier": (ClassifierRecipe, "`hasten train RECIPE`; its features are those of FD"),
 }
 PARTS: dict[str, type[Settings]] = {"data": Data, "optimizer": Optimizer, "times": Times}

@@ -6,6 +6,7 @@ from hasten.levers.merge import Merge
 from hasten.levers.quantize import Quantize
 from hasten.levers.small import Small
 from hasten.levers.student import Student
+from hasten.levers.tiny_decoder import TinyDecoder
 from hasten.levers.torchao import TorchAO
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "Quantize",
     "Small",
     "Student",
+    "TinyDecoder",
     "TorchAO",
 ]

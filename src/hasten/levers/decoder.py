@@ -7,6 +7,7 @@ import dataclasses
 
 import torch
 
+from hasten.core.codec import DecoderNetwork
 from hasten.core.engine import Engine, Prepared, beside, engines
 from hasten.core.lever import Lever, Stage, Trait, levers
 from hasten.core.model import Model
@@ -27,7 +28,7 @@ class Decoder(Lever):
     traits = frozenset({Trait.BITS})
     exports = False
 
-    def decoder(self, decoder: torch.nn.Module) -> torch.nn.Module:
+    def decoder(self, decoder: DecoderNetwork) -> DecoderNetwork:
         engine = engines.parse(self.engine)
         model = Model(
             net=_OfTwo(decoder),
@@ -59,7 +60,7 @@ class _OfTwo(torch.nn.Module):
         return self.decoder(x + 0 * t.view(-1, *[1] * (x.ndim - 1)))
 
 
-class _Run(torch.nn.Module):
+class _Run(DecoderNetwork):
     """A decoder that an engine has prepared."""
 
     def __init__(self, engine: Engine, prepared: Prepared) -> None:
