@@ -138,6 +138,54 @@ def test_a_compiled_network_makes_the_same_pictures():
     assert state_of(pipe) == before
 
 
+REFUSED_BY_OPENVINO = {"qwen-image": "cannot be exported", "z-image": "cannot be exported"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "sd15")) for name in ZOO]
+)
+def test_an_engine_outside_torch_makes_the_same_pictures(name):
+    pytest.importorskip("openvino")
+    pipe, plan = built(name), SINGLE if "img2img" in name else PLAN
+    hasten.apply(pipe, plan)
+    wanted = drawn(name, pipe)
+    hasten.undo(pipe)
+    before = state_of(pipe)
+    hasten.apply(pipe, plan.model_copy(update={"engine": "openvino"}))
+    if name in REFUSED_BY_OPENVINO:
+        with pytest.raises(hasten.UserError, match=REFUSED_BY_OPENVINO[name]):
+            drawn(name, pipe)
+    else:
+        first, second = drawn(name, pipe), drawn(name, pipe)  # the first call also compiles
+        assert 0 < np.abs(first - wanted).max() < 1e-4
+        assert np.abs(second - wanted).max() < 1e-4
+    hasten.undo(pipe)
+    assert state_of(pipe) == before
+
+
+def test_an_engine_says_when_the_network_is_no_longer_what_it_runs():
+    pytest.importorskip("onnxruntime")
+    pipe = built("sd15")
+    hasten.apply(pipe, PLAN.model_copy(update={"engine": "onnxruntime"}))
+    with torch.no_grad():
+        next(pipe.unet.parameters()).mul_(0.5)
+    with pytest.raises(hasten.UserError, match="has changed since the plan was applied"):
+        drawn("sd15", pipe)
+    hasten.undo(pipe)
+    drawn("sd15", pipe)
+
+
+def test_an_engine_that_answers_otherwise_is_refused(monkeypatch):
+    from hasten.adapters import running
+
+    pipe = built("sd15")
+    wrong = lambda *tensors: torch.ones_like(tensors[0])  # noqa: E731
+    monkeypatch.setattr(running, "_graph", lambda *_: wrong)
+    hasten.apply(pipe, PLAN.model_copy(update={"engine": "onnxruntime"}))
+    with pytest.raises(hasten.UserError, match="answers otherwise than UNet2DConditionModel"):
+        drawn("sd15", pipe)
+
+
 def test_the_guidance_of_the_plan_is_the_default_of_the_call():
     pipe = built("sd15")
     call = {"guidance_scale": ZOO["sd15"].call["guidance_scale"]}
@@ -153,7 +201,7 @@ def test_the_guidance_of_the_plan_is_the_default_of_the_call():
     ("changes", "why"),
     [
         ({"executor": "picard"}, "one step after another"),
-        ({"engine": "openvino"}, "set engine=compile"),
+        ({"engine": "openvino", "dtype": "bfloat16"}, "in float32 alone.* set engine=compile"),
         ({"levers": ("small(folder='x', at=(1,))",)}, "needs hasten's own loop"),
         ({"levers": ("deep(every=2)",), "dtype": "bfloat16"}, "drop these, or the cache"),
         ({"guidance": 3.0, "guidance_interval": (0.3, 3.0)}, "guidance_interval"),

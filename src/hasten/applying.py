@@ -18,8 +18,10 @@ from hasten.adapters.recording import (
     require_pipeline,
     takes,
 )
+from hasten.adapters.running import run_by
 from hasten.adapters.schedules import config_of, read_schedule
 from hasten.core.codec import DecoderNetwork
+from hasten.core.engine import Engine, engines
 from hasten.core.errors import UserError, nearest, require
 from hasten.core.family import inner
 from hasten.core.feature_cache import Scheduled
@@ -27,7 +29,6 @@ from hasten.core.lever import Lever, levers
 from hasten.core.plan import Plan, PlanLike, as_plan
 from hasten.sampling import resolve
 
-ENGINES = ("eager", "compile")
 ON_NETWORK = ("model", "wrap", "mark", "open")
 """What a lever leaves alone that is applied once, to the network."""
 
@@ -75,10 +76,14 @@ def apply(pipe: Pipeline, plan: PlanLike, **call: Any) -> None:
         forwards.append(casting(dtype))
     if plan.engine == "compile":
         forwards.insert(0, lambda forward: torch.compile(forward, dynamic=False))
+    elif plan.engine != "eager":
+        engine = engines.parse(plan.engine)
+        forwards.insert(0, _run_by(engine, _dtype(own if network is None else network)))
     attach_(
         pipe,
         plan.model_copy(update={"levers": ()}).trace(schedule),
         network=network,
+        fixed=plan.engine not in ("eager", "compile"),
         forward=None if not forwards else lambda forward: _folded(forward, forwards),
         cache=caches[0] if caches else None,
         decoder=_decoder(pipe, decoders) if decoders else None,
@@ -106,6 +111,23 @@ def _decoder(pipe: Pipeline, texts: Sequence[str]) -> DecoderNetwork:
     return decoder
 
 
+def _dtype(network: torch.nn.Module) -> torch.dtype:
+    return next(network.parameters()).dtype
+
+
+def _run_by(engine: Engine, dtype: torch.dtype) -> Any:
+    """What lets ``engine`` run a network in ``dtype``."""
+    name = str(dtype).removeprefix("torch.")
+    require(
+        dtype == torch.float32 or not engine.own_threads,  # outside torch times are rounded as well
+        f"engine {engine.part_name!r} runs a pipeline in float32 alone, and this one would be in "
+        f"{name}; set dtype=float32 and load the pipeline in it, or set engine=compile.",
+    )
+    lacking = engine.lacking()
+    require(not lacking, f"engine {engine.part_name!r} needs: {lacking}")
+    return run_by(engine, name)
+
+
 def _folded(forward: Any, forwards: list[Any]) -> Any:
     for make in forwards:
         forward = make(forward)
@@ -119,11 +141,6 @@ def _require_carried(plan: Plan) -> None:
         f"a pipeline takes one step after another from noise, and the plan has executor "
         f"{plan.executor!r} and start {plan.start!r}; sample it with "
         "hasten.build(hasten.load(pipe, prompts=[...]), plan).",
-    )
-    require(
-        plan.engine in ENGINES,
-        f"engine is {plan.engine!r}; in a pipeline it is {' or '.join(ENGINES)}. Sample it with "
-        "hasten.build(hasten.load(pipe, prompts=[...]), plan), or set engine=compile.",
     )
     require(
         plan.guidance_interval is None,

@@ -15,6 +15,8 @@ from hasten.adapters.decoders import twin, with_decoder
 from hasten.adapters.pipeline_cache import cache_
 from hasten.adapters.recording import OWN, Pipeline, network_of
 from hasten.adapters.scheduler import ProgramScheduler
+from hasten.core.artifact import weights_stamp
+from hasten.core.codec import DecoderNetwork
 from hasten.core.errors import UserError, require
 from hasten.core.program import Program
 
@@ -36,6 +38,16 @@ class Applied:
     cached: bool = False
     vae: Any = None
     put_vae: Any = None
+    stamp: Any = None
+
+    def check(self) -> None:
+        """Refuse to run a network that an engine took as it was, once it has changed."""
+        require(
+            self.stamp is None or self.stamp == _stamp(self.put),
+            f"the network of this {self.kind.__name__} has changed since the plan was applied (a "
+            "LoRA, or another device), and its engine runs it as it was; call hasten.undo(pipe), "
+            "and apply the plan again.",
+        )
 
 
 def applied(pipe: Pipeline) -> Applied | None:
@@ -58,7 +70,8 @@ def attach_(
     forward: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
     cache: str | None = None,
     guidance: float | None = None,
-    decoder: torch.nn.Module | None = None,
+    decoder: DecoderNetwork | None = None,
+    fixed: bool = False,
 ) -> None:
     """Let ``pipe`` run ``program``; :func:`detach_` takes all of it back.
 
@@ -69,6 +82,7 @@ def attach_(
         cache: a feature cache on a schedule, such as ``deep(every=2)``.
         guidance: the guidance scale where the caller of the pipeline gives none.
         decoder: stands in the place of that of the pipeline's autoencoder.
+        fixed: ``forward`` keeps the weights as they are now.
 
     Raises:
         UserError: something is applied already; a network that is moved on and off the device.
@@ -103,7 +117,7 @@ def attach_(
             other.__dict__.pop("forward", None)
         if forward is not None:
             other.forward = forward(other.forward)
-        note.put = other
+        note.put, note.stamp = other, _stamp(other) if fixed else None
         setattr(pipe, name, other)
     if decoder is not None:
         note.vae, note.put_vae = pipe.vae, with_decoder(pipe.vae, decoder)
@@ -139,6 +153,11 @@ def detach_(pipe: Pipeline) -> None:
     if now is note.put and now is not note.network:
         setattr(pipe, note.name, note.network.to(now.device))  # the pipeline may have been moved
     del pipe.__dict__[ATTRIBUTE]
+
+
+def _stamp(network: torch.nn.Module) -> tuple[object, ...]:
+    """What differs once ``network`` was changed or moved."""
+    return weights_stamp(network), next(network.parameters()).device
 
 
 def casting(dtype: torch.dtype) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -180,6 +199,9 @@ def _calling(kind: type, evaluations: int, guidance: float | None) -> type:
 
     @functools.wraps(call)
     def planned(self: Pipeline, *inputs: Any, **options: Any) -> Any:
+        note = applied(self)
+        if note is not None:
+            note.check()
         bound = signature.bind_partial(self, *inputs, **options)
         given = bound.arguments.get(STEPS)
         if given not in (None, evaluations) and (default is None or given != default.default):

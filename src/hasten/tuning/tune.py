@@ -24,7 +24,7 @@ import torch
 from tqdm import tqdm
 
 from hasten.adapters.load import Pipeline, load
-from hasten.applying import ENGINES
+from hasten.core.engine import engines
 from hasten.core.errors import UserError, require, require_number, require_whole
 from hasten.core.files import require_writable
 from hasten.core.model import Model
@@ -96,7 +96,7 @@ def tune(
         model = load(model, prompts=prompts, negative=negative, **call)
         if guidance == 1.0:
             guidance = model.plan.get("guidance", guidance)
-        space = space or Space(engines=_carried(model.dtype))
+        space = space or Space(engines=_carried(model.dtype, model.device.type))
         settings = dataclasses.replace(settings or TunerSettings(), parallel_share=0.0)
     else:
         settled = [*(["prompts"] if prompts else []), *(["negative"] if negative else []), *call]
@@ -135,11 +135,16 @@ def tune(
             runner.close()
 
 
-def _carried(own: torch.dtype) -> tuple[tuple[str, str], ...]:
-    """The engines and dtypes that a pipeline can be given: its own dtype, or a narrower one."""
-    dtypes = [str(own).removeprefix("torch.")]
-    dtypes += ["bfloat16"] * (own == torch.float32)
-    return tuple((engine, dtype) for dtype in dtypes for engine in ENGINES)
+def _carried(own: torch.dtype, device: str) -> tuple[tuple[str, str], ...]:
+    """The engines and dtypes that a pipeline can be given: its own dtype, or in torch a narrower
+    one."""
+    name = str(own).removeprefix("torch.")
+    dtypes = (name, "bfloat16") if own == torch.float32 else (name,)
+    return tuple(
+        (engine, dtype)
+        for engine, dtype in Space().engines_on(device)
+        if dtype in dtypes and (dtype == "float32" or not engines[engine].own_threads)
+    )
 
 
 @contextlib.contextmanager
