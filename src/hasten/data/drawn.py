@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -10,11 +11,11 @@ import numpy as np
 import torch
 
 from hasten.core.codec import Shape
-from hasten.core.errors import require_whole
+from hasten.core.errors import require, require_number, require_whole
 from hasten.core.registry import Registry
 from hasten.data.shapes.captions import caption
 from hasten.data.shapes.drawing import drawn as draw
-from hasten.data.shapes.scenes import SIZE, Scene, scene
+from hasten.data.shapes.scenes import SIZE, Scene, crowd, scene
 
 
 class Drawn(ABC):
@@ -41,27 +42,42 @@ drawn: Registry[Drawn] = Registry("drawn data")
 @drawn.add("shapes")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shapes(Drawn):
-    """``count`` scenes of one to three objects (:mod:`hasten.data.shapes.scenes`)."""
+    """``count`` scenes of one to three objects (:mod:`hasten.data.shapes.scenes`); a share
+    ``crowded`` of them are crowds, which have no captions: for autoencoders."""
 
     shape: ClassVar[Shape] = (3, SIZE, SIZE)
 
     count: int = 100_000
     seed: int = 0
+    crowded: float = 0.0
 
     def __post_init__(self) -> None:
         require_whole("data option count", self.count, 1, 100_000_000)
         require_whole("data option seed", self.seed, 0, 2**31)
+        require_number("data option crowded", self.crowded, 0.0, 1.0)
 
     def __len__(self) -> int:
         return self.count
 
     def scenes(self, index: np.ndarray) -> list[Scene]:
-        return [scene(self.seed, number) for number in index.tolist()]
+        return [
+            crowd(self.seed, number) if self._is_crowd(number) else scene(self.seed, number)
+            for number in index.tolist()
+        ]
+
+    def _is_crowd(self, number: int) -> bool:
+        """Evenly spread, whatever part of the pictures is taken."""
+        return math.floor((number + 1) * self.crowded) > math.floor(number * self.crowded)
 
     def __getitem__(self, index: np.ndarray, /) -> torch.Tensor:
         return draw(self.scenes(index))
 
     def captions(self, index: np.ndarray) -> list[str]:
-        """What the pictures ``index`` show, in the words of :mod:`hasten.data.shapes.captions`."""
+        """What the pictures ``index`` show, in the words of :mod:`hasten.data.shapes.captions`.
+
+        Raises:
+            UserError: crowds have no captions.
+        """
+        require(self.crowded == 0, "data option crowded: crowds have no captions; set it to 0.")
         scenes = zip(self.scenes(index), index.tolist(), strict=True)
         return [caption(each, self.seed, number) for each, number in scenes]

@@ -11,10 +11,20 @@ import pytest
 import torch
 
 import hasten
-from hasten.data.drawn import drawn
+from hasten.data.drawn import Shapes, drawn
 from hasten.data.shapes.captions import Asked, Wanted, asked, caption
 from hasten.data.shapes.drawing import backdrop, coverage, distance, picture
-from hasten.data.shapes.scenes import GAP, REACH, RELATIONS, SHAPES, SIZE, Thing, related, scene
+from hasten.data.shapes.scenes import (
+    GAP,
+    REACH,
+    RELATIONS,
+    SHAPES,
+    SIZE,
+    Thing,
+    crowd,
+    related,
+    scene,
+)
 
 SCENES = [scene(5, number) for number in range(300)]
 
@@ -130,3 +140,27 @@ def test_drawn_data_are_pictures_and_captions_by_number():
     assert data.captions(np.array([6, 2])) == [caption(scene(3, n), 3, n) for n in (6, 2)]
     with pytest.raises(hasten.UserError, match="count is 0"):
         drawn.parse("shapes(count=0)")
+
+
+def test_a_crowd_has_more_objects_and_they_do_not_touch():
+    crowds = [crowd(0, number) for number in range(200)]
+    assert crowds == [crowd(0, number) for number in range(200)]
+    scenes = [scene(0, number) for number in range(200)]
+    few, many = (np.mean([len(each.things) for each in some]) for some in (scenes, crowds))
+    assert few < 2 < 3 < many
+    pairs = [pair for each in crowds for pair in itertools.combinations(each.things, 2)]
+    within = [related(inner, outer, "inside") for outer, inner in pairs]
+    assert any(within)
+    for (a, b), inside in zip(pairs, within, strict=True):
+        assert inside or math.hypot(a.x - b.x, a.y - b.y) >= a.reach + b.reach
+
+
+def test_a_share_of_the_scenes_are_crowds_which_have_no_captions():
+    data = Shapes(count=400, crowded=0.75)
+    scenes = data.scenes(np.arange(400))
+    assert sum(each == crowd(0, number) for number, each in enumerate(scenes)) == 300
+    assert sum(each == scene(0, number) for number, each in enumerate(scenes)) == 100
+    with pytest.raises(hasten.UserError, match="crowds have no captions; set it to 0"):
+        data.captions(np.arange(2))
+    with pytest.raises(hasten.UserError, match="crowded"):
+        Shapes(crowded=1.5)

@@ -1,4 +1,4 @@
-"""What a scene shows: one to three objects, their relation, a background.
+"""What a scene shows: one to three objects, their relation, a background; or a crowd of objects.
 
 Scene ``number`` of a seed is always the same, so data sets of scenes need no files.
 """
@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,13 +25,15 @@ COLOURS = {
     "purple": (128, 44, 178),
     "pink": (246, 106, 176),
 }
-RADII = {"small": 5.5, "medium": 9.0, "large": 14.5}  # pixels, of the circle of the same area
+RADII = {"small": 6.5, "medium": 9.8, "large": 14.7}  # pixels, of the circle of the same area
 BACKGROUNDS = ("plain", "gradient", "striped", "checkered", "grainy")
 RELATIONS = ("left of", "right of", "above", "below", "inside")
-HOLLOW = ("circle", "square", "ring")  # what another object can be inside
+HOLLOW = {"circle": 1.0, "square": 0.886}  # what another object can be inside, and how deep
 GAP = 2.5  # pixels between objects
 MARGIN = 3.0  # pixels by which a relation holds
 TRIES = 50  # at placing objects, before others are chosen
+CROWD = 24  # objects that are tried in a crowd; about five find room
+CROWDED = {"small": 0.6, "medium": 0.15, "large": 0.25}  # how often each size is tried in one
 KINDS = {"one": 0.3, "count": 0.12, "relation": 0.38, "two": 0.1, "three": 0.1}  # how often
 
 
@@ -66,7 +69,8 @@ class Scene:
     """What is drawn.
 
     Attributes:
-        things: one to three objects; of a relation, the first is ``relation`` the second.
+        things: one to three objects, or a crowd; of a relation, the first is ``relation`` the
+            second.
         relation: of the first to the second, or None.
         background, grey, tint, angle: its kind, how light it is (0 to 255), the difference of each
             channel from it, and the direction of its pattern in radians.
@@ -108,16 +112,38 @@ def scene(seed: int, number: int) -> Scene:
         looks = _looks_of(rng, kind, relation)
         tries = (_in_place(rng, looks, relation) for _ in range(TRIES))
         things = next((placed for placed in tries if placed is not None), None)
+    return Scene(things=things, relation=relation, **_ground(rng))
+
+
+def crowd(seed: int, number: int) -> Scene:
+    """Crowd ``number`` of ``seed``: as many objects as find room, most of them small, and in every
+    other large one a small one. An autoencoder sees more of what is hard to keep in it than in a
+    scene."""
+    rng, things, outer = np.random.default_rng((seed, number, CROWD)), [], []
+    for size in rng.choice(list(CROWDED), CROWD, p=list(CROWDED.values())).tolist():
+        thing, inner = _looks(rng, 2)
+        thing = _somewhere(rng, _sized(rng, dataclasses.replace(thing, size=size)))
+        if not all(_apart(thing, other) for other in outer):
+            continue
+        outer.append(thing)
+        things.append(thing)
+        holds = thing.shape in HOLLOW and size == "large" and inner.colour != thing.colour
+        if holds and rng.uniform() < 0.5:
+            small = _sized(rng, dataclasses.replace(inner, size="small"))
+            things.append(_within(rng, small, thing))
+    return Scene(things=tuple(things), **_ground(rng))
+
+
+def _ground(rng: np.random.Generator) -> dict[str, Any]:
+    """The fields of a scene that are not about its objects."""
     red, green, blue = rng.uniform(-9, 9, 3).tolist()
-    return Scene(
-        things=things,
-        relation=relation,
-        background=_one(rng, BACKGROUNDS),
-        grey=float(rng.uniform(25, 235)),
-        tint=(red, green, blue),
-        angle=float(rng.uniform(0, math.pi)),
-        seed=int(rng.integers(1 << 31)),
-    )
+    return {
+        "background": _one(rng, BACKGROUNDS),
+        "grey": float(rng.uniform(25, 235)),
+        "tint": (red, green, blue),
+        "angle": float(rng.uniform(0, math.pi)),
+        "seed": int(rng.integers(1 << 31)),
+    }
 
 
 def _one(rng: np.random.Generator, names: Sequence[str]) -> str:
@@ -133,7 +159,7 @@ def _looks_of(rng: np.random.Generator, kind: str, relation: str | None) -> tupl
         looks = _looks(rng, 2)
     if relation == "inside":
         inner, outer = looks
-        outer = dataclasses.replace(outer, shape=_one(rng, HOLLOW), size="large")
+        outer = dataclasses.replace(outer, shape=_one(rng, tuple(HOLLOW)), size="large")
         return dataclasses.replace(inner, size="small"), outer
     return looks
 
@@ -154,30 +180,35 @@ def _in_place(
     rng: np.random.Generator, looks: tuple[Thing, ...], relation: str | None
 ) -> tuple[Thing, ...] | None:
     """``looks`` with places where they do not touch, None where a try did not succeed."""
-    sizes = rng.uniform(0.94, 1.06, len(looks)).tolist()
-    sized = [
-        dataclasses.replace(thing, radius=RADII[thing.size] * size)
-        for thing, size in zip(looks, sizes, strict=True)
-    ]
+    sized = [_sized(rng, thing) for thing in looks]
     if relation == "inside":
         inner, outer = sized
-        hollow = outer.radius * {"circle": 1.0, "square": 0.886, "ring": 0.577}[outer.shape]
-        inner = dataclasses.replace(inner, radius=min(inner.radius, (hollow - 1.0) * 0.62))
         outer = _somewhere(rng, outer)
-        shift = rng.normal(size=2)
-        room = max(0.0, hollow - inner.reach - 1.0)
-        shift *= min(room, 2.0) * rng.uniform() / np.linalg.norm(shift)
-        return (
-            dataclasses.replace(inner, x=outer.x + float(shift[0]), y=outer.y + float(shift[1])),
-            outer,
-        )
+        return _within(rng, inner, outer), outer
     things = tuple(_somewhere(rng, thing) for thing in sized)
-    apart = all(
-        math.hypot(a.x - b.x, a.y - b.y) >= a.reach + b.reach + GAP
-        for a, b in itertools.combinations(things, 2)
-    )
+    apart = all(_apart(a, b) for a, b in itertools.combinations(things, 2))
     holds = relation is None or related(things[0], things[1], relation, MARGIN)
     return things if apart and holds else None
+
+
+def _sized(rng: np.random.Generator, thing: Thing) -> Thing:
+    """``thing`` with a radius that its size allows."""
+    return dataclasses.replace(thing, radius=RADII[thing.size] * float(rng.uniform(0.94, 1.06)))
+
+
+def _apart(a: Thing, b: Thing) -> bool:
+    """Whether two objects leave a gap between them."""
+    return math.hypot(a.x - b.x, a.y - b.y) >= a.reach + b.reach + GAP
+
+
+def _within(rng: np.random.Generator, inner: Thing, outer: Thing) -> Thing:
+    """``inner`` with a place inside ``outer``, near its middle."""
+    hollow = outer.radius * HOLLOW[outer.shape]
+    inner = dataclasses.replace(inner, radius=min(inner.radius, (hollow - 1.0) * 0.62))
+    shift = rng.normal(size=2)
+    room = max(0.0, hollow - inner.reach - 1.0)
+    shift *= min(room, 2.0) * rng.uniform() / np.linalg.norm(shift)
+    return dataclasses.replace(inner, x=outer.x + float(shift[0]), y=outer.y + float(shift[1]))
 
 
 def _somewhere(rng: np.random.Generator, thing: Thing) -> Thing:
