@@ -37,6 +37,7 @@ from hasten.core.prediction import prediction as as_prediction
 from hasten.core.solver import trace
 from hasten.engines.eager import Eager
 from hasten.solvers.ddim import DDIM
+from zoo import built
 
 torch.set_num_threads(1)  # tiny networks: threads cost more than they give
 SETTINGS = ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"]
@@ -181,6 +182,25 @@ def test_a_half_precision_variant_loads_as_float32(folder: Path):
     (folder / "unet" / WEIGHTS).unlink()
     save_file(tensors, folder / "unet/diffusion_pytorch_model.fp16.safetensors")
     assert load(folder).dtype == torch.float32
+    shutil.copy(
+        folder / "unet/diffusion_pytorch_model.fp16.safetensors",
+        folder / "unet/diffusion_pytorch_model.ema.safetensors",
+    )
+    refused(folder, "several variants", "diffusion_pytorch_model.ema.safetensors", "fp16")
+
+
+def test_variants_of_a_network_in_parts_and_of_a_pipeline_load(tmp_path: Path, folder: Path):
+    stock = diffusers.UNet2DModel.from_pretrained(str(folder / "unet"))
+    shutil.rmtree(folder / "unet")
+    stock.save_pretrained(str(folder / "unet"), max_shard_size="20KB", variant="fp16")
+    assert not (folder / "unet" / f"{WEIGHTS}.index.json").exists()
+    assert same_net(load(folder).net, Network(stock.eval()), (1, 8, 8))
+    pipe = built("sd15")
+    pipe.save_pretrained(tmp_path / "sd", variant="fp16", max_shard_size="300KB")
+    model = load(tmp_path / "sd", prompts=["a cat"])
+    labels = torch.tensor([0, 1])
+    assert same_net(model.net, load(pipe, prompts=["a cat"]).net, model.shape, labels)
+    assert len(model.sha256) == 64
 
 
 def test_a_sharded_folder_loads(tmp_path: Path, folder: Path):

@@ -59,3 +59,54 @@ def test_json_names_the_plan_and_the_folder(run, folder, tmp_path):
     assert result["plan"]["solver"].startswith("ddim")
     assert result["out"] == str(out)
     assert result["n"] == 1
+
+
+def test_a_run_into_the_folder_of_another_leaves_its_own_files_alone(run, folder, tmp_path):
+    out = tmp_path / "out"
+    run("sample", folder, "--plan", FAST, "--n", 5, "--out", out)
+    theirs = ("00099.png", "00004.txt", "cat.png")
+    for name in theirs:
+        (out / name).write_bytes(b"mine")
+    Image.new("RGB", (4, 4)).save(out / "00098.png")
+    run("sample", folder, "--plan", FAST, "--n", 2, "--out", out)
+    names = sorted(file.name for file in out.iterdir())
+    assert names == sorted(["00000.png", "00001.png", "00098.png", *theirs, "grid.png"])
+
+
+def test_pictures_are_on_disk_as_they_are_made_whatever_the_batch(run, folder, tmp_path):
+    from hasten.media.samples import SampleFolder
+
+    counts, add = [], SampleFolder.add
+
+    def counted(self, some):
+        add(self, some)
+        counts.append(len(list((tmp_path / "b").glob("0*.png"))))
+
+    run("sample", folder, "--plan", FAST, "--n", 5, "--out", tmp_path / "a")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SampleFolder, "add", counted)
+        status, _, err = run(
+            *("sample", folder, "--plan", FAST, "--n", 5, "--batch", 2, "--out", tmp_path / "b")
+        )
+    assert status == 0, err
+    assert counts == [2, 4, 5]
+    for name in ("00000.png", "00004.png"):
+        with Image.open(tmp_path / "a" / name) as one, Image.open(tmp_path / "b" / name) as other:
+            pairs = zip(one.tobytes(), other.tobytes(), strict=True)
+            assert max(abs(a - b) for a, b in pairs) <= 1
+
+
+def test_the_sheet_of_many_pictures_shows_the_first(run, folder, tmp_path):
+    status, _, err = run("sample", folder, "--plan", "steps=1", "--n", 70, "--out", tmp_path / "o")
+    assert status == 0, err
+    with Image.open(tmp_path / "o" / "grid.png") as sheet:
+        assert sheet.size == (4 * (8 * 10 + 2),) * 2
+    status, _, err = run("sample", folder, "--n", 70, "--gif", "--out", tmp_path / "p")
+    assert (status, err) == (2, "hasten: n is 70; --gif shows up to 64 pictures.\n")
+
+
+def test_the_home_folder_is_meant_by_its_sign(run, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    status, _, err = run("sample", folder, "--plan", FAST, "--n", 1, "--out=~/pictures")
+    assert status == 0, err
+    assert (tmp_path / "pictures" / "00000.png").is_file()

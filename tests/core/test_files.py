@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from hasten.core.errors import UserError
-from hasten.core.files import MANIFEST, new_folder, require_writable, verify, write_text
+from hasten.core.files import (
+    MANIFEST,
+    new_folder,
+    read_json,
+    read_lines,
+    require_writable,
+    verify,
+    write_text,
+)
 
 
 def written(folder: Path, text: str) -> None:
@@ -73,3 +81,11 @@ def test_a_file_is_no_folder_to_write_into(tmp_path):
     (tmp_path / "afile").write_text("")
     with pytest.raises(UserError, match="afile is a file; choose another place"):
         write_text(tmp_path / "afile" / "plan.json", "")
+
+
+def test_only_newlines_end_a_line_and_a_byte_order_mark_is_no_text(tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_bytes("\ufeffa cat\r\n\r\na dog\u2028with a hat\x0b\x85\n  a fox \r".encode())
+    assert read_lines("prompts", file) == ["a cat", "a dog\u2028with a hat", "a fox"]
+    (tmp_path / "facts.json").write_text('\ufeff{"a": 1}', encoding="utf-8")
+    assert read_json(tmp_path / "facts.json") == {"a": 1}

@@ -12,7 +12,7 @@ from PIL import Image
 
 import hasten
 from hasten.core.errors import NonFiniteError
-from hasten.media import mp4, save_clips
+from hasten.media import SampleFolder, mp4
 
 
 def clip(frames: int = 5, height: int = 32, width: int = 48) -> torch.Tensor:
@@ -55,7 +55,10 @@ def test_one_channel_is_grey():
 
 def test_every_clip_is_a_file_and_a_row_of_frames(tmp_path):
     clips = torch.stack([clip(11), clip(11).flip(0)])
-    assert save_clips(clips, tmp_path / "out") == ["2 clips", "frames.png"]
+    folder = SampleFolder(tmp_path / "out", {"seed": 1})
+    folder.add(clips[:1])
+    folder.add(clips[1:])
+    assert folder.close() == ["2 clips", "frames.png"]
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
         *("00000.mp4", "00001.mp4", "frames.png")
     ]

@@ -23,6 +23,7 @@ from hasten.core.files import write_manifest
 from hasten.core.random_streams import generator
 from hasten.data.rows import Pictures, load_rows
 from hasten.training import checkpoint
+from hasten.training.interrupt import Interrupted
 from hasten.training.learned_schedule import MonotoneShape
 from hasten.training.loop import Training
 from hasten.training.objective import Batch
@@ -410,3 +411,26 @@ def test_data_that_cannot_be_read_is_refused(tmp_path, parquet):
             load_rows(str(source))
     with pytest.raises(UserError, match=r"labell.*label"):
         Pictures(load_rows(str(parquet)), (1, 8, 8), label="labell")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_told_to_stop_is_kept_and_goes_on_to_the_same_weights(
+    parquet, tmp_path, monkeypatch, number
+):
+    recipe = Recipe(**fields(parquet))
+    whole = run(recipe, tmp_path / "whole")
+    before, step = signal.getsignal(number), Training._step_
+
+    def told(training, *rest):
+        if training.step == 3:
+            os.kill(os.getpid(), number)
+        return step(training, *rest)
+
+    monkeypatch.setattr(Training, "_step_", told)
+    seen = 4 * recipe.optimizer.batch
+    with pytest.raises(Interrupted, match=f"stopped after {seen} pictures, which are kept in"):
+        train(recipe, tmp_path / "cut", quiet=True)
+    assert signal.getsignal(number) is before
+    assert checkpoint.load(checkpoint.newest(tmp_path / "cut" / "checkpoints"))[1]["step"] == 4
+    monkeypatch.setattr(Training, "_step_", step)
+    assert_same(whole, run(recipe, tmp_path / "cut" / "checkpoints"))

@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from hasten.adapters.schedules import SchedulerConfig
 from hasten.core.artifact import FACTS
 from hasten.core.codec import codecs
 from hasten.core.errors import UserError, require
-from hasten.core.files import MANIFEST, cache_root, new_folder, sha256, verify
+from hasten.core.files import MANIFEST, TEXT, cache_root, new_folder, sha256, verify
 from hasten.core.model import Model
 from hasten.core.noise_schedule import Discrete
 from hasten.core.prediction import predictions
@@ -143,7 +144,7 @@ def read_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Conte
 def read_object(path: Path) -> JsonObject:
     """The JSON object in ``path``."""
     with refusing(f"{path} cannot be read as JSON", AGAIN):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding=TEXT))
     require(isinstance(content, dict), f"{path} holds no JSON object; {AGAIN}")
     return content
 
@@ -321,8 +322,17 @@ def _weight_files(files: Files, inner: str) -> list[str]:
     place = files.folder / inner
     if f"{WEIGHTS}.safetensors" in names:
         return [f"{inner}{WEIGHTS}.safetensors"]
-    listing = f"{WEIGHTS}.safetensors.index.json"
-    if listing in names:
+    whole = [name for name in names if re.fullmatch(rf"{WEIGHTS}\.\w+\.safetensors", name)]
+    parts = [name for name in names if re.fullmatch(rf"{WEIGHTS}\.safetensors\.index.*json", name)]
+    plain = f"{WEIGHTS}.safetensors.index.json"
+    listings = [plain] if plain in names else parts
+    require(
+        plain in names or len(whole) + len(listings) < 2,
+        f"{place} holds several variants of the weights ({', '.join(sorted([*whole, *listings]))}) "
+        "and none without a name; keep one of them.",
+    )
+    if listings:
+        (listing,) = listings
         weight_map = files.json(inner + listing).get("weight_map")
         table = weight_map if isinstance(weight_map, dict) else {}
         shards = sorted({str(shard) for shard in table.values()}) if table else [""]
@@ -332,9 +342,8 @@ def _weight_files(files: Files, inner: str) -> list[str]:
                 f"{place / listing} names {shard!r}, no safetensors file beside it; {AGAIN}",
             )
         return [inner + shard for shard in shards]
-    variants = [name for name in names if name.startswith(WEIGHTS) and "safetensors" in name]
-    if len(variants) == 1:
-        return [inner + variants[0]]
+    if whole:
+        return [inner + whole[0]]
     pickled = [name for name in names if name.endswith(PICKLES)]
     require(
         not pickled,

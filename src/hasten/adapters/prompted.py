@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -270,9 +271,32 @@ def _opened(folder: Path, source: str, dtype: torch.dtype | None) -> Pipeline:
             folder,
             use_safetensors=True,
             trust_remote_code=False,
+            variant=_variant(folder, index),
             **(safe if "safety_checker" in index else {}),
         )
         return pipe if dtype is None else pipe.to(dtype=dtype)
+
+
+def _variant(folder: Path, index: Mapping[str, object]) -> str | None:
+    """The variant (fp16, say) of the parts that have no weights without a name; None where all
+    have.
+
+    Raises:
+        UserError: they have no variant in common.
+    """
+    common: set[str] | None = None
+    for part in index:
+        names = [file.name for file in (folder / part).glob("*.safetensors")]
+        found = [re.fullmatch(r"[^.]+(?:\.(\w+?))?(?:-\d+-of-\d+)?\.safetensors", n) for n in names]
+        variants = {match[1] for match in found if match}
+        if variants and None not in variants:
+            common = variants if common is None else common & variants
+    require(
+        common is None or len(common) > 0,
+        f"{folder}: its parts have weights in different variants and none without a name; copy the "
+        "folder again.",
+    )
+    return None if common is None else sorted(common)[0]
 
 
 def _require_stock(index: Mapping[str, object], where: str) -> None:

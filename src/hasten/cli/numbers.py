@@ -1,9 +1,11 @@
-"""Whole numbers on the command line: 1.5 is refused, where cyclopts would round it."""
+"""What is read otherwise than cyclopts does: whole numbers, of which 1.5 is none, and paths, whose
+~ is the home folder however they are written."""
 
 from __future__ import annotations
 
 import typing
 from collections.abc import Sequence
+from pathlib import Path
 
 import cyclopts
 
@@ -18,7 +20,8 @@ def _whole(hint: typing.Any, tokens: Sequence[cyclopts.Token]) -> typing.Any:
             is_whole = False
         if not is_whole:
             raise ValueError(f"{text} is not a whole number.")
-    return cyclopts.convert(hint, tokens)
+    value = cyclopts.convert(hint, tokens)
+    return value.expanduser() if isinstance(value, Path) else value
 
 
 WHOLE = cyclopts.Parameter(converter=_whole)

@@ -35,6 +35,7 @@ def sample(
     zoom: int = 4,
     gif: Flag = False,
     fps: int = 16,
+    batch: int | None = None,
     device: Device = "cpu",
     json_: Json = False,
 ) -> None:
@@ -49,23 +50,29 @@ def sample(
         zoom: how many times larger the grid and the GIF show each pixel, 1 to 16.
         gif: also write denoising.gif.
         fps: frames per second of clips.
+        batch: how many are made at a time; 64 by default, 4 with prompts, 1 for clips.
     """
+    from tqdm import tqdm
+
     from hasten.core.errors import require, require_whole
     from hasten.core.labels import labels_in_turn
-    from hasten.media.pictures import grid, save_pictures
-    from hasten.media.video import require_av, save_clips
+    from hasten.media.pictures import grid
+    from hasten.media.samples import SHOWN, SampleFolder
+    from hasten.media.video import require_av
     from hasten.sampling import build
 
-    if n is not None:
-        require_whole("n", n, 1, 100_000)
-    require_whole("zoom", zoom, 1, 16)
-    require_whole("fps", fps, 1, 240)
+    for name, value, most in (("n", n, 10_000_000), ("zoom", zoom, 16), ("fps", fps, 240)):
+        if value is not None:
+            require_whole(name, value, 1, most)
+    require_whole("batch", batch or 1, 1, 1 << 20)
     chosen = plan_of(plan)
     loaded = model_of(model, request, device)
+    n = n or len(loaded.prompts) or 16
     if clips := len(loaded.picture_shape) == 4:
         require(not gif, "gif shows pictures, and this model makes clips; drop it.")
         require_av()
-    n = n or len(loaded.prompts) or 16
+    require(not gif or n <= SHOWN, f"n is {n}; --gif shows up to {SHOWN} pictures.")
+    batch = batch or (1 if clips else 4 if loaded.prompts else 64)
     sampler = build(loaded, chosen)
     labels = labels_in_turn(condition, n, loaded.labels, loaded.prompts)
     frames: list[torch.Tensor] = []
@@ -74,11 +81,14 @@ def sample(
         if gif and len(x0) == n:
             frames.append(grid(sampler.resolved.codec.decode(x0).cpu()))
 
-    pictures = sampler.sample(n, seed=seed, condition=labels, watch=watch, batch=n if gif else 64)
     facts = {"model": loaded.name, "sha256": loaded.sha256, "seed": seed, "plan": sampler.plan}
-    if clips:
-        written = save_clips(pictures, out, facts, fps=fps)
-    else:
-        written = save_pictures(pictures, out, facts, frames=frames if gif else None, zoom=zoom)
+    folder = SampleFolder(out, facts, zoom=zoom, fps=fps)
+    with tqdm(total=n, unit="clip" if clips else "pic", delay=2, disable=None) as bar:
+        for first in range(0, n, n if gif else batch):
+            size = min(n if gif else batch, n - first)
+            some = None if labels is None else labels[first : first + size]
+            folder.add(sampler.sample(size, seed=seed, first=first, condition=some, watch=watch))
+            bar.update(size)
+    written = folder.close(frames if gif else None)
     result = {**facts, "plan": sampler.plan.model_dump(), "n": n, "out": str(out)}
     print(json.dumps(result) if json_ else f"wrote {', '.join(written)} to {out}")

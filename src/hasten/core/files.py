@@ -14,6 +14,7 @@ from typing import Any
 from hasten.core.errors import UserError
 
 MANIFEST = "manifest.json"
+TEXT = "utf-8-sig"  # UTF-8, with or without the byte order mark that some editors write
 
 
 def sha256(path: Path) -> str:
@@ -44,10 +45,11 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 
 def read_lines(what: str, path: str | Path) -> list[str]:
-    """The lines of a text file that are not empty; ``what`` names it in an error."""
+    """The lines of a text file that are not empty; ``what`` names it in an error. Only newlines end
+    a line, and a byte order mark is no part of the first."""
     path = Path(path)
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding=TEXT).split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{what}: {path} cannot be read ({error}); give a text file.") from error
     lines = [line for line in lines if line]
@@ -59,7 +61,7 @@ def read_lines(what: str, path: str | Path) -> list[str]:
 def read_json(path: Path) -> Any:
     """The JSON in ``path``; a file that cannot be read names itself."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding=TEXT))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read as JSON ({error}); write or copy it again."

@@ -15,7 +15,7 @@ import pydantic
 import yaml
 
 from hasten.core.errors import UserError
-from hasten.core.files import write_text
+from hasten.core.files import TEXT, write_text
 from hasten.core.level import Level
 from hasten.core.lever import Lever, Trait, check_traits, levers
 from hasten.core.noise_schedule import NoiseSchedule
@@ -198,7 +198,7 @@ class Plan(Settings):
         if re.match(r"\s*\w+\s*=", text):
             return Plan(**upgraded(_pairs(text), filed=False))
         try:
-            body = yaml.safe_load(File(text).read_text(encoding="utf-8"))
+            body = yaml.safe_load(File(text).read_text(encoding=TEXT))
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise UserError(
                 f"plan {text!r} is no file that can be read, nor key=value,... "

@@ -131,36 +131,6 @@ def save_gif(
     write_bytes(file, buffer.getvalue())
 
 
-def save_pictures(
-    pictures: torch.Tensor,
-    folder: str | Path,
-    facts: Facts | None = None,
-    *,
-    frames: Sequence[torch.Tensor] | None = None,
-    zoom: int = 1,
-) -> list[str]:
-    """Write pictures (n, c, h, w) into ``folder``: one PNG each (00000.png, ...), grid.png, and
-    denoising.gif where there are ``frames``, which the grid then ends.
-
-    Args:
-        facts: written into every PNG's text, with the number of the picture.
-        frames: grids of the pictures while they are denoised.
-        zoom: how many times larger the grid and the GIF show each pixel.
-
-    Returns:
-        What was written, in words.
-    """
-    folder, sheet = Path(folder), grid(pictures)
-    for index, picture in enumerate(pictures):
-        save_png(picture, folder / f"{index:05d}.png", {**(facts or {}), "picture": index})
-    save_png(sheet, folder / "grid.png", facts, zoom)
-    written = [count(len(pictures), "picture"), "grid.png"]
-    if frames is not None:
-        save_gif([*frames, sheet], folder / "denoising.gif", zoom=zoom)
-        written.append("denoising.gif")
-    return written
-
-
 def count(n: int, what: str) -> str:
     """``n`` of ``what``, in words."""
     return f"{n} {what}" if n == 1 else f"{n} {what}s"

@@ -11,10 +11,10 @@ import torch
 
 from hasten.core.errors import NonFiniteError, UserError, require, require_whole
 from hasten.core.files import write_bytes
-from hasten.media.pictures import count, grid, save_png
+from hasten.media.pictures import grid
 
 QUALITY = "18"  # constant rate factor of libx264, at which few people see a difference
-SHOWN = 8  # frames of each clip in frames.png
+SHOWN = 8  # frames of each clip of a clip in a sheet
 Facts = Mapping[str, object]
 
 
@@ -80,23 +80,8 @@ def save_mp4(
     write_bytes(file, mp4(clip, fps, facts))
 
 
-def save_clips(
-    clips: torch.Tensor, folder: str | Path, facts: Facts | None = None, *, fps: int = 16
-) -> list[str]:
-    """Write clips (n, frames, c, h, w) into ``folder``: one MP4 each (00000.mp4, ...), and
-    frames.png, a row of evenly spread frames for each.
-
-    Args:
-        facts: written into every file, with the number of the clip.
-        fps: frames per second.
-
-    Returns:
-        What was written, in words.
-    """
-    folder = Path(folder)
-    for index, clip in enumerate(clips):
-        save_mp4(clip, folder / f"{index:05d}.mp4", fps, {**(facts or {}), "clip": index})
+def sheet_of(clips: torch.Tensor) -> torch.Tensor:
+    """Clips (n, frames, c, h, w) as one picture: a row of evenly spread frames for each."""
     shown = min(SHOWN, clips.shape[1])
     picked = torch.linspace(0, clips.shape[1] - 1, shown).round().long()
-    save_png(grid(clips[:, picked].flatten(0, 1).cpu(), shown), folder / "frames.png", facts)
-    return [count(len(clips), "clip"), "frames.png"]
+    return grid(clips[:, picked].flatten(0, 1).cpu(), shown)

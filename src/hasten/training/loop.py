@@ -28,9 +28,11 @@ from hasten.core.transfer import sent
 from hasten.training import checkpoint
 from hasten.training.budget import Deadline, Length
 from hasten.training.ema import EMA, trained
+from hasten.training.interrupt import Interrupted, interruptible
 from hasten.training.objective import Batch, Objective, Rows
+from hasten.training.optimizer import adamw, set_rate_
 from hasten.training.order import order
-from hasten.training.recipe import Optimizer, Run
+from hasten.training.recipe import Run
 
 LOG_EVERY = 20  # steps
 
@@ -92,14 +94,17 @@ class Training:
         if self.recipe.channels_last:
             self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         ema = EMA(self.net, self.recipe.ema)
-        optimizer = _adam(self.net, self.recipe.optimizer)
+        optimizer = adamw(self.net, self.recipe.optimizer)
         steps = self._resume_(ema, optimizer)
         net = self.net
         if not self.local:
             net, optimizer = accelerator.prepare(self.net, optimizer)
         ema.move_to_(self.net)
         stepper = torch.compile(net) if self.recipe.compile else net
-        self._loop_(accelerator, stepper, optimizer, ema, steps)
+        # With several processes, one that saves would wait for those that were not told.
+        alone = accelerator.num_processes == 1
+        with interruptible() if alone else contextlib.nullcontext(lambda: False) as stop:
+            self._loop_(accelerator, stepper, optimizer, ema, steps, stop)
         if tracker:
             accelerator.end_training()
         return ema
@@ -138,6 +143,7 @@ class Training:
         optimizer: torch.optim.Optimizer,
         ema: EMA,
         steps: int,
+        stop: Callable[[], bool],
     ) -> None:
         recipe, batch, step = self.recipe, self.recipe.optimizer.batch, self.step
         clock = time.monotonic if self.deadline is None else self.deadline.clock
@@ -156,7 +162,7 @@ class Training:
         )
         recent = None
         while step < steps:
-            _set_rate_(optimizer, recipe.optimizer, step, steps)
+            set_rate_(optimizer, recipe.optimizer, step, steps)
             loss = self._step_(accelerator, net, optimizer, step, steps)
             ema.update_(self.net, step)
             recent = loss if recent is None else torch.lerp(recent, loss, 0.02)
@@ -168,8 +174,15 @@ class Training:
             if step % LOG_EVERY == 0 or step == steps:
                 self._log(accelerator, bar, recent, step)
             self._seconds = before + clock() - began
-            if _due(step, batch, recipe.checkpoint_every) or step == steps:
+            stopped = stop() and step < steps
+            if stopped or _due(step, batch, recipe.checkpoint_every) or step == steps:
                 self._save(accelerator, optimizer, ema, step, steps)
+            if stopped:
+                bar.close()
+                raise Interrupted(
+                    f"stopped after {self.seen:,} pictures, which are kept in {self.run}; the same "
+                    "command goes on from there."
+                )
             due = recipe.preview_every and _due(step, batch, recipe.preview_every)
             if self.preview and (due or step == steps) and self._enough(accelerator, ema, step):
                 self._save(accelerator, optimizer, ema, step, step)
@@ -380,21 +393,3 @@ def _dropout_seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 def _due(step: int, batch: int, every: int) -> bool:
     return step * batch // every > (step - 1) * batch // every
-
-
-def _adam(net: torch.nn.Module, options: Optimizer) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
-        list(trained(net).values()),
-        lr=options.rate,
-        betas=options.betas,
-        weight_decay=options.weight_decay,
-        fused=True,
-    )
-
-
-def _set_rate_(optimizer: torch.optim.Optimizer, options: Optimizer, step: int, steps: int) -> None:
-    warm = min(1.0, (step + 1) * options.batch / max(options.warmup, 1))
-    left = 1 - step / steps
-    shape = {"none": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}
-    for group in optimizer.param_groups:
-        group["lr"] = options.rate * warm * shape[options.decay]

@@ -16,6 +16,7 @@ import yaml
 from hasten.adapters.schedules import prediction, schedule
 from hasten.core.codec import codecs
 from hasten.core.errors import UserError
+from hasten.core.files import TEXT
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.settings import Settings
 from hasten.training.shipped import recipe_file
@@ -226,7 +227,7 @@ def _kind(file: str | Path, objective: object, kinds: Sequence[type[Kind]]) -> t
 def _read(file: str | Path) -> dict[str, object]:
     file = recipe_file(file)
     try:
-        fields = yaml.safe_load(file.read_text(encoding="utf-8"))
+        fields = yaml.safe_load(file.read_text(encoding=TEXT))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"recipe {str(file)!r} cannot be read: {error}") from error
     if not isinstance(fields, dict):
