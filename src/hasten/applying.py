@@ -29,7 +29,7 @@ from hasten.core.lever import Lever, levers
 from hasten.core.plan import Plan, PlanLike, as_plan
 from hasten.sampling import resolve
 
-ON_NETWORK = ("model", "wrap", "mark", "open")
+ON_NETWORK = ("wrap", "mark", "open")
 """What a lever leaves alone that is applied once, to the network."""
 
 
@@ -52,7 +52,7 @@ def apply(pipe: Pipeline, plan: PlanLike, **call: Any) -> None:
     """
     require_pipeline(pipe)
     require(plan is not None, "apply has no plan; give a Plan, its text or a file.")
-    plan = as_plan(plan)
+    plan = as_plan(plan).decided()
     _require_carried(plan)
     for given in call:
         require(
@@ -62,14 +62,16 @@ def apply(pipe: Pipeline, plan: PlanLike, **call: Any) -> None:
         )
     where = f"{type(pipe.scheduler).__name__} of the pipeline"
     schedule = read_schedule(config_of(pipe.scheduler), where)
-    network, forwards = None, []
+    network, student, forwards = None, None, []
     caches = [text for text in plan.levers if _caches(levers.parse(text))]
     decoders = [text for text in plan.levers if levers.parse(text).target == "decoder"]
     once = tuple(text for text in plan.levers if text not in (*caches, *decoders))
     if once:
         model = load_pipeline(pipe, [""], call)
         cheaper = plan.model_copy(update={"levers": once, "engine": "eager", "guidance": 1.0})
-        network = inner(resolve(cheaper, model).cheaper.net)
+        resolved = resolve(cheaper, model)
+        network, other = inner(resolved.cheaper.net), resolved.model
+        student = None if other is model else other
     own, dtype = network_of(pipe)[1], getattr(torch, plan.dtype)
     if dtype not in (torch.float32, own.dtype):  # what is narrower already is never widened
         network = frozen(own if network is None else network, dtype=dtype)
@@ -79,15 +81,20 @@ def apply(pipe: Pipeline, plan: PlanLike, **call: Any) -> None:
     elif plan.engine != "eager":
         engine = engines.parse(plan.engine)
         forwards.insert(0, _run_by(engine, _dtype(own if network is None else network)))
+    # A student is guided already, and may see noise otherwise than its teacher.
+    own_guidance = plan.guidance == 1.0 and student is None
     attach_(
         pipe,
-        plan.model_copy(update={"levers": ()}).trace(schedule),
+        plan.decided()
+        .model_copy(update={"levers": ()})
+        .trace(schedule if student is None else student.schedule),
+        prediction=None if student is None else student.prediction,
         network=network,
         fixed=plan.engine not in ("eager", "compile"),
         forward=None if not forwards else lambda forward: _folded(forward, forwards),
         cache=caches[0] if caches else None,
         decoder=_decoder(pipe, decoders) if decoders else None,
-        guidance=None if plan.guidance == 1.0 else plan.guidance,
+        guidance=None if own_guidance else plan.guidance,
     )
 
 

@@ -13,10 +13,13 @@ from PIL import Image
 
 import hasten
 from hasten.adapters.lora import add_lora_, save_lora, with_lora
+from hasten.adapters.network_student import save_network
 from hasten.cli import _status
+from hasten.core.artifact import digest, weights_sha256
 from hasten.core.errors import UserError
 from hasten.core.files import sha256
 from hasten.core.plan import Plan
+from hasten.core.prediction import prediction
 from hasten.core.random_streams import generator
 from hasten.learning.students.recipe import StudentRecipe
 from hasten.learning.students.student import learn_student
@@ -286,6 +289,60 @@ def test_a_low_rank_student_is_a_small_file_that_both_load(folder, model, tmp_pa
         theirs = pipe.unet(x, t, encoder_hidden_states=words).sample
         ours = sampler.net(x, t, torch.tensor([0, 1]))
     assert float((theirs - ours).abs().max()) < 1e-5
+
+
+def changed_student(model, folder, name: str) -> str:
+    """A student by hand, whose weights are not its teacher's, as a lever."""
+    net = copy.deepcopy(model.net).float()
+    if name == "low rank":
+        add_lora_(net, 3)
+    with torch.no_grad():
+        for key, value in net.named_parameters():
+            if value.requires_grad or name == "whole":
+                value.add_(0.05 * torch.randn(value.shape, generator=generator(len(key))))
+    plan = {"solver": "ddim", "grid": "uniform", "steps": 2}
+    facts = {"teacher": digest(model), "plans": (plan,), "prediction": prediction("x0")}
+    made = dataclasses.replace(model, net=net, **facts)
+    (save_lora if name == "low rank" else save_network)(made, folder, "card")
+    return student_lever(folder)
+
+
+@pytest.mark.parametrize("name", ["low rank", "whole"])
+def test_a_student_is_sampled_and_applied_to_the_pipeline(folder, model, tmp_path, name):
+    plan = Plan(levers=(changed_student(model, tmp_path / "student", name),))
+    noise = torch.randn(2, 4, 4, 4, generator=generator(1))
+    mine = hasten.build(model, plan).sample(noise=noise, condition=[0, 1])
+    plain = plan.decided().model_copy(update={"levers": ()})
+    assert (mine - hasten.build(model, plain).sample(noise=noise, condition=[0, 1])).abs().max() > 0
+    pipe = pipeline(folder)
+    unet, before = pipe.unet, weights_sha256(pipe.unet)
+    hasten.apply(pipe, plan)
+    theirs = pipe(PROMPTS, latents=noise, output_type="pt").images
+    assert (mine - theirs).abs().max() < 1e-4
+    hasten.undo(pipe)
+    assert pipe.unet is unet
+    assert weights_sha256(unet) == before
+
+
+def test_a_student_of_other_weights_is_refused_on_a_pipeline(folder, model, tmp_path):
+    plan = Plan(levers=(changed_student(model, tmp_path / "student", "whole"),))
+    pipe = pipeline(folder)
+    with torch.no_grad():
+        next(pipe.unet.parameters()).add_(1.0)
+    with pytest.raises(UserError, match="was learned for other weights"):
+        hasten.apply(pipe, plan)
+    hasten.apply(pipe, plan.model_copy(update={"other_weights": True}))
+
+
+@pytest.mark.slow
+def test_a_whole_network_learns_from_a_pipeline(model, tmp_path):
+    out = student(model, tmp_path / "fast", lora=0)
+    assert {path.name for path in out.iterdir()} >= {"network", "hasten.json", "README.md"}
+    assert "hasten.apply(pipe" in (out / "README.md").read_text()
+    plan = Plan(levers=(student_lever(out),))
+    pictures = hasten.build(model, plan).sample(2, condition=[0, 1])
+    plain = plan.decided().model_copy(update={"levers": ()})
+    assert (pictures - hasten.build(model, plain).sample(2, condition=[0, 1])).abs().max() > 1e-3
 
 
 def test_low_rank_weights_are_the_same_in_training_in_a_file_and_in_diffusers(

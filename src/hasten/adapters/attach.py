@@ -18,6 +18,7 @@ from hasten.adapters.scheduler import ProgramScheduler
 from hasten.core.artifact import weights_stamp
 from hasten.core.codec import DecoderNetwork
 from hasten.core.errors import UserError, require
+from hasten.core.prediction import Prediction
 from hasten.core.program import Program
 
 ATTRIBUTE = "_hasten_applied"
@@ -72,6 +73,7 @@ def attach_(
     guidance: float | None = None,
     decoder: DecoderNetwork | None = None,
     fixed: bool = False,
+    prediction: Prediction | None = None,
 ) -> None:
     """Let ``pipe`` run ``program``; :func:`detach_` takes all of it back.
 
@@ -83,6 +85,7 @@ def attach_(
         guidance: the guidance scale where the caller of the pipeline gives none.
         decoder: stands in the place of that of the pipeline's autoencoder.
         fixed: ``forward`` keeps the weights as they are now.
+        prediction: what ``network`` predicts; what the pipeline's own does by default.
 
     Raises:
         UserError: something is applied already; a network that is moved on and off the device.
@@ -100,7 +103,7 @@ def attach_(
         "so no other can be put in its place; apply the plan first, or one without engine, dtype "
         "and levers.",
     )
-    scheduler = ProgramScheduler(program, like=pipe.scheduler)
+    scheduler = ProgramScheduler(program, prediction, like=pipe.scheduler)
     note = Applied(
         kind=type(pipe),
         scheduler=pipe.scheduler,

@@ -284,12 +284,6 @@ def _digest(files: Files, names: list[str]) -> str:
     return digests[0] if len(digests) == 1 else many
 
 
-def weights_digest(folder: Path, part: str) -> str:
-    """The sha256 that stands for the weights of a part of the pipeline in ``folder``."""
-    files = Files(folder)
-    return _digest(files, _weight_files(files, f"{part}/"))
-
-
 def _empty(config: JsonObject, where: Path) -> torch.nn.Module:
     """The network that ``config`` describes, its parameters without memory."""
     import accelerate

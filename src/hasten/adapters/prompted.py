@@ -17,11 +17,12 @@ import torch
 
 from hasten.adapters.decoders import Autoencoder, VaeDecoder
 from hasten.adapters.families import PROMPTED, Network
-from hasten.adapters.folder import INDEX, LIBRARIES, read_object, refusing, weights_digest
+from hasten.adapters.folder import INDEX, LIBRARIES, read_object, refusing
 from hasten.adapters.frozen import frozen
 from hasten.adapters.quiet import diffusers, quiet
 from hasten.adapters.schedules import config_of, read_prediction, read_schedule
 from hasten.adapters.split import split
+from hasten.core.artifact import weights_sha256
 from hasten.core.codec import Codec, DecoderNetwork, Shape, codecs
 from hasten.core.errors import UserError, require
 from hasten.core.model import Model
@@ -210,7 +211,7 @@ def load_prompted(
         labels=len(prompts),
         null_label=len(prompts),
         name=name,
-        sha256="" if folder is None else weights_digest(folder, "unet"),
+        sha256="" if folder is None else weights_sha256(unet),
         folder=folder,
         prompts=tuple(prompts),
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from hasten.core.errors import UserError, require
+from hasten.core.family import inner
 from hasten.core.model import Model
 
 FACTS = "hasten.json"
@@ -48,12 +49,17 @@ def located_folder(field: str, name: str) -> Path:
 
 def digest(model: Model) -> str:
     """The sha256 that stands for the weights of ``model``, from memory or from a file."""
-    if model.sha256:
-        return model.sha256
+    return model.sha256 or weights_sha256(model.net)
+
+
+def weights_sha256(net: torch.nn.Module) -> str:
+    """The sha256 of the weights of the network inside the wrappers of ``net``: the same for the
+    same numbers, in whatever precision they are kept."""
     total = hashlib.sha256()
-    for name, value in sorted(model.net.state_dict().items()):
+    for name, value in sorted(inner(net).state_dict().items()):
         total.update(name.encode())
         flat = value.detach().cpu().contiguous().reshape(-1)
+        flat = flat.float() if flat.is_floating_point() and flat.dtype != torch.float64 else flat
         total.update(flat.view(torch.uint8).numpy().tobytes())
     return total.hexdigest()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hasten.adapters.lora import CARD as LOW_RANK
+from hasten.adapters.network_student import CARD as NETWORK
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.learning.students.base import PlanFields
@@ -37,7 +38,7 @@ def student_card(
         n = "" if fd is None else str(fd["n"])
         rows += f"| `{Plan(**fields)}` | {fields['steps']} | {value} | {diversity} | {n} |\n"
     guided = "" if recipe.guidance == 1 else f", guidance {recipe.guidance:g}"
-    use = LOW_RANK if recipe.lora else WHOLE
+    use = LOW_RANK if recipe.lora else NETWORK if teacher.prompts else WHOLE
     begun = f", begun with the student `{Path(recipe.begin).name}`" if recipe.begin else ""
     kind = "A few-step student"
     if recipe.prune:

@@ -16,6 +16,7 @@ from accelerate import PartialState
 from hasten.adapters.beside import load_beside
 from hasten.adapters.folder import save_folder
 from hasten.adapters.lora import add_lora_, save_lora
+from hasten.adapters.network_student import save_network
 from hasten.core.artifact import digest
 from hasten.core.errors import UserError, require
 from hasten.core.files import write_text
@@ -295,7 +296,8 @@ class StudentRun:
         ready = dataclasses.replace(ready, net=unrounded(net), plans=tuple(plans))
         if self.objective.imitates:
             ready = dataclasses.replace(ready, imitates=True)
-        save = save_lora if self.recipe.lora else save_folder
+        whole = save_network if student.prompts else save_folder
+        save = save_lora if self.recipe.lora else whole
         card = student_card(self.recipe, self.teacher.model, plans, measured, self._seen())
         save(ready, out, card)
         facts = {"plans": plans, "quality": measured}
