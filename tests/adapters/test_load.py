@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import hasten
-import hasten.adapters.load as loading
 from conftest import dit_model
+from hasten.adapters import builtin
 from hasten.adapters.families import Network, read_by_split
 from hasten.adapters.folder import facts, save_folder
 from hasten.adapters.load import load
@@ -466,7 +466,7 @@ def test_a_builtin_name_is_found_among_the_assets(
     tmp_path: Path, original: Path, monkeypatch: pytest.MonkeyPatch
 ):
     shutil.copytree(original, tmp_path / "mnist")
-    monkeypatch.setattr(loading, "ASSETS", tmp_path)
+    monkeypatch.setattr(builtin, "ASSETS", tmp_path)
     assert load("builtin:mnist").name == "builtin:mnist"
     refused("builtin:mnits", "Did you mean 'mnist'?")
     refused("builtin:../mnist", "unknown")

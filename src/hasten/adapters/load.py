@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from hasten.adapters.builtin import builtin_folder, builtins
 from hasten.adapters.families import Network, family
 from hasten.adapters.folder import (
     FACTS,
@@ -28,7 +29,7 @@ from hasten.adapters.prompted import load_prompted
 from hasten.adapters.schedules import config_of, read_prediction, read_schedule
 from hasten.adapters.schedules import prediction as as_prediction
 from hasten.adapters.schedules import schedule as as_schedule
-from hasten.core.artifact import ASSETS, BUILTIN
+from hasten.core.artifact import BUILTIN
 from hasten.core.codec import Codec, Shape, codecs
 from hasten.core.errors import UserError, nearest, require, require_whole
 from hasten.core.model import Model
@@ -136,7 +137,7 @@ def _open(source: object, device: torch.device, dtype: torch.dtype | None) -> tu
 def _folder(source: str | FilePath) -> tuple[str, FilePath]:
     text = str(source)
     if text.startswith(BUILTIN):
-        return text, _builtin(text)
+        return text, builtin_folder(text)
     folder = FilePath(source).expanduser()
     if folder.is_dir():
         return folder.resolve().name, folder
@@ -144,23 +145,9 @@ def _folder(source: str | FilePath) -> tuple[str, FilePath]:
     require(
         isinstance(source, str) and HUB_ID.fullmatch(text) is not None,
         f"{text!r} is no folder here, no hub id (owner/name) and no built-in name; "
-        f"built-in: {_builtins()}.",
+        f"built-in: {builtins()}.",
     )
     return text, _download(text)
-
-
-def _builtins() -> str:
-    names = sorted(path.parent.name for path in ASSETS.glob(f"*/{INDEX}"))
-    return ", ".join(f"{BUILTIN}{name}" for name in names) or "none in this installation"
-
-
-def _builtin(text: str) -> FilePath:
-    names = [path.parent.name for path in ASSETS.glob(f"*/{INDEX}")]
-    name = text.removeprefix(BUILTIN)
-    if name not in names:
-        allowed = nearest(name, names) if names else "There are none in this installation."
-        raise UserError(f"model {text!r} is unknown. {allowed}")
-    return ASSETS / name
 
 
 def _download(text: str) -> FilePath:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from hasten.adapters.builtin import builtin_folder
 from hasten.adapters.decoders import Autoencoder, VaeDecoder
 from hasten.adapters.families import PROMPTED, Network
 from hasten.adapters.folder import INDEX, LIBRARIES, read_object, refusing
@@ -22,7 +23,7 @@ from hasten.adapters.frozen import frozen
 from hasten.adapters.quiet import diffusers, quiet
 from hasten.adapters.schedules import config_of, read_prediction, read_schedule
 from hasten.adapters.split import split
-from hasten.core.artifact import weights_sha256
+from hasten.core.artifact import BUILTIN, weights_sha256
 from hasten.core.codec import Codec, DecoderNetwork, Shape, codecs
 from hasten.core.errors import UserError, require
 from hasten.core.model import Model
@@ -236,6 +237,8 @@ def is_pipeline(source: object) -> bool:
 
 def _folder(source: str) -> Path:
     """The folder that ``source`` names, or where the hub's pipeline of that name now lies."""
+    if source.startswith(BUILTIN):
+        return builtin_folder(source)
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
