@@ -16,7 +16,16 @@ from hasten.adapters.quiet import diffusers
 from hasten.adapters.split import split
 from hasten.core.condition import COND, Condition, PerSample, as_condition
 from hasten.core.errors import require, require_choice
-from hasten.core.family import PLAIN, Conditioning, Family, Folding, Narrowing, Shortening, inner
+from hasten.core.family import (
+    PLAIN,
+    Conditioning,
+    Family,
+    Folding,
+    Narrowing,
+    Shortening,
+    Text,
+    inner,
+)
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
 
@@ -94,7 +103,18 @@ class PromptedUNet(ConditionalUNet):
     def call(
         self, net: nn.Module, x: torch.Tensor, t: torch.Tensor, condition: Condition
     ) -> torch.Tensor:
-        return net(x, t, condition.labels)
+        words = condition.branches[COND].get("words")
+        return net(x, t, condition.labels if words is None else words.value(x, t))
+
+    def text(self, net: nn.Module) -> Text | None:
+        return prompted_in(net).text
+
+
+def prompted_in(net: nn.Module) -> Any:
+    """The module with the table of prompts, in the wrappers around it."""
+    while not hasattr(net, "table"):
+        net = net.module  # type: ignore[assignment]
+    return net
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

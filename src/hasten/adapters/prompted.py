@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 
 from hasten.adapters.builtin import builtin_folder
+from hasten.adapters.clip_text import clip_text
 from hasten.adapters.decoders import Autoencoder, VaeDecoder
 from hasten.adapters.families import PROMPTED, Network
 from hasten.adapters.folder import INDEX, LIBRARIES, read_object, refusing
@@ -26,6 +27,7 @@ from hasten.adapters.split import split
 from hasten.core.artifact import BUILTIN, weights_sha256
 from hasten.core.codec import Codec, DecoderNetwork, Shape, codecs
 from hasten.core.errors import UserError, require
+from hasten.core.family import Text
 from hasten.core.model import Model
 
 Pipeline = Any  # of diffusers
@@ -33,14 +35,17 @@ KNOWN = "StableDiffusionPipeline"
 
 
 class Prompted(torch.nn.Module):
-    """A network that reads embeddings; a label says which of ``table`` (k, length, width)."""
+    """A network that reads embeddings; a label says which of ``table`` (k, length, width), or they
+    are given themselves. ``text`` says how they are made of prompts."""
 
     family = PROMPTED
     table: torch.Tensor
 
-    def __init__(self, module: torch.nn.Module, table: torch.Tensor) -> None:
+    def __init__(
+        self, module: torch.nn.Module, table: torch.Tensor, text: Text | None = None
+    ) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.text = module, text
         self.register_buffer("table", table, persistent=False)
 
     def forward(
@@ -50,7 +55,9 @@ class Prompted(torch.nn.Module):
         return self.module(x, t, encoder_hidden_states=words, return_dict=False)[0]
 
     def _words(self, x: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
-        return self.table[condition].to(x.dtype)
+        assert condition is not None
+        words = condition if condition.is_floating_point() else self.table[condition]
+        return words.to(x.dtype)
 
     def split(self, kind: str, **where: object) -> PromptedSplit:
         """The network cut as the feature cache ``kind`` does it, with the same prompts."""
@@ -202,7 +209,8 @@ def load_prompted(
     config = unet.config
     size = config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
-    net = Network(Prompted(unet, words.to(device))).eval()
+    text = clip_text(pipe.tokenizer, frozen(pipe.text_encoder, device))
+    net = Network(Prompted(unet, words.to(device), text)).eval()
     return Model(
         net=net,
         schedule=known,

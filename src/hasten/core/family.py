@@ -9,7 +9,7 @@ to know something about a network asks there.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -76,6 +76,27 @@ class Narrowing(ABC):
         whole network, where the embedding of times has another size there."""
 
 
+class Text(ABC):
+    """How a network's prompts become what it reads.
+
+    Attributes:
+        encoder: tokens (n, length) int64 to words (n, length, width).
+        length: tokens of a prompt.
+    """
+
+    encoder: nn.Module
+    length: int
+
+    @abstractmethod
+    def tokens(self, prompts: Sequence[str]) -> torch.Tensor:
+        """``prompts`` as tokens (n, length), cut and padded."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """What a runner in another language needs to do the same: ``length``; the tokens ``start``,
+        ``end``, ``pad`` and ``unknown``; ``vocabulary`` and ``merges`` of byte pair encoding."""
+
+
 class Shortening(ABC):
     """The blocks of a network that can be left out, since they are all alike; ``count`` of them."""
 
@@ -110,6 +131,11 @@ class Family(ABC):
         self, net: nn.Module, x: torch.Tensor, t: torch.Tensor, condition: Condition
     ) -> torch.Tensor:
         """The answer of the network (without wrappers) to x (n, *shape), times (n,), condition."""
+
+    def text(self, net: nn.Module) -> Text | None:
+        """How its prompts become the ``words`` of a condition; None where it has no prompts, or
+        they are read in a way that cannot be exported."""
+        return None
 
     def captured(self, net: nn.Module) -> dict[str, str]:
         """What it was found to be given, where a pipeline's own call was watched."""

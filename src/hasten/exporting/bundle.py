@@ -15,11 +15,15 @@ import json
 from collections.abc import Collection
 from typing import Any
 
+import torch
+
 from hasten.core.artifact import digest
 from hasten.core.ask import Denoise
-from hasten.core.codec import codecs
+from hasten.core.codec import Codec, Identity, Shape, codecs
+from hasten.core.condition import COND, Condition, PerSample, as_condition
 from hasten.core.conditioning_cache import AtTimes, at_times
 from hasten.core.errors import UserError, require
+from hasten.core.family import Text
 from hasten.core.lever import Trait
 from hasten.core.lower import lower
 from hasten.core.model import Model
@@ -29,8 +33,31 @@ from hasten.sampling import Sampler, build, resolve
 
 FORMAT = "hasten-bundle-2"
 NET, START = "net", "start"  # the files of the network and of the start, without their endings
+TEXT, DECODER = "text", "decoder"  # those of a text encoder and of a decoder of latents
 OPS = ("network", "combine", "noise", "clip")
 STEPS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50)  # that a slider offers beside the plan's
+
+
+class _Words(torch.nn.Module):
+    """A text encoder called as a denoiser is: x are tokens, as numbers."""
+
+    def __init__(self, encoder: torch.nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, condition: object = None) -> torch.Tensor:
+        return self.encoder(x.long()) + 0 * t.view(-1, 1, 1)
+
+
+class _Pictures(torch.nn.Module):
+    """A codec that decodes latents, called as a denoiser is."""
+
+    def __init__(self, codec: Codec) -> None:
+        super().__init__()
+        self.codec, self.decoder = codec, codec.decoder  # whose weights are the module's
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, condition: object = None) -> torch.Tensor:
+        return self.codec.decode(x + 0 * t.view(-1, 1, 1, 1))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,9 +90,38 @@ class Bundle:
         module = first.resolved.start.drawn(first.model, first.levels[0])
         return None if module is None else dataclasses.replace(first.model, net=module, sha256="")
 
+    @property
+    def text(self) -> Text | None:
+        """How prompts are read; None for a model without."""
+        return self.model.family.text(self.model.net)
+
+    @functools.cached_property
+    def _networks(self) -> dict[str, Model]:
+        text, decoder = self.text, self.model.codec.decoder
+        named = {NET: self.model, START: self.start}
+        if text is not None:
+            named[TEXT] = self._other(_Words(text.encoder), (text.length,))
+        if decoder is not None:
+            named[DECODER] = self._other(_Pictures(self.model.codec), self.model.shape)
+        return {name: model for name, model in named.items() if model is not None}
+
     def networks(self) -> dict[str, Model]:
         """What a folder holds, by the names of its files."""
-        return {NET: self.model} if self.start is None else {NET: self.model, START: self.start}
+        return self._networks
+
+    def _other(self, net: torch.nn.Module, shape: Shape) -> Model:
+        """A network that is no denoiser, called as one."""
+        fields = {"labels": None, "null_label": None, "sha256": "", "codec": Identity()}
+        return dataclasses.replace(self.model, net=net.eval(), shape=shape, **fields)
+
+    def condition(self, name: str) -> Condition:
+        """An example of what the network ``name`` is given for one sample beside x and t."""
+        if name == NET and self.text is not None:
+            with torch.no_grad():
+                words = self.text.encoder(self.text.tokens([""]))
+            return Condition(1, {COND: {"words": PerSample(words)}})
+        labelled = self.networks()[name].labels is not None
+        return as_condition(torch.zeros(1, dtype=torch.long) if labelled else None, 1)
 
     def to_json(self) -> str:
         """The file ``bundle.json``."""
@@ -77,8 +133,10 @@ class Bundle:
             "weights": digest(path),
             "shape": list(model.shape),
             "factor": _factor(model),
-            "labels": model.labels,
-            "null": model.null_label,
+            "labels": None if self.text else model.labels,
+            "null": None if self.text else model.null_label,
+            "text": self.text is not None,
+            "decoder": DECODER in self.networks(),
             "plan": self.first.evaluations,
             "start": self.start is not None,
             "dtype": self.dtype,
@@ -211,11 +269,11 @@ def table(sampler: Sampler) -> dict[str, Any]:
 def _factor(model: Model) -> int:
     """How many pixels a side of a block of channels covers; 1 for pixels as they are."""
     name = model.codec.part_name
-    if name == "identity":
+    if name == "identity" or (model.codec.decoder is not None and model.family.text(model.net)):
         return 1
     require(
         name == "pixel-unshuffle",
         f"codec {codecs.text(model.codec)!r} is none that a runner knows; hasten exports models of "
-        "pixels (identity, pixel-unshuffle).",
+        "pixels (identity, pixel-unshuffle), and Stable Diffusion with its prompts.",
     )
     return int(model.codec.factor)  # type: ignore[attr-defined]

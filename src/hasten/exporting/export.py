@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from hasten.core.artifact import digest
+from hasten.core.errors import require
 from hasten.core.files import new_folder, require_replaceable
 from hasten.core.model import Model
 from hasten.core.plan import PlanLike, as_plan
@@ -30,6 +31,10 @@ def export(model: Model, plan: PlanLike | None, to: str, out: str | Path) -> Par
     target.check(model)
     plan = as_plan(plan, model.plan)
     exported = bundle(model, plan, others=target.others, dtypes=target.dtypes)
+    require(
+        target.prompts or exported.text is None,
+        f"target {target.part_name!r} takes no prompts; export to onnx or openvino.",
+    )
     with new_folder(out, {"target": target.part_name, "weights": digest(exported.model)}) as folder:
         (folder / "bundle.json").write_text(exported.to_json(), encoding="utf-8")
         target.write(exported, folder)

@@ -14,10 +14,11 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from hasten.core.condition import as_condition
+from hasten.core.condition import COND, Condition, PerSample, as_condition
 from hasten.core.errors import UserError
-from hasten.exporting.bundle import NET, START, Bundle
+from hasten.exporting.bundle import DECODER, NET, START, TEXT, Bundle
 from hasten.exporting.runner import RUNNERS
+from hasten.exporting.target import Condition as Given
 from hasten.exporting.target import Target
 
 PICTURES = 3
@@ -52,19 +53,26 @@ def parity(bundle: Bundle, target: Target, folder: Path) -> Parity:
         label = None if model.labels is None else number % model.labels
         label = label if label is not None or model.null_label is None else model.null_label
 
-        def both(x: np.ndarray, t: float, label: int | None, name: str = NET) -> np.ndarray:
+        def both(x: np.ndarray, t: float, given: Given = None, name: str = NET) -> np.ndarray:
             nonlocal apart
             latent = torch.from_numpy(np.ascontiguousarray(x))
-            theirs, net = calls[name](latent, float(t), label), bundle.networks()[name].net
-            condition = None if model.labels is None else torch.tensor([label or 0])
+            theirs, net = calls[name](latent, float(t), given), bundle.networks()[name].net
+            condition = _condition(bundle, given, name)
             with torch.inference_mode():
                 mine = net(latent, torch.tensor([t], dtype=torch.float32), condition).float()
             here = float((theirs - mine).norm() / mine.norm().clamp(min=1e-12))
             apart = max(apart, here if math.isfinite(here) else math.inf)
             return theirs.numpy()
 
-        begin = None if bundle.start is None else functools.partial(both, name=START)
-        theirs = torch.from_numpy(runner.sample(both, number, label, start=begin))
+        others = {
+            name: functools.partial(both, name=name) if name in calls else None
+            for name in (START, DECODER)
+        }
+        given, null = label, None
+        if bundle.text is not None:
+            read, prompt = _module(folder / "prompts.py"), model.prompts[label or 0]
+            given, null = (both(read.tokens(text), 0.0, name=TEXT) for text in (prompt, ""))
+        theirs = torch.from_numpy(runner.sample(both, number, given, null=null, **others))
         mine = _eager(bundle, runner, number, label)
         error = float((theirs - mine).square().mean())
         least = min(least, math.inf if error == 0 else -10 * math.log10(error))
@@ -80,6 +88,14 @@ def parity(bundle: Bundle, target: Target, folder: Path) -> Parity:
     return result
 
 
+def _condition(bundle: Bundle, given: Given, name: str) -> Condition | None:
+    """``given`` as the network ``name`` takes it."""
+    if isinstance(given, np.ndarray):
+        return Condition(1, {COND: {"words": PerSample(torch.from_numpy(given))}})
+    labelled = bundle.networks()[name].labels is not None
+    return as_condition(torch.tensor([given or 0]), 1) if labelled else None
+
+
 def _eager(bundle: Bundle, runner: ModuleType, seed: int, label: int | None) -> torch.Tensor:
     """The picture by hasten's own sampler from the runner's noise."""
     model, sampler = bundle.model, bundle.first
@@ -93,7 +109,7 @@ def _eager(bundle: Bundle, runner: ModuleType, seed: int, label: int | None) -> 
     def fresh(*_: object) -> torch.Tensor:
         return torch.from_numpy(runner.normals(seed, next(drawn)))
 
-    condition = as_condition(None if model.labels is None else torch.tensor([label]), 1)
+    condition = bundle.model.condition(1, label)
     noise = torch.from_numpy(runner.normals(seed, 0))
     with torch.inference_mode():
         return model.codec.decode(sampler.latents(noise, condition, fresh))[0]
@@ -103,10 +119,13 @@ def _runner(bundle: str) -> ModuleType:
     """The runner that is exported, beside ``bundle``."""
     with tempfile.TemporaryDirectory(prefix="hasten-export-") as folder:
         (Path(folder) / "bundle.json").write_text(bundle, encoding="utf-8")
-        file = shutil.copy(RUNNERS / "run.py", folder)
-        spec = importlib.util.spec_from_file_location("hasten_runner", file)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        return _module(Path(shutil.copy(RUNNERS / "run.py", folder)))
+
+
+def _module(file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"hasten_{file.stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module

@@ -3,9 +3,22 @@ network is opened."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
+from hasten.exporting.bundle import Bundle
+
 RUNNERS = Path(__file__).parent / "runners"
+
+
+def write_text(bundle: Bundle, folder: Path) -> None:
+    """Write ``text.json``, how prompts become tokens, and what reads it, where the bundle takes
+    prompts."""
+    if bundle.text is not None:
+        text = json.dumps(bundle.text.facts(), ensure_ascii=False)
+        (folder / "text.json").write_text(text, encoding="utf-8")
+        shutil.copy(RUNNERS / "prompts.py", folder)
 
 
 def write_runner(folder: Path, opened: str | None = None, needs: str = "ONNX Runtime") -> None:

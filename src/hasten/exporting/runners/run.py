@@ -1,6 +1,6 @@
 """Makes pictures from this folder with NumPy and ONNX Runtime, and nothing else:
 
-python run.py --seed 0 --label 3 --out picture.png
+python run.py --seed 0 --label 3 --out picture.png      (or --prompt "a red circle")
 """
 
 import argparse
@@ -37,24 +37,36 @@ def normals(seed, stream):
     return (radius * np.cos(2 * np.pi * draws[1::2])).astype(np.float32).reshape(1, *SHAPE)
 
 
-def network(name="net"):
-    """The network as a function of x (1, c, h, w), a time and a label."""
-    from onnxruntime import InferenceSession
+def given(condition):
+    """A label, or what stands in its place, as an array."""
+    if isinstance(condition, np.ndarray):
+        return condition
+    return np.array([condition or 0], np.int64)
 
-    session = InferenceSession(str(HERE / f"{name}.onnx"), providers=["CPUExecutionProvider"])
+
+def network(name="net"):
+    """A network as a function of x (1, ...), a time, and a label or words."""
+    from onnxruntime import InferenceSession, SessionOptions
+
+    quiet = SessionOptions()
+    quiet.log_severity_level = 3
+    file, providers = str(HERE / f"{name}.onnx"), ["CPUExecutionProvider"]
+    session = InferenceSession(file, quiet, providers=providers)
     names = [value.name for value in session.get_inputs()]
 
-    def call(x, t, label):
-        inputs = [x, np.array([t], np.float32), np.array([label or 0], np.int64)]
+    def call(x, t, condition=None):
+        inputs = [x, np.array([t], np.float32), given(condition)]
         return session.run(None, dict(zip(names, inputs, strict=False)))[0]
 
     return call
 
 
-def sample(net, seed=0, label=None, program=None, start=None):
-    """One picture (channels, height, width) in [0, 1]; ``start`` is the network of that name."""
+def sample(net, seed=0, label=None, program=None, start=None, null=None, decoder=None):
+    """One picture (channels, height, width) in [0, 1]; ``start`` and ``decoder`` are the networks
+    of these names, ``null`` the words of no prompt."""
     program = BUNDLE["programs"][str(program or BUNDLE["plan"])]
-    x, null, drawn = normals(seed, 0), BUNDLE["null"] or 0, 0
+    x, drawn = normals(seed, 0), 0
+    null = BUNDLE["null"] or 0 if null is None else null
     x = start(x, uniforms(seed, 0, 1)[0], label) if start else x * np.float32(program["spread"])
     values = {"x": x}
     for row in program["rows"]:
@@ -69,7 +81,8 @@ def sample(net, seed=0, label=None, program=None, start=None):
             answer = np.clip(values[row["x"]], row["low"], row["high"])
         values[row["out"][0]] = answer
         values = {name: value for name, value in values.items() if name not in row["frees"]}
-    return decoded(values[program["output"]])
+    x = values[program["output"]]
+    return decoder(x, 0)[0] if decoder else decoded(x)
 
 
 def decoded(x):
@@ -92,9 +105,21 @@ def write_png(picture, file):
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--label", type=int, default=BUNDLE["null"])
+    if BUNDLE["text"]:
+        options.add_argument("--prompt", required=True)
+        options.add_argument("--negative", default="", help="what guidance leads away from")
+    else:
+        options.add_argument("--label", type=int, default=BUNDLE["null"])
     options.add_argument("--program", help="evaluations: " + ", ".join(BUNDLE["programs"]))
     options.add_argument("--out", default="picture.png")
     args = options.parse_args()
-    start = network("start") if BUNDLE["start"] else None
-    write_png(sample(network(), args.seed, args.label, args.program, start), args.out)
+    others = {name: network(name) if BUNDLE[name] else None for name in ("start", "decoder")}
+    if BUNDLE["text"]:
+        from prompts import tokens  # pyright: ignore[reportMissingImports]
+
+        read = network("text")
+        label, null = (read(tokens(text), 0) for text in (args.prompt, args.negative))
+    else:
+        label, null = args.label, None
+    picture = sample(network(), args.seed, label, args.program, null=null, **others)
+    write_png(picture, args.out)

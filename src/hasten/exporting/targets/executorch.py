@@ -13,7 +13,7 @@ from hasten.core.errors import UserError
 from hasten.core.model import Model
 from hasten.exporting.bundle import NET, Bundle
 from hasten.exporting.runner import write_runner
-from hasten.exporting.target import Call, Target, targets
+from hasten.exporting.target import Call, Condition, Target, targets
 from hasten.exporting.targets.onnx import example
 
 OPENED = """    import torch
@@ -24,7 +24,7 @@ OPENED = """    import torch
 
     def call(x, t, label, program=program):
         inputs = [torch.from_numpy(np.ascontiguousarray(x, np.float32)), torch.tensor([float(t)])]
-        inputs += [] if BUNDLE["labels"] is None else [torch.tensor([label or 0])]
+        inputs += [] if BUNDLE["labels"] is None else [torch.from_numpy(arrays(x, t, label)[2])]
         return method.execute(inputs)[0].numpy()
 
     return call
@@ -48,8 +48,8 @@ class ExecuTorch(Target):
             ) from error
 
     def write(self, bundle: Bundle, folder: Path) -> None:
-        for name, model in bundle.networks().items():
-            (folder / f"{name}.pte").write_bytes(_lowered(model))
+        for name in bundle.networks():
+            (folder / f"{name}.pte").write_bytes(_lowered(bundle, name))
         write_runner(folder, OPENED, "ExecuTorch with torch")
 
     def network(self, bundle: Bundle, folder: Path, name: str = NET) -> Call:
@@ -60,7 +60,7 @@ class ExecuTorch(Target):
         labelled = bundle.model.labels is not None
 
         def call(
-            x: torch.Tensor, t: float, label: int | None, program: object = program
+            x: torch.Tensor, t: float, label: Condition, program: object = program
         ) -> torch.Tensor:
             inputs = [x.contiguous().float(), torch.tensor([float(t)])]
             inputs += [torch.tensor([label or 0])] if labelled else []
@@ -69,8 +69,8 @@ class ExecuTorch(Target):
         return call
 
 
-def _lowered(model: Model) -> bytes:
-    """The network of ``model`` for one picture as an ExecuTorch program.
+def _lowered(bundle: Bundle, name: str) -> bytes:
+    """The network ``name`` for one picture as an ExecuTorch program.
 
     Raises:
         UserError: an operator that ExecuTorch has not.
@@ -80,7 +80,7 @@ def _lowered(model: Model) -> bytes:
     )
     from executorch.exir import to_edge_transform_and_lower  # type: ignore[import-not-found]
 
-    flat, inputs = example(model)
+    flat, inputs = example(bundle, name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)

@@ -17,7 +17,7 @@ from hasten.core.lever import Stage
 from hasten.core.model import Model
 from hasten.core.parts import parsed_levers
 from hasten.exporting.bundle import NET, Bundle
-from hasten.exporting.target import Call, Target, targets
+from hasten.exporting.target import Call, Condition, Target, arrays, targets
 from hasten.starts.files import FIELD, FromFile
 
 MODEL = "model"
@@ -64,8 +64,8 @@ class Folder(Target):
         model = load(folder / MODEL) if name == NET else bundle.networks()[name]
 
         @torch.inference_mode()
-        def call(x: torch.Tensor, t: float, label: int | None) -> torch.Tensor:
-            condition = None if model.labels is None else torch.tensor([label or 0])
-            return model.net(x, torch.tensor([t]), condition)
+        def call(x: torch.Tensor, t: float, given: Condition) -> torch.Tensor:
+            label = torch.from_numpy(arrays(x, t, given)[2])
+            return model.net(x, torch.tensor([t]), None if model.labels is None else label)
 
         return call

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from hasten.core.condition import as_condition
 from hasten.core.engine import Flat, engines
 from hasten.core.errors import UserError
 from hasten.core.model import Model
 from hasten.engines.graph import onnx_file
 from hasten.exporting.bundle import NET, Bundle
-from hasten.exporting.runner import write_runner
-from hasten.exporting.target import Call, Target, targets
+from hasten.exporting.runner import write_runner, write_text
+from hasten.exporting.target import Call, Condition, Target, arrays, targets
 
 LARGE = 256  # numbers from which on a weight is worth a cast
 
@@ -28,35 +27,39 @@ class Onnx(Target):
     """For ONNX Runtime, one picture at a time; the weights lie in the file itself."""
 
     others = True
+    prompts = True
 
     def check(self, model: Model) -> None:
         engines["onnxruntime"]().check(model, "float32")
 
     def write(self, bundle: Bundle, folder: Path) -> None:
         write_networks(bundle, folder)
+        write_text(bundle, folder)
         write_runner(folder)
 
     def network(self, bundle: Bundle, folder: Path, name: str = NET) -> Call:
         import onnxruntime
 
+        quiet = onnxruntime.SessionOptions()
+        quiet.log_severity_level = 3
         session = onnxruntime.InferenceSession(
-            str(folder / f"{name}.onnx"), providers=["CPUExecutionProvider"]
+            str(folder / f"{name}.onnx"), quiet, providers=["CPUExecutionProvider"]
         )
         names = [value.name for value in session.get_inputs()]
 
-        def call(x: torch.Tensor, t: float, label: int | None) -> torch.Tensor:
-            inputs = [x.numpy(), torch.tensor([t]).numpy(), torch.tensor([label or 0]).numpy()]
-            return torch.from_numpy(session.run(None, dict(zip(names, inputs, strict=False)))[0])
+        def call(x: torch.Tensor, t: float, condition: Condition) -> torch.Tensor:
+            inputs = dict(zip(names, arrays(x, t, condition), strict=False))
+            return torch.from_numpy(session.run(None, inputs)[0])
 
         return call
 
 
-def example(model: Model) -> tuple[Flat, list[torch.Tensor]]:
-    """``model``'s network as a function of tensors, and inputs of the shapes that one picture has:
+def example(bundle: Bundle, name: str) -> tuple[Flat, list[torch.Tensor]]:
+    """The network ``name`` as a function of tensors, and inputs of the shapes that one picture has:
     x, a time, and the tensors of its condition."""
+    model = bundle.networks()[name]
     x, t = torch.zeros(1, *model.shape), torch.zeros(1)
-    labels = None if model.labels is None else torch.zeros(1, dtype=torch.long)
-    structure, tensors = as_condition(labels, 1).flat(x, t)
+    structure, tensors = bundle.condition(name).flat(x, t)
     return Flat(model.net, structure, len(tensors)), [x, t, *tensors]
 
 
@@ -64,13 +67,14 @@ def write_networks(bundle: Bundle, folder: Path, half: bool = False) -> None:
     """Every network for one picture as a single ONNX file; with ``half`` its weights are stored in
     16 bits and computed with in 32."""
     for name, model in bundle.networks().items():
-        _write(model, folder / f"{name}.onnx", half)
+        exported = onnx_file(model, *example(bundle, name))
+        _write(exported, folder / f"{name}.onnx", half)
 
 
-def _write(model: Model, file: Path, half: bool) -> None:
+def _write(exported: Path, file: Path, half: bool) -> None:
     import onnx
 
-    network = onnx.load(str(onnx_file(model, *example(model))))
+    network = onnx.load(str(exported))
     if half:
         _halve_(network.graph)
     onnx.save(network, str(file))

@@ -12,8 +12,8 @@ from hasten.core.model import Model
 from hasten.engines.graph import onnx_file
 from hasten.engines.openvino import HINTS
 from hasten.exporting.bundle import NET, Bundle
-from hasten.exporting.runner import write_runner
-from hasten.exporting.target import Call, Target, targets
+from hasten.exporting.runner import write_runner, write_text
+from hasten.exporting.target import Call, Condition, Target, arrays, targets
 from hasten.exporting.targets.onnx import example
 
 OPENED = """    import openvino
@@ -22,8 +22,8 @@ OPENED = """    import openvino
     settings = {"INFERENCE_PRECISION_HINT": hint}
     compiled = openvino.Core().compile_model(str(HERE / f"{name}.xml"), "CPU", settings)
 
-    def call(x, t, label):
-        inputs = [x, np.array([t], np.float32), np.array([label or 0], np.int64)]
+    def call(x, t, condition=None):
+        inputs = [x, np.array([t], np.float32), given(condition)]
         return compiled(inputs[: len(compiled.inputs)])[0]
 
     return call
@@ -36,6 +36,7 @@ class OpenVino(Target):
     """For Intel's runtime on CPUs, one picture at a time, in float32 or bfloat16 as the plan is."""
 
     others = True
+    prompts = True
     dtypes = ("float32", "bfloat16")
 
     def check(self, model: Model) -> None:
@@ -45,8 +46,9 @@ class OpenVino(Target):
         import openvino
 
         for name, model in bundle.networks().items():
-            graph = openvino.convert_model(str(onnx_file(model, *example(model))))
+            graph = openvino.convert_model(str(onnx_file(model, *example(bundle, name))))
             openvino.save_model(graph, str(folder / f"{name}.xml"), compress_to_fp16=False)
+        write_text(bundle, folder)
         write_runner(folder, OPENED, "OpenVINO")
 
     def network(self, bundle: Bundle, folder: Path, name: str = NET) -> Call:
@@ -56,8 +58,8 @@ class OpenVino(Target):
         settings = {"INFERENCE_PRECISION_HINT": hint}
         compiled = openvino.Core().compile_model(str(folder / f"{name}.xml"), "CPU", settings)
 
-        def call(x: torch.Tensor, t: float, label: int | None) -> torch.Tensor:
-            inputs = [x.numpy(), torch.tensor([t]).numpy(), torch.tensor([label or 0]).numpy()]
+        def call(x: torch.Tensor, t: float, condition: Condition) -> torch.Tensor:
+            inputs = arrays(x, t, condition)
             answer = compiled(inputs[: len(compiled.inputs)])[0]
             return torch.from_numpy(answer.copy())
 

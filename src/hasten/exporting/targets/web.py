@@ -27,6 +27,7 @@ class Web(Onnx):
     gpu: bool = False
 
     bound = 5e-3
+    prompts = False
 
     def write(self, bundle: Bundle, folder: Path) -> None:
         write_networks(bundle, folder, self.half)

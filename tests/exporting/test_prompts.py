@@ -1,0 +1,106 @@
+"""Text to image without hasten and torch: prompts in, a picture out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import hasten
+from hasten.adapters.clip_text import ClipText
+from hasten.adapters.word_tokenizer import new_tokenizer, token_ids
+from hasten.exporting.export import export
+from hasten.exporting.parity import _module, _runner
+from zoo import built
+
+PROMPTS = ["a cat", "2 dogs"]
+PLAN = hasten.Plan(solver="dpmpp(order=2)", grid="uniform", steps=3, guidance=3.0)
+WITHOUT = """
+import runpy, sys
+sys.modules["torch"] = sys.modules["hasten"] = sys.modules["transformers"] = None
+sys.path.insert(0, sys.argv[1].rpartition("/")[0])
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pipeline") / "sd15"
+    built("sd15").save_pretrained(folder)
+    return hasten.load(folder, prompts=PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("target", "runtime"),
+    [("onnx", "onnxruntime"), pytest.param("openvino", "openvino", marks=pytest.mark.slow)],
+)
+def test_a_prompt_is_all_that_the_folder_needs(model, tmp_path, target, runtime):
+    pytest.importorskip(runtime)
+    out = tmp_path / "out"
+    parity = export(model, PLAN, target, out)
+    assert parity.apart < 1e-4
+    assert parity.psnr > 60
+    names = {file.stem for file in out.iterdir()}
+    assert names >= {"net", "text", "decoder", "run", "prompts", "bundle", "parity"}
+    assert (
+        sum(len((out / name).read_text().splitlines()) for name in ("run.py", "prompts.py")) < 180
+    )
+    file = tmp_path / "picture.png"
+    command = [sys.executable, "-c", WITHOUT, str(out / "run.py"), "--seed", "4"]
+    done = subprocess.run(
+        [*command, "--prompt", "2 dogs", "--out", str(file)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    theirs = torch.from_numpy(np.asarray(Image.open(file), np.float32) / 255).movedim(-1, 0)
+    noise = torch.from_numpy(_runner((out / "bundle.json").read_text()).normals(4, 0))
+    mine = hasten.build(model, PLAN).sample(noise=noise, condition=[1])[0]
+    assert float((mine - theirs).abs().max()) < 0.005  # half a step of eight bits, and a little
+
+
+TEXTS = [
+    "a red circle",
+    "",
+    "A  RED\tcircle's ABOVE;;'s it's we'll 123 ４２ ² café Ünïcode 日本 emoji 😀 don't",
+    "left of: the triangle... ''quote''",
+    "x_y z-1 a\u2028b",
+]
+
+
+@pytest.mark.parametrize("kind", ["letters", "words"])
+def test_prompts_become_the_tokens_that_transformers_makes_of_them(tmp_path, capsys, kind):
+    words = ["red", "circle", "above", "triangle", "left", "of"]
+    tokenizer = built("sd15").tokenizer if kind == "letters" else new_tokenizer(words, 32)
+    facts = ClipText(tokenizer, torch.nn.Identity()).facts()
+    (tmp_path / "text.json").write_text(json.dumps(facts), encoding="utf-8")
+    runners = Path(hasten.__file__).parent / "exporting" / "runners"
+    made = _module(Path(shutil.copy(runners / "prompts.py", tmp_path)))
+    for text in TEXTS:
+        assert made.tokens(text).tolist() == token_ids(tokenizer, [text]).float().tolist()
+    capsys.readouterr()
+    made.tokens("red " * 40)
+    most = facts["length"] - 2
+    said = f"cut after {' '.join(['red'] * (most if kind == 'words' else most // 3))!r}"
+    assert capsys.readouterr().err == f"{said}: {most} tokens at most\n"
+
+
+def test_a_target_that_takes_no_prompts_says_so(model, tmp_path):
+    with pytest.raises(hasten.UserError, match="'web' takes no prompts; export to onnx or"):
+        export(model, PLAN, "web", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    captured = hasten.load(built("flux"), prompts=["a cat"], height=16, width=16)
+    with pytest.raises(hasten.UserError, match="and Stable Diffusion with its prompts"):
+        export(captured, PLAN.model_copy(update={"guidance": 1.0}), "onnx", tmp_path / "out")
+
+
+def test_labels_can_be_guided_in_an_exported_folder(tiny_model, tmp_path):
+    pytest.importorskip("onnxruntime")
+    parity = export(tiny_model(labels=3), PLAN, "onnx", tmp_path / "out")
+    assert parity.psnr > 60
