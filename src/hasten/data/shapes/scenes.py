@@ -33,7 +33,7 @@ GAP = 2.5  # pixels between objects
 MARGIN = 3.0  # pixels by which a relation holds
 TRIES = 50  # at placing objects, before others are chosen
 CROWD = 24  # objects that are tried in a crowd; about five find room
-CROWDED = {"small": 0.6, "medium": 0.15, "large": 0.25}  # how often each size is tried in one
+CROWDED = {"small": 0.5, "medium": 0.1, "large": 0.4}  # how often each size is tried in one
 KINDS = {"one": 0.3, "count": 0.12, "relation": 0.38, "two": 0.1, "three": 0.1}  # how often
 
 
@@ -116,19 +116,20 @@ def scene(seed: int, number: int) -> Scene:
 
 
 def crowd(seed: int, number: int) -> Scene:
-    """Crowd ``number`` of ``seed``: as many objects as find room, most of them small, and in every
-    other large one a small one. An autoencoder sees more of what is hard to keep in it than in a
+    """Crowd ``number`` of ``seed``: as many objects as find room, most of them small, and a small
+    one in every large one. An autoencoder sees more of what is hard to keep in it than in a
     scene."""
     rng, things, outer = np.random.default_rng((seed, number, CROWD)), [], []
     for size in rng.choice(list(CROWDED), CROWD, p=list(CROWDED.values())).tolist():
         thing, inner = _looks(rng, 2)
-        thing = _somewhere(rng, _sized(rng, dataclasses.replace(thing, size=size)))
+        shape = _one(rng, tuple(HOLLOW)) if size == "large" else thing.shape
+        thing = dataclasses.replace(thing, shape=shape, size=size)
+        thing = _somewhere(rng, _sized(rng, thing))
         if not all(_apart(thing, other) for other in outer):
             continue
         outer.append(thing)
         things.append(thing)
-        holds = thing.shape in HOLLOW and size == "large" and inner.colour != thing.colour
-        if holds and rng.uniform() < 0.5:
+        if size == "large" and inner.colour != thing.colour:
             small = _sized(rng, dataclasses.replace(inner, size="small"))
             things.append(_within(rng, small, thing))
     return Scene(things=tuple(things), **_ground(rng))
