@@ -29,9 +29,6 @@ from hasten.core.lever import Lever, levers
 from hasten.core.plan import Plan, PlanLike, as_plan
 from hasten.sampling import resolve
 
-ON_NETWORK = ("wrap", "mark", "open")
-"""What a lever leaves alone that is applied once, to the network."""
-
 
 def apply(pipe: Pipeline, plan: PlanLike, **call: Any) -> None:
     """Let a diffusers pipeline run ``plan``: its own call, with fewer and cheaper evaluations.
@@ -67,7 +64,7 @@ def apply(pipe: Pipeline, plan: PlanLike, **call: Any) -> None:
     decoders = [text for text in plan.levers if levers.parse(text).target == "decoder"]
     once = tuple(text for text in plan.levers if text not in (*caches, *decoders))
     if once:
-        model = load_pipeline(pipe, [""], call)
+        model = load_pipeline(pipe, [""] if takes(pipe, "prompt") else None, call)
         cheaper = plan.model_copy(update={"levers": once, "engine": "eager", "guidance": 1.0})
         resolved = resolve(cheaper, model)
         network, other = inner(resolved.cheaper.net), resolved.model
@@ -157,8 +154,7 @@ def _require_carried(plan: Plan) -> None:
     for text in plan.levers:
         lever = levers.parse(text)
         caches += _caches(lever)
-        whole = all(getattr(type(lever), name) is getattr(Lever, name) for name in ON_NETWORK)
-        if not (whole or _caches(lever)):
+        if not (lever.once or _caches(lever)):
             raise UserError(
                 f"lever {lever.part_name!r} needs hasten's own loop; sample the plan with "
                 f"hasten.build(hasten.load(pipe, prompts=[...]), plan), or drop {lever.part_name}."

@@ -17,7 +17,6 @@ from hasten.adapters.network_student import save_network
 from hasten.cli import _status
 from hasten.core.artifact import digest, weights_sha256
 from hasten.core.errors import UserError
-from hasten.core.files import sha256
 from hasten.core.plan import Plan
 from hasten.core.prediction import prediction
 from hasten.core.random_streams import generator
@@ -124,7 +123,7 @@ def test_prompts_that_are_none_and_pipelines_that_are_others_are_refused(folder,
         hasten.load(folder, prompts=[])
     with pytest.raises(UserError, match="prompts"):
         hasten.load(folder)
-    with pytest.raises(UserError, match="prompts are for a pipeline; drop them"):
+    with pytest.raises(UserError, match="takes no prompts; drop them"):
         hasten.load("builtin:mnist", prompts=["x"])
     bad = tmp_path / "bad"
     bad.mkdir()
@@ -138,9 +137,13 @@ def test_prompts_that_are_none_and_pipelines_that_are_others_are_refused(folder,
 def test_a_pipeline_in_a_folder_knows_its_weights_and_its_prompts(folder, model):
     assert model.folder == folder
     assert model.prompts == tuple(PROMPTS)
-    assert model.sha256 == sha256(folder / "unet" / "diffusion_pytorch_model.safetensors")
-    live = hasten.load(pipeline(folder), prompts=PROMPTS)
-    assert (live.folder, live.sha256, live.prompts) == (None, "", tuple(PROMPTS))
+    pipe = pipeline(folder)
+    assert model.sha256 == weights_sha256(pipe.unet) == weights_sha256(pipe.unet.double().float())
+    live = hasten.load(pipe, prompts=PROMPTS)
+    assert (live.folder, digest(live), live.prompts) == (None, model.sha256, tuple(PROMPTS))
+    with torch.no_grad():
+        next(pipe.unet.parameters()).add_(1e-3)
+    assert weights_sha256(pipe.unet) != model.sha256
 
 
 def test_a_pipeline_of_the_hub_is_looked_at_before_it_is_opened(folder, tmp_path, monkeypatch):

@@ -117,7 +117,7 @@ def test_the_tuner_tries_it_where_latents_are_decoded(tiny_model):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("tiny-decoder", "needs source, the folder of an AutoencoderTiny"),
+        ("tiny-decoder", "needs source, the folder or hub id of a tiny autoencoder"),
         ("tiny-decoder(source='/nowhere')", "source: /nowhere is no AutoencoderTiny"),
         ("decoder(engine='openvin')", "Did you mean 'openvino'"),
         ("decoder(engine='onnxruntime', dtype='bfloat16')", "computes in float32"),

@@ -30,7 +30,7 @@ Quiet = Annotated[bool, Parameter(name="--quiet", negative="", help="no progress
 @Parameter(name="*")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a pipeline is asked for; every verb that loads a model takes these.
+    """What a pipeline is asked for; the verbs that load a model take these.
 
     Attributes:
         prompt: a prompt for a text-to-image or text-to-video pipeline; give it again for another.

@@ -45,7 +45,7 @@ def sample(
     Args:
         n: how many pictures; 16 by default, or one for each prompt.
         seed: picture i depends on (seed, i) alone.
-        condition: a label, or several to take in turn, as in 0,1,2; without it, each class once.
+        condition: a label, or several to take in turn, as in 0,1,2; without it, all in turn.
         out: the folder to write.
         zoom: how many times larger the grid and the GIF show each pixel, 1 to 16.
         gif: also write denoising.gif.

@@ -90,6 +90,12 @@ class Lever(ABC):
         share a prepared network."""
         return None
 
+    @property
+    def once(self) -> bool:
+        """Whether it is done with once it was applied: nothing of it is at work at a call."""
+        each_call = ("wrap", "mark", "open")
+        return all(getattr(type(self), name) is getattr(Lever, name) for name in each_call)
+
     def fields(self) -> Mapping[str, object]:
         """The fields of a plan that it decides, see ``decides``; may read its file."""
         return {}

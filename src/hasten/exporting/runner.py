@@ -30,7 +30,7 @@ def write_runner(folder: Path, opened: str | None = None, needs: str = "ONNX Run
     """
     text = (RUNNERS / "run.py").read_text(encoding="utf-8")
     if opened is not None:
-        begin, end = text.index("    from onnxruntime"), text.index("def sample(")
+        begin, end = text.index("    import onnxruntime"), text.index("def sample(")
         text = text[:begin] + opened + "\n\n" + text[end:]
     text = text.replace("ONNX Runtime, and", f"{needs}, and")
     (folder / "run.py").write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A small decoder in the place of a model's own: that of an AutoencoderTiny which was taught the
+"""A small decoder in the place of a model's own: that of a tiny autoencoder which was taught the
 same latents (https://github.com/madebyollin/taesd)."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from hasten.core.lever import Lever, Trait, levers
 @levers.add("tiny-decoder")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TinyDecoder(Lever):
-    """Decodes by the AutoencoderTiny in ``source``: a folder of diffusers, such as a recipe with
+    """Decodes by the tiny autoencoder in ``source``: a folder of diffusers, such as a recipe with
     ``objective: tiny-autoencoder`` makes, or a hub id."""
 
     source: str = ""
@@ -25,8 +25,8 @@ class TinyDecoder(Lever):
     def __post_init__(self) -> None:
         require(
             bool(self.source),
-            f"lever {self.part_name!r} needs source, the folder of an AutoencoderTiny, as in "
-            "tiny-decoder(source='madebyollin/taesd').",
+            f"lever {self.part_name!r} needs source, the folder or hub id of a tiny autoencoder, "
+            "as in tiny-decoder(source='madebyollin/taesd').",
         )
 
     def decoder(self, decoder: DecoderNetwork) -> DecoderNetwork:

@@ -35,7 +35,7 @@ class TinyAutoencoderRecipe(Run):
         objective: always tiny-autoencoder.
         data: the pictures.
         autoencoder: the folder of the whole autoencoder.
-        network: the options of diffusers' AutoencoderTiny.
+        network: the options of diffusers' tiny autoencoder.
     """
 
     objective: Literal["tiny-autoencoder"]
@@ -69,8 +69,8 @@ def train_tiny_autoencoder(
     deadline: Deadline | None = None,
     quiet: bool = False,
 ) -> Path:
-    """Train, or go on with the run in ``out``; returns ``out``/model, a folder of an
-    AutoencoderTiny.
+    """Train, or go on with the run in ``out``; returns ``out``/model, a folder that
+    diffusers loads.
 
     Raises:
         UserError: data or an autoencoder that cannot be read, options that the network does not

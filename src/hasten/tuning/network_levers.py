@@ -53,6 +53,8 @@ def lever_candidates(
         yield _with_lever(selection, plan, Student(folder=student), f"smaller network {student!r}")
     for name in levers:
         for lever in levers[name].candidates(selection.runner.model):
+            if selection.settings.for_apply and not lever.once:
+                continue
             yield _with_lever(selection, plan, lever, f"lever {levers.text(lever)}")
 
 
@@ -83,6 +85,8 @@ def _quantized(
     def left_out(note: str) -> tuple[Candidate, tuple[LayerSensitivity, ...]]:
         return Candidate(name=name, plan=None, note=note), ()
 
+    if settings.for_apply:
+        return left_out("not tried, because hasten.apply does not carry it")
     cost = next((cost for cost in selection.engines if cost.engine == "openvino"), None)
     if cost is None:
         return left_out("not tried, because OpenVINO does not run this network here")

@@ -66,6 +66,7 @@ class TunerSettings:
         feature_caches: the caches tried, the first that the network supports.
         expensive_plans: programs for which a feature cache or a parallel executor is tried.
         parallel_executor, parallel_steps: the executor that is timed, and with how many DDIM steps.
+        for_apply: only what hasten.apply can put onto a pipeline is tried.
         parallel_share: share of the budget which that timing may take.
         parallel_runs, parallel_repeats: runs of each side, and about how often a parallel run
             evaluates each step; both only to estimate the time needed.
@@ -149,6 +150,7 @@ class TunerSettings:
     expensive_plans: int = 3
     parallel_executor: str = "anderson"
     parallel_steps: int = 50
+    for_apply: bool = False
     parallel_share: float = 0.1
     parallel_runs: int = 2
     parallel_repeats: int = 10

@@ -97,7 +97,9 @@ def tune(
         if guidance == 1.0:
             guidance = model.plan.get("guidance", guidance)
         space = space or Space(engines=_carried(model.dtype, model.device.type))
-        settings = dataclasses.replace(settings or TunerSettings(), parallel_share=0.0)
+        settings = dataclasses.replace(
+            settings or TunerSettings(), parallel_share=0.0, for_apply=True
+        )
     else:
         settled = [*(["prompts"] if prompts else []), *(["negative"] if negative else []), *call]
         require(

@@ -46,12 +46,12 @@ def given(condition):
 
 def network(name="net"):
     """A network as a function of x (1, ...), a time, and a label or words."""
-    from onnxruntime import InferenceSession, SessionOptions
+    import onnxruntime
 
-    quiet = SessionOptions()
+    quiet = onnxruntime.SessionOptions()
     quiet.log_severity_level = 3
     file, providers = str(HERE / f"{name}.onnx"), ["CPUExecutionProvider"]
-    session = InferenceSession(file, quiet, providers=providers)
+    session = onnxruntime.InferenceSession(file, quiet, providers=providers)
     names = [value.name for value in session.get_inputs()]
 
     def call(x, t, condition=None):
