@@ -21,6 +21,7 @@ from hasten.core.plan import Plan
 from hasten.measuring.macs import macs
 from hasten.sampling import network_key, prepare, resolve
 from hasten.tuning.network_levers import lever_candidates
+from hasten.tuning.settings import TunerSettings
 
 FILE = '''
 """Two levers: one scales what a network answers, the other gives every second answer again."""
@@ -246,7 +247,8 @@ def test_the_command_line_takes_it_in_a_plan(theirs, tiny_model, tmp_path, capsy
 
 def test_the_tuner_tries_what_it_offers(theirs, model):
     """See tests/tuning/test_network_levers.py for what becomes of candidates."""
-    selection = SimpleNamespace(runner=SimpleNamespace(model=model), engines=[])
+    runner = SimpleNamespace(model=model)
+    selection = SimpleNamespace(runner=runner, engines=[], settings=TunerSettings())
     offered = {made.name: made.plan for made in lever_candidates(selection, BASE, ())}
     assert offered["lever scaled(by=0.9)"] == BASE.with_lever(theirs.Scaled(by=0.9))
     assert not any(name.startswith("lever again") for name in offered)  # it offers nothing
