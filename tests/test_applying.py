@@ -138,7 +138,8 @@ def test_a_compiled_network_makes_the_same_pictures():
     assert state_of(pipe) == before
 
 
-REFUSED_BY_OPENVINO = {"qwen-image": "cannot be exported", "z-image": "cannot be exported"}
+REFUSED_BY_OPENVINO = {"qwen-image": "cannot be exported", "z-image": "answers with 2 tensors"}
+SATURATED = {"ddpm", "ddim"}  # their pictures are 0 and 1 alone, and hide small differences
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,8 @@ def test_an_engine_outside_torch_makes_the_same_pictures(name):
             drawn(name, pipe)
     else:
         first, second = drawn(name, pipe), drawn(name, pipe)  # the first call also compiles
-        assert 0 < np.abs(first - wanted).max() < 1e-4
+        assert (np.abs(first - wanted).max() > 0) == (name not in SATURATED)
+        assert np.abs(first - wanted).max() < 1e-4
         assert np.abs(second - wanted).max() < 1e-4
     hasten.undo(pipe)
     assert state_of(pipe) == before
@@ -182,8 +184,9 @@ def test_an_engine_that_answers_otherwise_is_refused(monkeypatch):
     wrong = lambda *tensors: torch.ones_like(tensors[0])  # noqa: E731
     monkeypatch.setattr(running, "_graph", lambda *_: wrong)
     hasten.apply(pipe, PLAN.model_copy(update={"engine": "onnxruntime"}))
-    with pytest.raises(hasten.UserError, match="answers otherwise than UNet2DConditionModel"):
-        drawn("sd15", pipe)
+    for _ in range(2):  # what was refused once is not used the next time
+        with pytest.raises(hasten.UserError, match="answers otherwise than UNet2DConditionModel"):
+            drawn("sd15", pipe)
 
 
 def test_the_guidance_of_the_plan_is_the_default_of_the_call():

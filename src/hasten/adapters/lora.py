@@ -81,13 +81,26 @@ def save_lora(student: Model, target: Path, card: str) -> None:
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 
+def student_in(folder: Path, teacher: Model, net: torch.nn.Module) -> Model:
+    """``teacher`` with ``net`` in the place of its network, and what ``folder`` says of it."""
+    known = read_object(folder / FACTS)
+    return dataclasses.replace(
+        teacher,
+        net=net.eval().requires_grad_(False),
+        prediction=prediction(str(known.get("prediction"))),
+        name=folder.name,
+        sha256="",
+        plans=tuple(known.get("plans", [])),
+        teacher=str(known.get("teacher", "")),
+    )
+
+
 def with_lora(teacher: Model, folder: Path) -> Model:
     """The student whose low-rank weights lie in ``folder``: those of ``teacher`` with them added.
 
     Raises:
         UserError: the weights do not fit, or are damaged.
     """
-    known = read_object(folder / FACTS)
     net = copy.deepcopy(teacher.net)
     module = inner(net)
     with refusing(f"{folder / WEIGHTS} does not fit {teacher.name!r}", "distil it again."):
@@ -96,13 +109,4 @@ def with_lora(teacher: Model, folder: Path) -> Model:
         )
         module.fuse_lora(adapter_names=[NAME])
         module.unload_lora()
-    plans = known.get("plans", [])
-    return dataclasses.replace(
-        teacher,
-        net=net.eval().requires_grad_(False),
-        prediction=prediction(str(known.get("prediction"))),
-        name=folder.name,
-        sha256="",
-        plans=tuple(plans),
-        teacher=str(known.get("teacher", "")),
-    )
+    return student_in(folder, teacher, net)

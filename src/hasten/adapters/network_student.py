@@ -4,16 +4,15 @@ hasten knows of it. Prompts, autoencoder and all the rest stay the pipeline's ow
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 from pathlib import Path
 
-from hasten.adapters.folder import facts, read_object, refusing
+from hasten.adapters.folder import facts, refusing
+from hasten.adapters.lora import student_in
 from hasten.core.artifact import FACTS
 from hasten.core.family import inner
 from hasten.core.files import new_folder
 from hasten.core.model import Model
-from hasten.core.prediction import prediction
 
 PART = "network"
 CARD = """The network alone: prompts, text encoder and autoencoder are the teacher's.
@@ -45,17 +44,9 @@ def with_network(teacher: Model, folder: Path) -> Model:
     Raises:
         UserError: the weights do not fit, or are damaged.
     """
-    known, net = read_object(folder / FACTS), copy.deepcopy(teacher.net)
+    net = copy.deepcopy(teacher.net)
     mine = inner(net)
     with refusing(f"{folder / PART} does not fit {teacher.name!r}", "distil it again."):
         other = type(mine).from_pretrained(str(folder / PART), use_safetensors=True)
         mine.load_state_dict(other.state_dict())
-    return dataclasses.replace(
-        teacher,
-        net=net.eval().requires_grad_(False),
-        prediction=prediction(str(known.get("prediction"))),
-        name=folder.name,
-        sha256="",
-        plans=tuple(known.get("plans", [])),
-        teacher=str(known.get("teacher", "")),
-    )
+    return student_in(folder, teacher, net)

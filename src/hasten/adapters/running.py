@@ -94,9 +94,15 @@ def run_by(engine: Engine, dtype: str) -> Callable[[Forward], Forward]:
                 with beside(engine):
                     return _answered(graph(*tensors).to(kind), like)
             answer = forward(*inputs, **options)
-            (value,) = pytree.tree_leaves(_plain(answer))
+            answers = pytree.tree_leaves(_plain(answer))
+            require(
+                len(answers) == 1,
+                f"{_name(forward)} answers with {len(answers)} tensors, and engine "
+                f"{engine.part_name!r} runs networks that answer with one; call hasten.undo(pipe), "
+                "and apply the plan with engine=eager.",
+            )
+            value = answers[0]
             graph = _graph(engine, dtype, forward, arguments, tensors)
-            known[key] = graph, _answered(value.new_empty(0), answer), value.dtype
             with beside(engine):
                 apart = (graph(*tensors) - value).norm() / value.norm().clamp_min(1e-12)
             require(
@@ -105,6 +111,7 @@ def run_by(engine: Engine, dtype: str) -> Callable[[Forward], Forward]:
                 f"{float(apart):.2g}); call hasten.undo(pipe), and apply the plan with "
                 "engine=eager.",
             )
+            known[key] = graph, _answered(value.new_empty(0), answer), value.dtype
             return answer
 
         return run

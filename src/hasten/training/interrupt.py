@@ -24,7 +24,9 @@ def interruptible() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    # None stands for a handler of the program that Python runs in, which is not ours to replace.
+    before = {number: handler for number, handler in handlers.items() if handler is not None}
 
     def ask(number: int, _: FrameType | None) -> None:
         asked.append(number)
