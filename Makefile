@@ -17,7 +17,7 @@ test-slow: .venv/all  ## every test, those that take long too
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope
 
 check: .venv/all  ## style, types, layers
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/ruff check --no-cache . && $(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/python -m pytest tests/test_layers.py
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from zoo import ZOO, built
 
 import hasten
 from hasten.adapters.scheduler import ProgramScheduler
+from zoo import ZOO, built
 
 STEPS = 4
 LINEAR = {  # guidance of one scale, where a pipeline's own is more
