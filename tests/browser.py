@@ -106,13 +106,16 @@ class Browser:
 
     def value(self, expression: str) -> Any:
         """What the page makes of ``expression``."""
-        return self.ask("Runtime.evaluate", expression=expression)["result"].get("value")
+        answer = self.ask("Runtime.evaluate", expression=expression)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
 
     def until(self, expression: str, seconds: float = 240) -> Any:
         """The value of ``expression`` once it is one."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self.errors:
-            if (value := self.value(expression)) is not None:
+            answer = self.ask("Runtime.evaluate", expression=expression)  # fails before a page is
+            if (value := answer["result"].get("value")) is not None:
                 return value
             time.sleep(0.02)
         raise AssertionError(f"{expression} never was; {self.errors}")

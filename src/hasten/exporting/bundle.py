@@ -35,6 +35,7 @@ FORMAT = "hasten-bundle-2"
 NET, START = "net", "start"  # the files of the network and of the start, without their endings
 TEXT, DECODER = "text", "decoder"  # those of a text encoder and of a decoder of latents
 OPS = ("network", "combine", "noise", "clip")
+SHOWN = 8  # prompts that a page offers
 STEPS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50)  # that a slider offers beside the plan's
 
 
@@ -136,6 +137,7 @@ class Bundle:
             "labels": None if self.text else model.labels,
             "null": None if self.text else model.null_label,
             "text": self.text is not None,
+            "prompts": list(model.prompts[:SHOWN]) if self.text else [],
             "decoder": DECODER in self.networks(),
             "plan": self.first.evaluations,
             "start": self.start is not None,

@@ -33,7 +33,7 @@ def export(model: Model, plan: PlanLike | None, to: str, out: str | Path) -> Par
     exported = bundle(model, plan, others=target.others, dtypes=target.dtypes)
     require(
         target.prompts or exported.text is None,
-        f"target {target.part_name!r} takes no prompts; export to onnx or openvino.",
+        f"target {target.part_name!r} takes no prompts; export to onnx, openvino or web.",
     )
     with new_folder(out, {"target": target.part_name, "weights": digest(exported.model)}) as folder:
         (folder / "bundle.json").write_text(exported.to_json(), encoding="utf-8")

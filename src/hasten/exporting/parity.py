@@ -70,7 +70,7 @@ def parity(bundle: Bundle, target: Target, folder: Path) -> Parity:
         }
         given, null = label, None
         if bundle.text is not None:
-            read, prompt = _module(folder / "prompts.py"), model.prompts[label or 0]
+            read, prompt = _reader(folder), model.prompts[label or 0]
             given, null = (both(read.tokens(text), 0.0, name=TEXT) for text in (prompt, ""))
         theirs = torch.from_numpy(runner.sample(both, number, given, null=null, **others))
         mine = _eager(bundle, runner, number, label)
@@ -120,6 +120,13 @@ def _runner(bundle: str) -> ModuleType:
     with tempfile.TemporaryDirectory(prefix="hasten-export-") as folder:
         (Path(folder) / "bundle.json").write_text(bundle, encoding="utf-8")
         return _module(Path(shutil.copy(RUNNERS / "run.py", folder)))
+
+
+def _reader(folder: Path) -> ModuleType:
+    """What reads the ``text.json`` of ``folder`` in Python."""
+    module = _module(RUNNERS / "prompts.py")
+    module.TEXT = folder / module.TEXT.name  # type: ignore[attr-defined]
+    return module
 
 
 def _module(file: Path) -> ModuleType:

@@ -10,19 +10,18 @@ from pathlib import Path
 from hasten.exporting.bundle import Bundle
 
 RUNNERS = Path(__file__).parent / "runners"
+TEXT = "text.json"
 
 
 def write_text(bundle: Bundle, folder: Path) -> None:
-    """Write ``text.json``, how prompts become tokens, and what reads it, where the bundle takes
-    prompts."""
+    """Write ``text.json``, how prompts become tokens, where the bundle takes prompts."""
     if bundle.text is not None:
         text = json.dumps(bundle.text.facts(), ensure_ascii=False)
-        (folder / "text.json").write_text(text, encoding="utf-8")
-        shutil.copy(RUNNERS / "prompts.py", folder)
+        (folder / TEXT).write_text(text, encoding="utf-8")
 
 
 def write_runner(folder: Path, opened: str | None = None, needs: str = "ONNX Runtime") -> None:
-    """Write ``run.py``.
+    """Write ``run.py``, and what reads ``text.json`` where there is one.
 
     Args:
         opened: the body of ``network(name)`` in the runner; None for that of ONNX Runtime.
@@ -34,3 +33,5 @@ def write_runner(folder: Path, opened: str | None = None, needs: str = "ONNX Run
         text = text[:begin] + opened + "\n\n" + text[end:]
     text = text.replace("ONNX Runtime, and", f"{needs}, and")
     (folder / "run.py").write_text(text, encoding="utf-8")
+    if (folder / TEXT).exists():
+        shutil.copy(RUNNERS / "prompts.py", folder)

@@ -25,15 +25,31 @@ def picture(scene: Scene) -> Array:
     canvas = backdrop(scene)
     for thing in sorted(scene.things, key=lambda thing: -thing.radius):  # what is inside comes last
         colour = np.asarray(COLOURS[thing.colour], np.float32)[:, None, None]
-        canvas += coverage(thing) * (colour - canvas)
+        window = _window(thing)
+        part = canvas[:, *window]
+        part += coverage(thing, window) * (colour - part)
     return canvas
 
 
-def coverage(thing: Thing) -> Array:
-    """How much of each pixel ``thing`` covers, (64, 64) from 0 to 1."""
-    return np.clip(
-        0.5 - distance(thing.shape, _ACROSS - thing.x, _DOWN - thing.y, thing.radius), 0, 1
-    )
+Window = tuple[slice, slice]
+_WHOLE: Window = (slice(None), slice(None))
+
+
+def coverage(thing: Thing, window: Window = _WHOLE) -> Array:
+    """How much ``thing`` covers of each pixel in these rows and columns, from 0 to 1."""
+    x, y = _ACROSS[window] - thing.x, _DOWN[window] - thing.y
+    return np.clip(0.5 - distance(thing.shape, x, y, thing.radius), 0, 1)
+
+
+def _window(thing: Thing) -> Window:
+    """The rows and columns beyond which ``thing`` covers nothing: the soft tip of a star lies a
+    pixel farther out than a soft edge."""
+    reach = thing.reach + 2
+
+    def along(middle: float) -> slice:
+        return slice(max(0, math.floor(middle - reach)), min(SIZE, math.ceil(middle + reach)))
+
+    return along(thing.y), along(thing.x)
 
 
 def distance(shape: str, x: Array, y: Array, radius: float) -> Array:

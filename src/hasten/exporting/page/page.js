@@ -1,4 +1,5 @@
-// The page: buttons, a slider, a canvas; all pictures come from run.js.
+// The page: a prompt or buttons, a slider, a canvas; all pictures come from run.js.
+import { reader } from "./prompts.js";
 import { decoded, sample } from "./run.js";
 
 const THREADS = 4; // more do not help a network this small
@@ -9,9 +10,9 @@ const RUNTIMES = {
 
 const find = (id) => document.getElementById(id);
 const state = { label: null, seed: 0, program: null, busy: false, again: false };
+const networks = {}; // by the names of their files
 let bundle;
-let net;
-let start;
+let read; // a prompt as tokens
 
 async function unpacked(url) {
   const packed = await fetch(url);
@@ -47,30 +48,61 @@ async function open() {
   ort.env.wasm.wasmBinary = await unpacked(`ort/${RUNTIMES[kind].file}.wasm.gz`);
   const threads = self.crossOriginIsolated ? Math.min(THREADS, navigator.hardwareConcurrency) : 1;
   ort.env.wasm.numThreads = threads;
-  net = await network(ort, "net.onnx", kind);
-  start = bundle.start ? await network(ort, "start.onnx", "wasm") : undefined;
-  await sample(bundle, net, { start }); // the first run of a network takes several times as long
+  networks.net = await network(ort, "net", kind);
+  for (const name of ["start", "text", "decoder"].filter((name) => bundle[name])) {
+    networks[name] = await network(ort, name, "wasm");
+  }
+  if (bundle.text) read = reader(await (await fetch("text.json")).json());
+  await picture({}); // the first run of a network takes several times as long
   const many = threads === 1 ? "1 thread" : `${threads} threads`;
   find("runtime").textContent = RUNTIMES[kind].name + (kind === "wasm" ? `, ${many}` : "");
 }
 
-async function network(ort, file, kind) {
-  const weights = await (await fetch(file)).arrayBuffer();
+// A network as a function of x, a time, and a label or words: numbers, and the `dims` they have.
+async function network(ort, name, kind) {
+  const weights = await (await fetch(`${name}.onnx`)).arrayBuffer();
   const session = await ort.InferenceSession.create(weights, { executionProviders: [kind] });
-  const [c, h, w] = bundle.shape;
-  return async (x, t, label) => {
-    const given = [
-      new ort.Tensor("float32", x, [1, c, h, w]),
+  const condition = (given) =>
+    given instanceof Float32Array
+      ? new ort.Tensor("float32", given, given.dims)
+      : new ort.Tensor("int64", BigInt64Array.of(BigInt(given ?? 0)), [1]);
+  return async (x, t, given) => {
+    const dims = name === "text" ? [1, x.length] : [1, ...bundle.shape];
+    const values = [
+      new ort.Tensor("float32", x, dims),
       new ort.Tensor("float32", Float32Array.of(t), [1]),
-      new ort.Tensor("int64", BigInt64Array.of(BigInt(label ?? 0)), [1]),
+      condition(given),
     ];
-    const feeds = Object.fromEntries(session.inputNames.map((name, i) => [name, given[i]]));
-    return (await session.run(feeds))[session.outputNames[0]].data;
+    const feeds = Object.fromEntries(session.inputNames.map((input, i) => [input, values[i]]));
+    const answer = (await session.run(feeds))[session.outputNames[0]];
+    return Object.assign(answer.data, { dims: answer.dims });
   };
 }
 
-function paint(canvas, x) {
-  const { width, height, channels, pixels } = decoded(bundle, x);
+// One picture of a prompt or a label: {width, height, channels, pixels}, and `cut` as a reader says.
+async function picture({ prompt = "", negative = "", label = null, ...options }) {
+  const { net, start, text, decoder } = networks;
+  const given = { label, start, ...options };
+  let cut = null;
+  if (text) {
+    const wanted = read(prompt);
+    cut = wanted.cut;
+    given.label = await text(wanted.tokens, 0);
+    if (guided(options.program)) given.nothing = await text(read(negative).tokens, 0);
+  }
+  const x = await sample(bundle, net, given);
+  if (!decoder) return { ...decoded(bundle, x), cut };
+  const pixels = await decoder(x, 0);
+  const [, channels, height, width] = pixels.dims;
+  return { width, height, channels, pixels, cut };
+}
+
+// Whether a program asks for the answer without the prompt too.
+function guided(program = bundle.plan) {
+  return bundle.programs[program].rows.some((row) => row.branch === "null");
+}
+
+function paint(canvas, { width, height, channels, pixels }) {
   const image = new ImageData(width, height);
   const at = (channel, i) => pixels[Math.min(channel, channels - 1) * width * height + i] * 255;
   for (let i = 0; i < width * height; i++) {
@@ -90,20 +122,23 @@ async function draw() {
   }
   state.busy = true;
   const { seed, label, program } = state;
+  const [prompt, negative] = [find("prompt").value, find("negative").value];
   let shown = 0; // time that goes into showing, not into making
   const look = async (_, x0) => {
     const from = performance.now();
-    paint(find("picture"), x0);
+    paint(find("picture"), decoded(bundle, x0));
     await settled();
     shown += performance.now() - from;
   };
+  const looks = bundle.decoder ? {} : { look }; // a decoder takes too long to show every call
   const began = performance.now();
-  const x = await sample(bundle, net, { seed, label, program, look, start });
+  const made = await picture({ prompt, negative, seed, label, program, ...looks });
   const took = performance.now() - began - shown;
-  paint(find("picture"), x);
+  paint(find("picture"), made);
   find("time").textContent = `${took.toFixed(0)} ms`;
+  find("cut").textContent = made.cut === null ? "" : `Too long; read as far as “${made.cut}”.`;
   find("calls").textContent = `${program} network call${program === "1" ? "" : "s"}`;
-  document.body.dataset.pixels = JSON.stringify(Array.from(decoded(bundle, x).pixels));
+  document.body.dataset.pixels = JSON.stringify(Array.from(made.pixels));
   document.body.dataset.took = took.toFixed(2);
   remember();
   state.busy = false;
@@ -119,7 +154,7 @@ function remember() {
   small.width = canvas.width;
   small.height = canvas.height;
   small.getContext("2d").drawImage(canvas, 0, 0);
-  small.title = `seed ${state.seed}`;
+  small.title = [find("prompt").value, `seed ${state.seed}`].filter(Boolean).join(", ");
   const strip = find("strip");
   strip.prepend(small);
   while (strip.children.length > 24) strip.lastChild.remove();
@@ -151,6 +186,24 @@ function labels() {
   find("labels").children[3 % values.length].setAttribute("aria-pressed", "true");
 }
 
+// A line to write prompts in, and a button for each that the model was exported with.
+function prompts() {
+  if (!bundle.text) return;
+  find("prompts").hidden = false;
+  find("negatives").hidden = !guided();
+  for (const id of ["prompt", "negative"]) find(id).onchange = draw;
+  for (const text of bundle.prompts) {
+    const button = document.createElement("button");
+    button.textContent = text;
+    button.onclick = () => {
+      find("prompt").value = text;
+      draw();
+    };
+    find("labels").append(button);
+  }
+  find("prompt").value = bundle.prompts[0] ?? "";
+}
+
 function steps() {
   const known = Object.keys(bundle.programs);
   const slider = find("steps");
@@ -179,7 +232,7 @@ find("seed").onchange = () => {
 };
 find("save").onclick = () => {
   const link = document.createElement("a");
-  link.download = `${state.label ?? "picture"}-${state.seed}.png`;
+  link.download = `${find("prompt").value || (state.label ?? "picture")}-${state.seed}.png`;
   link.href = find("picture").toDataURL("image/png");
   link.click();
 };
@@ -189,6 +242,7 @@ async function show() {
   document.title = bundle.model;
   find("model").textContent = bundle.model;
   labels();
+  prompts();
   steps();
   find("controls").disabled = false;
   await draw();

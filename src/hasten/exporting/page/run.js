@@ -1,5 +1,6 @@
 // Makes pictures from bundle.json and a network, in any JavaScript runtime: the same noise, the same
-// rows and the same pictures as run.py. `net(x, t, label)` answers with a Float32Array.
+// rows and the same pictures as run.py. `net(x, t, label)` answers with a Float32Array; where a bundle
+// takes prompts, words stand in the place of labels, and `nothing` are those of no prompt.
 
 export function mixed(x) {
   x = Math.imul(x ^ (x >>> 16), 0x21f0aaad);
@@ -36,7 +37,7 @@ function combined(coefficients, terms) {
 // One picture: `look(call, x0)` is called with what the network believes after each of its calls;
 // `start` is the network of that name, where the bundle has one.
 export async function sample(bundle, net, options = {}) {
-  const { seed = 0, label = null, program = null, look, start } = options;
+  const { seed = 0, label = null, nothing = bundle.null, program = null, look, start } = options;
   const { spread, rows, output } = bundle.programs[program ?? bundle.plan];
   const count = bundle.shape.reduce((a, b) => a * b);
   const noise = normals(seed, 0, count);
@@ -48,7 +49,7 @@ export async function sample(bundle, net, options = {}) {
     let answer;
     if (row.op === "network") {
       const x = values[row.x];
-      answer = await net(x, row.t, row.branch === "null" ? bundle.null : label);
+      answer = await net(x, row.t, row.branch === "null" ? nothing : label);
       if (row.look && look) await look(calls, combined(row.look, [x, answer]));
       calls += 1;
     } else if (row.op === "combine") {

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from hasten.exporting.bundle import Bundle
+from hasten.exporting.runner import write_text
 from hasten.exporting.target import targets
 from hasten.exporting.targets.onnx import Onnx, write_networks
 
@@ -27,10 +28,10 @@ class Web(Onnx):
     gpu: bool = False
 
     bound = 5e-3
-    prompts = False
 
     def write(self, bundle: Bundle, folder: Path) -> None:
         write_networks(bundle, folder, self.half)
+        write_text(bundle, folder)
         shutil.copytree(PAGE, folder, dirs_exist_ok=True)
         if self.gpu:
             shutil.copytree(WEBGPU, folder / "ort", dirs_exist_ok=True)
