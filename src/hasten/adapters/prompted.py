@@ -185,21 +185,33 @@ def load_prompted(
         not whole or all(isinstance(prompt, str) for prompt in prompts),
         f"prompts is {prompts!r}; give a list of texts, one for each label.",
     )
-    if not whole or negative is not None or call:
-        _require_as_it_is(pipe, folder, device, dtype)
-        from hasten.adapters.pipelines import load_pipeline  # imports diffusers
+    if whole and negative is None and not call:
+        return _stable_diffusion(pipe, prompts, name, folder, device, dtype)
+    _require_as_it_is(pipe, folder, device, dtype)
+    from hasten.adapters.pipelines import load_pipeline  # imports diffusers
 
-        require(
-            negative is None or isinstance(negative, str),
-            f"negative is {negative!r}; give one text, for all prompts.",
-        )
-        more = {} if negative is None else {"negative_prompt": [negative] * len(prompts)}
-        require(
-            "negative_prompt" not in call,
-            "load takes no argument 'negative_prompt'; give negative=, one text for all prompts.",
-        )
-        model = load_pipeline(pipe, prompts, call, more)
-        return dataclasses.replace(model, name=name, folder=folder)
+    require(
+        negative is None or isinstance(negative, str),
+        f"negative is {negative!r}; give one text, for all prompts.",
+    )
+    more = {} if negative is None else {"negative_prompt": [negative] * len(prompts)}
+    require(
+        "negative_prompt" not in call,
+        "load takes no argument 'negative_prompt'; give negative=, one text for all prompts.",
+    )
+    model = load_pipeline(pipe, prompts, call, more)
+    return dataclasses.replace(model, name=name, folder=folder)
+
+
+def _stable_diffusion(
+    pipe: Pipeline,
+    prompts: Sequence[str],
+    name: str,
+    folder: Path | None,
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> Model:
+    """A pipeline of a text encoder, a U-Net and an autoencoder, read part by part."""
     with torch.no_grad():
         words = pipe.encode_prompt([*prompts, ""], pipe.device, 1, False)[0].float()
     unet, scheduler = frozen(pipe.unet, device, dtype), pipe.scheduler

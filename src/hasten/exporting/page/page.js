@@ -190,6 +190,7 @@ function labels() {
 function prompts() {
   if (!bundle.text) return;
   find("prompts").hidden = false;
+  find("choices").textContent = "Examples";
   find("negatives").hidden = !guided();
   for (const id of ["prompt", "negative"]) find(id).onchange = draw;
   for (const text of bundle.prompts) {
@@ -239,8 +240,8 @@ find("save").onclick = () => {
 
 async function show() {
   await open();
-  document.title = bundle.model;
-  find("model").textContent = bundle.model;
+  document.title = bundle.model.replace(/^.*[/\\]/, "");
+  find("model").textContent = document.title;
   labels();
   prompts();
   steps();

@@ -25,6 +25,27 @@ def require_usable(model: Model, recipe: StudentRecipe, objective: Distillation)
     Raises:
         UserError: naming the field of the recipe and what to do.
     """
+    _require_fitting(recipe, objective)
+    if recipe.lora:
+        inner(model.net)
+    _require_guided(model, recipe, objective)
+    kinds = objective.trajectory_levels(model.schedule, recipe.evaluations)
+    require(
+        recipe.start == NOISE or len(kinds) == 1,
+        f"start is {recipe.start!r}, but a student for several numbers of evaluations begins at "
+        "several levels; drop start, or the option fewest.",
+    )
+    schedule = starts.parse(recipe.start).shortened(model.schedule)
+    kind = objective.student(dataclasses.replace(model, schedule=schedule))
+    for stage in objective.stages(recipe.evaluations):
+        objective.plans(kind, stage.evaluations)
+    build(model, Plan(start=recipe.start))
+    if recipe.begin is not None:
+        Student(folder=recipe.begin).model(model, False, load_beside)
+
+
+def _require_fitting(recipe: StudentRecipe, objective: Distillation) -> None:
+    """Refuse fields that go neither together nor with the objective."""
     name = objective.part_name
     require(
         recipe.compare == "pixels" or objective.compares,
@@ -58,8 +79,15 @@ def require_usable(model: Model, recipe: StudentRecipe, objective: Distillation)
         recipe.prune == 0 or not objective.fresh,
         f"prune is {recipe.prune:g}, but objective {name!r} begins with new weights; drop prune.",
     )
-    if recipe.lora:
-        inner(model.net)
+    require(
+        recipe.start == NOISE or objective.early,
+        f"start is {recipe.start!r}, but objective {name!r} learns all levels; drop start.",
+    )
+
+
+def _require_guided(model: Model, recipe: StudentRecipe, objective: Distillation) -> None:
+    """Refuse guidance that the model or the objective knows nothing of."""
+    name = objective.part_name
     require(
         recipe.guidance == 1.0 or model.null_label is not None,
         f"guidance is {recipe.guidance:g}, but model {model.name!r} was not trained with dropped "
@@ -70,20 +98,3 @@ def require_usable(model: Model, recipe: StudentRecipe, objective: Distillation)
         f"guidance is {recipe.guidance:g}, but objective {name!r} learns from its data and never "
         "evaluates the teacher; give --data teacher, or set guidance to 1.",
     )
-    require(
-        recipe.start == NOISE or objective.early,
-        f"start is {recipe.start!r}, but objective {name!r} learns all levels; drop start.",
-    )
-    kinds = objective.trajectory_levels(model.schedule, recipe.evaluations)
-    require(
-        recipe.start == NOISE or len(kinds) == 1,
-        f"start is {recipe.start!r}, but a student for several numbers of evaluations begins at "
-        "several levels; drop start, or the option fewest.",
-    )
-    schedule = starts.parse(recipe.start).shortened(model.schedule)
-    kind = objective.student(dataclasses.replace(model, schedule=schedule))
-    for stage in objective.stages(recipe.evaluations):
-        objective.plans(kind, stage.evaluations)
-    build(model, Plan(start=recipe.start))
-    if recipe.begin is not None:
-        Student(folder=recipe.begin).model(model, False, load_beside)
