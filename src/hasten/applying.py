@@ -24,7 +24,7 @@ from hasten.core.codec import DecoderNetwork
 from hasten.core.engine import Engine, engines
 from hasten.core.errors import UserError, nearest, require
 from hasten.core.family import inner
-from hasten.core.feature_cache import Scheduled
+from hasten.core.feature_cache import FeatureCache
 from hasten.core.lever import Lever, levers
 from hasten.core.plan import Plan, PlanLike, as_plan
 from hasten.sampling import resolve
@@ -168,4 +168,4 @@ def _require_carried(plan: Plan) -> None:
 
 
 def _caches(lever: Lever) -> bool:
-    return isinstance(lever, Scheduled)
+    return isinstance(lever, FeatureCache)

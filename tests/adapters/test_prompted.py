@@ -197,7 +197,7 @@ def test_a_pipeline_is_tuned_in_processes_of_their_own(model, tmp_path):
     assert "steps=20," in found.reference
     assert found.reference_samples == 16
     assert {finalist.report.ode_error.n for finalist in found.finalists} == {16}
-    assert {trial.ode_error.n for trial in found.screened} == {2}
+    assert {trial.ode_error.n for trial in found.screened} <= {2, 16}
     write_report(found, model, tmp_path)
     shown = Image.open(tmp_path / "pictures" / "reference.png")
     assert shown.width > 8 * 8
@@ -463,10 +463,11 @@ def test_what_a_pipeline_keeps_never_outlives_its_run(folder):
 
 def test_reuse_that_a_pipeline_cannot_do_is_refused(folder):
     pipe = pipeline(folder)
-    with pytest.raises(UserError, match="cannot split"):
-        hasten.cache_(pipe, "blocks(first=1)")
-    with pytest.raises(UserError, match="on a schedule"):
-        hasten.cache_(pipe, "first-block")
+    for cache in ("blocks(first=1)", "first-block"):
+        with pytest.raises(UserError, match="no feature cache of blocks can split a UNet2DCond"):
+            hasten.cache_(pipe, cache)
+    with pytest.raises(UserError, match="it takes a feature cache: deep or encoder"):
+        hasten.cache_(pipe, "torchao(kind='int8')")
     hasten.cache_(pipe, "deep(branch=0, mask=(1, 0, 1))")
     with pytest.raises(UserError, match="mask has 3 entries"):
         painted(pipe)

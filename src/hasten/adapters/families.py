@@ -13,7 +13,7 @@ from hasten.adapters.attention import fold_tokens_, tokens_seen
 from hasten.adapters.conditioning import DiTConditioning, UNetConditioning
 from hasten.adapters.narrowing import DiTShortening, NetworkConfig, UNetNarrowing, options
 from hasten.adapters.quiet import diffusers
-from hasten.adapters.split import split
+from hasten.adapters.split import Span, span, split
 from hasten.core.condition import COND, Condition, PerSample, as_condition
 from hasten.core.errors import require, require_choice
 from hasten.core.family import (
@@ -147,7 +147,33 @@ class CapturedFamily(DiffusersFamily):
         return out | dict.fromkeys(put.linked, "from the network beside it")
 
     def split(self, net: nn.Module, kind: str, **where: object) -> nn.Module:
-        self._cannot(f"split by {kind!r}", "it is captured from a pipeline; see hasten.cache_")
+        return CapturedSplit(net, span(inner(net), kind, **where))
+
+
+class CapturedSplit(nn.Module):
+    """A captured network that keeps what its blocks add."""
+
+    def __init__(self, net: nn.Module, kept: Span) -> None:
+        super().__init__()
+        self.net, self._span = net, kept
+
+    @property
+    def module(self) -> nn.Module:
+        """The network that is split."""
+        return inner(self.net)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        condition: torch.Tensor | None = None,
+        *features: torch.Tensor,
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        answer = self._span(lambda: self.net(x, t, condition), len(x), features)
+        if isinstance(answer, tuple):
+            answer, new = answer
+            return answer, *new
+        return answer
 
 
 class DiT(DiffusersFamily):

@@ -4,23 +4,22 @@ runs in part where the schedule says so."""
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from hasten.adapters.folder import NETWORKS
-from hasten.adapters.split import split
-from hasten.core.condition import Condition
-from hasten.core.engine import Prepared
+from hasten.adapters.split import SPANS, span, split
 from hasten.core.errors import UserError, require
-from hasten.core.feature_cache import FeatureCache, Kept, Scheduled, Split
+from hasten.core.feature_cache import FeatureCache, Features, Kept, Scheduled
 from hasten.core.lever import levers
 
 Pipeline = Any  # of diffusers
 ATTRIBUTE = "_hasten_cache"
-READ = ("sample", "hidden_states", "timestep", "encoder_hidden_states", "class_labels")
-READ += ("return_dict",)
+READ = ("timestep", "encoder_hidden_states", "class_labels", "return_dict")
+TIMES = ("timestep", "t")  # what networks call their times
 WRAPPED = ("set_timesteps", "step")  # of the scheduler
 
 
@@ -33,11 +32,12 @@ def cache_(pipe: Pipeline, cache: str | FeatureCache | None) -> None:
     full. With ``every=1`` nothing is changed.
 
     Args:
-        cache: such as ``"deep(branch=0, every=2)"`` or ``"blocks(first=1, mask=(1, 0, ...))"``.
+        cache: such as ``"deep(branch=0, every=2)"``, ``"blocks(first=1, mask=(1, 0, ...))"`` or
+            ``"first-block(threshold=0.1)"``.
 
     Raises:
-        UserError: a network that cannot be split so, a cache without a schedule, or, in a call of
-            the pipeline, an input that a split network does not read.
+        UserError: a network that cannot be split so, or, in a call of the pipeline, an input that
+            a split U-Net does not read.
     """
     name = next((name for name in NETWORKS if getattr(pipe, name, None) is not None), None)
     require(name is not None, f"{type(pipe).__name__} has neither {' nor '.join(NETWORKS)}.")
@@ -48,16 +48,16 @@ def cache_(pipe: Pipeline, cache: str | FeatureCache | None) -> None:
     if cache is None:
         return
     part = levers.parse(cache)
-    if not isinstance(part, Scheduled):
+    if not isinstance(part, FeatureCache):
         raise UserError(
-            f"cache is {cache!r}; in a pipeline it takes a feature cache on a schedule: deep, "
-            "encoder, attention or blocks, with every or mask."
+            f"cache is {cache!r}; it takes a feature cache: deep or encoder for a U-Net, blocks, "
+            "first-block or attention for a transformer."
         )
     require(
         not getattr(part, "batched", False),
         f"cache is {cache!r}; a pipeline asks for one evaluation after another, so drop batched.",
     )
-    if part.mask is None and part.every == 1:
+    if isinstance(part, Scheduled) and part.mask is None and part.every == 1:
         return
     network.__dict__[ATTRIBUTE] = _Caching(pipe, network, part)
 
@@ -65,11 +65,12 @@ def cache_(pipe: Pipeline, cache: str | FeatureCache | None) -> None:
 class _Caching:
     """Stands in for ``network.forward``, and begins anew at every ``set_timesteps``."""
 
-    def __init__(self, pipe: Pipeline, network: torch.nn.Module, part: Scheduled) -> None:
+    def __init__(self, pipe: Pipeline, network: torch.nn.Module, part: FeatureCache) -> None:
         self._pipe, self._network, self._part = pipe, network, part
+        self._signature = inspect.signature(type(network).forward)
         self._forward = network.forward
-        net = split(network, part.part_name, **part.where())
-        self._split = Split(_Direct(net), part.cut)
+        blocks = part.part_name in SPANS
+        self._cut: Cut = (_Blocks if blocks else _Split)(network, part, self._forward)
         self._scheduler: Any = None
         self._begin_()
 
@@ -88,7 +89,7 @@ class _Caching:
         """A new run: nothing is kept."""
         self._steps = self._call = 0
         self._states: dict[int, Kept] = {}  # by the number of the call within a step
-        self._shape = torch.Size()
+        self._shapes: list[torch.Size] = []
 
     def _let_go_(self) -> None:
         for name in WRAPPED if self._scheduler is not None else ():
@@ -118,36 +119,30 @@ class _Caching:
         scheduler.__dict__.update(set_timesteps=set_timesteps, step=step)
         self._begin_()
 
-    def _called(
-        self,
-        sample: torch.Tensor | None = None,
-        timestep: torch.Tensor | float | None = None,
-        *inputs: torch.Tensor,
-        **options: Any,
-    ) -> object:
-        x: torch.Tensor = options.pop("hidden_states", sample)
-        condition = _condition(self._network, inputs, options)
+    def _called(self, *inputs: Any, **options: Any) -> object:
         self._follow_scheduler()
-        if x.shape != self._shape:
-            self._states, self._shape = {}, x.shape
-        t = torch.as_tensor(timestep, device=x.device).to(torch.float32).expand(len(x))
+        named = self._signature.bind(self._network, *inputs, **options).arguments
+        _, x, *_ = named.values()
+        shapes = [part.shape for part in x]  # of one sample after another
+        if shapes != self._shapes:
+            self._states, self._shapes = {}, shapes
+        t = _times(next(named[name] for name in TIMES if name in named), len(shapes), x[0].device)
         number, self._call = self._call, self._call + 1
-        state = self._states.get(number)
-        if state is not None and not self._full():
-            answer = self._split.cached(x, t, condition, *state.at(t))
-        else:
-            answer, features = self._split.full(x, t, condition)
-            state = state or Kept(forecast=self._part.forecast)
-            self._states[number] = state.after(t, features)
-        return _as_asked(self._network, answer, options)
+        state, part = self._states.get(number, Kept(forecast=self._part.forecast)), self._part
+        if state.history and isinstance(part, Scheduled) and not self._full(part):
+            return self._cut(inputs, options, t, state.at(t))
+        decides = state.history and not isinstance(part, Scheduled)
+        answer, features = self._cut(inputs, options, t, state.features if decides else ())
+        self._states[number] = state.after(t, features)
+        return answer
 
-    def _full(self) -> bool:
+    def _full(self, part: Scheduled) -> bool:
         """Whether the schedule says that this step is full."""
-        mask = self._part.mask
+        mask = part.mask
         begin = getattr(self._scheduler, "begin_index", None) or 0
         index = begin + self._steps
         if mask is None:
-            return index % self._part.every == 0
+            return index % part.every == 0
         count = len(self._scheduler.timesteps)
         require(
             len(mask) == count,
@@ -157,34 +152,69 @@ class _Caching:
         return bool(mask[index])
 
 
-class _Direct(Prepared):
-    """A split network as an engine would prepare it, in the pipeline's own precision."""
+Cut = Callable[[tuple[Any, ...], dict[str, Any], torch.Tensor, Features], Any]
+"""A network of which part can be kept, called with the pipeline's own inputs and options, the times
+(n,) and what was kept: its answer, or in full the answer and what to keep."""
 
-    precision, weights_mb = "the pipeline's", 0.0
 
-    def __init__(self, net: torch.nn.Module) -> None:
-        self.net, self.versions = net, {}
+class _Blocks:
+    """A network that is called as it is, while some of its blocks stand aside."""
+
+    def __init__(
+        self, network: torch.nn.Module, part: FeatureCache, forward: Callable[..., Any]
+    ) -> None:
+        self._span, self._forward = span(network, part.part_name, **part.where()), forward
 
     def __call__(
         self,
-        x: torch.Tensor,
+        inputs: tuple[Any, ...],
+        options: dict[str, Any],
         t: torch.Tensor,
-        condition: Condition | torch.Tensor | None = None,
-        *features: torch.Tensor,
-    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        return self.net(x, t, condition, *features)
+        features: Features,
+    ) -> Any:
+        return self._span(lambda: self._forward(*inputs, **options), len(t), features)
+
+
+class _Split:
+    """A network in pieces, which reads nothing but x, the time, and words or labels."""
+
+    def __init__(
+        self, network: torch.nn.Module, part: FeatureCache, forward: Callable[..., Any]
+    ) -> None:
+        self._network, self._split = network, split(network, part.part_name, **part.where())
+
+    def __call__(
+        self,
+        inputs: tuple[Any, ...],
+        options: dict[str, Any],
+        t: torch.Tensor,
+        features: Features,
+    ) -> Any:
+        names = ("sample", "timestep", "encoder_hidden_states")
+        named: dict[str, Any] = {**options, **dict(zip(names, inputs, strict=False))}
+        x = named.pop("sample", None)
+        x = named.pop("hidden_states") if x is None else x
+        condition = _condition(self._network, inputs[len(names) :], named)
+        answer = self._split(x, t, condition, *features)
+        if isinstance(answer, tuple):
+            return _as_asked(self._network, answer[0], options), answer[1:]
+        return _as_asked(self._network, answer, options)
+
+
+def _times(value: torch.Tensor | float, n: int, device: torch.device) -> torch.Tensor:
+    """The times (n,) of a call; where each token has its own, their mean."""
+    t = torch.as_tensor(value, device=device).to(torch.float32)
+    t = t.flatten(1).mean(1) if t.ndim > 1 else t
+    return t.expand(n) if t.numel() == 1 else t
 
 
 def _condition(
-    network: torch.nn.Module, inputs: tuple[torch.Tensor, ...], options: Mapping[str, Any]
+    network: torch.nn.Module, more: tuple[Any, ...], named: Mapping[str, Any]
 ) -> torch.Tensor | None:
     """What a split network reads beside x and t; refuses all other inputs."""
-    named = dict(options)
-    if inputs:
-        named["encoder_hidden_states"] = inputs[0]
     other = [name for name, value in named.items() if name not in READ and value is not None]
     empty = [name for name in other if named[name] not in ({}, False)]
-    if empty or len(inputs) > 1:
+    if empty or more:
         raise UserError(
             f"feature cache in a pipeline: {type(network).__name__} was given "
             f"{empty[:1] or 'more inputs'}, which a split network does not read; "

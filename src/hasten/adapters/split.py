@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
+from hasten.adapters.block_span import BlockSpan
+from hasten.adapters.first_block import FirstBlockSpan
 from hasten.adapters.split_dit import AttentionSplit, BlocksSplit, FirstBlockSplit
 from hasten.adapters.split_unet import DeepSplit, EncoderSplit
 from hasten.core.errors import UserError
@@ -17,6 +22,24 @@ SPLITS: dict[str, dict[str, type[torch.nn.Module]]] = {
         "first-block": FirstBlockSplit,
     },
 }
+
+Span = BlockSpan | FirstBlockSpan
+SPANS: dict[str, Callable[..., Span]] = {"blocks": BlockSpan, "first-block": FirstBlockSpan}
+"""What a network of any class with a list of blocks can keep."""
+
+
+def span(module: torch.nn.Module, kind: str, **where: Any) -> Span:
+    """What the feature cache ``kind`` keeps of the blocks of ``module``, however it is called.
+
+    Raises:
+        UserError: it is no cache of blocks, or the network has none that are known.
+    """
+    if kind not in SPANS:
+        raise UserError(
+            f"lever {kind!r} cannot split a captured {type(module).__name__}; "
+            f"{' and '.join(SPANS)} can, where it is a transformer."
+        )
+    return SPANS[kind](module, **where)
 
 
 def split(module: torch.nn.Module, kind: str, **where: object) -> torch.nn.Module:

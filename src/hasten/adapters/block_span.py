@@ -1,0 +1,277 @@
+"""Feature caches of a network of any class, whose forward need not be known.
+
+While the network runs, its blocks are watched or stand aside: in full, what enters the first and
+leaves the last is compared; with what was kept, every block hands on what it was given, and the
+last adds what the run of blocks added before. Which argument of the next block an output becomes is
+seen, not told: it is the same tensor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from hasten.core.errors import require
+from hasten.core.feature_cache import Features
+
+STACKS = ("transformer_blocks", "single_transformer_blocks", "blocks", "layers")
+STACKS += ("visual_transformer_blocks", "double_stream_blocks", "single_stream_blocks")
+STACKS += ("joint_transformer_blocks",)
+TOKENS = "hidden_states"  # the argument that tells how far a block moved on, where there are others
+
+Run = Callable[[], Any]
+Forward = Callable[..., Any]
+Given = Mapping[str, torch.Tensor]
+Gave = tuple[torch.Tensor | None, ...]
+Names = tuple[str | None, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Passed:
+    """One call of a block: its tensors by the names of its arguments, and its outputs; ``single``
+    where it gave no tuple."""
+
+    given: Given
+    gave: Gave
+    single: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Ports:
+    """Which argument each output of a block stands for; None for an output that is None."""
+
+    names: Names
+    single: bool
+
+    def outputs(self, values: Given, added: Features = ()) -> Any:
+        """The outputs of a block that hands on ``values``, and adds ``added``."""
+        more = iter(added or [None] * len(self.names))
+        parts = tuple(
+            None if name is None else _plus(values[name], next(more)) for name in self.names
+        )
+        return parts[0] if self.single else parts
+
+
+class BlockSpan:
+    """Keeps what the blocks ``first`` to ``last`` of a network add, counted in the order in which
+    it runs them.
+
+    Raises:
+        UserError: the network has no blocks that are known, or not these.
+    """
+
+    def __init__(self, module: nn.Module, first: int, last: int) -> None:
+        self.kind = type(module).__name__
+        self.blocks = blocks_of(module)
+        count = len(self.blocks)
+        end = last + count if last < 0 else last
+        require(
+            0 <= first <= end < count,
+            f"lever options first and last are {first} and {last}, but this {self.kind} has "
+            f"{count} blocks; give first <= last from 0 to {count - 1} (-1 is the last).",
+        )
+        self.first, self.last = first, end
+        self._ports: dict[int, Ports] = {}
+        self._whole = Ports((), False)  # of the span, as if it were one block
+
+    def __call__(self, run: Run, n: int, features: Features = ()) -> Any:
+        """The answer of ``run``, which calls the network for ``n`` samples: with what was kept, or
+        in full as (answer, features)."""
+        return self.cached(run, features) if features else self.full(run, n)
+
+    def full(self, run: Run, n: int) -> tuple[Any, Features]:
+        """The answer, and what the blocks added: tensors (n, ...)."""
+        every, passed = range(len(self.blocks)), {}
+
+        def watched(number: int, forward: Forward) -> Forward:
+            def watch(*inputs: Any, **options: Any) -> Any:
+                require(
+                    not passed or max(passed) < number,
+                    f"{self.kind} does not run its blocks once each, in their order, which a "
+                    "feature cache needs; drop the lever.",
+                )
+                output = forward(*inputs, **options)
+                passed[number] = passed_by(self.blocks[number], inputs, options, output)
+                return output
+
+            return watch
+
+        with standing_in(self.blocks, {self.first, self.last} if self._ports else every, watched):
+            answer = run()
+        if not self._ports:
+            self._learn_(passed)
+        return answer, self.added(passed[self.first].given, passed[self.last].gave, n)
+
+    def cached(self, run: Run, features: Features) -> Any:
+        """The answer where the blocks add ``features``."""
+
+        def aside(number: int, forward: Forward) -> Forward:
+            def hand_on(*inputs: Any, **options: Any) -> Any:
+                given = tensors_of(self.blocks[number], inputs, options)
+                return self.handed_on(number, given, features)
+
+            return hand_on
+
+        with standing_in(self.blocks, range(self.first, self.last + 1), aside):
+            return run()
+
+    def added(self, given: Given, gave: Gave, n: int) -> Features:
+        """What was added between the first block's arguments and the last one's outputs."""
+        pairs = zip(self._whole.names, gave, strict=True)
+        parts = (
+            after - given[name] for name, after in pairs if name is not None and after is not None
+        )
+        return tuple(part.unflatten(0, (n, -1)) for part in parts)
+
+    def handed_on(self, number: int, given: Given, features: Features) -> Any:
+        """The outputs of a block of the span that stands aside."""
+        return self._ports[number].outputs(given, features if number == self.last else ())
+
+    def left(self, entered: Given, features: Features) -> Any:
+        """The outputs of the last block, from the arguments of the first and what all added."""
+        return self._whole.outputs(entered, features)
+
+    @property
+    def tokens(self) -> int:
+        """The number of the feature that tells how far the blocks moved on."""
+        names = [name for name in self._whole.names if name is not None]
+        return names.index(TOKENS) if TOKENS in names else 0
+
+    @property
+    def kept(self) -> int:
+        """How many tensors are kept."""
+        return sum(name is not None for name in self._whole.names)
+
+    def _learn_(self, passed: Mapping[int, Passed]) -> None:
+        """Find out which argument each output stands for, and which argument of the first block
+        becomes each output of the last."""
+        numbers = range(self.first, self.last + 1)
+        missing = [number for number in numbers if number not in passed]
+        require(
+            not missing,
+            f"{self.kind} did not run its blocks {missing}, which a feature cache of blocks "
+            f"{self.first} to {self.last} needs; give others.",
+        )
+        entered = {
+            number: _entered(here, passed[number + 1])
+            for number, here in passed.items()
+            if number + 1 in passed
+        }
+        alike = {
+            type(self.blocks[number]): names
+            for number, names in entered.items()
+            if type(self.blocks[number]) is type(self.blocks[number + 1]) and None not in names
+        }
+        ports: dict[int, Ports] = {}
+        source: dict[str, str] = {name: name for name in passed[self.first].given}
+        for number in numbers:
+            here, after = passed[number], entered.get(number, ())
+            names = alike.get(type(self.blocks[number])) or self._roles(number, here, after)
+            ports[number] = Ports(_where_given(names, here.gave), here.single)
+            if number < self.last:
+                pairs = zip(after, here.gave, strict=True)
+                require(
+                    all(there or output is None for there, output in pairs),
+                    f"{self.kind} changes what its block {number} hands on to block {number + 1}, "
+                    "so no feature cache spans both; give first and last on one side.",
+                )
+                pairs = zip(after, ports[number].names, strict=True)
+                source = {there: source[name] for there, name in pairs if there and name}
+        last = ports[self.last]
+        self._whole = Ports(tuple(name and source[name] for name in last.names), last.single)
+        self._ports = ports
+
+    def _roles(self, number: int, here: Passed, after: Names) -> Names:
+        """Which argument each output of a block stands for that has no neighbour of its class."""
+        names: list[str | None] = []
+        for place, output in enumerate(here.gave):
+            fits = [
+                name
+                for name, value in here.given.items()
+                if output is not None and value.shape == output.shape and name not in names
+            ]
+            same = after[place] if place < len(after) else None
+            chosen = same if same in fits else fits[0] if len(fits) == 1 or here.single else None
+            require(
+                output is None or chosen is not None,
+                f"{self.kind}: what the outputs of its block {number} stand for cannot be seen, so "
+                "no feature cache spans it; drop the lever.",
+            )
+            names.append(chosen)
+        return tuple(names)
+
+
+def blocks_of(module: nn.Module) -> list[nn.Module]:
+    """The blocks of a network, in the order in which it runs them.
+
+    Raises:
+        UserError: it has none that are known.
+    """
+    stacks = [getattr(module, name, None) for name in STACKS]
+    blocks = [block for stack in stacks if isinstance(stack, nn.ModuleList) for block in stack]
+    require(
+        len(blocks) > 0,
+        f"no feature cache of blocks can split a {type(module).__name__}, which has no list of "
+        "them; use a cache for U-Nets: deep or encoder.",
+    )
+    return blocks
+
+
+@contextlib.contextmanager
+def standing_in(
+    blocks: list[nn.Module], numbers: Iterable[int], make: Callable[[int, Forward], Forward]
+) -> Iterator[None]:
+    """Other forwards for the blocks ``numbers``, for as long as this lasts."""
+    before = {number: blocks[number].__dict__.get("forward") for number in numbers}
+    try:
+        for number in before:
+            block: Any = blocks[number]
+            block.forward = make(number, block.forward)
+        yield
+    finally:
+        for number, own in before.items():
+            blocks[number].__dict__.pop("forward", None)
+            if own is not None:
+                blocks[number].__dict__["forward"] = own
+
+
+def passed_by(
+    block: nn.Module, inputs: tuple[Any, ...], options: Mapping[str, Any], output: Any
+) -> Passed:
+    single = isinstance(output, torch.Tensor)
+    gave = (output,) if single else tuple(output)
+    return Passed(tensors_of(block, inputs, options), gave, single)
+
+
+def tensors_of(
+    block: nn.Module, inputs: tuple[Any, ...], options: Mapping[str, Any]
+) -> dict[str, torch.Tensor]:
+    """The tensors that a block was called with, by the names of its arguments."""
+    bound = inspect.signature(type(block).forward).bind(block, *inputs, **options)
+    named = bound.arguments.items()
+    return {name: value for name, value in named if isinstance(value, torch.Tensor)}
+
+
+def _entered(here: Passed, after: Passed) -> Names:
+    """The argument of the next block that each output is."""
+    return tuple(
+        next((name for name, value in after.given.items() if value is output), None)
+        for output in here.gave
+    )
+
+
+def _where_given(names: Names, gave: Gave) -> Names:
+    """``names`` of the outputs that are not None."""
+    pairs = zip(names, gave, strict=True)
+    return tuple(None if output is None else name for name, output in pairs)
+
+
+def _plus(value: torch.Tensor, feature: torch.Tensor | None) -> torch.Tensor:
+    """``value``, and a feature (n, ...) of it."""
+    return value if feature is None else value + feature.flatten(0, 1)

@@ -1,0 +1,189 @@
+"""Feature caches on networks whose forward is not known: every transformer of the zoo."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from test_capture import PLAN, call_of, loaded, pipelines_own
+from torch import nn
+
+import hasten
+from hasten.adapters.block_span import STACKS, BlockSpan, blocks_of
+from hasten.adapters.recording import network_of
+from zoo import ZOO, built
+
+TRANSFORMERS = [name for name in ZOO if ZOO[name].network == "transformer"]
+QUICK = ("flux", "sd3", "wan", "z-image")
+
+
+@functools.cache
+def model_of(name: str) -> hasten.Model:
+    pipe = built(name)
+    pipe.set_progress_bar_config(disable=True)
+    return loaded(name, pipe, *call_of(name))
+
+
+def inputs(model: hasten.Model, n: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    x = torch.randn(n, *model.shape, generator=torch.Generator().manual_seed(0))
+    return x, torch.full((n,), 300.0), torch.zeros(n, dtype=torch.long)
+
+
+def some(names: list[str]) -> list[object]:
+    """The quick ones, and the others among the slow tests."""
+    slow = pytest.mark.slow
+    return [name if name in QUICK else pytest.param(name, marks=slow) for name in names]
+
+
+@pytest.mark.parametrize("name", some(TRANSFORMERS))
+@pytest.mark.parametrize(("first", "last"), [(0, -1), (1, -1), (0, 0)])
+@torch.no_grad()
+def test_blocks_that_stand_aside_add_what_they_added(name, first, last):
+    model = model_of(name)
+    x, t, labels = inputs(model)
+    split = model.net.split("blocks", first=first, last=last)
+    whole = model.net(x, t, labels)
+    answer, *features = split(x, t, labels)
+    assert torch.equal(answer, whole)
+    assert all(len(feature) == len(x) for feature in features)
+    assert (split(x, t, labels, *features) - whole).norm() < 1e-5 * whole.norm()
+    other = split(x + 0.1, t - 50, labels, *features)
+    exact = model.net(x + 0.1, t - 50, labels)
+    assert 1e-5 * exact.norm() < (other - exact).norm() < exact.norm()
+    zero = split(x, t, labels, *(0 * feature for feature in features))
+    assert (zero - whole).norm() > 1e-3 * whole.norm()  # the features are what makes the answer
+    network = split.module.module
+    assert not any("forward" in vars(block) for block in blocks_of(network))
+
+
+@pytest.mark.parametrize("name", some(TRANSFORMERS))
+@torch.no_grad()
+def test_the_first_block_decides_for_every_sample(name):
+    model = model_of(name)
+    x, t, labels = inputs(model, 3)
+    split = model.net.split("first-block", threshold=1e-3)
+    answer, *features = split(x, t, labels)
+    assert torch.equal(answer, model.net(x, t, labels))
+    still, *same = split(x, t, labels, *features)
+    assert (still - answer).norm() < 1e-5 * answer.norm()
+    assert all(map(torch.equal, same, features))
+    moved = x.clone()
+    moved[1] += 1.0
+    mixed, *new = split(moved, t, labels, *features)
+    whole = model.net(moved, t, labels)
+    assert (mixed - torch.stack([answer[0], whole[1], answer[2]])).norm() < 1e-5 * whole.norm()
+    for old, now in zip(features, new, strict=True):
+        assert torch.equal(now[[0, 2]], old[[0, 2]])
+    assert any((now[1] - old[1]).abs().max() > 0 for old, now in zip(features, new, strict=True))
+
+
+def test_a_cache_samples_within_a_plan_of_a_captured_pipeline():
+    model = model_of("flux")
+    plan = hasten.Plan(solver="ddim", grid="uniform", steps=4)
+    whole = hasten.build(model, plan).sample(2, condition=0, raw=True)
+    for lever in ("blocks(first=0, last=-1, every=2)", "first-block(threshold=0.5)"):
+        some = hasten.build(model, plan.with_lever(lever)).sample(2, condition=0, raw=True)
+        assert 0 < (some - whole).norm() < whole.norm()
+    always = plan.with_lever("first-block(threshold=0)")
+    assert torch.allclose(hasten.build(model, always).sample(2, condition=0, raw=True), whole)
+    with pytest.raises(
+        hasten.UserError, match=r"cannot split a captured Flux.*blocks and first-bl"
+    ):
+        hasten.build(model, plan.with_lever("deep(every=2)"))
+
+
+@pytest.mark.parametrize("name", some([n for n in TRANSFORMERS if "img2img" not in n]))
+@pytest.mark.parametrize(
+    "cache", ["blocks(first=0, last=-1, every=2)", "blocks(first=0, last=0, forecast=1, every=2)"]
+)
+def test_a_cache_in_a_pipeline_makes_what_a_sampler_makes(name, cache):
+    pipe = built(name)
+    pipe.set_progress_bar_config(disable=True)
+    prompts, call = call_of(name)
+    model = loaded(name, pipe, prompts, call)
+    first, whole, _ = pipelines_own(name, pipe, model)
+    hasten.cache_(pipe, cache)
+    _, last, _ = pipelines_own(name, pipe, model)
+    hasten.cache_(pipe, None)
+    n = 1 if prompts is None else len(prompts)
+    noise = first[:n].float() / hasten.trace(PLAN, model.schedule).start.spread
+    plan = PLAN.model_copy(update=dict(model.plan)).with_lever(cache)
+    condition = None if model.labels is None else list(range(n))
+    mine = hasten.build(model, plan).sample(noise=noise, condition=condition, raw=True)
+    assert (mine - last[:n]).norm() < 2e-4 * last[:n].norm()
+    assert (last - whole).norm() > 2e-4 * whole.norm()
+
+
+@pytest.mark.parametrize("name", some([n for n in TRANSFORMERS if "img2img" not in n]))
+def test_a_first_block_that_always_moves_on_changes_nothing(name):
+    pipe = built(name)
+    pipe.set_progress_bar_config(disable=True)
+    model = loaded(name, pipe, *call_of(name))
+    _, whole, _ = pipelines_own(name, pipe, model)
+    hasten.apply(pipe, PLAN.with_lever("first-block(threshold=0)"))
+    scheduler = pipe.scheduler
+    _, same, _ = pipelines_own(name, pipe, model)
+    assert (same - whole).norm() < 1e-5 * whole.norm()
+    assert pipe.scheduler is scheduler
+    hasten.undo(pipe)
+    hasten.apply(pipe, PLAN.with_lever("first-block(threshold=100)"))
+    _, other, _ = pipelines_own(name, pipe, model)
+    assert (other - whole).norm() > 2e-4 * whole.norm()
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states + self.linear(hidden_states)
+
+
+class Between(nn.Module):
+    """Doubles its tokens between its blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block() for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.blocks[0](x)
+        return self.blocks[2](self.blocks[1](2 * x))
+
+
+class Backwards(Between):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in reversed(self.blocks):
+            x = block(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("make", "first", "last", "refusal"),
+    [
+        (Between, 0, 2, "changes what its block 0 hands on to block 1"),
+        (Backwards, 0, 1, "does not run its blocks once each, in their order"),
+        (Between, 0, 3, "has 3 blocks; give first <= last from 0 to 2"),
+        (Between, 2, 1, "has 3 blocks; give first <= last from 0 to 2"),
+    ],
+)
+def test_what_no_cache_can_span_is_refused(make, first, last, refusal):
+    net, x = make(), torch.randn(2, 4, 4)
+    with pytest.raises(hasten.UserError, match=refusal):
+        BlockSpan(net, first, last)(lambda: net(x), 2)
+    assert not any("forward" in vars(block) for block in net.blocks)
+
+
+def test_a_network_that_doubles_between_blocks_is_spanned_on_one_side():
+    net, x = Between(), torch.randn(2, 4, 4)
+    span = BlockSpan(net, 1, 2)
+    answer, features = span(lambda: net(x), 2)
+    assert torch.allclose(span(lambda: net(x), 2, features), answer)
+
+
+def test_every_transformer_of_the_zoo_has_blocks():
+    for name in TRANSFORMERS:
+        network = network_of(built(name))[1]
+        assert len(blocks_of(network)) > 1, (name, STACKS)
