@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,10 @@ from torch import nn
 
 import hasten
 from hasten.adapters.block_span import STACKS, BlockSpan, blocks_of
+from hasten.adapters.families import CapturedSplit
 from hasten.adapters.recording import network_of
+from hasten.adapters.split import span
+from hasten.core.family import inner
 from zoo import ZOO, built
 
 TRANSFORMERS = [name for name in ZOO if ZOO[name].network == "transformer"]
@@ -25,9 +29,14 @@ def model_of(name: str) -> hasten.Model:
     return loaded(name, pipe, *call_of(name))
 
 
-def inputs(model: hasten.Model, n: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def inputs(model: hasten.Model, n: int = 2) -> tuple[torch.Tensor, torch.Tensor, Any]:
     x = torch.randn(n, *model.shape, generator=torch.Generator().manual_seed(0))
-    return x, torch.full((n,), 300.0), torch.zeros(n, dtype=torch.long)
+    labels = None if model.labels is None else torch.zeros(n, dtype=torch.long)
+    return x, torch.full((n,), 300.0), labels
+
+
+UNETS = [name for name in ZOO if ZOO[name].network == "unet" and name not in ("sd15", "sd2-v")]
+QUICK += ("sdxl", "sd-controlnet", "animatediff")
 
 
 def some(names: list[str]) -> list[object]:
@@ -87,16 +96,61 @@ def test_a_cache_samples_within_a_plan_of_a_captured_pipeline():
         assert 0 < (some - whole).norm() < whole.norm()
     always = plan.with_lever("first-block(threshold=0)")
     assert torch.allclose(hasten.build(model, always).sample(2, condition=0, raw=True), whole)
-    with pytest.raises(
-        hasten.UserError, match=r"cannot split a captured Flux.*blocks and first-bl"
-    ):
+    with pytest.raises(hasten.UserError, match="no feature cache of a U-Net can split a Flux"):
         hasten.build(model, plan.with_lever("deep(every=2)"))
 
 
-@pytest.mark.parametrize("name", some([n for n in TRANSFORMERS if "img2img" not in n]))
+@pytest.mark.parametrize("name", some(UNETS))
 @pytest.mark.parametrize(
-    "cache", ["blocks(first=0, last=-1, every=2)", "blocks(first=0, last=0, forecast=1, every=2)"]
+    ("kind", "where"), [*(("deep", {"branch": branch}) for branch in range(4)), ("encoder", {})]
 )
+@torch.no_grad()
+def test_what_a_decoder_is_given_is_kept(name, kind, where):
+    model = model_of(name)
+    x, t, labels = inputs(model)
+    net: Any = model.net
+    split = CapturedSplit(net, span(inner(net), kind, **where))
+    whole = net(x, t, labels)
+    answer, *features = split(x, t, labels)
+    assert torch.equal(answer, whole)
+    assert (split(x, t, labels, *features) - whole).norm() < 1e-5 * whole.norm()
+    other, exact = split(x + 0.1, t - 50, labels, *features), net(x + 0.1, t - 50, labels)
+    assert 1e-6 * exact.norm() < (other - exact).norm() < exact.norm()
+    zero = split(x, t, labels, *(0 * feature for feature in features))
+    assert (zero - whole).norm() > 1e-3 * whole.norm()
+    assert "forward" not in vars(inner(net).mid_block)
+    assert torch.equal(net(x, t, labels), whole)
+
+
+@pytest.mark.parametrize("name", some([n for n in TRANSFORMERS if n != "dit"]))
+@torch.no_grad()
+def test_what_tokens_attended_to_is_kept(name):
+    model = model_of(name)
+    x, t, labels = inputs(model)
+    split = model.net.split("attention")
+    answer, *features = split(x, t, labels)
+    assert torch.equal(answer, model.net(x, t, labels))
+    assert (split(x, t, labels, *features) - answer).norm() < 1e-5 * answer.norm()
+    other, exact = split(x + 0.1, t, labels, *features), model.net(x + 0.1, t, labels)
+    assert 1e-6 * exact.norm() < (other - exact).norm() < exact.norm()
+
+
+FROM_NOISE = [name for name in (*TRANSFORMERS, *UNETS) if "img2img" not in name]
+CACHES = {
+    "transformer": (
+        "blocks(first=0, last=-1, every=2)",
+        "blocks(first=0, last=0, forecast=1, every=2)",
+    ),
+    "unet": ("deep(branch=1, every=2)", "encoder(every=2)"),
+}
+EACH = [
+    pytest.param(name, cache, marks=() if name in QUICK else pytest.mark.slow)
+    for name in FROM_NOISE
+    for cache in CACHES[ZOO[name].network]
+]
+
+
+@pytest.mark.parametrize(("name", "cache"), EACH)
 def test_a_cache_in_a_pipeline_makes_what_a_sampler_makes(name, cache):
     pipe = built(name)
     pipe.set_progress_bar_config(disable=True)

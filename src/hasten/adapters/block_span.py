@@ -8,15 +8,15 @@ seen, not told: it is the same tensor.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from hasten.adapters.standing_in import Forward, Run, standing_in
 from hasten.core.errors import require
 from hasten.core.feature_cache import Features
 
@@ -25,8 +25,6 @@ STACKS += ("visual_transformer_blocks", "double_stream_blocks", "single_stream_b
 STACKS += ("joint_transformer_blocks",)
 TOKENS = "hidden_states"  # the argument that tells how far a block moved on, where there are others
 
-Run = Callable[[], Any]
-Forward = Callable[..., Any]
 Given = Mapping[str, torch.Tensor]
 Gave = tuple[torch.Tensor | None, ...]
 Names = tuple[str | None, ...]
@@ -221,24 +219,6 @@ def blocks_of(module: nn.Module) -> list[nn.Module]:
         "them; use a cache for U-Nets: deep or encoder.",
     )
     return blocks
-
-
-@contextlib.contextmanager
-def standing_in(
-    blocks: list[nn.Module], numbers: Iterable[int], make: Callable[[int, Forward], Forward]
-) -> Iterator[None]:
-    """Other forwards for the blocks ``numbers``, for as long as this lasts."""
-    before = {number: blocks[number].__dict__.get("forward") for number in numbers}
-    try:
-        for number in before:
-            block: Any = blocks[number]
-            block.forward = make(number, block.forward)
-        yield
-    finally:
-        for number, own in before.items():
-            blocks[number].__dict__.pop("forward", None)
-            if own is not None:
-                blocks[number].__dict__["forward"] = own
 
 
 def passed_by(

@@ -8,16 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from hasten.adapters.block_span import (
-    BlockSpan,
-    Forward,
-    Given,
-    Run,
-    blocks_of,
-    passed_by,
-    standing_in,
-    tensors_of,
-)
+from hasten.adapters.block_span import BlockSpan, Given, blocks_of, passed_by, tensors_of
+from hasten.adapters.standing_in import Forward, Run, standing_in
 from hasten.core.errors import require
 from hasten.core.feature_cache import Features
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from hasten.adapters.folder import NETWORKS
-from hasten.adapters.split import SPANS, span, split
+from hasten.adapters.split import span
 from hasten.core.errors import UserError, require
-from hasten.core.feature_cache import FeatureCache, Features, Kept, Scheduled
+from hasten.core.feature_cache import FeatureCache, Kept, Scheduled
 from hasten.core.lever import levers
 
 Pipeline = Any  # of diffusers
 ATTRIBUTE = "_hasten_cache"
-READ = ("timestep", "encoder_hidden_states", "class_labels", "return_dict")
+ADAPTER = "down_intrablock_additional_residuals"
 TIMES = ("timestep", "t")  # what networks call their times
 WRAPPED = ("set_timesteps", "step")  # of the scheduler
 
@@ -36,8 +36,7 @@ def cache_(pipe: Pipeline, cache: str | FeatureCache | None) -> None:
             ``"first-block(threshold=0.1)"``.
 
     Raises:
-        UserError: a network that cannot be split so, or, in a call of the pipeline, an input that
-            a split U-Net does not read.
+        UserError: a network that cannot be split so.
     """
     name = next((name for name in NETWORKS if getattr(pipe, name, None) is not None), None)
     require(name is not None, f"{type(pipe).__name__} has neither {' nor '.join(NETWORKS)}.")
@@ -69,8 +68,7 @@ class _Caching:
         self._pipe, self._network, self._part = pipe, network, part
         self._signature = inspect.signature(type(network).forward)
         self._forward = network.forward
-        blocks = part.part_name in SPANS
-        self._cut: Cut = (_Blocks if blocks else _Split)(network, part, self._forward)
+        self._span = span(network, part.part_name, **part.where())
         self._scheduler: Any = None
         self._begin_()
 
@@ -123,16 +121,22 @@ class _Caching:
         self._follow_scheduler()
         named = self._signature.bind(self._network, *inputs, **options).arguments
         _, x, *_ = named.values()
+        require(
+            named.get(ADAPTER) is None,
+            f"feature cache in a pipeline: the network is given {ADAPTER}, of a T2I-Adapter, which "
+            "no cache knows; call hasten.cache_(pipe, None).",
+        )
         shapes = [part.shape for part in x]  # of one sample after another
         if shapes != self._shapes:
             self._states, self._shapes = {}, shapes
         t = _times(next(named[name] for name in TIMES if name in named), len(shapes), x[0].device)
+        run = functools.partial(self._forward, *inputs, **options)
         number, self._call = self._call, self._call + 1
         state, part = self._states.get(number, Kept(forecast=self._part.forecast)), self._part
         if state.history and isinstance(part, Scheduled) and not self._full(part):
-            return self._cut(inputs, options, t, state.at(t))
+            return self._span(run, len(t), state.at(t))
         decides = state.history and not isinstance(part, Scheduled)
-        answer, features = self._cut(inputs, options, t, state.features if decides else ())
+        answer, features = self._span(run, len(t), state.features if decides else ())
         self._states[number] = state.after(t, features)
         return answer
 
@@ -152,85 +156,8 @@ class _Caching:
         return bool(mask[index])
 
 
-Cut = Callable[[tuple[Any, ...], dict[str, Any], torch.Tensor, Features], Any]
-"""A network of which part can be kept, called with the pipeline's own inputs and options, the times
-(n,) and what was kept: its answer, or in full the answer and what to keep."""
-
-
-class _Blocks:
-    """A network that is called as it is, while some of its blocks stand aside."""
-
-    def __init__(
-        self, network: torch.nn.Module, part: FeatureCache, forward: Callable[..., Any]
-    ) -> None:
-        self._span, self._forward = span(network, part.part_name, **part.where()), forward
-
-    def __call__(
-        self,
-        inputs: tuple[Any, ...],
-        options: dict[str, Any],
-        t: torch.Tensor,
-        features: Features,
-    ) -> Any:
-        return self._span(lambda: self._forward(*inputs, **options), len(t), features)
-
-
-class _Split:
-    """A network in pieces, which reads nothing but x, the time, and words or labels."""
-
-    def __init__(
-        self, network: torch.nn.Module, part: FeatureCache, forward: Callable[..., Any]
-    ) -> None:
-        self._network, self._split = network, split(network, part.part_name, **part.where())
-
-    def __call__(
-        self,
-        inputs: tuple[Any, ...],
-        options: dict[str, Any],
-        t: torch.Tensor,
-        features: Features,
-    ) -> Any:
-        names = ("sample", "timestep", "encoder_hidden_states")
-        named: dict[str, Any] = {**options, **dict(zip(names, inputs, strict=False))}
-        x = named.pop("sample", None)
-        x = named.pop("hidden_states") if x is None else x
-        condition = _condition(self._network, inputs[len(names) :], named)
-        answer = self._split(x, t, condition, *features)
-        if isinstance(answer, tuple):
-            return _as_asked(self._network, answer[0], options), answer[1:]
-        return _as_asked(self._network, answer, options)
-
-
 def _times(value: torch.Tensor | float, n: int, device: torch.device) -> torch.Tensor:
     """The times (n,) of a call; where each token has its own, their mean."""
     t = torch.as_tensor(value, device=device).to(torch.float32)
     t = t.flatten(1).mean(1) if t.ndim > 1 else t
     return t.expand(n) if t.numel() == 1 else t
-
-
-def _condition(
-    network: torch.nn.Module, more: tuple[Any, ...], named: Mapping[str, Any]
-) -> torch.Tensor | None:
-    """What a split network reads beside x and t; refuses all other inputs."""
-    other = [name for name, value in named.items() if name not in READ and value is not None]
-    empty = [name for name in other if named[name] not in ({}, False)]
-    if empty or more:
-        raise UserError(
-            f"feature cache in a pipeline: {type(network).__name__} was given "
-            f"{empty[:1] or 'more inputs'}, which a split network does not read; "
-            "call hasten.cache_(pipe, None)."
-        )
-    words = named.get("encoder_hidden_states")
-    return named.get("class_labels") if words is None else words
-
-
-def _as_asked(
-    network: torch.nn.Module, answer: torch.Tensor, options: Mapping[str, object]
-) -> object:
-    if options.get("return_dict") is False:
-        return (answer,)
-    from diffusers.models.modeling_outputs import Transformer2DModelOutput
-    from diffusers.models.unets.unet_2d import UNet2DOutput
-
-    kind = Transformer2DModelOutput if "Transformer" in type(network).__name__ else UNet2DOutput
-    return kind(sample=answer)

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from hasten.adapters.block_span import BlockSpan
+from hasten.adapters.deep_span import DeepSpan
 from hasten.adapters.first_block import FirstBlockSpan
+from hasten.adapters.output_span import OutputSpan, attention_span, encoder_span
 from hasten.adapters.split_dit import AttentionSplit, BlocksSplit, FirstBlockSplit
 from hasten.adapters.split_unet import DeepSplit, EncoderSplit
-from hasten.core.errors import UserError
+from hasten.core.errors import UserError, require
 
 SPLITS: dict[str, dict[str, type[torch.nn.Module]]] = {
     "UNet2DModel": {"deep": DeepSplit, "encoder": EncoderSplit},
@@ -23,22 +25,27 @@ SPLITS: dict[str, dict[str, type[torch.nn.Module]]] = {
     },
 }
 
-Span = BlockSpan | FirstBlockSpan
-SPANS: dict[str, Callable[..., Span]] = {"blocks": BlockSpan, "first-block": FirstBlockSpan}
-"""What a network of any class with a list of blocks can keep."""
+Span = BlockSpan | FirstBlockSpan | OutputSpan | DeepSpan
+SPANS: dict[str, Callable[..., Span]] = {
+    "blocks": BlockSpan,
+    "first-block": FirstBlockSpan,
+    "attention": attention_span,
+    "deep": DeepSpan,
+    "encoder": encoder_span,
+}
+"""What can be kept of a network of any class, however it is called."""
 
 
 def span(module: torch.nn.Module, kind: str, **where: Any) -> Span:
-    """What the feature cache ``kind`` keeps of the blocks of ``module``, however it is called.
+    """What the feature cache ``kind`` keeps of ``module``.
 
     Raises:
-        UserError: it is no cache of blocks, or the network has none that are known.
+        UserError: a network that has no such parts.
     """
-    if kind not in SPANS:
-        raise UserError(
-            f"lever {kind!r} cannot split a captured {type(module).__name__}; "
-            f"{' and '.join(SPANS)} can, where it is a transformer."
-        )
+    require(
+        kind in SPANS,
+        f"lever {kind!r} cannot split a captured network; {', '.join(SPANS)} can.",
+    )
     return SPANS[kind](module, **where)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hasten.core.resolved import Resolved
 
 UNETS = "U-Nets"
-TRANSFORMERS = "transformers (DiT)"
+TRANSFORMERS = "transformers"
 
 
 @levers.add("deep")
