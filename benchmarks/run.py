@@ -51,6 +51,11 @@ BENCHMARKS = {
         needs="an hour: 198 plans of each model",
         command="python -m benchmarks.tuner_table",
     ),
+    "two_checkouts": Benchmark(
+        tables=("two_checkouts",),
+        needs="another checkout",
+        command="python -m benchmarks.two_checkouts OLD",
+    ),
     "families": Benchmark(tables=("families",)),
     "gpu": Benchmark(tables=("gpu",), needs="a GPU", command="python -m benchmarks.gpu"),
     "tuner_replay": Benchmark(tables=("replay",)),

@@ -283,6 +283,16 @@ def limits() -> str:
     return markdown(("what", "measured", "n"), cells) + where(read("overhead"))
 
 
+def two_checkouts() -> str:
+    result = read("two_checkouts")
+    cells = [
+        (row["what"], f"{row['before']:.3g}", f"{row['after']:.3g}", f"{row['times']:.2f}")
+        for row in result["rows"]
+    ]
+    note = f"\nMedians of {result['rows'][0]['n']} processes of each, in turn."
+    return markdown(("what", "before", "after", "times"), cells) + note + where(result)
+
+
 def _number(what: str, value: float) -> str:
     if what.startswith("latents"):
         return str(value)
