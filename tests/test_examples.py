@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 
@@ -95,3 +96,14 @@ def test_solvers_are_compared(main_of):
 def test_a_new_solver_runs_in_order_and_parallel_in_time(main_of):
     in_order, together = main_of("write_a_solver")(steps=4)
     assert (in_order - together).abs().max() < 1e-4
+
+
+def test_the_cells_of_the_notebook_run_from_top_to_bottom(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads((EXAMPLES / "first_steps.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert len(cells) > 3
+    assert not any(cell["outputs"] for cell in cells)
+    names: dict[str, object] = {}
+    for cell in cells:
+        exec("".join(cell["source"]), names)
