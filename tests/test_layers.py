@@ -4,6 +4,7 @@ tuning <- cli."""
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[1] / "src" / "hasten"
@@ -78,3 +79,8 @@ def test_no_file_grows_beyond_four_hundred_lines():
         for path, _ in modules()
     }
     assert {name: lines for name, lines in long.items() if lines > 400} == {}
+
+
+def test_what_has_no_type_is_rare():
+    words = [re.findall(r"\bAny\b", path.read_text(encoding="utf-8")) for path, _ in modules()]
+    assert sum(map(len, words)) <= 200

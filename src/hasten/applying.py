@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -12,7 +11,6 @@ from hasten.adapters.frozen import frozen
 from hasten.adapters.pipeline_codec import decoder_of
 from hasten.adapters.pipelines import load_pipeline
 from hasten.adapters.recording import (
-    Pipeline,
     arguments_of,
     network_of,
     require_pipeline,
@@ -20,8 +18,10 @@ from hasten.adapters.recording import (
 )
 from hasten.adapters.running import run_by
 from hasten.adapters.schedules import config_of, read_schedule
+from hasten.adapters.standing_in import Forward
+from hasten.adapters.untyped import Pipeline
 from hasten.core.codec import DecoderNetwork
-from hasten.core.engine import Engine, engines
+from hasten.core.engine import Engine
 from hasten.core.errors import UserError, nearest, require
 from hasten.core.family import inner
 from hasten.core.feature_cache import FeatureCache
@@ -30,7 +30,7 @@ from hasten.core.plan import Plan, PlanLike, as_plan
 from hasten.sampling import resolve
 
 
-def apply(pipe: Pipeline, plan: PlanLike, **call: Any) -> None:
+def apply(pipe: Pipeline, plan: PlanLike, **call: object) -> None:
     """Let a diffusers pipeline run ``plan``: its own call, with fewer and cheaper evaluations.
 
     The plan sets the number of steps: the pipeline's default is ignored, and another number warns.
@@ -60,12 +60,13 @@ def apply(pipe: Pipeline, plan: PlanLike, **call: Any) -> None:
     where = f"{type(pipe.scheduler).__name__} of the pipeline"
     schedule = read_schedule(config_of(pipe.scheduler), where)
     network, student, forwards = None, None, []
-    caches = [text for text in plan.levers if _caches(levers.parse(text))]
-    decoders = [text for text in plan.levers if levers.parse(text).target == "decoder"]
-    once = tuple(text for text in plan.levers if text not in (*caches, *decoders))
+    caches = [lever for lever in plan.parts.levers if isinstance(lever, FeatureCache)]
+    decoders = [lever for lever in plan.parts.levers if lever.target == "decoder"]
+    once = [lever for lever in plan.parts.levers if lever not in (*caches, *decoders)]
     if once:
         model = load_pipeline(pipe, [""] if takes(pipe, "prompt") else None, call)
-        cheaper = plan.model_copy(update={"levers": once, "engine": "eager", "guidance": 1.0})
+        fields = {"levers": tuple(map(levers.text, once)), "engine": "eager", "guidance": 1.0}
+        cheaper = plan.model_copy(update=fields)
         resolved = resolve(cheaper, model)
         network, other = inner(resolved.cheaper.net), resolved.model
         student = None if other is model else other
@@ -76,8 +77,8 @@ def apply(pipe: Pipeline, plan: PlanLike, **call: Any) -> None:
     if plan.engine == "compile":
         forwards.insert(0, lambda forward: torch.compile(forward, dynamic=False))
     elif plan.engine != "eager":
-        engine = engines.parse(plan.engine)
-        forwards.insert(0, _run_by(engine, _dtype(own if network is None else network)))
+        run = _run_by(plan.parts.engine, _dtype(own if network is None else network))
+        forwards.insert(0, run)
     # A student is guided already, and may see noise otherwise than its teacher.
     own_guidance = plan.guidance == 1.0 and student is None
     attach_(
@@ -105,13 +106,15 @@ def undo(pipe: Pipeline) -> None:
     detach_(pipe)
 
 
-def _decoder(pipe: Pipeline, texts: Sequence[str]) -> DecoderNetwork:
+def _decoder(pipe: Pipeline, chosen: Sequence[Lever]) -> DecoderNetwork:
     """What levers make of the decoder of ``pipe``."""
     decoder: DecoderNetwork | None = decoder_of(pipe)
     if decoder is None:
-        raise UserError(f"{type(pipe).__name__} has no decoder of latents; drop {texts[0]!r}.")
-    for text in texts:
-        decoder = levers.parse(text).decoder(decoder)
+        raise UserError(
+            f"{type(pipe).__name__} has no decoder of latents; drop {chosen[0].part_name!r}."
+        )
+    for lever in chosen:
+        decoder = lever.decoder(decoder)
     return decoder
 
 
@@ -119,7 +122,7 @@ def _dtype(network: torch.nn.Module) -> torch.dtype:
     return next(network.parameters()).dtype
 
 
-def _run_by(engine: Engine, dtype: torch.dtype) -> Any:
+def _run_by(engine: Engine, dtype: torch.dtype) -> Callable[[Forward], Forward]:
     """What lets ``engine`` run a network in ``dtype``."""
     name = str(dtype).removeprefix("torch.")
     require(
@@ -132,7 +135,7 @@ def _run_by(engine: Engine, dtype: torch.dtype) -> Any:
     return run_by(engine, name)
 
 
-def _folded(forward: Any, forwards: list[Any]) -> Any:
+def _folded(forward: Forward, forwards: list[Callable[[Forward], Forward]]) -> Forward:
     for make in forwards:
         forward = make(forward)
     return forward
@@ -151,10 +154,10 @@ def _require_carried(plan: Plan) -> None:
         "guidance_interval is not what a pipeline's own loop does; drop it.",
     )
     caches = 0
-    for text in plan.levers:
-        lever = levers.parse(text)
-        caches += _caches(lever)
-        if not (lever.once or _caches(lever)):
+    for lever in plan.parts.levers:
+        cache = isinstance(lever, FeatureCache)
+        caches += cache
+        if not (lever.once or cache):
             raise UserError(
                 f"lever {lever.part_name!r} needs hasten's own loop; sample the plan with "
                 f"hasten.build(hasten.load(pipe, prompts=[...]), plan), or drop {lever.part_name}."
@@ -165,7 +168,3 @@ def _require_carried(plan: Plan) -> None:
         f"a feature cache in a pipeline runs eagerly in the pipeline's own precision, and the plan "
         f"has engine {plan.engine!r} and dtype {plan.dtype!r}; drop these, or the cache.",
     )
-
-
-def _caches(lever: Lever) -> bool:
-    return isinstance(lever, FeatureCache)

@@ -7,22 +7,27 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import NoReturn, TypeVar
 
 import torch
 
 from hasten.adapters.decoders import twin, with_decoder
 from hasten.adapters.pipeline_cache import cache_
-from hasten.adapters.recording import OWN, Pipeline, network_of
+from hasten.adapters.recording import OWN, network_of
 from hasten.adapters.scheduler import ProgramScheduler
+from hasten.adapters.schedules import Scheduler
+from hasten.adapters.standing_in import Forward
+from hasten.adapters.untyped import Autoencoder, Pipeline
 from hasten.core.artifact import weights_stamp
 from hasten.core.codec import DecoderNetwork
 from hasten.core.errors import UserError, require
+from hasten.core.feature_cache import FeatureCache
 from hasten.core.prediction import Prediction
 from hasten.core.program import Program
 
 ATTRIBUTE = "_hasten_applied"
 STEPS, SCALE = "num_inference_steps", "guidance_scale"
+Tree = TypeVar("Tree")
 FROM_ZERO = "ZImage"  # pipelines of this family count guidance from 0, where others begin at 1
 
 
@@ -31,15 +36,15 @@ class Applied:
     """What a pipeline was before, and what was put onto it."""
 
     kind: type
-    scheduler: Any
+    scheduler: Scheduler
     name: str
     network: torch.nn.Module
     put: torch.nn.Module
-    planned: Any
+    planned: ProgramScheduler
     cached: bool = False
-    vae: Any = None
-    put_vae: Any = None
-    stamp: Any = None
+    vae: Autoencoder | None = None
+    put_vae: Autoencoder | None = None
+    stamp: tuple[object, ...] | None = None
 
     def check(self) -> None:
         """Refuse to run a network that an engine took as it was, once it has changed."""
@@ -68,8 +73,8 @@ def attach_(
     program: Program,
     *,
     network: torch.nn.Module | None = None,
-    forward: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
-    cache: str | None = None,
+    forward: Callable[[Forward], Forward] | None = None,
+    cache: str | FeatureCache | None = None,
     guidance: float | None = None,
     decoder: DecoderNetwork | None = None,
     fixed: bool = False,
@@ -163,15 +168,15 @@ def _stamp(network: torch.nn.Module) -> tuple[object, ...]:
     return weights_stamp(network), next(network.parameters()).device
 
 
-def casting(dtype: torch.dtype) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def casting(dtype: torch.dtype) -> Callable[[Forward], Forward]:
     """Makes a ``forward`` that takes and gives what the pipeline computes in, around one in
     ``dtype``."""
 
-    def around(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def around(forward: Forward) -> Forward:
         @functools.wraps(forward)
-        def cast(*inputs: Any, **options: Any) -> Any:
-            inner = _to((inputs, options), dtype)
-            answer = forward(*inner[0], **inner[1])
+        def cast(*inputs: object, **options: object) -> object:
+            inner, named = _to((inputs, options), dtype)
+            answer = forward(*inner, **named)
             return _to(answer, torch.float32)
 
         return cast
@@ -179,12 +184,13 @@ def casting(dtype: torch.dtype) -> Callable[[Callable[..., Any]], Callable[..., 
     return around
 
 
-def _to(tree: Any, dtype: torch.dtype) -> Any:
+def _to(tree: Tree, dtype: torch.dtype) -> Tree:
     """``tree`` with its floating-point tensors in ``dtype``."""
 
-    def moved(value: Any) -> Any:
-        wide = isinstance(value, torch.Tensor) and value.is_floating_point()
-        return value.to(dtype) if wide else value
+    def moved(value: object) -> object:
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            return value.to(dtype)
+        return value
 
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):  # an output of diffusers
         return type(tree)(**{name: moved(value) for name, value in vars(tree).items()})
@@ -201,7 +207,7 @@ def _calling(kind: type, evaluations: int, guidance: float | None) -> type:
         guidance -= 1.0
 
     @functools.wraps(call)
-    def planned(self: Pipeline, *inputs: Any, **options: Any) -> Any:
+    def planned(self: Pipeline, *inputs: object, **options: object) -> object:
         note = applied(self)
         if note is not None:
             note.check()
@@ -221,7 +227,7 @@ def _calling(kind: type, evaluations: int, guidance: float | None) -> type:
         extra = named.pop("kwargs", {})
         return call(named.pop("self", self), **named, **extra)
 
-    def refuse(self: Pipeline, *_: Any, **__: Any) -> Any:
+    def refuse(self: Pipeline, *_: object, **__: object) -> NoReturn:
         raise UserError(
             f"a plan is applied to this {kind.__name__}, which is neither copied nor saved with "
             "it; call hasten.undo(pipe) first."

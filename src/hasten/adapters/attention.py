@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
 
+from hasten.adapters.untyped import Net
 from hasten.core.family import Folding
 
 
@@ -30,7 +30,7 @@ class FoldedAttention:
         return unfold(answer)
 
 
-def fold_tokens_(attention: Any, folding: Folding) -> None:
+def fold_tokens_(attention: Net, folding: Folding) -> None:
     """Let ``attention`` see its tokens folded."""
     attention.set_processor(FoldedAttention(attention.processor, folding))
 
@@ -40,7 +40,7 @@ def tokens_seen(net: nn.Module, run: Callable[[], object]) -> dict[nn.Module, in
     those of plain U-Nets, which add their own input, are left out."""
     seen: dict[nn.Module, int] = {}
 
-    def keep(part: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+    def keep(part: Net, inputs: tuple[torch.Tensor, ...], options: dict[str, torch.Tensor]) -> None:
         x = inputs[0] if inputs else options["hidden_states"]
         rest = [*inputs[1:], *(value for key, value in options.items() if key != "hidden_states")]
         alone = not part.residual_connection and all(value is None for value in rest)

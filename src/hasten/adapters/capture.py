@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
-from hasten.adapters.layout import Layout, PutX, Reader
+from hasten.adapters.layout import Layout, PutX, Reader, Samples
 from hasten.adapters.recording import Step
+from hasten.adapters.untyped import Answer
 from hasten.core.errors import require
 
 CLOSE = 1e-3  # relative: of guidance fitted to answers, and of what is captured; and at least
@@ -44,7 +44,7 @@ class Captured:
     shape: tuple[int, ...]
     dtype: torch.dtype
     samples: int
-    answer: Any
+    answer: Samples
 
 
 def captured(
@@ -133,7 +133,7 @@ class CapturedModule(torch.nn.Module):
         t: torch.Tensor,
         labels: torch.Tensor,
         answers: Sequence[torch.Tensor] = (),
-    ) -> Any:
+    ) -> Answer:
         put = self.layout
         values = {**put.constant, **{path: answers[place] for path, place in put.linked.items()}}
         for path, names in self._names.items():
@@ -185,7 +185,7 @@ def close(dtype: torch.dtype) -> float:
     return max(CLOSE, ROUNDINGS * torch.finfo(dtype).eps)
 
 
-def answer_of(answer: Any) -> Any:
+def answer_of(answer: Answer) -> Answer:
     """The tensor, or list of tensors, that a network of diffusers answers with."""
     if isinstance(answer, Mapping) and "sample" in answer:
         return answer["sample"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
+from hasten.adapters.untyped import Tokenizer
 from hasten.adapters.word_tokenizer import token_ids
 from hasten.core.family import Text
 
@@ -15,7 +15,7 @@ from hasten.core.family import Text
 class ClipText(Text):
     """A CLIP tokenizer and the last hidden state of a CLIP text encoder."""
 
-    def __init__(self, tokenizer: Any, encoder: torch.nn.Module) -> None:
+    def __init__(self, tokenizer: Tokenizer, encoder: torch.nn.Module) -> None:
         self.tokenizer, self.encoder = tokenizer, _LastHidden(encoder)
         self.length = int(tokenizer.model_max_length)
 
@@ -25,7 +25,7 @@ class ClipText(Text):
     def tokens(self, prompts: Sequence[str]) -> torch.Tensor:
         return token_ids(self.tokenizer, prompts)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         model = json.loads(self.tokenizer.backend_tokenizer.to_str())["model"]
         merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
         return {
@@ -50,7 +50,7 @@ class _LastHidden(torch.nn.Module):
         return self.encoder(tokens, return_dict=False)[0]
 
 
-def clip_text(tokenizer: Any, encoder: torch.nn.Module) -> ClipText | None:
+def clip_text(tokenizer: Tokenizer, encoder: torch.nn.Module) -> ClipText | None:
     """Both of a pipeline; None where they are not CLIP's, or cannot be written down."""
     clip = type(encoder).__name__ == "CLIPTextModel" and hasattr(tokenizer, "backend_tokenizer")
     return ClipText(tokenizer, encoder) if clip else None

@@ -7,11 +7,10 @@ shifts, scales and gates of its normalisation (Peebles & Xie 2212.09748, section
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
+from hasten.adapters.untyped import Net
 from hasten.core.errors import UserError
 from hasten.core.family import Conditioning
 
@@ -31,7 +30,7 @@ class UNetConditioning(Conditioning):
         UserError: the network uses its embedding otherwise too, with the option that says so.
     """
 
-    def __init__(self, unet: Any, takes_label: bool) -> None:
+    def __init__(self, unet: Net, takes_label: bool) -> None:
         self._unet, self.takes_label = unet, takes_label
         _require_plain(unet, takes_label)
         self._blocks = [
@@ -67,7 +66,7 @@ class UNetConditioning(Conditioning):
 class DiTConditioning(Conditioning):
     """Of ``DiTTransformer2DModel``."""
 
-    def __init__(self, dit: Any) -> None:
+    def __init__(self, dit: Net) -> None:
         self._norms = [block.norm1 for block in dit.transformer_blocks]
         self.layers = [(norm, "linear") for norm in self._norms] + [(dit, "proj_out_1")]
         self._parts = [(norm.emb, norm.linear) for norm in self._norms]
@@ -93,7 +92,7 @@ class Unread(nn.Module):
         return time
 
 
-def _require_plain(unet: Any, takes_label: bool) -> None:
+def _require_plain(unet: Net, takes_label: bool) -> None:
     config = unet.config
     extra = [f"{name}={config[name]!r}" for name in EXTRAS if config.get(name) is not None]
     if config.get("time_embedding_type", "positional") != "positional":

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from hasten.adapters.folder import refusing
 from hasten.adapters.frozen import frozen
 from hasten.adapters.quiet import diffusers, quiet
+from hasten.adapters.untyped import Autoencoder
 from hasten.core.artifact import ASSETS, BUILTIN
 from hasten.core.codec import DecoderNetwork
 from hasten.core.errors import require
 
-Autoencoder = Any  # of a pipeline of diffusers
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.vae import DecoderOutput
+
+Module = TypeVar("Module", bound=torch.nn.Module)
 
 
 class VaeDecoder(DecoderNetwork):
@@ -66,7 +70,7 @@ def _opened(source: str) -> Autoencoder:
     return frozen(tiny)
 
 
-def twin(module: torch.nn.Module) -> Any:
+def twin(module: Module) -> Module:
     """Another object with the very parts and weights of ``module``, so that a method of it can be
     replaced while ``module`` stays as it was."""
     other = object.__new__(type(module))
@@ -79,8 +83,8 @@ def with_decoder(vae: Autoencoder, decoder: torch.nn.Module) -> Autoencoder:
     other = twin(vae)
 
     def decode(
-        latents: torch.Tensor, *more: Any, return_dict: bool = True, generator: Any = None
-    ) -> Any:
+        latents: torch.Tensor, *more: object, return_dict: bool = True, generator: object = None
+    ) -> tuple[torch.Tensor] | DecoderOutput:
         kind = type(vae).__name__
         given = [value for value in more if value is not None and value is not return_dict]
         require(not given, f"{kind} decodes by more than latents; drop the lever on its decoder.")

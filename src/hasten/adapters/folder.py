@@ -14,23 +14,25 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from hasten.adapters.families import loadable
 from hasten.adapters.quiet import diffusers
 from hasten.adapters.schedules import SchedulerConfig
+from hasten.adapters.untyped import Net
 from hasten.core.artifact import FACTS
 from hasten.core.codec import codecs
 from hasten.core.errors import UserError, require
-from hasten.core.files import MANIFEST, TEXT, cache_root, new_folder, sha256, verify
+from hasten.core.files import MANIFEST, TEXT, JsonObject, cache_root, new_folder, sha256, verify
 from hasten.core.model import Model
 from hasten.core.noise_schedule import Discrete
 from hasten.core.prediction import predictions
 
-JsonObject = dict[str, Any]
-"""The object in a JSON file; its values are checked where they are used."""
+if TYPE_CHECKING:
+    from diffusers import ConfigMixin
+
 INDEX = "model_index.json"
 WEIGHTS = "diffusion_pytorch_model"
 AGAIN = "copy or download the folder again."
@@ -45,7 +47,7 @@ def save_folder(model: Model, target: Path, card: str = "") -> None:
 
     The folder appears whole or not at all; stock diffusers loads its network and scheduler.
     """
-    module: Any = model.net.module
+    module: Net = model.net.module
     component = "transformer" if "Transformer" in type(module).__name__ else "unet"
     pipeline = "DiTPipeline" if component == "transformer" else "DDPMPipeline"
     scheduler = stock_scheduler(model)
@@ -81,7 +83,7 @@ def facts(model: Model) -> dict[str, object]:
     }
 
 
-def stock_scheduler(model: Model) -> Any:
+def stock_scheduler(model: Model) -> ConfigMixin:
     """The diffusers scheduler that comes nearest to the model's noise schedule."""
     stock = diffusers()
     if isinstance(model.schedule, Discrete):

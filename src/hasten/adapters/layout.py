@@ -14,6 +14,8 @@ from hasten.adapters.recording import NetworkCall
 from hasten.core.errors import UserError, require
 
 EXACT = 1e-5  # relative, of what is put into place
+Samples = torch.Tensor | list[torch.Tensor] | tuple[torch.Tensor, ...]
+"""A batch, or samples of any sizes one by one."""
 Values = dict[str, Any]
 """The arguments of a call by path: those in dicts and tuples one by one."""
 
@@ -40,14 +42,14 @@ class PutX:
     channels: int = 0
     dtype: torch.dtype = torch.float32
 
-    def __call__(self, x: torch.Tensor, more: torch.Tensor | None) -> Any:
+    def __call__(self, x: torch.Tensor, more: torch.Tensor | None) -> Samples:
         if more is not None:
             x = torch.cat([x, more.to(x.dtype)], dim=1)
         if self.axis is not None:
             x = x.unsqueeze(self.axis)
         return list(x.unbind(0)) if self.listed else x
 
-    def undone(self, value: Any) -> torch.Tensor:
+    def undone(self, value: Samples) -> torch.Tensor:
         """A batch of samples from what the network gives or is given."""
         x = torch.stack(list(value)) if isinstance(value, (list, tuple)) else value
         return x if self.axis is None else x.squeeze(self.axis)
@@ -83,7 +85,7 @@ class Layout:
     x: PutX
     t: PutT
     paths: tuple[str, ...]
-    structure: Any
+    structure: pytree.TreeSpec
     constant: Values
     table: Mapping[str, Sequence[Any]]
     each: Mapping[str, int]
@@ -173,7 +175,7 @@ class Reader:
             linked=linked,
         )
 
-    def _grows(self, value: Any, twice: Any, rows: int, known: bool) -> bool:
+    def _grows(self, value: object, twice: object, rows: int, known: bool) -> bool:
         """Whether an argument has rows for every sample."""
         if isinstance(value, Batch):
             return True
@@ -244,7 +246,7 @@ def _batches(call: NetworkCall, doubled: NetworkCall) -> set[str]:
     }
 
 
-def _with_batches(call: NetworkCall, lists: set[str]) -> dict[str, Any]:
+def _with_batches(call: NetworkCall, lists: set[str]) -> Values:
     return {
         name: Batch(value) if name in lists else value for name, value in call.arguments.items()
     }
@@ -255,16 +257,16 @@ def _flat(call: NetworkCall, lists: set[str]) -> Values:
     return {".".join(map(_step, path)): value for path, value in leaves}
 
 
-def _step(key: Any) -> str:
+def _step(key: object) -> str:
     return str(getattr(key, "key", getattr(key, "idx", key)))
 
 
-def _chunks(value: Any, count: int) -> Iterator[Any]:
+def _chunks(value: Samples, count: int) -> Iterator[Samples]:
     size = len(value) // count
     return (value[begin : begin + size] for begin in range(0, len(value), size))
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(one: object, other: object) -> bool:
     if isinstance(one, (Batch, list, tuple)) and isinstance(other, (Batch, list, tuple)):
         return len(one) == len(other) and all(map(_same, one, other))
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
@@ -29,6 +29,7 @@ from hasten.adapters.prompted import load_prompted
 from hasten.adapters.schedules import config_of, read_prediction, read_schedule
 from hasten.adapters.schedules import prediction as as_prediction
 from hasten.adapters.schedules import schedule as as_schedule
+from hasten.adapters.untyped import Pipeline
 from hasten.core.artifact import BUILTIN
 from hasten.core.codec import Codec, Shape, codecs
 from hasten.core.errors import UserError, nearest, require, require_whole
@@ -37,7 +38,6 @@ from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.plan_upgrade import upgraded
 from hasten.core.prediction import Prediction
 
-Pipeline = Any  # of diffusers
 Facts = dict[str, Any]
 """What is known of a model, by the names of the arguments of :func:`load`."""
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?")
@@ -56,11 +56,11 @@ def load(
     labels: int | None = None,
     null_label: int | None = None,
     learned_variance: bool | None = None,
-    prompts: Sequence[Any] | None = None,
+    prompts: Sequence[str | int] | None = None,
     negative: str | None = None,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype | None = None,
-    **call: Any,
+    **call: object,
 ) -> Model:
     """The Model behind ``source``, ready to sample: in eval mode, without gradients, on ``device``.
 
@@ -345,7 +345,7 @@ def _part(kind: type[Part], value: object) -> Part:
     return value
 
 
-def _shape(shape: Any) -> Shape:
+def _shape(shape: Iterable[int]) -> Shape:
     sizes = tuple(shape)
     fits = len(sizes) >= 2
     require(fits, f"shape is {shape!r}; it takes (channels, height, width), or (channels, ...).")

@@ -9,12 +9,12 @@ import copy
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from hasten.adapters.folder import facts, read_object, refusing
 from hasten.adapters.quiet import diffusers
+from hasten.adapters.untyped import Net
 from hasten.core.artifact import FACTS
 from hasten.core.errors import UserError, require
 from hasten.core.family import family_of
@@ -37,13 +37,13 @@ pictures = hasten.build(model, "levers=student(folder='this/folder')").sample(4,
 """How to use such weights, for their model card."""
 
 
-def inner(net: torch.nn.Module) -> Any:
+def inner(net: torch.nn.Module) -> Net:
     """The diffusers network in the wrappers around it.
 
     Raises:
         UserError: it takes no low-rank weights.
     """
-    module: Any = net
+    module: Net = net
     while not hasattr(module, "add_adapter") and hasattr(module, "module"):
         module = module.module
     require(

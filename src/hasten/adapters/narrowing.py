@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from hasten.adapters.untyped import Net
 from hasten.core.family import Narrowing, Shortening
 
-Net = Any  # a network of diffusers, whose parts have no types
 NetworkConfig = dict[str, Any]
 """The options of a network of diffusers, and its ``class``."""
 Make = Callable[[NetworkConfig], nn.Module]

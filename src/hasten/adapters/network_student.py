@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hasten.adapters.folder import facts, refusing
 from hasten.adapters.lora import student_in
+from hasten.adapters.untyped import Net
 from hasten.core.artifact import FACTS
 from hasten.core.family import inner
 from hasten.core.files import new_folder
@@ -32,7 +33,8 @@ On a live pipeline: `hasten.apply(pipe, "levers=student(folder='this/folder')")`
 def save_network(student: Model, target: Path, card: str) -> None:
     """Write the network of ``student`` with a card and its plans; whole or not at all."""
     with new_folder(target) as folder:
-        inner(student.net).save_pretrained(str(folder / PART))
+        net: Net = inner(student.net)
+        net.save_pretrained(str(folder / PART))
         known = {**facts(student), PART: True}
         (folder / FACTS).write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(card, encoding="utf-8")
@@ -45,7 +47,7 @@ def with_network(teacher: Model, folder: Path) -> Model:
         UserError: the weights do not fit, or are damaged.
     """
     net = copy.deepcopy(teacher.net)
-    mine = inner(net)
+    mine: Net = inner(net)
     with refusing(f"{folder / PART} does not fit {teacher.name!r}", "distil it again."):
         other = type(mine).from_pretrained(str(folder / PART), use_safetensors=True)
         mine.load_state_dict(other.state_dict())

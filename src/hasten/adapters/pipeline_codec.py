@@ -9,16 +9,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Sized
 from typing import Any
 
 import numpy as np
 import torch
 
 from hasten.adapters.decoders import VaeDecoder, with_decoder
-from hasten.adapters.recording import Pipeline, answering, borrowed, network_of, run, scheduled
-from hasten.adapters.scheduler import ProgramScheduler
+from hasten.adapters.layout import Samples
+from hasten.adapters.recording import answering, borrowed, network_of, run, scheduled
+from hasten.adapters.scheduler import ProgramScheduler, ProgramSchedulerOutput, Timestep
 from hasten.adapters.schedules import config_of, read_schedule
+from hasten.adapters.untyped import Pipeline, PipelineCall
 from hasten.core.codec import Codec, DecoderNetwork, Shape, codecs
 from hasten.core.errors import UserError, require
 from hasten.core.plan import Plan
@@ -33,10 +35,15 @@ class Returning(ProgramScheduler):
     latents: torch.Tensor
 
     def step(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, **options: Any
-    ) -> Any:
+        self,
+        model_output: torch.Tensor,
+        timestep: Timestep,
+        sample: torch.Tensor,
+        **options: object,
+    ) -> ProgramSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
         """Take the step, and give the latents."""
-        done: Any = super().step(model_output, timestep, sample)
+        done = super().step(model_output, timestep, sample)
+        assert isinstance(done, ProgramSchedulerOutput)
         out = self.latents.to(sample.dtype)
         if len(out) < len(sample):  # some pipelines hand over the branches side by side
             out = torch.cat([out] * (len(sample) // len(out)))
@@ -54,8 +61,8 @@ class PipelineCodec(Codec):
     def of(
         self,
         pipe: Pipeline,
-        call: Mapping[str, Any],
-        answer: Any,
+        call: PipelineCall,
+        answer: Samples,
         latent: Shape,
         picture: Shape,
     ) -> PipelineCodec:
@@ -111,7 +118,7 @@ class PipelineCodec(Codec):
 
 
 def decoded_by(
-    pipe: Pipeline, call: Mapping[str, Any], latents: torch.Tensor, answer: Any
+    pipe: Pipeline, call: PipelineCall, latents: torch.Tensor, answer: Samples
 ) -> torch.Tensor:
     """``latents`` (n, ...) as ``pipe`` decodes them: (n, c, h, w) or (n, frames, c, h, w).
 
@@ -164,7 +171,7 @@ def _decoding_by(pipe: Pipeline, decoder: torch.nn.Module | None) -> Iterator[No
         pipe.vae = vae
 
 
-def _first(value: Any, n: int) -> Any:
+def _first(value: object, n: int) -> list[object]:
     """The first of several texts or pictures, ``n`` times; one stays alone."""
     return [value[0]] * n if isinstance(value, (list, tuple)) else [value] * n
 
@@ -173,14 +180,14 @@ class Nothing(tuple):
     """An answer of a network: a tuple, or what has a ``sample``."""
 
     @property
-    def sample(self) -> Any:
+    def sample(self) -> Samples:
         return self[0]
 
 
-def _silenced(answer: Any) -> Any:
+def _silenced(answer: Samples) -> Callable[..., Nothing]:
     """A network that answers with zeros, shaped as it answered once."""
 
-    def zeros(*args: Any, **kwargs: Any) -> Nothing:
+    def zeros(*args: Sized, **kwargs: Sized) -> Nothing:
         names = (name for name in ("hidden_states", "sample", "x") if name in kwargs)
         rows = len(args[0] if args else kwargs[next(names)])  # of a batch, or of a list
         if isinstance(answer, (list, tuple)):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 
@@ -13,7 +13,6 @@ from hasten.adapters.families import CapturedFamily, Network, family
 from hasten.adapters.frozen import frozen
 from hasten.adapters.pipeline_codec import PipelineCodec, decoded_by
 from hasten.adapters.recording import (
-    Pipeline,
     Step,
     arguments_of,
     helper_of,
@@ -22,6 +21,7 @@ from hasten.adapters.recording import (
     takes,
 )
 from hasten.adapters.schedules import config_of, read_prediction, read_schedule
+from hasten.adapters.untyped import Pipeline, PipelineCall
 from hasten.core.errors import UserError, nearest, require
 from hasten.core.model import Model
 
@@ -46,9 +46,9 @@ REFUSED = {  # arguments of a pipeline's call, also by the first word of their n
 
 def load_pipeline(
     pipe: Pipeline,
-    prompts: Sequence[Any] | None,
-    call: Mapping[str, Any],
-    more: Mapping[str, Any] | None = None,
+    prompts: Sequence[str | int] | None,
+    call: PipelineCall,
+    more: PipelineCall | None = None,
 ) -> Model:
     """The Model of ``pipe`` for ``prompts``: a label for each, and one for no prompt (or the
     negative one) where the pipeline guides.
@@ -103,8 +103,15 @@ def load_pipeline(
         null_label=None if what.guidance is None else labels,
         name=kind,
         plans=() if what.guidance is None else ({"guidance": round(what.guidance, 4)},),
-        prompts=() if prompts is None or not isinstance(prompts[0], str) else tuple(prompts),
+        prompts=_texts(prompts),
     )
+
+
+def _texts(prompts: Sequence[str | int] | None) -> tuple[str, ...]:
+    """The prompts that are texts; none where they are classes."""
+    if prompts is None or not isinstance(prompts[0], str):
+        return ()
+    return tuple(cast("Sequence[str]", prompts))
 
 
 def _refused(argument: str) -> str | None:
@@ -117,7 +124,7 @@ def _arguments(pipe: Pipeline) -> list[str]:
     return [name for name in arguments_of(pipe) if _refused(name) is None]
 
 
-def _twice(pipe: Pipeline, call: Mapping[str, Any]) -> Step | None:
+def _twice(pipe: Pipeline, call: PipelineCall) -> Step | None:
     """The first step of the same call for twice as many samples; None where it cannot be made."""
     doubled = {
         name: value * 2 if isinstance(value, list) else value for name, value in call.items()
@@ -130,7 +137,7 @@ def _twice(pipe: Pipeline, call: Mapping[str, Any]) -> Step | None:
         return None
 
 
-def _elsewhere(pipe: Pipeline, call: Mapping[str, Any], what: Captured) -> dict[str, Any]:
+def _elsewhere(pipe: Pipeline, call: PipelineCall, what: Captured) -> dict[str, object]:
     """The same call from another start. Only the start is another: what else a pipeline draws (of
     the posterior of a picture's latents, say) belongs to the condition."""
     if any("image" in name for name in call):  # its latents may be drawn from the same generator

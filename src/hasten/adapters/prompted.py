@@ -11,26 +11,27 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
 from hasten.adapters.builtin import builtin_folder
 from hasten.adapters.clip_text import clip_text
-from hasten.adapters.decoders import Autoencoder, VaeDecoder
+from hasten.adapters.decoders import VaeDecoder
 from hasten.adapters.families import PROMPTED, Network
 from hasten.adapters.folder import INDEX, LIBRARIES, read_object, refusing
 from hasten.adapters.frozen import frozen
 from hasten.adapters.quiet import diffusers, quiet
 from hasten.adapters.schedules import config_of, read_prediction, read_schedule
 from hasten.adapters.split import split
+from hasten.adapters.untyped import Autoencoder, Pipeline
 from hasten.core.artifact import BUILTIN, weights_sha256
+from hasten.core.call import Output
 from hasten.core.codec import Codec, DecoderNetwork, Shape, codecs
 from hasten.core.errors import UserError, require
 from hasten.core.family import Text
 from hasten.core.model import Model
 
-Pipeline = Any  # of diffusers
 KNOWN = "StableDiffusionPipeline"
 
 
@@ -73,7 +74,7 @@ class PromptedSplit(Prompted):
         t: torch.Tensor,
         condition: torch.Tensor | None = None,
         *features: torch.Tensor,
-    ) -> Any:
+    ) -> Output:
         return self.module(x, t, self._words(x, condition), *features)
 
 
@@ -148,11 +149,11 @@ class VaeCodec(Codec):
 
 def load_prompted(
     source: str | Path | Pipeline,
-    prompts: Sequence[Any],
+    prompts: Sequence[str | int],
     device: torch.device,
     dtype: torch.dtype | None,
     negative: str | None = None,
-    **call: Any,
+    **call: object,
 ) -> Model:
     """The Model of a pipeline (live, a folder, or a hub id) for ``prompts``.
 
@@ -181,12 +182,13 @@ def load_prompted(
         pipe.to(device)
     parts = [getattr(pipe, name, None) for name in ("unet", "vae", "text_encoder", "tokenizer")]
     whole = type(pipe).__name__ == KNOWN and all(part is not None for part in parts)
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
     require(
-        not whole or all(isinstance(prompt, str) for prompt in prompts),
+        not whole or len(texts) == len(prompts),
         f"prompts is {prompts!r}; give a list of texts, one for each label.",
     )
     if whole and negative is None and not call:
-        return _stable_diffusion(pipe, prompts, name, folder, device, dtype)
+        return _stable_diffusion(pipe, texts, name, folder, device, dtype)
     _require_as_it_is(pipe, folder, device, dtype)
     from hasten.adapters.pipelines import load_pipeline  # imports diffusers
 

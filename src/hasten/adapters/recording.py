@@ -7,22 +7,23 @@ import dataclasses
 import inspect
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
 from hasten.adapters.quiet import quiet, quiet_import
-from hasten.adapters.scheduler import ProgramScheduler
+from hasten.adapters.scheduler import ProgramScheduler, ProgramSchedulerOutput, Timestep
 from hasten.adapters.schedules import config_of, read_schedule
+from hasten.adapters.standing_in import Forward
+from hasten.adapters.untyped import Answer, Pipeline, PipelineCall
 from hasten.core.errors import UserError, require
 from hasten.core.plan import Plan
 
 with quiet_import():
     from diffusers import DiffusionPipeline
 
-Pipeline = Any  # of diffusers
 NETWORKS = ("transformer", "unet", "prior")
 OWN = "hasten_own"  # of the call of a pipeline with a plan: the pipeline's own
 
@@ -37,7 +38,7 @@ class NetworkCall:
     modules before it (a ControlNet) whose answers it may have been given."""
 
     arguments: dict[str, Any]
-    answer: Any
+    answer: Answer
     helpers: tuple[NetworkCall, ...] = ()
 
 
@@ -64,8 +65,8 @@ class Recorder(ProgramScheduler):
         self.altered = False
 
     def step(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, **options: Any
-    ) -> Any:
+        self, model_output: torch.Tensor, timestep: Timestep, sample: torch.Tensor, **options: Any
+    ) -> ProgramSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
         """Note the step, then take it."""
         before, self.returned = self.returned, None
         if before is not None:
@@ -82,7 +83,7 @@ class Recorder(ProgramScheduler):
         self.helpers.clear()
         if len(self.steps) == self.wanted:
             raise Finished
-        out: Any = super().step(model_output, timestep, sample, **options)
+        out = super().step(model_output, timestep, sample, **options)
         self.returned = (out[0] if isinstance(out, tuple) else out.prev_sample).float().clone()
         return out
 
@@ -113,7 +114,7 @@ def network_of(pipe: Pipeline) -> tuple[str, torch.nn.Module]:
     return names[0], getattr(pipe, names[0])
 
 
-def recorded(pipe: Pipeline, call: Mapping[str, Any], steps: int) -> list[Step]:
+def recorded(pipe: Pipeline, call: PipelineCall, steps: int) -> list[Step]:
     """The first ``steps`` steps of ``pipe(**call)``; the pipeline is as it was afterwards.
 
     Raises:
@@ -153,7 +154,7 @@ def takes(pipe: Pipeline, name: str) -> bool:
     return name in arguments_of(pipe)
 
 
-def run(pipe: Pipeline, settings: Mapping[str, Any], *, gradients: bool = False) -> Any:
+def run(pipe: Pipeline, settings: PipelineCall, *, gradients: bool = False) -> Answer:
     """``pipe(**settings)``, with the settings that it takes; None where a step ended it.
 
     Args:
@@ -195,11 +196,13 @@ def borrowed(pipe: Pipeline) -> Iterator[None]:
 
 
 _GUARD = threading.Lock()
-_LOCKS: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+_LOCKS: weakref.WeakKeyDictionary[Pipeline, contextlib.AbstractContextManager[object]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 @contextlib.contextmanager
-def scheduled(pipe: Pipeline, scheduler: Any) -> Iterator[None]:
+def scheduled(pipe: Pipeline, scheduler: ProgramScheduler) -> Iterator[None]:
     """``pipe`` with another scheduler."""
     before = pipe.scheduler
     pipe.scheduler = scheduler
@@ -210,7 +213,7 @@ def scheduled(pipe: Pipeline, scheduler: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def answering(network: torch.nn.Module, forward: Any) -> Iterator[None]:
+def answering(network: torch.nn.Module, forward: Forward) -> Iterator[None]:
     """``network`` with another ``forward``."""
     own = network.__dict__.get("forward")
     network.forward = forward
@@ -249,7 +252,7 @@ def _noting(module: torch.nn.Module, note: Callable[[NetworkCall], None]) -> Ite
     forward = module.forward
     signature = inspect.signature(type(module).forward)
 
-    def noted(*args: Any, **kwargs: Any) -> Any:
+    def noted(*args: object, **kwargs: object) -> object:
         bound = signature.bind(module, *args, **kwargs).arguments
         arguments = {name: value for name, value in bound.items() if name != "self"}
         arguments |= arguments.pop("kwargs", {})

@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
+from hasten.adapters.standing_in import Forward
+from hasten.adapters.untyped import Answer
 from hasten.core.engine import Engine, Flat, Runner, Static, beside
 from hasten.core.errors import require
 from hasten.core.model import Model
 from hasten.core.noise_schedule import schedule
 from hasten.core.prediction import prediction
 
-Forward = Callable[..., Any]
 CLOSE = 1e-2  # relative: of an engine's answer and the network's own
 
 
@@ -24,8 +24,8 @@ CLOSE = 1e-2  # relative: of an engine's answer and the network's own
 class Arguments:
     """How tensors make the arguments of a call; what a graph is compiled for."""
 
-    structure: Any
-    others: tuple[Any, ...]
+    structure: pytree.TreeSpec
+    others: tuple[object, ...]
 
     parts = True  # a graph takes more than x and t
 
@@ -37,7 +37,7 @@ class Arguments:
         """What follows x and t; :meth:`made` puts all of it together."""
         return tuple(tensors)
 
-    def made(self, tensors: Sequence[torch.Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def made(self, tensors: Sequence[torch.Tensor]) -> tuple[tuple[object, ...], dict[str, object]]:
         """The arguments that ``tensors`` belong to."""
         left = iter(tensors)
         leaves = [next(left) if other is TENSOR else other for other in self.others]
@@ -79,10 +79,10 @@ def run_by(engine: Engine, dtype: str) -> Callable[[Forward], Forward]:
     """
 
     def around(forward: Forward) -> Forward:
-        known: dict[tuple[object, ...], tuple[Runner, Any, torch.dtype]] = {}
+        known: dict[tuple[object, ...], tuple[Runner, object, torch.dtype]] = {}
 
         @functools.wraps(forward)
-        def run(*inputs: Any, **options: Any) -> Any:
+        def run(*inputs: object, **options: object) -> object:
             leaves, structure = pytree.tree_flatten((inputs, options))
             tensors = [value for value in leaves if isinstance(value, torch.Tensor)]
             others = (TENSOR if isinstance(value, torch.Tensor) else value for value in leaves)
@@ -142,7 +142,7 @@ def _graph(
         return prepared.compile(flat, [value.clone() for value in tensors])
 
 
-def _plain(answer: Any) -> Any:
+def _plain(answer: Answer) -> Answer:
     """What a network of diffusers answers, without its class."""
     return dict(answer) if isinstance(answer, dict) else answer
 
@@ -151,7 +151,7 @@ def _name(forward: Forward) -> str:
     return type(forward.__self__).__name__  # type: ignore[attr-defined]
 
 
-def _answered(value: torch.Tensor, like: Any) -> Any:
+def _answered(value: torch.Tensor, like: Answer) -> Answer:
     """``value`` in the kind of answer that ``like`` is."""
     if isinstance(like, tuple) and not isinstance(like, dict):
         return (value,)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 
@@ -75,7 +74,7 @@ class ProgramScheduler(SchedulerMixin, ConfigMixin):
         program: Program | str | dict[str, object] | None = None,
         prediction: str | Prediction | None = None,
         num_train_timesteps: int | None = None,
-        like: Scheduler | Mapping[str, Any] | None = None,
+        like: Scheduler | Mapping[str, object] | None = None,
     ) -> None:
         self.program = as_program(program)
         self.prediction, replaced = predicted(prediction, like)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +34,7 @@ def as_program(program: Program | str | dict[str, object] | None) -> Program:
 
 
 def predicted(
-    prediction: str | Prediction | None, like: Scheduler | Mapping[str, Any] | None
+    prediction: str | Prediction | None, like: Scheduler | Mapping[str, object] | None
 ) -> tuple[Prediction, dict[str, object] | None]:
     """What the network predicts, and the settings of the scheduler that is replaced, as JSON."""
     if like is None:

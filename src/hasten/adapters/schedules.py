@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from hasten.core.errors import require, require_choice, require_whole
+from hasten.core.files import JsonObject
 from hasten.core.level import Array
 from hasten.core.noise_schedule import EDM, Discrete, Flow, NoiseSchedule, zero_terminal
 from hasten.core.noise_schedule import schedule as core_schedule
@@ -22,7 +23,7 @@ from hasten.core.prediction import prediction as core_prediction
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
-SchedulerConfig = dict[str, Any]
+SchedulerConfig = JsonObject
 """The settings of a scheduler of diffusers, as ``scheduler_config.json`` has them."""
 PREDICTIONS = {"sample": "x0", "v_prediction": "v", "flow_prediction": "flow"}
 BETAS = ("linear", "scaled_linear", "squaredcos_cap_v2")
@@ -37,10 +38,10 @@ class Scheduler(Protocol):
     """A live scheduler of diffusers."""
 
     @property
-    def config(self) -> Mapping[str, Any]: ...
+    def config(self) -> Mapping[str, object]: ...
 
 
-ScheduleLike = str | dict[str, Any] | NoiseSchedule | Scheduler
+ScheduleLike = str | JsonObject | NoiseSchedule | Scheduler
 
 
 def schedule(source: ScheduleLike) -> NoiseSchedule:
@@ -69,7 +70,7 @@ def is_scheduler(source: object) -> TypeIs[Scheduler]:
     return hasattr(source, "config") and hasattr(source, "set_timesteps")
 
 
-def config_of(source: Scheduler | Mapping[str, Any]) -> SchedulerConfig:
+def config_of(source: Scheduler | Mapping[str, object]) -> SchedulerConfig:
     """The settings of a live scheduler, or the settings themselves, with the class they are of.
 
     A scheduler that runs a Program stands in for another one, and that one's settings are given.
@@ -77,7 +78,7 @@ def config_of(source: Scheduler | Mapping[str, Any]) -> SchedulerConfig:
     Raises:
         UserError: nothing says of which class they are, or which scheduler a Program replaced.
     """
-    config = dict(source.config if is_scheduler(source) else source)
+    config: SchedulerConfig = dict(source.config if is_scheduler(source) else source)
     if is_scheduler(source):
         config["_class_name"] = type(source).__name__
     if "program" in config:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
+from hasten.adapters.untyped import Net
 from hasten.core.errors import require
-
-DiT = Any  # a DiTTransformer2DModel, whose parts diffusers does not type
 
 
 class SplitDiT(nn.Module):
     """The network in three pieces: the patches' tokens, its blocks, and what it answers."""
 
-    def __init__(self, dit: DiT) -> None:
+    def __init__(self, dit: Net) -> None:
         super().__init__()
         self.dit = dit
 
@@ -55,7 +52,7 @@ class SplitDiT(nn.Module):
 class BlocksSplit(SplitDiT):
     """Keeps what the blocks ``first`` to ``last`` added."""
 
-    def __init__(self, dit: DiT, first: int, last: int) -> None:
+    def __init__(self, dit: Net, first: int, last: int) -> None:
         super().__init__(dit)
         count = len(dit.transformer_blocks)
         end = last + count if last < 0 else last
@@ -84,7 +81,7 @@ class BlocksSplit(SplitDiT):
 class AttentionSplit(SplitDiT):
     """Keeps what the attention of every block attended to; the rest of each block is current."""
 
-    def __init__(self, dit: DiT) -> None:
+    def __init__(self, dit: Net) -> None:
         super().__init__(dit)
         kinds = {block.norm_type for block in dit.transformer_blocks}
         require(
@@ -110,7 +107,7 @@ class AttentionSplit(SplitDiT):
 
     def _block(
         self,
-        block: Any,
+        block: Net,
         tokens: torch.Tensor,
         t: torch.Tensor,
         condition: torch.Tensor | None,
@@ -129,7 +126,7 @@ class FirstBlockSplit(SplitDiT):
     """Keeps for each picture what the first block, and what all others, added at its last full
     evaluation, and runs the others for those pictures whose first block has moved on."""
 
-    def __init__(self, dit: DiT, threshold: float) -> None:
+    def __init__(self, dit: Net, threshold: float) -> None:
         super().__init__(dit)
         count = len(dit.transformer_blocks)
         require(count > 1, "lever 'first-block' needs a network of two blocks or more.")

@@ -8,18 +8,16 @@ forward, in the same order.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
+from hasten.adapters.untyped import Net
 from hasten.core.errors import UserError, require
 
 DOWN = ("DownBlock2D", "AttnDownBlock2D", "CrossAttnDownBlock2D")
 UP = ("UpBlock2D", "AttnUpBlock2D", "CrossAttnUpBlock2D")
 MIDDLE = ("UNetMidBlock2D", "UNetMidBlock2DCrossAttn", "NoneType")
 
-UNet = Any  # a UNet2DModel or UNet2DConditionModel, whose parts diffusers does not type
 Layer = tuple[nn.Module, nn.Module | None]
 """A residual block and its attention, or a module that changes the size alone."""
 
@@ -30,7 +28,7 @@ class SplitUNet(nn.Module):
     answer``.
     """
 
-    def __init__(self, unet: UNet) -> None:
+    def __init__(self, unet: Net) -> None:
         super().__init__()
         _check(unet)
         self.unet = unet
@@ -148,7 +146,7 @@ class SplitUNet(nn.Module):
 class DeepSplit(SplitUNet):
     """Keeps what enters the decoder layer that reads skip connection ``branch``."""
 
-    def __init__(self, unet: UNet, branch: int) -> None:
+    def __init__(self, unet: Net, branch: int) -> None:
         super().__init__(unet)
         count = len(decoder_layers(unet))
         require(
@@ -198,7 +196,7 @@ class EncoderSplit(SplitUNet):
         return answer if features else (answer, deep, *skips)
 
 
-def encoder_layers(unet: UNet) -> list[Layer]:
+def encoder_layers(unet: Net) -> list[Layer]:
     """What writes the skip connections after the first, the outermost first."""
     out: list[Layer] = []
     for block in unet.down_blocks:
@@ -208,7 +206,7 @@ def encoder_layers(unet: UNet) -> list[Layer]:
     return out
 
 
-def decoder_layers(unet: UNet) -> list[tuple[Layer, list[nn.Module]]]:
+def decoder_layers(unet: Net) -> list[tuple[Layer, list[nn.Module]]]:
     """What reads each skip connection, the outermost first, and what grows its output."""
     out: list[tuple[Layer, list[nn.Module]]] = []
     for block in unet.up_blocks:
@@ -224,7 +222,7 @@ def _is_residual(module: nn.Module) -> bool:
     return hasattr(module, "time_emb_proj")
 
 
-def _check(unet: UNet) -> None:
+def _check(unet: Net) -> None:
     """Refuse what the code above would not compute as the network does."""
     names = [type(block).__name__ for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks)]
     other = sorted(set(names) - {*DOWN, *MIDDLE, *UP})

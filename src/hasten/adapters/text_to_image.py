@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,14 +12,15 @@ from hasten.adapters.folder import stock_scheduler
 from hasten.adapters.frozen import frozen
 from hasten.adapters.prompted import Prompted, VaeCodec
 from hasten.adapters.quiet import diffusers, quiet
-from hasten.adapters.word_tokenizer import Tokenizer, token_ids
+from hasten.adapters.untyped import Autoencoder, Net, Tokenizer
+from hasten.adapters.word_tokenizer import token_ids
 from hasten.core.errors import UserError, require
 from hasten.core.files import new_folder
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.prediction import Prediction
 
-Options = Mapping[str, Any]
+Options = Mapping[str, object]
 
 
 def new_autoencoder(options: Options) -> torch.nn.Module:
@@ -47,7 +47,7 @@ class TinyCoding(torch.nn.Module):
 
     def __init__(self, tiny: torch.nn.Module) -> None:
         super().__init__()
-        self.tiny: Any = tiny
+        self.tiny: Autoencoder = tiny
 
     def forward(
         self, pictures: torch.Tensor, latents: torch.Tensor
@@ -66,7 +66,7 @@ class Autoencoding(torch.nn.Module):
 
     def __init__(self, vae: torch.nn.Module) -> None:
         super().__init__()
-        self.vae: Any = vae
+        self.vae: Autoencoder = vae
 
     def forward(
         self, pictures: torch.Tensor, noise: torch.Tensor | None = None
@@ -86,7 +86,7 @@ class Autoencoding(torch.nn.Module):
 
 def save_autoencoder(vae: torch.nn.Module, folder: Path, scale: float, card: str) -> None:
     """Write ``vae`` as a diffusers folder; ``scale`` brings its latents to what a network sees."""
-    any_vae: Any = vae
+    any_vae: Autoencoder = vae
     any_vae.register_to_config(scaling_factor=scale)
     with new_folder(folder) as target:
         any_vae.save_pretrained(str(target))
@@ -155,7 +155,7 @@ def new_text_to_image(network: Options, text: Options, tokenizer: Tokenizer) -> 
     Raises:
         UserError: a class that does not take its options.
     """
-    encoder: Any = new_text_encoder(text, tokenizer)
+    encoder: Net = new_text_encoder(text, tokenizer)
     options = {"cross_attention_dim": encoder.config.hidden_size, **network}
     unet = _made("network", diffusers().UNet2DConditionModel, options)
     return TextToImage(unet, encoder)
@@ -174,7 +174,7 @@ def prompted_model(
     device = next(net.parameters()).device
     with torch.no_grad():
         table = net.text_encoder(token_ids(tokenizer, [*prompts, ""]).to(device))[0]
-    unet: Any = net.unet
+    unet: Net = net.unet
     size = unet.config.sample_size
     return Model(
         net=Network(Prompted(unet, table)).eval(),
@@ -211,7 +211,7 @@ def save_text_to_image(
         (target / "README.md").write_text(card, encoding="utf-8")
 
 
-def _made(field: str, kind: Any, options: Options) -> torch.nn.Module:
+def _made(field: str, kind: Callable[..., torch.nn.Module], options: Options) -> torch.nn.Module:
     try:
         with quiet():
             return kind(**options)

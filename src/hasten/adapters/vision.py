@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import torch
 
@@ -178,9 +177,12 @@ def _side(said: object, default: int) -> object:
     return default if said is None else said
 
 
-def _numbers(said: Any, place: Path) -> Numbers:
+def _numbers(said: object, place: Path) -> Numbers:
     values = [said] * 3 if isinstance(said, (int, float)) else said
-    fits = isinstance(values, (list, tuple)) and len(values) == 3
-    fits = fits and all(isinstance(item, (int, float)) and math.isfinite(item) for item in values)
-    require(fits, f"{place} has {said!r} where three finite numbers belong; {AGAIN}")
+    if (
+        not isinstance(values, (list, tuple))
+        or len(values) != 3
+        or not all(isinstance(item, (int, float)) and math.isfinite(item) for item in values)
+    ):
+        raise UserError(f"{place} has {said!r} where three finite numbers belong; {AGAIN}")
     return float(values[0]), float(values[1]), float(values[2])

@@ -9,11 +9,11 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-Tokenizer = Any  # of transformers
+from hasten.adapters.untyped import Tokenizer
+
 Pair = tuple[str, str]
 START, END, LAST = "<|startoftext|>", "<|endoftext|>", "</w>"
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,.'-"

@@ -10,7 +10,7 @@ from pathlib import Path
 import cyclopts
 
 
-def _whole(hint: typing.Any, tokens: Sequence[cyclopts.Token]) -> typing.Any:
+def _whole(hint: object, tokens: Sequence[cyclopts.Token]) -> object:
     kinds = {hint, *typing.get_args(hint)}
     text = tokens[0].value if tokens else ""
     if int in kinds and not kinds & {str, float} and "." in text:

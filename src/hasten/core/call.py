@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 
@@ -20,6 +20,9 @@ from hasten.core.transfer import sent
 
 FULL = "full"  # the variant of a network that every network has
 
+Output = Any
+"""Of a network: the answer (n, ...); with what it keeps of its features after it, in a tuple, where
+it keeps any."""
 Weights = Callable[[Level], Mapping[str, float]]
 """``weights(level)``: the weight of each branch of a condition in the guided x0."""
 
@@ -37,7 +40,7 @@ class State(Protocol):
         """The state of the samples ``index`` (k,)."""
         ...
 
-    def cat(self, others: Sequence[Any]) -> State:
+    def cat(self, others: Sequence[Self]) -> State:
         """This state followed by others of equal signature."""
         ...
 
@@ -162,7 +165,8 @@ def joined(calls: Sequence[Call]) -> Call:
         return first
     states: dict[str, State] = {}
     if first.state is not None:
-        states = {first.branch: first.state.cat([call.state for call in others])}
+        kept = [call.state for call in others if call.state is not None]  # all: equal signatures
+        states = {first.branch: first.state.cat(kept)}
     numbers = {call.evaluation for call in calls}
     return first.changed(
         x=torch.cat([call.x for call in calls]),

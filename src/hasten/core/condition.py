@@ -36,7 +36,7 @@ class Leaf(ABC):
         """This part followed by those of other conditions, which have the same signature."""
 
     @abstractmethod
-    def value(self, x: torch.Tensor, t: torch.Tensor) -> Any:
+    def value(self, x: torch.Tensor, t: torch.Tensor) -> object:
         """What the network is given for x (n, ...) at the times t (n,)."""
 
     @property
@@ -270,7 +270,7 @@ class Condition:
             for name, tree in self.branches.items()
         )
 
-    def values(self, x: torch.Tensor, t: torch.Tensor) -> dict[str, Any]:
+    def values(self, x: torch.Tensor, t: torch.Tensor) -> dict[str, object]:
         """What the network is given, by name, for x (n, ...) at the times t (n,)."""
         return {key: leaf.value(x, t) for key, leaf in self.branches[COND].items()}
 
@@ -281,9 +281,10 @@ class Condition:
         tensors: list[torch.Tensor] = []
         for key, value in self.values(x, t).items():
             several = list(value) if isinstance(value, (list, tuple)) else [value]
-            if all(isinstance(item, torch.Tensor) for item in several):
+            some = [item for item in several if isinstance(item, torch.Tensor)]
+            if len(some) == len(several):
                 parts.append((key, len(several) if isinstance(value, (list, tuple)) else 0))
-                tensors += several
+                tensors += some
             else:
                 parts.append((key, Shared(value)))
         return Structure(tuple(parts)), tensors

@@ -13,12 +13,12 @@ import copy
 import threading
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import nn
 
 from hasten.core.artifact import weights_stamp
+from hasten.core.call import Output
 from hasten.core.condition import Condition
 from hasten.core.errors import UserError, require
 from hasten.core.family import Conditioning, family_of, inner
@@ -53,7 +53,7 @@ class Precomputed(nn.Module):
         row: torch.Tensor,
         condition: Condition | torch.Tensor | None = None,
         *features: torch.Tensor,
-    ) -> Any:
+    ) -> Output:
         self._row.now = row
         return self.net(x, row[:, 0], condition, *features)
 

@@ -11,18 +11,18 @@ import dataclasses
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
-from hasten.core.call import FULL, Call, State
+from hasten.core.call import FULL, Call, Output, State
 from hasten.core.condition import Condition, Structure, as_condition
 from hasten.core.conditioning_cache import Rows, conditioning_cache
 from hasten.core.errors import UserError, require
 from hasten.core.model import Model
 from hasten.core.registry import Registry
 
-Runner = Callable[..., Any]
+Runner = Callable[..., Output]
 """x (n, ...) float32, times (n,) float32, the tensors of a condition one after another, and what a
 network kept of its features where it keeps any; the answer in float32."""
 
@@ -47,7 +47,7 @@ class Prepared(ABC):
         t: torch.Tensor,
         condition: Condition | torch.Tensor | None = None,
         *features: torch.Tensor,
-    ) -> Any:
+    ) -> Output:
         """The answer to x (n, ...) at the times t (n,) in float32; class labels (n,) stand for the
         condition that they are.
 
@@ -139,7 +139,7 @@ class Flat(torch.nn.Module):
         super().__init__()
         self.network, self.structure, self.count = network, structure, count
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor, *tensors: torch.Tensor) -> Any:
+    def forward(self, x: torch.Tensor, t: torch.Tensor, *tensors: torch.Tensor) -> Output:
         mine, features = tensors[: self.count], tensors[self.count :]
         if not self.structure.parts and not features:
             return self.network(x, t)
@@ -183,7 +183,7 @@ class Static(Prepared):
         t: torch.Tensor,
         condition: Condition | torch.Tensor | None = None,
         *features: torch.Tensor,
-    ) -> Any:
+    ) -> Output:
         n, condition = len(x), as_condition(condition, len(x))
         if self._rows is not None:
             t = self._rows(t, condition.labels)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import nn
@@ -92,7 +92,7 @@ class Text(ABC):
         """``prompts`` as tokens (n, length), cut and padded."""
 
     @abstractmethod
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """What a runner in another language needs to do the same: ``length``; the tokens ``start``,
         ``end``, ``pad`` and ``unknown``; ``vocabulary`` and ``merges`` of byte pair encoding."""
 
@@ -153,7 +153,7 @@ class Family(ABC):
         """
         self._cannot("compute ahead what the time says to", "it does not say which layers read it")
 
-    def split(self, net: nn.Module, kind: str, **where: Any) -> nn.Module:
+    def split(self, net: nn.Module, kind: str, **where: object) -> nn.Module:
         """The network cut as the feature cache ``kind`` does it, see
         :mod:`hasten.core.feature_cache`.
 
@@ -221,7 +221,7 @@ def family_of(net: nn.Module) -> Family:
     return PLAIN
 
 
-def inner(net: nn.Module) -> Any:
+def inner(net: nn.Module) -> nn.Module:
     """The network within the wrappers that pass time and label through: each holds the next as
     ``net`` or ``module``, and the one inside carries no family."""
     return list(_inwards(net))[-1]

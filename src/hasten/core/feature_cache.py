@@ -10,11 +10,11 @@ from __future__ import annotations
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 
-from hasten.core.call import FULL, Call, State
+from hasten.core.call import FULL, Call, Output, State
 from hasten.core.condition import Condition
 from hasten.core.engine import Prepared
 from hasten.core.errors import UserError, require, require_whole
@@ -206,7 +206,7 @@ class Split(Prepared):
         t: torch.Tensor,
         condition: Condition | torch.Tensor | None = None,
         *features: torch.Tensor,
-    ) -> Any:
+    ) -> Output:
         return self.net(x, t, condition)[0]
 
     def full(
@@ -233,7 +233,7 @@ class Split(Prepared):
     def run(
         self, call: Call, x: torch.Tensor, t: torch.Tensor
     ) -> tuple[torch.Tensor, State | None]:
-        state: Any = Kept() if call.state is None else call.state
+        state = Kept() if call.state is None else cast("Kept", call.state)
         if call.variant == CACHED:
             return self.reuse(state, call, x, t)
         if call.variant != FULL:

@@ -14,6 +14,8 @@ from typing import Any
 from hasten.core.errors import UserError
 
 MANIFEST = "manifest.json"
+JsonObject = dict[str, Any]
+"""The object in a JSON file; its values are checked where they are used."""
 TEXT = "utf-8-sig"  # UTF-8, with or without the byte order mark that some editors write
 
 
@@ -144,7 +146,7 @@ def write_manifest(folder: Path, facts: Mapping[str, object] | None = None) -> N
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
-def verify(folder: Path, root: Path | None = None) -> dict[str, Any]:
+def verify(folder: Path, root: Path | None = None) -> JsonObject:
     """The manifest of ``folder``, after every file it lists was found whole inside ``root`` (the
     folder itself; a download cache keeps its files one level up, behind links).
 

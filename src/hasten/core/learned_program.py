@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hasten.core.artifact import located, require_weights
 from hasten.core.ask import Ask, Latent
 from hasten.core.errors import UserError, require
-from hasten.core.files import read_json, write_text
+from hasten.core.files import JsonObject, read_json, write_text
 from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.core.program import Program, Walk
@@ -33,7 +32,7 @@ class LearnedProgram:
     weights: str
     model: str
     start: str = "noise"
-    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    facts: JsonObject = dataclasses.field(default_factory=dict)
 
     def write(self, file: Path) -> None:
         """Write the file."""

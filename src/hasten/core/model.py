@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path as Folder
-from typing import Any
 
 import torch
 
@@ -13,6 +11,7 @@ from hasten.core.codec import Codec, Identity, Shape
 from hasten.core.condition import Condition
 from hasten.core.errors import require
 from hasten.core.family import Family, family_of
+from hasten.core.files import JsonObject
 from hasten.core.labels import whole_labels
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.prediction import Prediction
@@ -51,7 +50,7 @@ class Model:
     name: str = "module"
     sha256: str = ""
     folder: Folder | None = None
-    plans: tuple[Mapping[str, Any], ...] = ()
+    plans: tuple[JsonObject, ...] = ()
     teacher: str = ""
     imitates: bool = False
     prompts: tuple[str, ...] = ()
@@ -80,7 +79,7 @@ class Model:
         return family_of(self.net)
 
     @property
-    def plan(self) -> Mapping[str, Any]:
+    def plan(self) -> JsonObject:
         """Fields of the plan it is sampled with where none is given."""
         return self.plans[0] if self.plans else {}
 

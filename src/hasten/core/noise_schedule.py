@@ -13,11 +13,12 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from hasten.core.errors import UserError, require, require_number
+from hasten.core.files import JsonObject
 from hasten.core.level import Array, Level
 from hasten.core.registry import Registry
 
@@ -302,7 +303,7 @@ def ddpm_schedule(levels: int = 1000) -> Discrete:
     return Discrete.from_betas(np.linspace(1e-4, 0.02, levels))
 
 
-def schedule(source: str | dict[str, Any] | NoiseSchedule) -> NoiseSchedule:
+def schedule(source: str | JsonObject | NoiseSchedule) -> NoiseSchedule:
     """A NoiseSchedule from a name (``"vp-linear"``, ``"flow(shift=3.0)"``, ``"ddpm"``), or a dict
     as :meth:`NoiseSchedule.config` gives it.
 

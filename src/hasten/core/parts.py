@@ -11,6 +11,7 @@ from typing import Any
 from hasten.core.engine import Engine, engines
 from hasten.core.errors import UserError
 from hasten.core.executor import Executor, executors
+from hasten.core.files import JsonObject
 from hasten.core.grid import Grid, grids
 from hasten.core.learned_program import FIELD, LearnedProgram, Replayed
 from hasten.core.level import Level
@@ -65,7 +66,7 @@ class Parts:
     start_text: str = "noise"
 
     @staticmethod
-    def of(fields: Mapping[str, Any]) -> Parts:
+    def of(fields: JsonObject) -> Parts:
         """The parts that a plan's ``fields`` name; reads the files of what decides for others.
 
         Raises:
@@ -128,9 +129,9 @@ class Parts:
         return functools.reduce(lambda marked, lever: lever.mark(marked), self.levers, program)
 
 
-def decided_by(chosen: tuple[Lever, ...]) -> dict[str, Any]:
+def decided_by(chosen: tuple[Lever, ...]) -> JsonObject:
     """Solver, grid, steps, clip and start as the levers decide them."""
-    fields: dict[str, Any] = {**DEFAULTS, "clip": None}
+    fields: JsonObject = {**DEFAULTS, "clip": None}
     for lever in chosen:
         if lever.decides:
             fields |= lever.fields()

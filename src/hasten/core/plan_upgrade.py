@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from hasten.core.errors import UserError
+from hasten.core.files import JsonObject
 
 VERSION = 2
 EXECUTORS = {"settle": "early-exit"}  # renamed
 
 
-def upgraded(fields: Mapping[str, object], filed: bool = True) -> dict[str, Any]:
+def upgraded(fields: Mapping[str, object], filed: bool = True) -> JsonObject:
     """The fields of a plan of any version, as this version has them.
 
     Args:

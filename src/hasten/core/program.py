@@ -12,12 +12,12 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Generator, Mapping, Sequence
-from typing import Any
+from collections.abc import Generator, Sequence
 
 from hasten.core.ask import ASKS, MAIN, Ask, Combine, Denoise, DenoiseWithVariance, Latent
 from hasten.core.call import FULL
 from hasten.core.errors import UserError, nearest, require
+from hasten.core.files import JsonObject
 from hasten.core.level import Level
 from hasten.core.linear import Linear
 
@@ -327,7 +327,7 @@ def _columns(ask: Ask) -> list[str]:
     return [name for name in names if getattr(ask, name) != SPARSE.get(name)]
 
 
-def _row_in(entry: Mapping[str, Any]) -> Row:
+def _row_in(entry: JsonObject) -> Row:
     body = dict(entry)
     out, op = tuple(body.pop("out")), body.pop("op")
     if op not in ASKS:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from typing import Any
 
 from hasten.core.plan import Plan
 
@@ -116,16 +115,17 @@ class Report:
     features: str | None = None
     macs: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data, as ``--json`` prints it."""
-        return finite({**dataclasses.asdict(self), "plan": self.plan.model_dump()})
+        fields = {**dataclasses.asdict(self), "plan": self.plan.model_dump()}
+        return {name: finite(entry) for name, entry in fields.items()}
 
     def to_json(self) -> str:
         """One JSON object."""
         return json.dumps(self.to_dict(), indent=1)
 
 
-def finite(value: Any) -> Any:
+def finite(value: object) -> object:
     """Plain data with None where JSON has no number: the bounds of an interval that is open."""
     if isinstance(value, dict):
         return {name: finite(entry) for name, entry in value.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,6 +17,9 @@ from hasten.core.errors import UserError
 from hasten.core.model import Model
 from hasten.engines.graph import onnx_file
 from hasten.engines.group_norm import by_channel
+
+if TYPE_CHECKING:
+    import openvino
 
 HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 HEAVY = ("Convolution", "FullyConnected", "MatMul", "Gemm", "Deconvolution")
@@ -27,7 +30,7 @@ class OpenVinoNet(Static):
 
     ahead = True
 
-    def __init__(self, model: Model, dtype: str, core: Any, version: str) -> None:
+    def __init__(self, model: Model, dtype: str, core: openvino.Core, version: str) -> None:
         super().__init__(model)
         self.dtype, self.precision, self._core = dtype, dtype, core
         if dtype != "float32" and self.time_in_graph:
@@ -68,7 +71,7 @@ class OpenVinoNet(Static):
 
         return call
 
-    def _check(self, compiled: Any) -> None:
+    def _check(self, compiled: openvino.CompiledModel) -> None:
         """Raise unless the graph's heavy operators run in the precision asked for."""
         counts = _precisions(compiled)
         wanted = HINTS[self.dtype]
@@ -100,7 +103,7 @@ class OpenVino(Engine):
         return OpenVinoNet(model, dtype, openvino.Core(), openvino.get_version())
 
 
-def _precisions(compiled: Any) -> collections.Counter[str]:
+def _precisions(compiled: openvino.CompiledModel) -> collections.Counter[str]:
     """In how many heavy operators each precision is used."""
     counts: collections.Counter[str] = collections.Counter()
     for node in compiled.get_runtime_model().get_ordered_ops():

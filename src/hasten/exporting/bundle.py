@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import json
 from collections.abc import Collection
-from typing import Any
 
 import torch
 
@@ -24,6 +23,7 @@ from hasten.core.condition import COND, Condition, PerSample, as_condition
 from hasten.core.conditioning_cache import AtTimes, at_times
 from hasten.core.errors import UserError, require
 from hasten.core.family import Text
+from hasten.core.files import JsonObject
 from hasten.core.lever import Trait
 from hasten.core.lower import lower
 from hasten.core.model import Model
@@ -246,7 +246,7 @@ def _beside(run: Resolved, alone: Plan) -> list[Plan]:
     return [alone.model_copy(update={"steps": steps}) for steps in STEPS] if able else []
 
 
-def table(sampler: Sampler) -> dict[str, Any]:
+def table(sampler: Sampler) -> JsonObject:
     """A lowered program as plain data: where it starts, its rows, its output."""
     assert sampler.program is not None
     plan, model = sampler.plan, sampler.model

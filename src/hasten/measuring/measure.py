@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 import torch
 
@@ -11,7 +11,7 @@ from hasten.core.errors import require_whole
 from hasten.core.model import Model
 from hasten.core.plan import Plan, PlanLike, as_plan
 from hasten.core.random_streams import Seed
-from hasten.core.report import OdeError, Report, Throughput
+from hasten.core.report import Estimate, OdeError, Report, Throughput
 from hasten.measuring.conditions import conditions
 from hasten.measuring.macs import macs
 from hasten.measuring.memory import forget_peak, peak_mb, require_memory
@@ -91,7 +91,17 @@ def measure(
     )
 
 
-def judged(sampler: Sampler, n: int, real: Real | None = None, batch: int = 64) -> dict[str, Any]:
+class Judged(TypedDict, total=False):
+    """The fields of a report that real pictures are needed for."""
+
+    fd: Estimate | None
+    kd: Estimate | None
+    precision: Estimate | None
+    recall: Estimate | None
+    features: str | None
+
+
+def judged(sampler: Sampler, n: int, real: Real | None = None, batch: int = 64) -> Judged:
     """FD, KD, precision and recall of ``n`` pictures of ``sampler``; nothing without real pictures
     to hold them against."""
     require_whole("pictures", n, 0, 10_000_000)
@@ -99,8 +109,13 @@ def judged(sampler: Sampler, n: int, real: Real | None = None, batch: int = 64) 
     if n == 0 or real is None:
         return {}
     measured = quality(pictures_of(sampler, n, batch), real)
-    names = ("fd", "kd", "precision", "recall", "features")
-    return {name: getattr(measured, name) for name in names}
+    return {
+        "fd": measured.fd,
+        "kd": measured.kd,
+        "precision": measured.precision,
+        "recall": measured.recall,
+        "features": measured.features,
+    }
 
 
 def pictures_of(sampler: Sampler, n: int, batch: int = 64) -> torch.Tensor:

@@ -182,7 +182,7 @@ class _Reverse(torch.nn.Module):
         return self.places[step] + (float(t) - step) * length, length
 
 
-def _motion(ask: AskFunction, y: torch.Tensor, shape: torch.Size, area: bool) -> Any:
+def _motion(ask: AskFunction, y: torch.Tensor, shape: torch.Size, area: bool) -> object:
     """A Brownian motion for torchsde that asks for its increments, each interval once, in order."""
     base = importlib.import_module("torchsde").BaseBrownian
 
@@ -195,7 +195,7 @@ def _motion(ask: AskFunction, y: torch.Tensor, shape: torch.Size, area: bool) ->
 
         def __call__(
             self, ta: Any, tb: Any = None, return_U: bool = False, return_A: bool = False
-        ) -> Any:
+        ) -> object:
             length = float(tb) - float(ta)
             increment = math.sqrt(length) * self.noise()
             if not return_U:

@@ -7,7 +7,7 @@ import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -44,10 +44,18 @@ class Facts:
     sha256: str | None = None
 
     @staticmethod
-    def of(model: Model, **others: Any) -> Facts:
+    def of(model: Model, *, kind: str, data: str, n: int, sha256: str | None = None) -> Facts:
         """The facts of what is learned for ``model``."""
         codec = codecs.text(model.codec)
-        return Facts(shape=model.shape, codec=codec, labels=model.labels, **others)
+        return Facts(
+            shape=model.shape,
+            codec=codec,
+            labels=model.labels,
+            kind=kind,
+            data=data,
+            n=n,
+            sha256=sha256,
+        )
 
     def check(self, model: Model) -> None:
         """Refuse a model of another shape, codec or number of labels."""

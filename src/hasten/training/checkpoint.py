@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from hasten.core.errors import UserError
-from hasten.core.files import new_folder, read_json, verify
+from hasten.core.files import JsonObject, new_folder, read_json, verify
 
 Tensors = dict[str, torch.Tensor]
 
@@ -40,7 +39,7 @@ def newest(run: Path) -> Path | None:
     return None
 
 
-def load(folder: Path) -> tuple[dict[str, Tensors], dict[str, Any]]:
+def load(folder: Path) -> tuple[dict[str, Tensors], JsonObject]:
     """The tensors and facts of a checkpoint."""
     groups = {path.stem: load_file(str(path)) for path in sorted(folder.glob("*.safetensors"))}
     return groups, read_json(folder / "facts.json")

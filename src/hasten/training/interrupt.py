@@ -7,8 +7,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
-from typing import Any
 
+Handler = Callable[[int, FrameType | None], object] | int
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -41,6 +41,6 @@ def interruptible() -> Iterator[Callable[[], bool]]:
         _restore(before)
 
 
-def _restore(handlers: Mapping[signal.Signals, Any]) -> None:
+def _restore(handlers: Mapping[signal.Signals, Handler]) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from tqdm import tqdm
 
 from hasten.core.errors import NonFiniteError, UserError, require
+from hasten.core.files import JsonObject
 from hasten.core.random_streams import StepStream, generator
 from hasten.core.transfer import sent
 from hasten.training import checkpoint
@@ -100,7 +101,7 @@ class Training:
         if not self.local:
             net, optimizer = accelerator.prepare(self.net, optimizer)
         ema.move_to_(self.net)
-        stepper = torch.compile(net) if self.recipe.compile else net
+        stepper = cast("torch.nn.Module", torch.compile(net)) if self.recipe.compile else net
         # With several processes, one that saves would wait for those that were not told.
         alone = accelerator.num_processes == 1
         with interruptible() if alone else contextlib.nullcontext(lambda: False) as stop:
@@ -139,7 +140,7 @@ class Training:
     def _loop_(
         self,
         accelerator: Accelerator,
-        net: Any,
+        net: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
         ema: EMA,
         steps: int,
@@ -277,7 +278,8 @@ class Training:
         elif accelerator.num_processes > 1 and step % LOG_EVERY:
             return steps
         mine = length.estimate(step) if due else step if length.over() else steps
-        every: Any = accelerator.gather(torch.tensor([mine], device=accelerator.device))
+        every = accelerator.gather(torch.tensor([mine], device=accelerator.device))
+        assert isinstance(every, torch.Tensor)
         return int(every.min())
 
     def _save(
@@ -351,7 +353,8 @@ class Training:
                 self._show(ema, step * self.recipe.optimizer.batch)
             except Enough:
                 enough += 1
-        every: Any = accelerator.gather(enough)
+        every = accelerator.gather(enough)
+        assert isinstance(every, torch.Tensor)
         return bool(every.any())
 
     @torch.no_grad()
@@ -369,7 +372,7 @@ class Training:
             module.train()
 
 
-def _read(fields: dict[str, Any], kind: type[Run]) -> dict[str, Any]:
+def _read(fields: JsonObject, kind: type[Run]) -> JsonObject:
     """The recipe of a checkpoint; what an older version wrote may have other names, and lack a
     younger field."""
     fields = kind.upgraded(fields)

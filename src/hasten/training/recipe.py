@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 import pydantic
 import yaml
@@ -16,7 +16,7 @@ import yaml
 from hasten.adapters.schedules import prediction, schedule
 from hasten.core.codec import codecs
 from hasten.core.errors import UserError
-from hasten.core.files import TEXT
+from hasten.core.files import TEXT, JsonObject
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.settings import Settings
 from hasten.training.shipped import recipe_file
@@ -197,7 +197,7 @@ def load_recipe(file: str | Path | None, *kinds: type[Kind], **changes: object) 
     Raises:
         UserError: a file of another kind, or naming the field that is wrong and what it takes.
     """
-    fields: dict[str, Any] = {} if file is None else _read(file)
+    fields: JsonObject = {} if file is None else _read(file)
     objective = changes.get("objective") or fields.get("objective")
     kind = kinds[0] if file is None else _kind(file, objective, kinds)
     fields = kind.upgraded(fields)

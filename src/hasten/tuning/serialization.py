@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pydantic
 
 from hasten.core.errors import UserError
+from hasten.core.files import JsonObject
 
 RecordT = TypeVar("RecordT")
-Json = dict[str, Any]
+Json = JsonObject
 """What ``json.dumps`` takes; ``Infinity`` stands for an unbounded interval."""
 
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from hasten.core.engine import Prepared, beside, engines
+from hasten.core.engine import Prepared, beside
 from hasten.core.errors import UserError
 from hasten.core.files import write_bytes
 from hasten.core.model import Model
@@ -106,7 +106,7 @@ class TrialExecutor:
         x, t, condition = self._inputs(rows)
         limit = matmul_gflops(net.precision, self.model.device)
         with torch.inference_mode():
-            with beside(engines.parse(plan.engine)):
+            with beside(plan.parts.engine):
                 timing = timed(lambda: net(x, t, condition), device=self.model.device, seconds=1.0)
             expected = self.prepared(Plan())(x, t, condition)
             error = float((net(x, t, condition) - expected).norm() / expected.norm())

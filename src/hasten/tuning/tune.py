@@ -48,7 +48,7 @@ JOURNAL = "trials.jsonl"  # in the folder that is written
 def tune(
     model: Model | Pipeline,
     *,
-    prompts: Sequence[Any] | None = None,
+    prompts: Sequence[str | int] | None = None,
     negative: str | None = None,
     minutes: float = 5.0,
     max_loss: float = 0.05,

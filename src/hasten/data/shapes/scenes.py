@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -135,7 +135,17 @@ def crowd(seed: int, number: int) -> Scene:
     return Scene(things=tuple(things), **_ground(rng))
 
 
-def _ground(rng: np.random.Generator) -> dict[str, Any]:
+class Ground(TypedDict):
+    """The fields of a scene that are not about its objects."""
+
+    background: str
+    grey: float
+    tint: tuple[float, float, float]
+    angle: float
+    seed: int
+
+
+def _ground(rng: np.random.Generator) -> Ground:
     """The fields of a scene that are not about its objects."""
     red, green, blue = rng.uniform(-9, 9, 3).tolist()
     return {

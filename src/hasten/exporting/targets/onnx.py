@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from hasten.engines.graph import onnx_file
 from hasten.exporting.bundle import NET, Bundle
 from hasten.exporting.runner import write_runner, write_text
 from hasten.exporting.target import Call, Condition, Target, arrays, targets
+
+if TYPE_CHECKING:
+    from onnx import GraphProto
 
 LARGE = 256  # numbers from which on a weight is worth a cast
 
@@ -84,7 +87,7 @@ def _write(exported: Path, file: Path, half: bool) -> None:
         raise UserError(f"the exported network is not valid ONNX: {error}") from error
 
 
-def _halve_(graph: Any) -> None:
+def _halve_(graph: GraphProto) -> None:
     """Every large float32 weight becomes a float16 one and a cast, which runtimes fold."""
     from onnx import TensorProto, helper, numpy_helper
 

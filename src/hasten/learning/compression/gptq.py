@@ -3,17 +3,19 @@ of one does to the layer's answers is made up for by the inputs that are not yet
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 import torch
 from torch import nn
+
+from hasten.levers.quantized_layer import Layer
 
 DAMPING = 0.01  # of the mean of the diagonal, as in their section 3.3
 MOST = 4096  # inputs of a layer: above it the matrix of their products is too large
 PICTURES = 16  # of a call that are looked at
 
 
-def products(layer: Any, x: torch.Tensor) -> torch.Tensor:
+def products(layer: Layer, x: torch.Tensor) -> torch.Tensor:
     """The sums of products (k, k) of the ``k`` numbers that each answer of ``layer`` is a weighted
     sum of: X X' of their eq. 1, half of the second derivative of the layer's squared error."""
     x = x[:PICTURES].detach().float()
@@ -21,13 +23,17 @@ def products(layer: Any, x: torch.Tensor) -> torch.Tensor:
         seen = x.reshape(-1, x.shape[-1])
     else:
         windows = nn.functional.unfold(
-            x, layer.kernel_size, layer.dilation, layer.padding, layer.stride
+            x,
+            layer.kernel_size,
+            layer.dilation,
+            cast("tuple[int, ...]", layer.padding),
+            layer.stride,
         )
         seen = windows.transpose(1, 2).reshape(-1, windows.shape[1])
     return seen.T @ seen
 
 
-def fits(layer: Any) -> bool:
+def fits(layer: Layer) -> bool:
     """Whether ``layer`` can be rounded so: every answer is a sum over all inputs, not too many."""
     return getattr(layer, "groups", 1) == 1 and layer.weight[0].numel() <= MOST
 

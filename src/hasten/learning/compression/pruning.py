@@ -14,7 +14,7 @@ import copy
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from hasten.learning.students.batched_denoiser import Levels
 from hasten.measuring.macs import network_macs
 from hasten.training.columns import columns
 from hasten.training.objective import Rows
+
+if TYPE_CHECKING:
+    import torch_pruning as tp
 
 LEVELS = 32  # of the schedule at which importance is measured
 PICTURES = 64  # at each of them
@@ -110,7 +113,9 @@ def _together(widths: list[int]) -> list[tuple[int, ...]]:
     return sorted(alike | {(i,) for i in range(len(widths))})
 
 
-def _dependencies(model: Model) -> tuple[torch.nn.Module, Any, dict[torch.nn.Module, str]]:
+def _dependencies(
+    model: Model,
+) -> tuple[torch.nn.Module, tp.DependencyGraph, dict[torch.nn.Module, str]]:
     """A copy of the network, which of its channels go together, and the names of its layers."""
     try:
         import torch_pruning as tp

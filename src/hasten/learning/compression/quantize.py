@@ -22,13 +22,14 @@ from hasten.core.random_streams import Seed
 from hasten.learning.compression.gptq import fits, products, rounded
 from hasten.levers.quantize import Quantization, layers
 from hasten.levers.quantize import prepared as in_integers
-from hasten.levers.quantized_layer import FLOAT, Bits, in_few_bits, stretched, weight_scale
+from hasten.levers.quantized_layer import FLOAT, Bits, Layer, in_few_bits, stretched, weight_scale
 from hasten.sampling import build, resolve, subject
 
 SAMPLE = 4096  # numbers of a layer's input that are kept a picture batch
 SHRUNK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)  # ranges that are tried, of the whole
 POWER = 4.0  # of an error: the far ones count for more
 PAYS = 2.0  # how many times smaller, squared, rows a step have to make the rounding of inputs
+Tensors = tuple[torch.Tensor, ...]
 
 
 @dataclasses.dataclass
@@ -208,10 +209,10 @@ class Calibration:
         """Hooks on the network and its layers; concatenations before them are seen too."""
         joined = _Concatenations()
 
-        def keep(name: str, layer: nn.Module) -> Callable[..., None]:
+        def keep(name: str, layer: Layer) -> Callable[..., None]:
             by_products = self.gptq and fits(layer)
 
-            def hook(_: nn.Module, inputs: Any, named: dict[str, torch.Tensor]) -> None:
+            def hook(_: nn.Module, inputs: Tensors, named: dict[str, torch.Tensor]) -> None:
                 x, seen = inputs[0] if inputs else named["input"], self.seen[name]
                 if seen.cut is None and not seen.values:
                     seen.cut = joined.first_channels(x)
@@ -223,7 +224,7 @@ class Calibration:
 
             return hook
 
-        def answered(_: nn.Module, inputs: tuple[Any, ...], answer: torch.Tensor) -> None:
+        def answered(_: nn.Module, inputs: Tensors, answer: torch.Tensor) -> None:
             x, t, *rest = inputs
             condition = rest[0] if rest else None
             self.calls.append((x.clone(), t.clone(), condition, answer.clone()))
@@ -288,7 +289,7 @@ class Calibration:
 
     def in_bits(self, quantization: Quantization, bits: dict[str, Bits]) -> Quantization:
         """``quantization`` with the layers named in ``bits`` in those."""
-        known: dict[str, Any] = dict(self.layers)
+        known = dict(self.layers)
         for name, its in bits.items():
             seen = self.seen[name].products
             if seen is not None and (name, its.weights) not in self._whole:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
 
+from hasten.core.call import Output
 from hasten.core.errors import require_number
 from hasten.core.family import family_of
 from hasten.core.level import Level
@@ -102,7 +102,7 @@ class WithProjections(NetworkPair):
         t: torch.Tensor,
         condition: torch.Tensor | None = None,
         other: bool = False,
-    ) -> Any:
+    ) -> Output:
         if not other:
             return self.net(x, t, condition)
         with block_outputs(self.net) as outputs:

@@ -10,7 +10,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path as Folder
-from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +62,7 @@ def _row(file: Folder, place: int) -> torch.Tensor:
 
 
 @functools.lru_cache(maxsize=512)
-def _open(file: Folder) -> Any:
+def _open(file: Folder) -> safe_open:
     return safe_open(str(file), framework="pt").__enter__()
 
 
