@@ -13,7 +13,8 @@ from hasten.data.drawn import Shapes
 from hasten.data.shapes.captions import Asked, Wanted, asked
 from hasten.data.shapes.drawing import drawn
 from hasten.data.shapes.scenes import COLOURS, RADII, SHAPES, Scene, Thing
-from hasten.measuring.prompts import found, judged, prompt_accuracy
+from hasten.measuring import measure as measure_module
+from hasten.measuring.prompts import checked_prompts, found, judged, prompt_accuracy
 
 N = 120
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -118,6 +119,32 @@ def test_a_part_like_no_shape_is_an_object_without_one():
     (things,) = found(picture)
     assert [part.shape for part in things] == [""]
     assert not prompt_accuracy(picture, ["a red circle"]).share.value
+
+
+class FromSeed(torch.nn.Module):
+    """A network that hands on x, so that a sample is the noise it began from."""
+
+    def forward(self, x, t, condition=None):
+        return x
+
+
+def test_a_report_says_how_many_pictures_show_what_was_asked(pictures, monkeypatch):
+    model = dataclasses.replace(
+        hasten.load(FromSeed(), schedule="flow", prediction="flow", shape=(3, 64, 64)),
+        prompts=tuple(DATA.captions(np.arange(8))),
+        labels=8,
+    )
+    assert checked_prompts(model, 10) == [*model.prompts, *model.prompts[:2]]
+    sampler = hasten.build(model, "solver=ddim,grid=uniform,steps=1")
+    monkeypatch.setattr(measure_module, "pictures_of", lambda sampler, n, batch: pictures[:n])
+    report = measure_module.judged(sampler, 8)
+    assert (report["prompt_accuracy"].value, report["prompt_accuracy"].n) == (1.0, 8)
+    assert "fd" not in report
+    swapped = pictures[:8].flip(0)
+    monkeypatch.setattr(measure_module, "pictures_of", lambda sampler, n, batch: swapped)
+    assert measure_module.judged(sampler, 8)["prompt_accuracy"].value < 0.3
+    for other in ({"prompts": ("a cat",)}, {"prompts": ()}, {"shape": (3, 32, 32)}):
+        assert checked_prompts(dataclasses.replace(model, **other), 8) == []
 
 
 def test_pictures_and_prompts_that_do_not_fit_are_refused():

@@ -14,6 +14,7 @@ import hasten
 from hasten.adapters.text_to_image import autoencoder_codec
 from hasten.adapters.word_tokenizer import new_tokenizer, token_ids
 from hasten.data.shapes.captions import words
+from hasten.measuring.prompts import checked_prompts
 from hasten.training import checkpoint
 from hasten.training.autoencoder import AutoencoderRecipe
 from hasten.training.labels import drop_labels
@@ -96,6 +97,16 @@ def test_an_autoencoder_is_one_of_diffusers_whose_latents_have_unit_variance(vae
     assert latents.shape == (24, 4, 16, 16)
     assert float(latents.std()) == pytest.approx(1.0, abs=1e-3)
     assert "pictures seen: 16" in (vae / "README.md").read_text()
+
+
+def test_without_prompts_a_model_is_asked_for_those_that_lie_beside_it(model):
+    lines = (model / "prompts.txt").read_text(encoding="utf-8").splitlines()
+    loaded = hasten.load(model)
+    assert loaded.prompts == tuple(lines)
+    assert len(lines) > 8
+    assert checked_prompts(loaded, 1) == [lines[0]]
+    report = hasten.measure(loaded, "solver=ddim,steps=1", n=0, pictures=8, batch=4, seconds=0.0)
+    assert report.prompt_accuracy.n == 8
 
 
 def test_a_model_is_a_pipeline_that_diffusers_and_hasten_load(model):

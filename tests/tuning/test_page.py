@@ -18,7 +18,7 @@ from hasten.tuning.records import (
     UnsupportedPlan,
 )
 from hasten.tuning.result import Tuning
-from hasten.tuning.table import cells
+from hasten.tuning.table import cells, columns
 
 JARGON = ("drift", "question", "asked", "refused", "race:", "walk", "glance", "told", "apart")
 
@@ -103,7 +103,7 @@ def test_what_was_not_measured_is_left_out_of_the_page():
 
 def test_a_row_of_the_table_holds_the_numbers_of_the_report():
     report = finalist(8, 0.04, (-0.1, 0.1)).report
-    assert cells(report, latency(5.0)) == (
+    assert cells(report, latency(5.0), columns([report])) == (
         "8 steps, DPM-Solver++, log-SNR levels",
         "eager f32",
         "8",
@@ -114,7 +114,13 @@ def test_a_row_of_the_table_holds_the_numbers_of_the_report():
         "1.00 ±0.10",
         "0.90 ±0.09",
     )
-    assert cells(finalist(8, None).report, latency(5.0))[-3:] == ("draws noise", "", "")
+    noisy = finalist(8, None).report
+    assert cells(noisy, latency(5.0), columns([noisy]))[-1] == "draws noise"
+    assert cells(noisy, latency(5.0), columns([report]))[-3:] == ("draws noise", "", "")
+    prompted = finalist(8, 0.04, (-0.1, 0.1), met=0.8).report
+    assert columns([report, prompted])[-1] == "prompts met"
+    assert cells(prompted, latency(5.0), columns([prompted]))[-1] == "0.80 ±0.08"
+    assert cells(report, latency(5.0), columns([prompted]))[-1] == ""
 
 
 def test_the_result_as_data_keeps_the_keys_of_the_report_file():

@@ -57,6 +57,16 @@ def test_with_real_pictures_distance_and_recall_decide(other, evaluations):
     assert "FD 1.00 (95%: 0.90 to 1.10, n = 2000; the most faithful plan's 1.00" in why
 
 
+@pytest.mark.parametrize(("met", "evaluations"), [(0.85, 5), (0.7, 20)])
+def test_a_plan_whose_pictures_show_less_of_what_was_asked_fails(met, evaluations):
+    faithful = finalist(20, 0.01, (0.0, 0.0), met=0.9)
+    chosen, why = recommend(
+        [faithful, finalist(5, 0.2, (-0.2, 0.3), met=met)], 0.05, ANCESTRAL, 1, 5
+    )
+    assert chosen.report.evaluations == evaluations
+    assert f"prompts met {met if evaluations == 5 else 0.9:.1%} (n = 2000)" in why
+
+
 def test_the_plan_others_were_compared_with_stays_the_measure():
     measure = dataclasses.replace(finalist(10, 0.02, (0.0, 0.0)), faithful=True)
     luckier = finalist(8, 0.019)  # less ODE error on more samples, but without a final quality

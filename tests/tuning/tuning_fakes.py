@@ -192,9 +192,16 @@ def estimate(value: float) -> Estimate:
     return Estimate(value=value, low=value * 0.9, high=value * 1.1, n=2000)
 
 
-def quality(fd: float, recall: float | None = 0.9) -> Quality:
+def quality(fd: float, recall: float | None = 0.9, met: float | None = None) -> Quality:
     recalled = None if recall is None else estimate(recall)
-    return Quality(fd=estimate(fd), kd=None, precision=None, recall=recalled, features="fake")
+    return Quality(
+        fd=estimate(fd),
+        kd=None,
+        precision=None,
+        recall=recalled,
+        features="fake",
+        prompt_accuracy=None if met is None else estimate(met),
+    )
 
 
 def report(
@@ -230,7 +237,11 @@ def trial(
 
 
 def finalist(
-    ms: int, rmse: float | None, excess: tuple[float, float] | None = None, recall: float = 0.9
+    ms: int,
+    rmse: float | None,
+    excess: tuple[float, float] | None = None,
+    recall: float = 0.9,
+    met: float | None = None,
 ) -> Finalist:
     """A finalist of ``ms`` evaluations of a millisecond each; with ``excess``, one whose FD was
     compared with the most faithful plan's."""
@@ -240,7 +251,6 @@ def finalist(
         return raced
     low, high = excess
     paired = Estimate(value=(low + high) / 2, low=low, high=high, n=2000)
-    final_quality = FinalQuality(quality=quality(1.0, recall), excess_fd=paired)
-    return dataclasses.replace(
-        raced.with_quality(quality(1.0, recall)), final_quality=final_quality
-    )
+    measured = quality(1.0, recall, met)
+    final_quality = FinalQuality(quality=measured, excess_fd=paired)
+    return dataclasses.replace(raced.with_quality(measured), final_quality=final_quality)

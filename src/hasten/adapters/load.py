@@ -25,7 +25,7 @@ from hasten.adapters.folder import (
     refusing,
 )
 from hasten.adapters.frozen import frozen
-from hasten.adapters.prompted import load_prompted
+from hasten.adapters.prompted import load_prompted, shipped_prompts
 from hasten.adapters.schedules import config_of, read_prediction, read_schedule
 from hasten.adapters.schedules import prediction as as_prediction
 from hasten.adapters.schedules import schedule as as_schedule
@@ -80,7 +80,8 @@ def load(
         learned_variance: the network answers twice the channels, the second half a variance.
         prompts: what a pipeline is asked for, texts or (DiT) classes: each becomes a label. Any
             pipeline whose loop is network and ``scheduler.step`` is captured by watching its own
-            call, see :mod:`hasten.adapters.capture`.
+            call, see :mod:`hasten.adapters.capture`. By default those of ``prompts.txt`` in the
+            folder, where it has one.
         negative: the negative prompt, of a pipeline that guides; the empty one by default.
         call: arguments of the pipeline's own call: ``height``, ``num_frames``, ``image``,
             ``guidance_scale`` and so on.
@@ -100,6 +101,7 @@ def load(
         "learned_variance": learned_variance,
     }
     arguments = {key: value for key, value in arguments.items() if value is not None}
+    prompts = shipped_prompts(source) if prompts is None else prompts
     if prompts is not None:
         require(
             not arguments,

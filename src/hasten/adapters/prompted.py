@@ -33,6 +33,7 @@ from hasten.core.family import Text
 from hasten.core.model import Model
 
 KNOWN = "StableDiffusionPipeline"
+PROMPTS = "prompts.txt"
 
 
 class Prompted(torch.nn.Module):
@@ -255,6 +256,17 @@ def _require_as_it_is(
 def is_pipeline(source: object) -> bool:
     """Whether ``source`` is a live pipeline of diffusers."""
     return isinstance(source, diffusers().DiffusionPipeline)
+
+
+def shipped_prompts(source: object) -> list[str] | None:
+    """The prompts that lie beside a pipeline, one a line, which it is asked for where nobody asks
+    for others; None where there are none."""
+    if not isinstance(source, (str, Path)):
+        return None
+    text = str(source)
+    folder = builtin_folder(text) if text.startswith(BUILTIN) else Path(text).expanduser()
+    file = folder / PROMPTS
+    return file.read_text(encoding="utf-8").splitlines() if file.is_file() else None
 
 
 def _folder(source: str) -> Path:

@@ -10,7 +10,7 @@ import torch
 from hasten.adapters.families import Network
 from hasten.adapters.folder import stock_scheduler
 from hasten.adapters.frozen import frozen
-from hasten.adapters.prompted import Prompted, VaeCodec
+from hasten.adapters.prompted import PROMPTS, Prompted, VaeCodec
 from hasten.adapters.quiet import diffusers, quiet
 from hasten.adapters.untyped import Autoencoder, Net, Tokenizer
 from hasten.adapters.word_tokenizer import token_ids
@@ -192,7 +192,8 @@ def prompted_model(
 def save_text_to_image(
     model: Model, net: TextToImage, tokenizer: Tokenizer, folder: Path, card: str
 ) -> None:
-    """Write a StableDiffusionPipeline, weights in float16, as diffusers writes it."""
+    """Write a StableDiffusionPipeline, weights in float16, as diffusers writes it, with the prompts
+    of ``model`` beside it."""
     stock, codec = diffusers(), model.codec
     require(isinstance(codec, VaeCodec), "a pipeline needs its autoencoder.")
     assert isinstance(codec, VaeCodec)
@@ -209,6 +210,7 @@ def save_text_to_image(
     with new_folder(folder) as target, quiet():
         pipe.save_pretrained(str(target))
         (target / "README.md").write_text(card, encoding="utf-8")
+        (target / PROMPTS).write_text("\n".join(model.prompts) + "\n", encoding="utf-8")
 
 
 def _made(field: str, kind: Callable[..., torch.nn.Module], options: Options) -> torch.nn.Module:

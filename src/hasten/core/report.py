@@ -95,6 +95,8 @@ class Report:
         conditions: device, dtype in use, threads, versions.
         fd, kd, precision, recall: the samples against real pictures; None without those.
         features: in which features, such as "random convolutions, seed 0".
+        prompt_accuracy: the share of samples that show what their prompts ask, where that can be
+            checked.
     """
 
     plan: Plan
@@ -113,6 +115,7 @@ class Report:
     precision: Estimate | None = None
     recall: Estimate | None = None
     features: str | None = None
+    prompt_accuracy: Estimate | None = None
     macs: float | None = None
 
     def to_dict(self) -> dict[str, object]:

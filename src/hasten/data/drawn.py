@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -15,7 +16,7 @@ from hasten.core.errors import require, require_number, require_whole
 from hasten.core.registry import Registry
 from hasten.data.shapes.captions import caption
 from hasten.data.shapes.drawing import drawn as draw
-from hasten.data.shapes.scenes import SIZE, Scene, crowd, scene
+from hasten.data.shapes.scenes import COLOURS, SHAPES, SIZE, Scene, crowd, scene, single
 
 
 class Drawn(ABC):
@@ -23,7 +24,11 @@ class Drawn(ABC):
 
     part_name: ClassVar[str]
     shape: ClassVar[Shape]
-    labels = None
+
+    @property
+    def labels(self) -> torch.Tensor | None:
+        """The label of every picture (n,), where they have some."""
+        return None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -79,5 +84,46 @@ class Shapes(Drawn):
             UserError: crowds have no captions.
         """
         require(self.crowded == 0, "data option crowded: crowds have no captions; set it to 0.")
+        scenes = zip(self.scenes(index), index.tolist(), strict=True)
+        return [caption(each, self.seed, number) for each, number in scenes]
+
+
+@drawn.add("objects")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Objects(Drawn):
+    """``count`` scenes of one object each; its shape and colour together are its label: 48 classes,
+    for classifiers."""
+
+    shape: ClassVar[Shape] = (3, SIZE, SIZE)
+
+    count: int = 100_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_whole("data option count", self.count, 1, 100_000_000)
+        require_whole("data option seed", self.seed, 0, 2**31)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def scenes(self, index: np.ndarray) -> list[Scene]:
+        return [single(self.seed, number) for number in index.tolist()]
+
+    @functools.cached_property
+    def labels(self) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The number of its colour, plus that of its shape times as many as there are colours."""
+        shapes: list[str] = list(SHAPES)
+        colours = list(COLOURS)
+        things = [scene.things[0] for scene in self.scenes(np.arange(self.count))]
+        numbers = [
+            shapes.index(thing.shape) * len(colours) + colours.index(thing.colour)
+            for thing in things
+        ]
+        return torch.tensor(numbers)
+
+    def __getitem__(self, index: np.ndarray, /) -> torch.Tensor:
+        return draw(self.scenes(index))
+
+    def captions(self, index: np.ndarray) -> list[str]:
         scenes = zip(self.scenes(index), index.tolist(), strict=True)
         return [caption(each, self.seed, number) for each, number in scenes]

@@ -17,6 +17,7 @@ from hasten.measuring.macs import macs
 from hasten.measuring.memory import forget_peak, peak_mb, require_memory
 from hasten.measuring.nfe import nfe
 from hasten.measuring.ode_error import Reference, reference, reference_plan
+from hasten.measuring.prompts import checked_prompts, prompt_accuracy
 from hasten.measuring.quality import quality
 from hasten.measuring.real import Real, real_for
 from hasten.measuring.timer import timed
@@ -92,29 +93,36 @@ def measure(
 
 
 class Judged(TypedDict, total=False):
-    """The fields of a report that real pictures are needed for."""
+    """The fields of a report that many pictures are needed for."""
 
     fd: Estimate | None
     kd: Estimate | None
     precision: Estimate | None
     recall: Estimate | None
     features: str | None
+    prompt_accuracy: Estimate | None
 
 
 def judged(sampler: Sampler, n: int, real: Real | None = None, batch: int = 64) -> Judged:
-    """FD, KD, precision and recall of ``n`` pictures of ``sampler``; nothing without real pictures
-    to hold them against."""
+    """FD, KD, precision and recall of ``n`` pictures of ``sampler``, where there are real pictures
+    to hold them against; and how many show what their prompts ask, where that can be checked."""
     require_whole("pictures", n, 0, 10_000_000)
-    real = real or (real_for(sampler.resolved.requested) if n else None)
-    if n == 0 or real is None:
+    if n == 0:
         return {}
-    measured = quality(pictures_of(sampler, n, batch), real)
+    real = real or real_for(sampler.resolved.requested)
+    prompts = checked_prompts(sampler.model, n)
+    if real is None:
+        if not prompts:
+            return {}
+        return {"prompt_accuracy": prompt_accuracy(pictures_of(sampler, n, batch), prompts).share}
+    measured = quality(pictures_of(sampler, n, batch), real, prompts)
     return {
         "fd": measured.fd,
         "kd": measured.kd,
         "precision": measured.precision,
         "recall": measured.recall,
         "features": measured.features,
+        "prompt_accuracy": measured.prompt_accuracy,
     }
 
 

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
-from hasten.core.errors import require
+from hasten.core.errors import UserError, require
+from hasten.core.model import Model
 from hasten.core.report import Estimate
 from hasten.data.shapes.captions import Asked, Wanted, asked
 from hasten.data.shapes.drawing import coverage
@@ -54,6 +55,19 @@ class PromptAccuracy:
     share: Estimate
     n: int
     parts: dict[str, float]
+
+
+def checked_prompts(model: Model, n: int) -> list[str]:
+    """The prompts of ``n`` pictures of ``model``, labels in turn; none where its pictures or
+    prompts are others than those of drawn shapes."""
+    if not model.prompts or model.picture_shape != (3, SIZE, SIZE):
+        return []
+    try:
+        for prompt in model.prompts:
+            asked(prompt)
+    except UserError:
+        return []
+    return [model.prompts[number % len(model.prompts)] for number in range(n)]
 
 
 def prompt_accuracy(pictures: torch.Tensor, prompts: Sequence[str]) -> PromptAccuracy:

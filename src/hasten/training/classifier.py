@@ -43,6 +43,7 @@ class ClassifierRecipe(Run):
         test: the pictures to test on, with their labels.
         network: convolutions, with 64 features; or resnet, with 256, for natural pictures.
         shift: up to how many pixels a picture is shifted, up or down and left or right.
+        over: the pictures whose features generated ones are held against; the data by default.
     """
 
     objective: Literal["classifier"]
@@ -50,6 +51,7 @@ class ClassifierRecipe(Run):
     test: Data
     network: Name = "convolutions"
     shift: Annotated[int, pydantic.Field(ge=0)] = 2
+    over: Data | None = None
 
     @classmethod
     def takes(cls, objective: object) -> bool:
@@ -96,8 +98,8 @@ def train_classifier(
     """Train, or go on with the run in ``out``; returns ``out``/features.
 
     ``out``/features gets ``classifier.safetensors``, ``statistics.safetensors`` (mean and
-    covariance of the features of the train pictures, and up to 10,000 of them, evenly spread, in
-    float16) and ``features.json``.
+    covariance of the features of the train pictures, or of those of ``over``, and up to 10,000 of
+    them, evenly spread, in float16) and ``features.json``.
 
     Raises:
         UserError: data without labels, or a run of another recipe in ``out``.
@@ -109,6 +111,8 @@ def train_classifier(
     )
     assert train.labels is not None
     require_replaceable(out / "features")
+    if recipe.over is not None:
+        pictures_of(recipe.over)  # refuses what cannot be read before anything is trained
     classes = int(train.labels.max()) + 1
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(recipe.seed)
@@ -127,8 +131,9 @@ def train_classifier(
     if PartialState().is_main_process:
         _normalize_(net, rows, recipe)
         facts = {"network": recipe.network, "channels": train.shape[0], "classes": classes}
-        facts |= {"count": len(train), "pictures_seen": training.seen}
-        _write(net.eval(), train, test, facts, out / "features")
+        over = train if recipe.over is None else pictures_of(recipe.over)
+        facts |= {"count": len(over), "pictures_seen": training.seen}
+        _write(net.eval(), over, test, facts, out / "features")
     PartialState().wait_for_everyone()
     return out / "features"
 
@@ -147,17 +152,17 @@ def _normalize_(net: torch.nn.Module, rows: Augmented, recipe: ClassifierRecipe)
 
 def _write(
     net: Convolutions | ResNet,
-    train: PictureSource,
+    over: PictureSource,
     test: PictureSource,
     facts: dict[str, object],
     out: Path,
 ) -> None:
     assert test.labels is not None
     device = next(net.parameters()).device
-    features = _over(train, net.features, device)
+    features = _each(over, net.features, device)
     mean, covariance = statistics(features)
     sample = features[torch.from_numpy(evenly_spread(len(features), SAMPLE))].half()
-    accuracy = float((_over(test, net, device).argmax(1) == test.labels).double().mean())
+    accuracy = float((_each(test, net, device).argmax(1) == test.labels).double().mean())
     facts |= {"accuracy": accuracy, "test_pictures": len(test)}
     with new_folder(out) as folder:
         weights = {name: value.contiguous().cpu() for name, value in net.state_dict().items()}
@@ -169,7 +174,7 @@ def _write(
 
 
 @torch.inference_mode()
-def _over(
+def _each(
     pictures: PictureSource, answer: Callable[[torch.Tensor], torch.Tensor], device: torch.device
 ) -> torch.Tensor:
     """``answer`` for every picture, on the CPU."""

@@ -47,6 +47,7 @@ from hasten.training.previews import preview_sheet
 from hasten.training.recipe import Data, Run, Times, Whole
 
 SHARD = 4096  # pictures of one file of latents
+SAVED = 64  # prompts that are saved beside the model
 PREVIEW = Plan(solver="dpmpp(order=2)", grid="log-snr", steps=12, guidance=4.0)
 
 
@@ -143,8 +144,10 @@ def train_text_to_image(
     latents = encoded(source, codec, out / "latents", [recipe.data], quiet=quiet)
     settings = {"schedule": recipe.noise_schedule, "prediction": prediction(recipe.prediction)}
 
-    def as_model(module: TextToImage) -> Model:
-        prompts = recipe.preview or tuple(captions[:8])
+    asked = (*recipe.preview, *captions)
+
+    def as_model(module: TextToImage, count: int = len(recipe.preview) or 8) -> Model:
+        prompts = asked[:count]
         return prompted_model(module, tokenizer, codec, prompts, name=recipe.name, **settings)
 
     def preview(module: torch.nn.Module, seen: int) -> None:
@@ -170,7 +173,7 @@ def train_text_to_image(
     training.fit_().put_(net)
     if PartialState().is_main_process:
         card = _card(recipe, training.seen)
-        save_text_to_image(as_model(net.eval()), net, tokenizer, out / "model", card)
+        save_text_to_image(as_model(net.eval(), SAVED), net, tokenizer, out / "model", card)
     PartialState().wait_for_everyone()
     return out / "model"
 
@@ -227,7 +230,7 @@ EMA {recipe.ema}
 ```python
 import hasten
 
-model = hasten.load("this/folder", prompts=["a large red circle"])
-pictures = hasten.build(model, hasten.Plan(steps=20, guidance=4.0)).sample(8, condition=0)
+model = hasten.load("this/folder")  # asked for the prompts of prompts.txt, or prompts=[...]
+pictures = hasten.build(model, hasten.Plan(steps=20, guidance=4.0)).sample(8)
 ```
 """

@@ -17,7 +17,7 @@ from hasten.core.lever import Trait
 from hasten.core.plan import Plan
 from hasten.measuring.quality import Quality
 from hasten.tuning.candidates import RaceRules
-from hasten.tuning.recommendation import most_faithful, passes, recall_passes
+from hasten.tuning.recommendation import most_faithful, passes, shares_pass
 from hasten.tuning.records import QUALITY, EngineCost, Finalist, FinalQuality, Trial
 from hasten.tuning.requests import CompareFd, MeasureQuality, MeasureReport, ReferenceSpec
 from hasten.tuning.runner import TrialRunner
@@ -117,10 +117,11 @@ class FinalSelection:
         return None
 
     def _may_pass(self, finalist: Finalist, faithful: Finalist, bar: float) -> bool:
-        """Whether few samples leave a chance: FD below ``bar``, recall not measurably too low."""
-        fd, recall = finalist.report.fd, finalist.report.recall
+        """Whether few samples leave a chance: FD below ``bar``, recall and prompt accuracy not
+        measurably too low."""
+        fd = finalist.report.fd
         below = fd is not None and fd.value <= bar
-        return below and recall_passes(recall, faithful.report.recall, self.max_loss)
+        return below and shares_pass(finalist.report, faithful.report, self.max_loss)
 
     def _judge_finally(self, first: Finalist, others: Sequence[Finalist]) -> None:
         """The final quality of the most faithful plan and of ``others``, of as many samples as

@@ -81,6 +81,7 @@ def page(
     except ImportError as error:
         raise UserError('the report needs: pip install "hasten[tune]"') from error
     judged = next((finalist.report for finalist in tuning.finalists if finalist.report.fd), None)
+    names = columns([finalist.report for finalist in tuning.front])
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         tuning=tuning,
@@ -88,8 +89,9 @@ def page(
         source=source,
         out=out,
         samples="one picture" if tuning.batch == 1 else f"{tuning.batch} pictures",
-        rows=_rows(tuning, sheets),
-        columns=columns([finalist.report for finalist in tuning.front]),
+        rows=_rows(tuning, sheets, names),
+        columns=names,
+        prompted=judged is not None and judged.prompt_accuracy is not None,
         reference=_embedded(sheets["reference"]),
         screened=sorted(tuning.screened, key=lambda trial: trial.rmse),
         plotly=plotly,
@@ -140,14 +142,14 @@ def _sheets(tuning: Tuning, model: Model, reference: Reference) -> dict[str, tor
     return sheets
 
 
-def _rows(tuning: Tuning, sheets: Mapping[str, torch.Tensor]) -> list[Json]:
+def _rows(tuning: Tuning, sheets: Mapping[str, torch.Tensor], names: Sequence[str]) -> list[Json]:
     """The rows of the table of plans."""
     return [
         {
             "key": finalist.report.key,
             "name": in_words(finalist.plan),
             "text": str(finalist.plan),
-            "cells": cells(finalist.report, finalist.latency),
+            "cells": cells(finalist.report, finalist.latency, names),
             "best": finalist.report.key == tuning.best.key,
             "picture": _embedded(sheets[finalist.report.key]),
         }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from hasten.core.report import Estimate, OdeError
+from hasten.core.report import OdeError, Report
+from hasten.measuring.quality import Quality
 from hasten.tuning.records import Baseline, Finalist
 
 MOST_TIMES = 20.0  # the longest budget that is advised, in budgets of this run
@@ -71,7 +72,8 @@ def passes(finalist: Finalist, closest: Finalist, max_loss: float, judged: bool)
     """Whether the loss of a plan is below ``max_loss``.
 
     Where samples were ``judged`` against real pictures: FD is not measurably (95%, paired) more
-    than that share above the most faithful plan's, and recall not measurably more than that below.
+    than that share above the most faithful plan's, and neither recall nor prompt accuracy is
+    measurably more than that below.
     Else the whole interval of the ODE error is below it, and so is the ODE error on fresh noise,
     where that was measured.
     """
@@ -85,12 +87,16 @@ def passes(finalist: Finalist, closest: Finalist, max_loss: float, judged: bool)
     # Without an excess there was nothing to compare: it is that plan, or makes its samples.
     excess, same = own.excess_fd, own.quality == other.quality
     fd_passes = same if excess is None else excess.low <= 0
-    return fd_passes and recall_passes(own.quality.recall, other.quality.recall, max_loss)
+    return fd_passes and shares_pass(own.quality, other.quality, max_loss)
 
 
-def recall_passes(own: Estimate | None, other: Estimate | None, max_loss: float) -> bool:
-    """Whether recall, where it was measured, is not measurably more than ``max_loss`` below."""
-    return own is None or other is None or own.high >= other.value - max_loss
+def shares_pass(own: Quality | Report, other: Quality | Report, max_loss: float) -> bool:
+    """Whether recall and prompt accuracy, where they were measured, are not measurably more than
+    ``max_loss`` below."""
+    pairs = [(own.recall, other.recall), (own.prompt_accuracy, other.prompt_accuracy)]
+    return all(
+        mine is None or its is None or mine.high >= its.value - max_loss for mine, its in pairs
+    )
 
 
 def _described(chosen: Finalist, closest: Finalist, baseline: Baseline, batch: int) -> str:
@@ -109,6 +115,9 @@ def _described(chosen: Finalist, closest: Finalist, baseline: Baseline, batch: i
         recall = chosen.final_quality.quality.recall
         if recall is not None:
             facts.append(f"recall {recall.value:.2f}")
+        met = chosen.final_quality.quality.prompt_accuracy
+        if met is not None:
+            facts.append(f"prompts met {met.value:.1%} (n = {met.n})")
     return ", ".join(facts)
 
 

@@ -14,6 +14,7 @@ from hasten.tuning.records import Finalist
 
 COLUMNS = ("plan", "engine", "NFE", "ms", "p90", "pics/s", "ODE error (95%)")
 QUALITY_COLUMNS = ("FD (95%)", "recall")
+PROMPT_COLUMN = "prompts met"
 TEXT_COLUMNS = ("plan", "engine")
 SHORT_DTYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 WIDE = 110  # characters; a narrower terminal does without p90
@@ -21,13 +22,14 @@ WIDE = 110  # characters; a narrower terminal does without p90
 
 def columns(reports: Sequence[Report]) -> tuple[str, ...]:
     """The names of the columns that ``reports`` fill."""
-    return COLUMNS + (QUALITY_COLUMNS if any(report.fd for report in reports) else ())
+    names = COLUMNS + (QUALITY_COLUMNS if any(report.fd for report in reports) else ())
+    return (*names, PROMPT_COLUMN) if any(report.prompt_accuracy for report in reports) else names
 
 
-def cells(report: Report, latency: Latency) -> tuple[str, ...]:
-    """A report's cells under COLUMNS and QUALITY_COLUMNS, for the terminal and the page."""
+def cells(report: Report, latency: Latency, names: Sequence[str]) -> tuple[str, ...]:
+    """A report's cells under ``names``, for the terminal and the page."""
     plan, ode_error = report.plan, report.ode_error
-    return (
+    texts = (
         in_words(plan, engine=False),
         f"{plan.engine} {SHORT_DTYPES[plan.dtype]}",
         f"{round(report.evaluations, 1):g}",
@@ -37,7 +39,10 @@ def cells(report: Report, latency: Latency) -> tuple[str, ...]:
         "draws noise" if ode_error is None else _with_interval(ode_error),
         _estimate(report.fd),
         _estimate(report.recall),
+        _estimate(report.prompt_accuracy),
     )
+    every = (*COLUMNS, *QUALITY_COLUMNS, PROMPT_COLUMN)
+    return tuple(text for name, text in zip(every, texts, strict=True) if name in names)
 
 
 def print_reports(reports: Sequence[Report]) -> None:
@@ -65,7 +70,7 @@ def _print(rows: Sequence[tuple[Report, Latency]]) -> None:
             justify="left" if text else "right",
         )
     for report, latency in rows:
-        texts = cells(report, latency)
+        texts = cells(report, latency, names)
         table.add_row(*[texts[place] for place in shown])
     console.print(table)
 

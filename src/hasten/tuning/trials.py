@@ -27,6 +27,7 @@ from hasten.measuring.measure import measure, pictures_of
 from hasten.measuring.memory import free_mb, predicted_mb, require_memory, weights_mb
 from hasten.measuring.ode_error import Reference, reference
 from hasten.measuring.probe import matmul_gflops
+from hasten.measuring.prompts import checked_prompts
 from hasten.measuring.quality import Quality, quality
 from hasten.measuring.real import Real, real_for
 from hasten.measuring.timer import side_by_side, timed
@@ -168,8 +169,9 @@ class TrialExecutor:
         )
 
     def measure_quality(self, request: MeasureQuality) -> Quality:
-        """FD, KD, precision and recall against the real pictures."""
-        return quality(self._generated(request.plan, request.samples), self._real)
+        """FD, KD, precision and recall against the real pictures, and prompt accuracy."""
+        n = request.samples
+        return quality(self._generated(request.plan, n), self._real, checked_prompts(self.model, n))
 
     def compare_fd(self, request: CompareFd) -> Estimate:
         """FD of the plan minus what is allowed, with the interval of the paired difference."""

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 import hasten
-from hasten.data.drawn import Shapes, drawn
+from hasten.data.drawn import Objects, Shapes, drawn
 from hasten.data.shapes.captions import Asked, Wanted, asked, caption
 from hasten.data.shapes.drawing import backdrop, coverage, distance, picture
 from hasten.data.shapes.scenes import (
+    COLOURS,
     GAP,
     REACH,
     RELATIONS,
@@ -164,3 +165,18 @@ def test_a_share_of_the_scenes_are_crowds_which_have_no_captions():
         data.captions(np.arange(2))
     with pytest.raises(hasten.UserError, match="crowded"):
         Shapes(crowded=1.5)
+
+
+def test_objects_stand_alone_and_their_labels_say_which_they_are():
+    data = Objects(count=300, seed=3)
+    assert data.labels.shape == (300,)
+    assert set(data.labels.tolist()) <= set(range(len(SHAPES) * len(COLOURS)))
+    index = np.array([5, 17, 250])
+    for number, alone in zip(index, data.scenes(index), strict=True):
+        (thing,) = alone.things
+        shape, colour = divmod(int(data.labels[number]), len(COLOURS))
+        assert (thing.shape, thing.colour) == (SHAPES[shape], list(COLOURS)[colour])
+        assert thing.shape in data.captions(np.array([number]))[0]
+    again = Objects(count=1000, seed=3)
+    assert torch.equal(again[index], data[index])
+    assert not torch.equal(Objects(count=300, seed=4)[index], data[index])

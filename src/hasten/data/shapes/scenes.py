@@ -33,6 +33,7 @@ GAP = 2.5  # pixels between objects
 MARGIN = 3.0  # pixels by which a relation holds
 TRIES = 50  # at placing objects, before others are chosen
 CROWD = 24  # objects that are tried in a crowd; about five find room
+SINGLE = 1  # keeps the numbers that draw single objects apart from those of scenes
 CROWDED = {"small": 0.5, "medium": 0.1, "large": 0.4}  # how often each size is tried in one
 KINDS = {"one": 0.3, "count": 0.12, "relation": 0.38, "two": 0.1, "three": 0.1}  # how often
 
@@ -113,6 +114,13 @@ def scene(seed: int, number: int) -> Scene:
         tries = (_in_place(rng, looks, relation) for _ in range(TRIES))
         things = next((placed for placed in tries if placed is not None), None)
     return Scene(things=things, relation=relation, **_ground(rng))
+
+
+def single(seed: int, number: int) -> Scene:
+    """A scene of one object."""
+    rng = np.random.default_rng((seed, number, SINGLE))
+    (thing,) = _looks(rng, 1)
+    return Scene(things=(_somewhere(rng, _sized(rng, thing)),), **_ground(rng))
 
 
 def crowd(seed: int, number: int) -> Scene:
