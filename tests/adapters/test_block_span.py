@@ -186,6 +186,23 @@ def test_a_first_block_that_always_moves_on_changes_nothing(name):
     assert (other - whole).norm() > 2e-4 * whole.norm()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "compile"])
+@pytest.mark.parametrize(
+    ("name", "lever"),
+    [("flux", "blocks(first=0, last=-1, every=2)"), ("sdxl", "deep(branch=0, every=2)")],
+)
+def test_engines_run_what_is_cut_while_it_runs(name, lever, engine):
+    if engine != "compile":
+        pytest.importorskip(engine)
+    model = model_of(name)
+    plan = hasten.Plan(solver="ddim", grid="uniform", steps=4).with_lever(lever)
+    eager = hasten.build(model, plan).sample(1, condition=0, raw=True)
+    plan = plan.model_copy(update={"engine": engine})
+    other = hasten.build(model, plan).sample(1, condition=0, raw=True)
+    assert (other - eager).norm() < 1e-5 * eager.norm()
+
+
 class Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -75,6 +75,7 @@ class BlockSpan:
             f"{count} blocks; give first <= last from 0 to {count - 1} (-1 is the last).",
         )
         self.first, self.last = first, end
+        self._arguments = [_arguments(block) for block in self.blocks]
         self._ports: dict[int, Ports] = {}
         self._whole = Ports((), False)  # of the span, as if it were one block
 
@@ -95,7 +96,7 @@ class BlockSpan:
                     "feature cache needs; drop the lever.",
                 )
                 output = forward(*inputs, **options)
-                passed[number] = passed_by(self.blocks[number], inputs, options, output)
+                passed[number] = self.call(number, inputs, options, output)
                 return output
 
             return watch
@@ -111,13 +112,28 @@ class BlockSpan:
 
         def aside(number: int, forward: Forward) -> Forward:
             def hand_on(*inputs: Any, **options: Any) -> Any:
-                given = tensors_of(self.blocks[number], inputs, options)
+                given = self.given(number, inputs, options)
                 return self.handed_on(number, given, features)
 
             return hand_on
 
         with standing_in(self.blocks, range(self.first, self.last + 1), aside):
             return run()
+
+    def given(
+        self, number: int, inputs: tuple[object, ...], options: Mapping[str, object]
+    ) -> Given:
+        """The tensors that block ``number`` is called with, by the names of its arguments."""
+        named = {**dict(zip(self._arguments[number], inputs, strict=False)), **options}
+        return {name: value for name, value in named.items() if isinstance(value, torch.Tensor)}
+
+    def call(
+        self, number: int, inputs: tuple[object, ...], options: Mapping[str, object], output: Any
+    ) -> Passed:
+        """One call of block ``number``."""
+        single = isinstance(output, torch.Tensor)
+        gave = (output,) if single else tuple(output)
+        return Passed(self.given(number, inputs, options), gave, single)
 
     def added(self, given: Given, gave: Gave, n: int) -> Features:
         """What was added between the first block's arguments and the last one's outputs."""
@@ -221,21 +237,9 @@ def blocks_of(module: nn.Module) -> list[nn.Module]:
     return blocks
 
 
-def passed_by(
-    block: nn.Module, inputs: tuple[Any, ...], options: Mapping[str, Any], output: Any
-) -> Passed:
-    single = isinstance(output, torch.Tensor)
-    gave = (output,) if single else tuple(output)
-    return Passed(tensors_of(block, inputs, options), gave, single)
-
-
-def tensors_of(
-    block: nn.Module, inputs: tuple[Any, ...], options: Mapping[str, Any]
-) -> dict[str, torch.Tensor]:
-    """The tensors that a block was called with, by the names of its arguments."""
-    bound = inspect.signature(type(block).forward).bind(block, *inputs, **options)
-    named = bound.arguments.items()
-    return {name: value for name, value in named if isinstance(value, torch.Tensor)}
+def _arguments(block: nn.Module) -> tuple[str, ...]:
+    """What the ``forward`` of a block takes, in order."""
+    return tuple(inspect.signature(type(block).forward).parameters)[1:]
 
 
 def _entered(here: Passed, after: Passed) -> Names:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hasten.adapters.block_span import BlockSpan, Given, blocks_of, passed_by, tensors_of
+from hasten.adapters.block_span import BlockSpan, Given, blocks_of
 from hasten.adapters.standing_in import Forward, Run, standing_in
 from hasten.core.errors import require
 from hasten.core.feature_cache import Features
@@ -61,7 +61,7 @@ class _Decision:
         def decide(*inputs: Any, **options: Any) -> Any:
             output = forward(*inputs, **options)
             lead = self.span.lead
-            here = passed_by(lead.blocks[0], inputs, options, output)
+            here = lead.call(0, inputs, options, output)
             added = lead.added(here.given, here.gave, self.n)
             new, old = added[lead.tokens], self.lead[lead.tokens]
             places = tuple(range(1, new.ndim))
@@ -72,7 +72,7 @@ class _Decision:
 
         def go_on(*inputs: Any, **options: Any) -> Any:
             rest = self.span.rest
-            given = tensors_of(rest.blocks[number], inputs, options)
+            given = rest.given(number, inputs, options)
             if number == rest.first:
                 self.entered = given
             if not bool(self.moved.any()):
@@ -80,7 +80,7 @@ class _Decision:
             output = forward(*inputs, **options)
             if number < rest.last:
                 return output
-            gave = passed_by(rest.blocks[number], inputs, options, output).gave
+            gave = rest.call(number, inputs, options, output).gave
             self.rest = self._renewed(self.rest, rest.added(self.entered, gave, self.n))
             return rest.left(self.entered, self.rest)
 
