@@ -22,6 +22,7 @@ from hasten.measuring.macs import macs
 from hasten.sampling import network_key, prepare, resolve
 from hasten.tuning.network_levers import lever_candidates
 from hasten.tuning.settings import TunerSettings
+from hasten.tuning.space import Space
 
 FILE = '''
 """Two levers: one scales what a network answers, the other gives every second answer again."""
@@ -243,6 +244,27 @@ def test_the_command_line_takes_it_in_a_plan(theirs, tiny_model, tmp_path, capsy
         main(words)
     assert not stop.value.code, capsys.readouterr().err
     assert (out / "00000.png").is_file()
+
+
+def test_a_tuning_run_tries_it_and_says_what_came_of_it(theirs, tiny_model):
+    settings = TunerSettings(
+        reference_sizes=((4, 20),),
+        baseline_steps=1,
+        report_s=0.0,
+        race_s=0.0,
+        race_rounds=2,
+        random_draws=2,
+        level_trials=2,
+        level_random_trials=1,
+        fresh_processes=0,
+        parallel_share=0.0,
+    )
+    space = Space(
+        solvers=("ddim",), grids=("uniform",), steps=(2, 4), engines=(("eager", "float32"),)
+    )
+    model = tiny_model(prediction="x0", labels=2)
+    tuned = hasten.tune(model, minutes=10, max_loss=5.0, space=space, settings=settings)
+    assert any(note.startswith("lever scaled(by=0.9): ") for note in tuned.notes), tuned.notes
 
 
 def test_the_tuner_tries_what_it_offers(theirs, model):

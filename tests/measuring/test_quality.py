@@ -416,7 +416,14 @@ def test_too_few_pictures_are_refused_with_how_many_are_needed(tmp_path, tiny_mo
 def test_a_student_is_judged_against_the_pictures_of_its_teacher():
     model = hasten.load("builtin:mnist")
     sampler = hasten.build(model, "levers=[student(folder='builtin:mnist-2')]")
-    assert set(judged(sampler, 5)) == {"fd", "kd", "precision", "recall", "features"}
+    assert set(judged(sampler, 5)) == {
+        "fd",
+        "kd",
+        "precision",
+        "recall",
+        "prompt_accuracy",
+        "features",
+    }
 
 
 def test_features_of_other_channels_are_refused(tiny_model):

@@ -9,7 +9,7 @@ import torch
 import hasten
 from hasten.core.random_streams import generator
 from hasten.training.columns import column, columns
-from hasten.training.labels import drop_labels, null_labels
+from hasten.training.labels import drop_labels
 from hasten.training.learned_schedule import LearnedSchedulePrediction, MonotoneShape
 from hasten.training.noise_prediction import NoisePrediction
 from hasten.training.objective import Batch
@@ -77,4 +77,3 @@ def test_labels_are_dropped_at_the_share_that_is_given():
     assert torch.equal(dropped[dropped != 10], labels[dropped != 10])
     assert drop_labels(labels, None, 0.25, generator(1)) is labels
     assert drop_labels(None, 10, 0.25, generator(1)) is None
-    assert torch.equal(null_labels(labels, 10), torch.full((4000,), 10))

@@ -77,6 +77,10 @@ class Autoencoding(torch.nn.Module):
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
         return self.vae.decode(latents, return_dict=False)[0], divergence
 
+    def latents(self, pictures: torch.Tensor) -> torch.Tensor:
+        """The likeliest latents of ``pictures``."""
+        return self.vae.encode(pictures).latent_dist.mode()
+
     def latent_shape(self, pictures: torch.Tensor) -> tuple[int, ...]:
         """The shape of the latents of ``pictures``."""
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)

@@ -90,5 +90,8 @@ def sample(
             folder.add(sampler.sample(size, seed=seed, first=first, condition=some, watch=watch))
             bar.update(size)
     written = folder.close(frames if gif else None)
-    result = {**facts, "plan": sampler.plan.model_dump(), "n": n, "out": str(out)}
+    took = {"evaluations": sampler.usage.evaluations, "rounds": sampler.usage.rounds}
+    result = {**facts, "plan": sampler.plan.model_dump(), "n": n, "out": str(out), **took}
     print(json.dumps(result) if json_ else f"wrote {', '.join(written)} to {out}")
+    if not json_ and took["rounds"] < took["evaluations"]:  # several at once
+        print("{evaluations:g} network evaluations a picture in {rounds:g} rounds".format(**took))

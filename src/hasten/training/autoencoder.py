@@ -111,7 +111,7 @@ def latent_scale(net: Autoencoding, rows: PictureRows, n: int) -> float:
     """What brings the latents of the first ``n`` pictures to unit variance."""
     device, parts = next(net.parameters()).device, np.array_split(np.arange(n), -(-n // 64))
     pictures = (rows.at(part, (0,), device) * 2 - 1 for part in parts)
-    latents = torch.cat([net.vae.encode(some).latent_dist.mode().double() for some in pictures])
+    latents = torch.cat([net.latents(some).double() for some in pictures])
     return 1.0 / float(latents.std())
 
 

@@ -1,15 +1,10 @@
-"""The null label: the only place in training and learning that says what "without a label" is."""
+"""Labels that are dropped in training, for classifier-free guidance."""
 
 from __future__ import annotations
 
 import torch
 
 from hasten.core.transfer import sent
-
-
-def null_labels(labels: torch.Tensor, null: int) -> torch.Tensor:
-    """The null label for each sample of ``labels``."""
-    return torch.full_like(labels, null)
 
 
 def drop_labels(
@@ -25,4 +20,4 @@ def drop_labels(
     drop = torch.rand(len(labels), generator=generator, device=labels.device) < share
     if isinstance(null, torch.Tensor):
         return torch.where(drop[:, None], sent(null, labels.device), labels)
-    return torch.where(drop, null_labels(labels, null), labels)
+    return labels.masked_fill(drop, null)

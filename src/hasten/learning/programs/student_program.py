@@ -7,10 +7,10 @@ import dataclasses
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from hasten.core.condition import COND, NULL, Condition
 from hasten.core.level import Level
 from hasten.core.model import Model
 from hasten.learning.programs.solver_coefficients import SolverCoefficients, Table
-from hasten.training.labels import null_labels
 
 NARROWEST = 0.02  # the share of the way left that a round crosses at least, and leaves at least
 
@@ -104,8 +104,9 @@ class DifferentiableRun:
             answer = self._call(seen, t, condition)
         else:
             assert condition is not None
-            labels = torch.cat([condition, null_labels(condition, self.model.null_label or 0)])
-            both = self._call(torch.cat([seen, seen]), torch.cat([t, t]), labels)
+            asked = Condition.labels_of(condition, self.model.null_label)
+            branches = Condition.cat([asked.branch(COND), asked.branch(NULL)])
+            both = self._call(torch.cat([seen, seen]), torch.cat([t, t]), branches)
             wanted, null = both.chunk(2)
             answer = torch.lerp(null, wanted, self.guidance)
         if self.model.learned_variance:
@@ -114,7 +115,7 @@ class DifferentiableRun:
         return x0 if self.clip is None else x0.clamp(-self.clip, self.clip)
 
     def _call(
-        self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None
+        self, x: torch.Tensor, t: torch.Tensor, condition: Condition | torch.Tensor | None
     ) -> torch.Tensor:
         if self.frugal:
             return checkpoint(self.model.net, x, t, condition, use_reentrant=False)  # type: ignore[return-value]

@@ -8,11 +8,11 @@ import math
 import numpy as np
 import torch
 
+from hasten.core.condition import NULL, Condition
 from hasten.core.level import Array, Level
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.training.columns import columns
-from hasten.training.labels import null_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ def denoised(
     net: torch.nn.Module,
     x: torch.Tensor,
     at: Levels,
-    condition: torch.Tensor | None,
+    condition: Condition | torch.Tensor | None,
 ) -> torch.Tensor:
     """x0 (n, *shape), float32, that ``net``, a network of ``model``'s kind, predicts for ``x``."""
     here = model.prediction.at(Level.batch(at.t, at.alpha, at.sigma))
@@ -88,7 +88,7 @@ class Teacher:
         conditional = denoised(self.model, self.model.net, x, at, condition)
         if self.scale == 1.0 or condition is None or self.model.null_label is None:
             return conditional
-        null = null_labels(condition, self.model.null_label)
+        null = Condition.labels_of(condition, self.model.null_label).branch(NULL)
         return torch.lerp(
             denoised(self.model, self.model.net, x, at, null), conditional, self.scale
         )
