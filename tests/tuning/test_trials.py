@@ -107,8 +107,7 @@ def test_quality_needs_real_pictures():
         executor.answer(MeasureQuality(plan=Plan(solver="ddim", steps=2), samples=8))
 
 
-def test_an_engine_whose_answers_are_wrong_is_refused(tiny_model, monkeypatch):
-    monkeypatch.setattr("hasten.tuning.trials.MAX_RELATIVE_ERROR", {"bfloat16": 1e-9})
-    executor = TrialExecutor(model=tiny_model())
+def test_an_engine_whose_answers_are_wrong_is_refused(tiny_model):
+    executor = TrialExecutor(model=tiny_model(), bounds={"bfloat16": 1e-9})
     with pytest.raises(UserError, match=r"relative error of .* more than 1e-09; set engine=eager"):
         executor.answer(TimeNetworkCall(plan=Plan(dtype="bfloat16"), batch=1))

@@ -33,6 +33,7 @@ class Facts:
         shape, codec, labels: of the model, see :class:`hasten.core.model.Model`.
         data: where the pictures came from, in words; n: how many there were.
         sha256: of the weights whose samples they were; None for real pictures.
+        pictures_seen: in training, where a network was trained.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class Facts:
     data: str
     n: int
     sha256: str | None = None
+    pictures_seen: int | None = None
 
     @staticmethod
     def of(model: Model, *, kind: str, data: str, n: int, sha256: str | None = None) -> Facts:

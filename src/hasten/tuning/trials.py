@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,7 @@ class TrialExecutor:
         data, features: the real pictures and the features to compare in, see :func:`real_for`.
         folder: where the reference solution is kept, so that the next process need not make it
             again.
+        bounds: for each precision, the relative error above which an engine's answers are wrong.
     """
 
     model: Model
@@ -75,6 +76,7 @@ class TrialExecutor:
     data: str | None = None
     features: str | None = None
     folder: Path | None = None
+    bounds: Mapping[str, float] = dataclasses.field(default_factory=MAX_RELATIVE_ERROR.copy)
     _nets: dict[tuple[str, ...], Prepared] = dataclasses.field(default_factory=dict)
     _references: dict[str, Reference] = dataclasses.field(default_factory=dict)
     _samples: dict[tuple[str, int], torch.Tensor] = dataclasses.field(default_factory=dict)
@@ -111,7 +113,7 @@ class TrialExecutor:
                 timing = timed(lambda: net(x, t, condition), device=self.model.device, seconds=1.0)
             expected = self.prepared(Plan())(x, t, condition)
             error = float((net(x, t, condition) - expected).norm() / expected.norm())
-        bound = MAX_RELATIVE_ERROR[net.precision.partition(",")[0]]
+        bound = self.bounds[net.precision.partition(",")[0]]
         if not error <= bound:
             raise UserError(
                 f"engine {plan.engine!r} in {net.precision} answers with a relative error of "

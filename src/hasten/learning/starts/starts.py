@@ -180,7 +180,7 @@ def learn_vae(
         torch.default_generator.manual_seed(recipe.seed)
         net = AutoEncoder(model.shape, recipe.code, recipe.width, model.labels)
     with tempfile.TemporaryDirectory() as folder:
-        average = Training(
+        training = Training(
             recipe=recipe,
             objective=Evidence(code=recipe.code),
             net=net,
@@ -188,10 +188,10 @@ def learn_vae(
             run=Path(folder),
             deadline=None if minutes is None else Deadline.after(minutes),
             quiet=quiet,
-        ).fit_()
-    average.put_(net)
+        )
+        training.fit_().put_(net)
     x0 = _latents(model, examples).view(-1, *model.shape)
-    facts = examples.facts(model, "vae")
+    facts = dataclasses.replace(examples.facts(model, "vae"), pictures_seen=training.seen)
     write(out, facts, as_start(net.eval().cpu(), x0, examples.labels))
     return facts
 
