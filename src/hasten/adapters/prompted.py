@@ -30,6 +30,7 @@ from hasten.core.call import Output
 from hasten.core.codec import Codec, DecoderNetwork, Shape, codecs
 from hasten.core.errors import UserError, require
 from hasten.core.family import Text
+from hasten.core.files import read_lines
 from hasten.core.model import Model
 
 KNOWN = "StableDiffusionPipeline"
@@ -266,7 +267,7 @@ def shipped_prompts(source: object) -> list[str] | None:
     text = str(source)
     folder = builtin_folder(text) if text.startswith(BUILTIN) else Path(text).expanduser()
     file = folder / PROMPTS
-    return file.read_text(encoding="utf-8").splitlines() if file.is_file() else None
+    return read_lines("prompts", file) if file.is_file() else None
 
 
 def _folder(source: str) -> Path:
