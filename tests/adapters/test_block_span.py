@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import copy
 import functools
+import pickle
 from typing import Any
 
 import pytest
@@ -203,6 +206,88 @@ def test_engines_run_what_is_cut_while_it_runs(name, lever, engine):
     assert (other - eager).norm() < 1e-5 * eager.norm()
 
 
+def test_what_a_network_had_before_a_cache_it_has_after_it():
+    pipe, calls = built("flux"), []
+    own = pipe.transformer.forward
+
+    def counted(*inputs: Any, **options: Any) -> Any:
+        calls.append(1)
+        return own(*inputs, **options)
+
+    pipe.transformer.forward = counted
+    hasten.cache_(pipe, "blocks(first=0, last=0)")
+    with pytest.raises(hasten.UserError, match="give first <= last"):
+        hasten.cache_(pipe, "blocks(first=2, last=1)")
+    assert pipe.transformer.forward is not counted  # the good cache stays
+    hasten.cache_(pipe, None)
+    assert pipe.transformer.forward is counted
+    hasten.cache_(pipe, "blocks(first=0, last=0)")
+    around = pipe.transformer.forward
+    pipe.transformer.forward = lambda *inputs, **options: around(*inputs, **options)
+    hasten.cache_(pipe, None)  # what was put around it since stays, around the network's own
+    pipe.set_progress_bar_config(disable=True)
+    pipe(**{**ZOO["flux"].call, "num_inference_steps": 2})
+    assert len(calls) == 2
+
+
+def test_a_cache_is_neither_copied_nor_saved_with_its_pipeline(tmp_path):
+    pipe = built("flux")
+    pipe.set_progress_bar_config(disable=True)
+    hasten.cache_(pipe, "blocks(first=0, last=0)")
+    pipe(**{**ZOO["flux"].call, "num_inference_steps": 2})
+    for copied in (copy.deepcopy, pickle.dumps):
+        with pytest.raises(hasten.UserError, match=r"call hasten\.cache_\(pipe, None\) first"):
+            copied(pipe.transformer)
+    scheduler = copy.deepcopy(pipe.scheduler)
+    before = pipe.scheduler.timesteps.clone()
+    scheduler.set_timesteps(7, mu=1.0)
+    assert len(scheduler.timesteps) == 7
+    assert torch.equal(pipe.scheduler.timesteps, before)
+    kind = type(pipe.scheduler)
+    hasten.cache_(pipe, None)
+    assert type(pipe.scheduler) is kind.__mro__[1]
+
+
+@torch.no_grad()
+def test_nothing_that_was_kept_outlives_a_run():
+    pipe = built("sd15")
+    pipe.set_progress_bar_config(disable=True)
+    x, words = torch.randn(2, *[pipe.unet.config.in_channels, 8, 8]), torch.randn(2, 8, 16)
+    whole = pipe.unet(x, 500, words).sample
+    hasten.cache_(pipe, "deep(branch=0)")
+    pipe(**{**ZOO["sd15"].call, "num_inference_steps": 3})
+    for _ in range(20):  # without a scheduler nobody knows what may be kept
+        assert torch.equal(pipe.unet(x, 500, words).sample, whole)
+
+
+@torch.no_grad()
+def test_what_changes_after_a_cache_was_set_is_refused():
+    unet = built("sdxl").unet
+    deep = span(unet, "deep", branch=0)
+    for block in unet.up_blocks:
+        block.s1 = 0.9
+    with pytest.raises(hasten.UserError, match="FreeU"):
+        deep(lambda: None, 1)
+    net, x = Doubling(), torch.randn(2, 4, 4)
+    kept = BlockSpan(net, 0, 2)
+    _, features = kept(lambda: net(x), 2)
+    net.factor = 2.0
+    for known in ((), features):
+        with pytest.raises(hasten.UserError, match="changes what its block 0 hands on to block 1"):
+            kept(lambda: net(x), 2, known)
+
+
+def test_threads_do_not_meet_in_each_others_cuts():
+    model = model_of("sdxl")
+    plan = hasten.Plan(solver="ddim", grid="uniform", steps=4).with_lever("encoder(every=2)")
+    sampler = hasten.build(model, plan)
+    alone = [sampler.sample(1, seed=seed, condition=0, raw=True) for seed in range(3)]
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        made = [pool.submit(sampler.sample, 1, seed=n, condition=0, raw=True) for n in range(3)]
+    for seed, one in enumerate(made):
+        assert torch.allclose(one.result(), alone[seed], atol=1e-4)
+
+
 class Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -222,6 +307,15 @@ class Between(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.blocks[0](x)
         return self.blocks[2](self.blocks[1](2 * x))
+
+
+class Doubling(Between):
+    factor = 1.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.blocks[0](x)
+        x = x if self.factor == 1.0 else self.factor * x
+        return self.blocks[2](self.blocks[1](x))
 
 
 class Backwards(Between):

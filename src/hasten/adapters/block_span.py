@@ -87,6 +87,7 @@ class BlockSpan:
     def full(self, run: Run, n: int) -> tuple[Any, Features]:
         """The answer, and what the blocks added: tensors (n, ...)."""
         every, passed = range(len(self.blocks)), {}
+        handed: dict[int, Gave] = {}
 
         def watched(number: int, forward: Forward) -> Forward:
             def watch(*inputs: Any, **options: Any) -> Any:
@@ -96,29 +97,60 @@ class BlockSpan:
                     "feature cache needs; drop the lever.",
                 )
                 output = forward(*inputs, **options)
-                passed[number] = self.call(number, inputs, options, output)
+                here = self.call(number, inputs, options, output)
+                if not self._ports or number in (self.first, self.last):
+                    passed[number] = here
+                self._follow_(handed, number, here.given, here.gave)
                 return output
 
             return watch
 
-        with standing_in(self.blocks, {self.first, self.last} if self._ports else every, watched):
+        span = range(self.first, self.last + 1)
+        with standing_in(self.blocks, span if self._ports else every, watched):
             answer = run()
         if not self._ports:
             self._learn_(passed)
+        self._require_run(passed)
         return answer, self.added(passed[self.first].given, passed[self.last].gave, n)
 
     def cached(self, run: Run, features: Features) -> Any:
         """The answer where the blocks add ``features``."""
+        handed: dict[int, Gave] = {}
 
         def aside(number: int, forward: Forward) -> Forward:
             def hand_on(*inputs: Any, **options: Any) -> Any:
                 given = self.given(number, inputs, options)
-                return self.handed_on(number, given, features)
+                output = self.handed_on(number, given, features)
+                gave = (output,) if isinstance(output, torch.Tensor) else output
+                self._follow_(handed, number, given, gave)
+                return output
 
             return hand_on
 
         with standing_in(self.blocks, range(self.first, self.last + 1), aside):
             return run()
+
+    def _follow_(self, handed: dict[int, Gave], number: int, given: Given, gave: Gave) -> None:
+        """Refuse a network that changes what one block of the span hands on to the next."""
+        before = handed.pop(number - 1, ()) if self.first < number <= self.last else ()
+        require(
+            not self._ports
+            or all(
+                output is None or any(value is output for value in given.values())
+                for output in before
+            ),
+            f"{self.kind} changes what its block {number - 1} hands on to block {number}, so no "
+            "feature cache spans both; give first and last on one side.",
+        )
+        handed[number] = gave
+
+    def _require_run(self, passed: Mapping[int, Passed]) -> None:
+        missing = [number for number in (self.first, self.last) if number not in passed]
+        require(
+            not missing,
+            f"{self.kind} did not run its blocks {missing}, which a feature cache of blocks "
+            f"{self.first} to {self.last} needs; give others, or drop the lever.",
+        )
 
     def given(
         self, number: int, inputs: tuple[object, ...], options: Mapping[str, object]

@@ -34,6 +34,7 @@ class DeepSpan:
 
     def __init__(self, module: nn.Module, branch: int) -> None:
         unet: Any = require_unet(module)
+        self.unet = module
         self.kind = type(unet).__name__
         counts = [len(block.resnets) for block in unet.up_blocks]
         require(
@@ -53,6 +54,7 @@ class DeepSpan:
     def __call__(self, run: Run, n: int, features: Features = ()) -> Any:
         """The answer of ``run``, which calls the network for ``n`` samples: with what was kept, or
         in full as (answer, features)."""
+        require_unet(self.unet)  # FreeU may be on since
         return self._cached(run, features) if features else self._full(run, n)
 
     def _full(self, run: Run, n: int) -> tuple[Any, Features]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,15 +19,20 @@ SELF_ATTENTION = ("attn1", "attn", "attention")
 
 
 class OutputSpan:
-    """Keeps the outputs of ``parts`` of a network, whatever tuples they come in."""
+    """Keeps the outputs of ``parts`` of a network, whatever tuples they come in; ``check`` refuses
+    a network that has changed since."""
 
-    def __init__(self, parts: Sequence[nn.Module]) -> None:
-        self.parts = parts
+    def __init__(
+        self, parts: Sequence[nn.Module], check: Callable[[], object] | None = None
+    ) -> None:
+        self.parts, self._check = parts, check
         self._structures: dict[int, Any] = {}
 
     def __call__(self, run: Run, n: int, features: Features = ()) -> Any:
         """The answer of ``run``, which calls the network for ``n`` samples: with what was kept, or
         in full as (answer, features)."""
+        if self._check is not None:
+            self._check()
         return self._cached(run, features) if features else self._full(run, n)
 
     def _full(self, run: Run, n: int) -> tuple[Any, Features]:
@@ -42,6 +48,10 @@ class OutputSpan:
 
         with standing_in(self.parts, range(len(self.parts)), watched):
             answer = run()
+        require(
+            len(gave) == len(self.parts),
+            "a network does not run all of the parts that a feature cache keeps; drop the lever.",
+        )
         every = (gave[number] for number in range(len(self.parts)))
         return answer, tuple(part.unflatten(0, (n, -1)) for parts in every for part in parts)
 
@@ -69,7 +79,8 @@ def encoder_span(unet: nn.Module) -> OutputSpan:
     """
     parts: Any = require_unet(unet)
     every = (parts.conv_in, *parts.down_blocks, parts.mid_block)
-    return OutputSpan([part for part in every if part is not None])
+    chosen = [part for part in every if part is not None]
+    return OutputSpan(chosen, functools.partial(require_unet, unet))
 
 
 def attention_span(module: nn.Module) -> OutputSpan:

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Any
+import weakref
+from typing import Any, NoReturn
 
 import torch
 
@@ -20,7 +20,8 @@ Pipeline = Any  # of diffusers
 ATTRIBUTE = "_hasten_cache"
 ADAPTER = "down_intrablock_additional_residuals"
 TIMES = ("timestep", "t")  # what networks call their times
-WRAPPED = ("set_timesteps", "step")  # of the scheduler
+COMPILED = "_orig_mod"  # what torch.compile calls the network that it wraps
+MOST = 8  # calls within a step that are told apart
 
 
 def cache_(pipe: Pipeline, cache: str | FeatureCache | None) -> None:
@@ -41,11 +42,16 @@ def cache_(pipe: Pipeline, cache: str | FeatureCache | None) -> None:
     name = next((name for name in NETWORKS if getattr(pipe, name, None) is not None), None)
     require(name is not None, f"{type(pipe).__name__} has neither {' nor '.join(NETWORKS)}.")
     network = getattr(pipe, str(name))
-    before = network.__dict__.pop(ATTRIBUTE, None)
-    if before is not None:
-        before.undo()
+    compiled = hasattr(network, COMPILED)
+    network = getattr(network, COMPILED, network)
     if cache is None:
+        _undo(network)
         return
+    require(
+        not compiled,
+        f"the {name} of this {type(pipe).__name__} is compiled by torch.compile, which knows no "
+        "feature cache; put the network itself there.",
+    )
     part = levers.parse(cache)
     if not isinstance(part, FeatureCache):
         raise UserError(
@@ -56,32 +62,81 @@ def cache_(pipe: Pipeline, cache: str | FeatureCache | None) -> None:
         not getattr(part, "batched", False),
         f"cache is {cache!r}; a pipeline asks for one evaluation after another, so drop batched.",
     )
+    span(network, part.part_name, **part.where())  # refuses before the old cache is given up
+    _undo(network)
     if isinstance(part, Scheduled) and part.mask is None and part.every == 1:
         return
+    network.__dict__[ATTRIBUTE] = None  # before its forward, so that a pickler meets it first
     network.__dict__[ATTRIBUTE] = _Caching(pipe, network, part)
 
 
+def _undo(network: torch.nn.Module) -> None:
+    before = network.__dict__.pop(ATTRIBUTE, None)
+    if before is not None:
+        before.undo()
+
+
+FOLLOWED: weakref.WeakKeyDictionary[Any, _Caching] = weakref.WeakKeyDictionary()
+"""The caches that count the steps of a scheduler."""
+
+
+def _followed(kind: type) -> type:
+    """``kind`` that tells who follows it of its timesteps and steps."""
+
+    @functools.wraps(kind.set_timesteps)
+    def set_timesteps(self: Any, *inputs: object, **options: object) -> object:
+        if self in FOLLOWED:
+            FOLLOWED[self].begin()
+        return kind.set_timesteps(self, *inputs, **options)
+
+    @functools.wraps(kind.step)
+    def step(self: Any, *inputs: object, **options: object) -> object:
+        output = kind.step(self, *inputs, **options)
+        if self in FOLLOWED:
+            FOLLOWED[self].stepped()
+        return output
+
+    methods = {"set_timesteps": set_timesteps, "step": step, "__module__": kind.__module__}
+    return type(kind.__name__, (kind,), methods)
+
+
 class _Caching:
-    """Stands in for ``network.forward``, and begins anew at every ``set_timesteps``."""
+    """Stands in for ``network.forward``, and begins anew at every ``set_timesteps`` and after the
+    last step."""
 
     def __init__(self, pipe: Pipeline, network: torch.nn.Module, part: FeatureCache) -> None:
         self._pipe, self._network, self._part = pipe, network, part
         self._signature = inspect.signature(type(network).forward)
-        self._forward = network.forward
+        self._own, self._forward = network.__dict__.get("forward"), network.forward
+        self._active = True
         self._span = span(network, part.part_name, **part.where())
         self._scheduler: Any = None
         self._begin_()
 
         @functools.wraps(self._forward)
         def forward(*inputs: Any, **options: Any) -> object:
-            return self._called(*inputs, **options)
+            return (self._called if self._active else self._forward)(*inputs, **options)
 
-        network.forward = forward
+        self._put = network.forward = forward
 
     def undo(self) -> None:
-        """Leave pipeline and network as they were."""
-        self._network.__dict__.pop("forward", None)
+        """Leave pipeline and network as they were; what was put around the network's forward since
+        stays, around its own."""
+        self._active = False
+        if self._network.__dict__.get("forward") is self._put:
+            del self._network.forward
+            if self._own is not None:
+                self._network.forward = self._own  # type: ignore[method-assign]
         self._let_go_()
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        raise UserError(
+            f"a feature cache is set on this {type(self._network).__name__}, which is neither "
+            "copied nor saved with it; call hasten.cache_(pipe, None) first."
+        )
+
+    def __reduce__(self) -> NoReturn:
+        self.__deepcopy__({})
 
     def _begin_(self) -> None:
         """A new run: nothing is kept."""
@@ -90,32 +145,36 @@ class _Caching:
         self._shapes: list[torch.Size] = []
 
     def _let_go_(self) -> None:
-        for name in WRAPPED if self._scheduler is not None else ():
-            self._scheduler.__dict__.pop(name, None)
+        if self._scheduler is not None and FOLLOWED.get(self._scheduler) is self:
+            del FOLLOWED[self._scheduler]
+            self._scheduler.__class__ = type(self._scheduler).__mro__[1]
 
     def _follow_scheduler(self) -> None:
-        """Pipelines may be given another scheduler at any time."""
+        """Pipelines may be given another scheduler at any time. A copy of one is not followed."""
         scheduler = self._pipe.scheduler
-        if scheduler is self._scheduler:
+        if FOLLOWED.get(scheduler) is self:
             return
         self._let_go_()
         self._scheduler = scheduler
-        real: dict[str, Callable[..., object]] = {
-            name: getattr(scheduler, name) for name in WRAPPED
-        }
-
-        @functools.wraps(real["set_timesteps"])
-        def set_timesteps(*inputs: object, **options: object) -> object:
-            self._begin_()
-            return real["set_timesteps"](*inputs, **options)
-
-        @functools.wraps(real["step"])
-        def step(*inputs: object, **options: object) -> object:
-            self._steps, self._call = self._steps + 1, 0
-            return real["step"](*inputs, **options)
-
-        scheduler.__dict__.update(set_timesteps=set_timesteps, step=step)
+        other = FOLLOWED.pop(scheduler, None)
+        if other is None:
+            scheduler.__class__ = _followed(type(scheduler))
+        FOLLOWED[scheduler] = self
         self._begin_()
+
+    def begin(self) -> None:
+        """The scheduler has set its timesteps."""
+        self._begin_()
+
+    def stepped(self) -> None:
+        """The scheduler has taken a step."""
+        self._steps, self._call = self._steps + 1, 0
+        if self._index >= len(self._scheduler.timesteps):
+            self._begin_()
+
+    @property
+    def _index(self) -> int:
+        return (getattr(self._scheduler, "begin_index", None) or 0) + self._steps
 
     def _called(self, *inputs: Any, **options: Any) -> object:
         self._follow_scheduler()
@@ -132,6 +191,8 @@ class _Caching:
         t = _times(next(named[name] for name in TIMES if name in named), len(shapes), x[0].device)
         run = functools.partial(self._forward, *inputs, **options)
         number, self._call = self._call, self._call + 1
+        if number >= MOST:  # nobody steps
+            self._begin_()
         state, part = self._states.get(number, Kept(forecast=self._part.forecast)), self._part
         if state.history and isinstance(part, Scheduled) and not self._full(part):
             return self._span(run, len(t), state.at(t))
@@ -143,17 +204,15 @@ class _Caching:
     def _full(self, part: Scheduled) -> bool:
         """Whether the schedule says that this step is full."""
         mask = part.mask
-        begin = getattr(self._scheduler, "begin_index", None) or 0
-        index = begin + self._steps
         if mask is None:
-            return index % part.every == 0
+            return self._index % part.every == 0
         count = len(self._scheduler.timesteps)
         require(
             len(mask) == count,
             f"lever option mask has {len(mask)} entries, and the pipeline takes {count} steps; "
             "give one for each.",
         )
-        return bool(mask[index])
+        return bool(mask[self._index])
 
 
 def _times(value: torch.Tensor | float, n: int, device: torch.device) -> torch.Tensor:

@@ -115,6 +115,8 @@ def test_prompts_of_people_are_read(prompt, wanted):
         ("red", "names no shape"),
         ("a red cat", "has the word 'cat'"),
         ("four red circles", "has the word 'four'"),
+        ("3 red circles", "has the word '3'"),
+        ("a red and blue circle", "says 'red' and 'blue' of one object"),
         ("a ring above a star below a circle", "one relation"),
         ("a ring above", "one relation"),
     ],

@@ -127,11 +127,15 @@ def asked(prompt: str) -> Asked:
     said: dict[str, str] = {}
     count = 1
     known = set(words())
-    for word in re.findall(r"[a-z]+", text):
+    for word in re.findall(r"[^\W_]+", text):
         if word not in known:
             raise UserError(f"prompt {prompt!r} has the word {word!r}, which is not known here.")
         count = _COUNT.get(word, count)
         field, value = _MEANING.get(word, ("", ""))
+        if field in said:
+            raise UserError(
+                f"prompt {prompt!r} says {said[field]!r} and {word!r} of one object; say one."
+            )
         if field:
             said[field] = value
         if field == "shape":

@@ -86,9 +86,10 @@ async function picture({ prompt = "", negative = "", label = null, ...options })
   let cut = null;
   if (text) {
     const wanted = read(prompt);
-    cut = wanted.cut;
+    const unwanted = read(negative);
+    cut = wanted.cut ?? unwanted.cut;
     given.label = await text(wanted.tokens, 0);
-    if (guided(options.program)) given.nothing = await text(read(negative).tokens, 0);
+    if (guided(options.program)) given.nothing = await text(unwanted.tokens, 0);
   }
   const x = await sample(bundle, net, given);
   if (!decoder) return { ...decoded(bundle, x), cut };
@@ -132,7 +133,14 @@ async function draw() {
   };
   const looks = bundle.decoder ? {} : { look }; // a decoder takes too long to show every call
   const began = performance.now();
-  const made = await picture({ prompt, negative, seed, label, program, ...looks });
+  let made;
+  try {
+    made = await picture({ prompt, negative, seed, label, program, ...looks });
+  } catch (error) {
+    state.busy = state.again = false;
+    find("time").textContent = `That did not work: ${error.message}`;
+    throw error;
+  }
   const took = performance.now() - began - shown;
   paint(find("picture"), made);
   find("time").textContent = `${took.toFixed(0)} ms`;
@@ -191,7 +199,6 @@ function prompts() {
   if (!bundle.text) return;
   find("prompts").hidden = false;
   find("choices").textContent = "Examples";
-  find("negatives").hidden = !guided();
   for (const id of ["prompt", "negative"]) find(id).onchange = draw;
   for (const text of bundle.prompts) {
     const button = document.createElement("button");
@@ -214,6 +221,7 @@ function steps() {
   const take = () => {
     state.program = known[slider.value];
     find("program").textContent = bundle.programs[state.program].text;
+    find("negatives").hidden = !bundle.text || !guided(state.program);
   };
   slider.oninput = () => {
     take();
