@@ -17,7 +17,7 @@ class TunerSettings:
             and reference took longer than until ``search_begin``, the others share what is left.
         compile_s: about how long torch.compile takes for a new batch size.
         exact_error: relative error up to which an engine counts as exact.
-        reserve_s, reserve_calls, reserve_share: the time kept for the final race and the fresh
+        reserve_s, reserve_calls, reserve_share: the time kept for the final timing and the fresh
             processes: seconds, or as long as that many network calls take if that is more, but at
             most that share of the budget.
         reference_sizes: pairs of samples and evaluations for the reference solution, largest first.

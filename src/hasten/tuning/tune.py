@@ -69,8 +69,8 @@ def tune(
         model: a Model, or a live diffusers pipeline: then only what :func:`hasten.apply` can put
             onto it is tried, with its own guidance.
         prompts, negative: what a pipeline is asked for, see :func:`hasten.load`.
-        minutes: the budget, the last race and the fresh processes included; measurements begun in
-            it are finished.
+        minutes: the budget, the final timing and the fresh processes included; measurements begun
+            in it are finished.
         max_loss: how much may be lost. With real pictures: by what share FD may be above, and by
             how much recall below, the most faithful plan's. Without: how far a sample may be from
             the model's converged solution (ODE error: RMSE, pixels in 0 to 1).
