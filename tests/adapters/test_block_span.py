@@ -5,7 +5,9 @@ from __future__ import annotations
 import concurrent.futures
 import copy
 import functools
+import gc
 import pickle
+import weakref
 from typing import Any
 
 import pytest
@@ -246,6 +248,29 @@ def test_a_cache_is_neither_copied_nor_saved_with_its_pipeline(tmp_path):
     kind = type(pipe.scheduler)
     hasten.cache_(pipe, None)
     assert type(pipe.scheduler) is kind.__mro__[1]
+
+
+def test_a_compiled_network_takes_no_cache_and_hides_none():
+    pipe = built("flux")
+    own = pipe.transformer
+    hasten.cache_(pipe, "blocks(first=0, last=0)")
+    pipe.transformer = torch.compile(own)
+    with pytest.raises(hasten.UserError, match=r"compiled by torch\.compile"):
+        hasten.cache_(pipe, "blocks(first=0, last=0)")
+    hasten.cache_(pipe, None)
+    assert "forward" not in vars(own)
+
+
+def test_a_pipeline_with_a_cache_can_be_forgotten():
+    pipe = built("sd15")
+    pipe.set_progress_bar_config(disable=True)
+    hasten.cache_(pipe, "deep(branch=0)")
+    pipe(**{**ZOO["sd15"].call, "num_inference_steps": 2})
+    scheduler, network = weakref.ref(pipe.scheduler), weakref.ref(pipe.unet)
+    del pipe
+    gc.collect()
+    assert scheduler() is None
+    assert network() is None
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -23,6 +24,16 @@ def test_sample_writes_a_grid_single_files_and_a_gif(run, tmp_path):
         assert picture.info["hasten:seed"] == "4"
     with Image.open(out / "denoising.gif") as gif:
         assert gif.n_frames >= 2
+
+
+def test_a_parallel_executor_says_what_it_took(run, folder, tmp_path):
+    asked = ("--plan", "solver=ddim,steps=8,executor=picard", "--n", 1, "--out", tmp_path / "a")
+    status, said, _ = run("sample", folder, *asked)
+    assert status == 0
+    took = re.search(r"([\d.]+) network evaluations a picture in ([\d.]+) rounds", said)
+    assert 1 <= float(took[2]) < float(took[1])
+    _, said, _ = run("sample", folder, "--plan", FAST, "--n", 1, "--out", tmp_path / "b")
+    assert "rounds" not in said
 
 
 def test_sampling_again_gives_the_same_files(run, folder, tmp_path):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -68,13 +68,7 @@ class BlockSpan:
         self.kind = type(module).__name__
         self.blocks = blocks_of(module)
         count = len(self.blocks)
-        end = last + count if last < 0 else last
-        require(
-            0 <= first <= end < count,
-            f"lever options first and last are {first} and {last}, but this {self.kind} has "
-            f"{count} blocks; give first <= last from 0 to {count - 1} (-1 is the last).",
-        )
-        self.first, self.last = first, end
+        self.first, self.last = first, last_block(first, last, count, self.kind)
         self._arguments = [_arguments(block) for block in self.blocks]
         self._ports: dict[int, Ports] = {}
         self._whole = Ports((), False)  # of the span, as if it were one block
@@ -110,7 +104,7 @@ class BlockSpan:
             answer = run()
         if not self._ports:
             self._learn_(passed)
-        self._require_run(passed)
+        self._require_run(passed, (self.first, self.last))
         return answer, self.added(passed[self.first].given, passed[self.last].gave, n)
 
     def cached(self, run: Run, features: Features) -> Any:
@@ -134,8 +128,7 @@ class BlockSpan:
         """Refuse a network that changes what one block of the span hands on to the next."""
         before = handed.pop(number - 1, ()) if self.first < number <= self.last else ()
         require(
-            not self._ports
-            or all(
+            all(
                 output is None or any(value is output for value in given.values())
                 for output in before
             ),
@@ -144,8 +137,8 @@ class BlockSpan:
         )
         handed[number] = gave
 
-    def _require_run(self, passed: Mapping[int, Passed]) -> None:
-        missing = [number for number in (self.first, self.last) if number not in passed]
+    def _require_run(self, passed: Mapping[int, Passed], numbers: Iterable[int]) -> None:
+        missing = [number for number in numbers if number not in passed]
         require(
             not missing,
             f"{self.kind} did not run its blocks {missing}, which a feature cache of blocks "
@@ -198,12 +191,7 @@ class BlockSpan:
         """Find out which argument each output stands for, and which argument of the first block
         becomes each output of the last."""
         numbers = range(self.first, self.last + 1)
-        missing = [number for number in numbers if number not in passed]
-        require(
-            not missing,
-            f"{self.kind} did not run its blocks {missing}, which a feature cache of blocks "
-            f"{self.first} to {self.last} needs; give others.",
-        )
+        self._require_run(passed, numbers)
         entered = {
             number: _entered(here, passed[number + 1])
             for number, here in passed.items()
@@ -221,12 +209,6 @@ class BlockSpan:
             names = alike.get(type(self.blocks[number])) or self._roles(number, here, after)
             ports[number] = Ports(_where_given(names, here.gave), here.single)
             if number < self.last:
-                pairs = zip(after, here.gave, strict=True)
-                require(
-                    all(there or output is None for there, output in pairs),
-                    f"{self.kind} changes what its block {number} hands on to block {number + 1}, "
-                    "so no feature cache spans both; give first and last on one side.",
-                )
                 pairs = zip(after, ports[number].names, strict=True)
                 source = {there: source[name] for there, name in pairs if there and name}
         last = ports[self.last]
@@ -251,6 +233,21 @@ class BlockSpan:
             )
             names.append(chosen)
         return tuple(names)
+
+
+def last_block(first: int, last: int, count: int, kind: str) -> int:
+    """The number of block ``last`` of ``count``, where -1 is the last.
+
+    Raises:
+        UserError: there are no blocks from ``first`` to ``last``.
+    """
+    end = last + count if last < 0 else last
+    require(
+        0 <= first <= end < count,
+        f"lever options first and last are {first} and {last}, but this {kind} has {count} blocks; "
+        f"give first <= last from 0 to {count - 1} (-1 is the last).",
+    )
+    return end
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:

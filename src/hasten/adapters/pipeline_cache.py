@@ -76,8 +76,13 @@ def _undo(network: torch.nn.Module) -> None:
         before.undo()
 
 
-FOLLOWED: weakref.WeakKeyDictionary[Any, _Caching] = weakref.WeakKeyDictionary()
-"""The caches that count the steps of a scheduler."""
+FOLLOWED: weakref.WeakKeyDictionary[Any, weakref.ref[_Caching]] = weakref.WeakKeyDictionary()
+"""The cache that counts the steps of a scheduler; its network holds it."""
+
+
+def _follower(scheduler: Any) -> _Caching | None:
+    found = FOLLOWED.get(scheduler)
+    return None if found is None else found()
 
 
 def _followed(kind: type) -> type:
@@ -85,15 +90,15 @@ def _followed(kind: type) -> type:
 
     @functools.wraps(kind.set_timesteps)
     def set_timesteps(self: Any, *inputs: object, **options: object) -> object:
-        if self in FOLLOWED:
-            FOLLOWED[self].begin()
+        if (cache := _follower(self)) is not None:
+            cache.begin()
         return kind.set_timesteps(self, *inputs, **options)
 
     @functools.wraps(kind.step)
     def step(self: Any, *inputs: object, **options: object) -> object:
         output = kind.step(self, *inputs, **options)
-        if self in FOLLOWED:
-            FOLLOWED[self].stepped()
+        if (cache := _follower(self)) is not None:
+            cache.stepped()
         return output
 
     methods = {"set_timesteps": set_timesteps, "step": step, "__module__": kind.__module__}
@@ -111,7 +116,7 @@ class _Caching:
         self._active = True
         self._span = span(network, part.part_name, **part.where())
         self._scheduler: Any = None
-        self._begin_()
+        self.begin()
 
         @functools.wraps(self._forward)
         def forward(*inputs: Any, **options: Any) -> object:
@@ -138,39 +143,35 @@ class _Caching:
     def __reduce__(self) -> NoReturn:
         self.__deepcopy__({})
 
-    def _begin_(self) -> None:
+    def begin(self) -> None:
         """A new run: nothing is kept."""
         self._steps = self._call = 0
         self._states: dict[int, Kept] = {}  # by the number of the call within a step
         self._shapes: list[torch.Size] = []
 
     def _let_go_(self) -> None:
-        if self._scheduler is not None and FOLLOWED.get(self._scheduler) is self:
+        if self._scheduler is not None and _follower(self._scheduler) is self:
             del FOLLOWED[self._scheduler]
             self._scheduler.__class__ = type(self._scheduler).__mro__[1]
 
     def _follow_scheduler(self) -> None:
         """Pipelines may be given another scheduler at any time. A copy of one is not followed."""
         scheduler = self._pipe.scheduler
-        if FOLLOWED.get(scheduler) is self:
+        if _follower(scheduler) is self:
             return
         self._let_go_()
         self._scheduler = scheduler
         other = FOLLOWED.pop(scheduler, None)
         if other is None:
             scheduler.__class__ = _followed(type(scheduler))
-        FOLLOWED[scheduler] = self
-        self._begin_()
-
-    def begin(self) -> None:
-        """The scheduler has set its timesteps."""
-        self._begin_()
+        FOLLOWED[scheduler] = weakref.ref(self)
+        self.begin()
 
     def stepped(self) -> None:
         """The scheduler has taken a step."""
         self._steps, self._call = self._steps + 1, 0
         if self._index >= len(self._scheduler.timesteps):
-            self._begin_()
+            self.begin()
 
     @property
     def _index(self) -> int:
@@ -192,7 +193,7 @@ class _Caching:
         run = functools.partial(self._forward, *inputs, **options)
         number, self._call = self._call, self._call + 1
         if number >= MOST:  # nobody steps
-            self._begin_()
+            self.begin()
         state, part = self._states.get(number, Kept(forecast=self._part.forecast)), self._part
         if state.history and isinstance(part, Scheduled) and not self._full(part):
             return self._span(run, len(t), state.at(t))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from hasten.adapters.block_span import last_block
 from hasten.adapters.untyped import Net
 from hasten.core.errors import require
 
@@ -55,13 +56,7 @@ class BlocksSplit(SplitDiT):
     def __init__(self, dit: Net, first: int, last: int) -> None:
         super().__init__(dit)
         count = len(dit.transformer_blocks)
-        end = last + count if last < 0 else last
-        require(
-            0 <= first <= end < count,
-            f"lever options first and last are {first} and {last}, but this network has {count} "
-            f"blocks; give first <= last from 0 to {count - 1} (-1 is the last).",
-        )
-        self.first, self.last = first, end
+        self.first, self.last = first, last_block(first, last, count, "network")
 
     def forward(
         self,
