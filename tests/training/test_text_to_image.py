@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ import torch
 import hasten
 from hasten.adapters.text_to_image import autoencoder_codec
 from hasten.adapters.word_tokenizer import new_tokenizer, token_ids
+from hasten.data.drawn import Shapes
 from hasten.data.shapes.captions import words
+from hasten.learning.students.recipe import StudentRecipe
+from hasten.learning.students.student import learn_student
 from hasten.measuring.prompts import checked_prompts
 from hasten.training import checkpoint
 from hasten.training.autoencoder import AutoencoderRecipe
@@ -89,8 +93,6 @@ def model(vae, tmp_path_factory) -> Path:
 
 def test_an_autoencoder_is_one_of_diffusers_whose_latents_have_unit_variance(vae):
     loaded = diffusers.AutoencoderKL.from_pretrained(vae)
-    from hasten.data.drawn import Shapes
-
     pictures = Shapes(count=24)[np.arange(24)].float() / 127.5 - 1
     with torch.no_grad():
         latents = loaded.encode(pictures).latent_dist.mode() * loaded.config.scaling_factor
@@ -124,6 +126,58 @@ def test_a_model_is_a_pipeline_that_diffusers_and_hasten_load(model):
     theirs = pipe(prompt, latents=latents, **options).images
     assert (mine - theirs).abs().max() < 1e-3
     assert (model.parent / "previews").is_dir()
+
+
+def test_a_student_learns_from_pictures_with_captions(model, tmp_path):
+    teacher, out = hasten.load(model, prompts=["a star"]), tmp_path / "student"
+    recipe = StudentRecipe(
+        objective="consistency-distillation(levels=4)",
+        data="shapes(count=24)",
+        guidance=3.0,
+        pictures=16,
+        optimizer={"rate": 1e-3, "batch": 8, "warmup": 0},
+        preview_every=0,
+    )
+    seen: list[torch.Tensor] = []
+    hook = teacher.net.module.module.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs["encoder_hidden_states"]), with_kwargs=True
+    )
+    learn_student(teacher, recipe, out, quiet=True)
+    hook.remove()
+    captions = sorted(set(Shapes(count=24).captions(np.arange(24))))
+    words = hasten.load(model, prompts=captions).net.module.table[:-1]
+    apart = [(words - row).abs().amax((1, 2)) for part in seen for row in part]
+    read = [int(each.argmin()) for each in apart if each.min() < 1e-5]
+    assert len(read) >= 64  # 16 pictures, each seen by the student, its average and the teacher
+    assert len(set(read)) >= 8
+    assert teacher.prompts == ("a star",)
+    plan = hasten.Plan(levers=(f"student(folder={str(out)!r})",))
+    pictures = hasten.build(teacher, plan).sample(2, condition=0)
+    assert pictures.shape == (2, 3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"flip": True}, "flip: captions say what is on the left"),
+        ({"data": "shapes(count=0)"}, "count"),
+    ],
+)
+def test_captioned_data_that_cannot_teach_are_refused(model, tmp_path, changes, message):
+    fields = {"data": "shapes(count=24)", "pictures": 16, **changes}
+    with pytest.raises(hasten.UserError, match=message):
+        learn_student(hasten.load(model), StudentRecipe(**fields), tmp_path / "student", quiet=True)
+
+
+def test_prompts_are_encoded_in_parts_and_copies_share_them(model):
+    prompts = [f"a {colour} star" for colour in ("red", "blue", "green")] * 100
+    many = hasten.load(model, prompts=prompts).net.module
+    few = hasten.load(model, prompts=prompts[:3]).net.module
+    assert (many.table[:3] - few.table[:3]).abs().max() < 1e-5
+    assert (many.table[297:300] - few.table[:3]).abs().max() < 1e-5
+    copied = copy.deepcopy(many)
+    assert copied.table.data_ptr() == many.table.data_ptr()
+    assert copied.module.conv_in.weight.data_ptr() != many.module.conv_in.weight.data_ptr()
 
 
 def test_the_text_and_the_dropped_caption_are_learned_from(model):

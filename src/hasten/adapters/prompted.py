@@ -35,6 +35,7 @@ from hasten.core.model import Model
 
 KNOWN = "StableDiffusionPipeline"
 PROMPTS = "prompts.txt"
+AT_ONCE = 256  # prompts that a text encoder takes
 
 
 class Prompted(torch.nn.Module):
@@ -50,6 +51,14 @@ class Prompted(torch.nn.Module):
         super().__init__()
         self.module, self.text = module, text
         self.register_buffer("table", table, persistent=False)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Prompted:
+        """Copies share what the prompts became: it never changes, and may be large."""
+        memo[id(self.table)] = self.table
+        other = type(self).__new__(type(self))
+        memo[id(self)] = other
+        other.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return other
 
     def forward(
         self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None
@@ -217,7 +226,11 @@ def _stable_diffusion(
 ) -> Model:
     """A pipeline of a text encoder, a U-Net and an autoencoder, read part by part."""
     with torch.no_grad():
-        words = pipe.encode_prompt([*prompts, ""], pipe.device, 1, False)[0].float()
+        parts = [
+            pipe.encode_prompt(part, pipe.device, 1, False)[0].float()
+            for part in _parts([*prompts, ""])
+        ]
+    words = torch.cat(parts)
     unet, scheduler = frozen(pipe.unet, device, dtype), pipe.scheduler
     with refusing(f"{type(scheduler).__name__} of the pipeline cannot be read", "mend its config."):
         settings, kind = config_of(scheduler), type(scheduler).__name__
@@ -240,6 +253,37 @@ def _stable_diffusion(
         folder=folder,
         prompts=tuple(prompts),
     )
+
+
+def with_prompts(model: Model, prompts: Sequence[str]) -> Model:
+    """``model``, a pipeline that was loaded for other prompts, for ``prompts``.
+
+    Raises:
+        UserError: it was captured from its pipeline's own call.
+    """
+    network = model.net.module if isinstance(model.net, Network) else None
+    require(
+        isinstance(network, Prompted) and network.text is not None,
+        f"model {model.name!r} answers only the prompts it was loaded for; give these to load.",
+    )
+    assert isinstance(network, Prompted)
+    assert network.text is not None
+    text = network.text
+    with torch.no_grad():
+        parts = [
+            text.encoder(text.tokens(part).to(network.table.device)).float()
+            for part in _parts([*prompts, ""])
+        ]
+    net = Network(Prompted(network.module, torch.cat(parts), text)).eval()
+    count = len(prompts)
+    return dataclasses.replace(
+        model, net=net, labels=count, null_label=count, prompts=tuple(prompts)
+    )
+
+
+def _parts(prompts: list[str]) -> list[list[str]]:
+    """``prompts`` in parts that a text encoder takes at once."""
+    return [prompts[begin : begin + AT_ONCE] for begin in range(0, len(prompts), AT_ONCE)]
 
 
 def _require_as_it_is(

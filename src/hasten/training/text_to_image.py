@@ -6,21 +6,15 @@ Every picture is encoded once, before training, and every caption is tokenized o
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 import numpy as np
 import pydantic
 import torch
 from accelerate import PartialState
-from safetensors.torch import load_file, save
-from tqdm import tqdm
 
-from hasten.adapters.prompted import VaeCodec
 from hasten.adapters.schedules import prediction, schedule
 from hasten.adapters.text_to_image import (
     TextToImage,
@@ -30,23 +24,19 @@ from hasten.adapters.text_to_image import (
     save_text_to_image,
 )
 from hasten.adapters.word_tokenizer import new_tokenizer, token_ids
-from hasten.core.errors import require
-from hasten.core.files import write_bytes
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.plan import Plan
-from hasten.core.transfer import sent
 from hasten.media.pictures import save_png
 from hasten.sampling import build
 from hasten.training.budget import Deadline
 from hasten.training.data import pictures_of
+from hasten.training.latents import Latents, encoded
 from hasten.training.loop import Training
 from hasten.training.noise_prediction import NoisePrediction
-from hasten.training.objective import PictureSource
 from hasten.training.previews import preview_sheet
 from hasten.training.recipe import Data, Run, Times, Whole
 
-SHARD = 4096  # pictures of one file of latents
 SAVED = 64  # prompts that are saved beside the model
 PREVIEW = Plan(solver="dpmpp(order=2)", grid="log-snr", steps=12, guidance=4.0)
 
@@ -96,31 +86,6 @@ class TextToImageRecipe(Run):
         return schedule(self.schedule)
 
 
-class Captioned(PictureSource, Protocol):
-    """Pictures with captions."""
-
-    def captions(self, index: np.ndarray) -> list[str]: ...
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CaptionedLatents:
-    """Rows: latents (n, c, h, w), stored in float16; the tokens (n, length) of their captions stand
-    in the place of labels."""
-
-    latents: torch.Tensor
-    tokens: torch.Tensor
-
-    @property
-    def labels(self) -> torch.Tensor:
-        return self.tokens
-
-    def __len__(self) -> int:
-        return len(self.latents)
-
-    def at(self, index: np.ndarray, key: tuple[int, ...], device: torch.device) -> torch.Tensor:
-        return sent(self.latents[torch.from_numpy(index)], device).float()
-
-
 def train_text_to_image(
     recipe: TextToImageRecipe, out: Path, *, deadline: Deadline | None = None, quiet: bool = False
 ) -> Path:
@@ -164,7 +129,7 @@ def train_text_to_image(
             **settings,
         ),
         net=net,
-        rows=CaptionedLatents(latents=latents, tokens=token_ids(tokenizer, captions)),
+        rows=Latents(latents=latents, labels=token_ids(tokenizer, captions)),
         run=out / "checkpoints",
         preview=preview if recipe.preview_every else None,
         deadline=deadline,
@@ -176,38 +141,6 @@ def train_text_to_image(
         save_text_to_image(as_model(net.eval(), SAVED), net, tokenizer, out / "model", card)
     PartialState().wait_for_everyone()
     return out / "model"
-
-
-def encoded(
-    source: PictureSource, codec: VaeCodec, folder: Path, what: Sequence[object], *, quiet: bool
-) -> torch.Tensor:
-    """The latents of every picture of ``source`` (n, c, h, w) in float16, kept in ``folder``; those
-    that are there already are read, so a run that was killed goes on.
-
-    Args:
-        what: what the latents depend on beside the codec: the data.
-    """
-    stamp = hashlib.sha256(repr(what).encode())
-    for name, value in sorted(codec.vae.state_dict().items()):
-        stamp.update(name.encode() + value.detach().cpu().numpy().tobytes())
-    place = folder / stamp.hexdigest()[:12]
-    shards = []
-    bar = tqdm(total=len(source), unit="pic", unit_scale=True, desc="encoding", disable=quiet)
-    for begin in range(0, len(source), SHARD):
-        index = np.arange(begin, min(begin + SHARD, len(source)))
-        file = place / f"{begin:09d}.safetensors"
-        if not file.exists():
-            parts = [
-                codec.encode(source[part].float() / 255).half().cpu()
-                for part in np.array_split(index, -(-len(index) // 128))
-            ]
-            write_bytes(file, save({"latents": torch.cat(parts).contiguous()}))
-        shards.append(load_file(file)["latents"])
-        bar.update(len(index))
-    bar.close()
-    out = torch.cat(shards)
-    require(len(out) == len(source), f"{place} holds {len(out)} latents; delete it.")
-    return out
 
 
 def _card(recipe: TextToImageRecipe, seen: int) -> str:

@@ -36,7 +36,10 @@ def student_card(
         value = "" if fd is None else f"{fd['value']:.2f} ({fd['low']:.2f} to {fd['high']:.2f})"
         diversity = "" if recall is None else f"{recall['value']:.2f}"
         n = "" if fd is None else str(fd["n"])
-        rows += f"| `{Plan(**fields)}` | {fields['steps']} | {value} | {diversity} | {n} |\n"
+        met = quality.get("prompt_accuracy")
+        accuracy = "" if met is None else f"{met['value']:.1%}"
+        rows += f"| `{Plan(**fields)}` | {fields['steps']} | {value} | {diversity} | "
+        rows += f"{accuracy} | {n} |\n"
     guided = "" if recipe.guidance == 1 else f", guidance {recipe.guidance:g}"
     use = LOW_RANK if recipe.lora else NETWORK if teacher.prompts else WHOLE
     begun = f", begun with the student `{Path(recipe.begin).name}`" if recipe.begin else ""
@@ -58,8 +61,8 @@ tags: [hasten, diffusion, distillation, {"pruned" if recipe.prune else "few-step
 - trained on {seen:,} pictures, batch {recipe.optimizer.batch}, rate \
 {recipe.optimizer.rate:g}, EMA {recipe.ema}, seed {recipe.seed}{rounded}
 
-| plan | evaluations (NFE) | FD (95%) | recall | n |
-|---|---:|---:|---:|---:|
+| plan | evaluations (NFE) | FD (95%) | recall | prompt accuracy | n |
+|---|---:|---:|---:|---:|---:|
 {rows}
 FD and recall are in the features of the teacher's classifier, against the statistics of real
 pictures there; compare them at equal n only.

@@ -36,6 +36,8 @@ class StudentRecipe(Run):
         data: real pictures (a parquet file, a folder, a hub name), where the objective trains on
             them; "teacher" takes the teacher's own samples.
         label: the column of the data that holds the labels.
+        caption: the column of the data that holds the captions, for a text-to-image model; drawn
+            data has captions without it.
         flip: also train on mirror images.
         guidance: the classifier-free guidance scale of the teacher, distilled into the student.
         convert: share of the pictures that first train a student whose prediction differs from its
@@ -65,6 +67,7 @@ class StudentRecipe(Run):
     evaluations: Annotated[int, pydantic.Field(ge=1, le=4096)] = 2
     data: str | None = None
     label: str = "label"
+    caption: str | None = None
     flip: bool = False
     guidance: Annotated[float, pydantic.Field(ge=0, le=100)] = 1.0
     convert: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.15

@@ -17,6 +17,7 @@ from hasten.adapters.beside import load_beside
 from hasten.adapters.folder import save_folder
 from hasten.adapters.lora import add_lora_, save_lora
 from hasten.adapters.network_student import save_network
+from hasten.adapters.prompted import with_prompts
 from hasten.core.artifact import digest
 from hasten.core.errors import UserError, require
 from hasten.core.files import write_text
@@ -39,7 +40,7 @@ from hasten.learning.students.checks import NOISE, require_usable
 from hasten.learning.students.compare import Comparison, comparison
 from hasten.learning.students.conversion import Conversion
 from hasten.learning.students.recipe import StudentRecipe
-from hasten.learning.students.rows import EndPictures, student_rows
+from hasten.learning.students.rows import EndPictures, captioned_pictures, student_rows
 from hasten.learning.students.trajectories import Trajectories
 from hasten.learning.students.validation import Validation
 from hasten.levers.quantized_layer import Bits
@@ -78,12 +79,15 @@ def learn_student(
     """
     deadline = None if minutes is None else Deadline.after(minutes)
     objective, out = objectives.parse(recipe.objective), Path(out)
+    captioned = captioned_pictures(model, recipe)
+    if captioned is not None:
+        model = with_prompts(model, captioned.captions)
     objective.check(model, recipe.evaluations)
     require_usable(model, recipe, objective)
     recipe = recipe.model_copy(update={"teacher": digest(model)})
     run = out.with_name(out.name + ".run")
     with PartialState().main_process_first():  # the others find what it made
-        rows = student_rows(model, recipe, objective, run, quiet, deadline)
+        rows = student_rows(model, recipe, objective, run, quiet, deadline, captioned)
     teacher = Teacher(model=_on(model, PartialState().device), scale=recipe.guidance)
     student_run = StudentRun(
         recipe=recipe,

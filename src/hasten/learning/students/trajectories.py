@@ -89,7 +89,8 @@ def teacher_trajectories(
         UserError: they will not be there before ``deadline``, by the time that the first took.
     """
     levels = [[(level.t, level.alpha, level.sigma) for level in kind] for kind in kinds]
-    subject = json.dumps([digest(model), levels, steps, guidance, start, SOLVER])
+    asked = [list(model.prompts)] if model.prompts else []
+    subject = json.dumps([digest(model), levels, steps, guidance, start, SOLVER, *asked])
     key = hashlib.sha256(subject.encode()).hexdigest()[:12]
     folder = beside.parent / f"trajectories-{key}"
     if (beside.parent / f"walks-{key}").exists():  # as older versions named it

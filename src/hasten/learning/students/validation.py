@@ -6,7 +6,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 from PIL import Image
@@ -19,6 +19,7 @@ from hasten.core.random_streams import Seed
 from hasten.core.report import Estimate
 from hasten.learning.students.base import PlanFields
 from hasten.measuring.measure import pictures_of
+from hasten.measuring.prompts import checked_prompts
 from hasten.measuring.quality import Quality, quality
 from hasten.measuring.real import Real
 from hasten.media.pictures import save_png
@@ -27,11 +28,13 @@ from hasten.training.loop import Enough
 from hasten.training.previews import preview_sheet
 
 FRAME_MS = 250
+MEASURED = ("fd", "recall", "prompt_accuracy")
 
 
 class CurvePoint(TypedDict):
     """What a preview measured of a student ``at`` a time (seconds since 1970), after ``pictures``
-    of a stage: FD and recall of ``n`` pictures of ``plan``."""
+    of a stage: FD, recall and, of prompts that can be checked, prompt accuracy of ``n`` pictures of
+    ``plan``."""
 
     stage: str
     plan: str
@@ -39,6 +42,7 @@ class CurvePoint(TypedDict):
     at: float
     fd: float
     recall: float | None
+    prompt_accuracy: NotRequired[float | None]
     n: int
 
 
@@ -71,6 +75,7 @@ class Validation:
             "at": round(time.time(), 1),
             "fd": measured.fd.value,
             "recall": measured.recall and measured.recall.value,
+            "prompt_accuracy": measured.prompt_accuracy and measured.prompt_accuracy.value,
             "n": self.n,
         }
         rows = [r for r in self.curve() if (r["stage"], r["pictures"]) != (stage, seen)]
@@ -117,22 +122,22 @@ class Validation:
     def final_quality(
         self, student: Model, plans: list[PlanFields]
     ) -> list[dict[str, dict[str, float] | None]]:
-        """FD, recall and n of each plan, of other pictures than those of the previews."""
+        """FD, recall and prompt accuracy of each plan, of other pictures than those of previews."""
         if self.real is None:
             return []
         out = []
         for fields in plans:
             pictures = pictures_of(build(student, Plan(**fields)), 2 * self.n)
-            measured = quality(pictures, self.real)
-            out.append({name: _plain(getattr(measured, name)) for name in ("fd", "recall")})
+            prompts = checked_prompts(student, len(pictures))
+            measured = quality(pictures, self.real, prompts)
+            out.append({name: _plain(getattr(measured, name)) for name in MEASURED})
         return out
 
     def _quality(self, student: Model, plan: Plan, seed: int) -> Quality:
         assert self.real is not None
         condition = None if student.labels is None else [i % student.labels for i in range(self.n)]
-        return quality(
-            build(student, plan).sample(self.n, seed=seed, condition=condition), self.real
-        )
+        pictures = build(student, plan).sample(self.n, seed=seed, condition=condition)
+        return quality(pictures, self.real, checked_prompts(student, self.n))
 
     def animation(self, file: Path) -> None:
         """A GIF of the student learning, of all previews."""
