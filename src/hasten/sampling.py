@@ -236,7 +236,7 @@ class Sampler:
             n: how many; by default as many as ``noise`` has, else 1.
             seed: any whole number from 0 to 2**63 - 1.
             first: the number of the first picture.
-            condition: a label, a list of n labels, a Condition, or None.
+            condition: a label or a prompt, a list of n of them, a Condition, or None.
             noise: the caller's standard normal start (n, *model.shape) in place of the seed's.
             raw: x0 as the network's space has it, neither decoded nor clipped.
             batch: pictures at a time.

@@ -475,3 +475,22 @@ def test_reuse_that_a_pipeline_cannot_do_is_refused(folder):
     options = {"down_intrablock_additional_residuals": [torch.zeros(1)]}
     with pytest.raises(UserError, match="of a T2I-Adapter, which no cache knows"):
         pipe.unet(torch.zeros(1, 4, 4, 4), 1, torch.zeros(1, 8, 16), **options)
+
+
+@pytest.mark.parametrize("engine", ["eager", "openvino"])
+def test_a_model_answers_prompts_that_it_was_not_loaded_for(folder, engine):
+    plan = f"solver=dpmpp,grid=uniform,steps=3,guidance=3.0,engine={engine}"
+    asked = ["a rat", "a cat"]
+    other = hasten.build(hasten.load(folder, prompts=asked), plan).sample(2, condition=[0, 1])
+    sampler = hasten.build(hasten.load(folder, prompts=PROMPTS), plan)
+    assert (sampler.sample(2, condition=asked) - other).abs().max() < 1e-5
+    assert (sampler.sample(1, condition="a rat") - other[:1]).abs().max() < 1e-4
+    assert (sampler.sample(1, condition="a cat") - sampler.sample(1, condition=0)).abs().max() == 0
+
+
+def test_a_model_is_asked_for_as_many_prompts_as_pictures(folder):
+    sampler = hasten.build(hasten.load(folder, prompts=PROMPTS), "steps=1")
+    with pytest.raises(UserError, match="condition"):
+        sampler.sample(3, condition=["a rat", "a bat"])
+    with pytest.raises(UserError, match="condition"):
+        sampler.sample(2, condition=["a rat", 1])

@@ -29,13 +29,12 @@ from hasten.core.artifact import BUILTIN, weights_sha256
 from hasten.core.call import Output
 from hasten.core.codec import Codec, DecoderNetwork, Shape, codecs
 from hasten.core.errors import UserError, require
-from hasten.core.family import Text
+from hasten.core.family import AT_ONCE, Text
 from hasten.core.files import read_lines
 from hasten.core.model import Model
 
 KNOWN = "StableDiffusionPipeline"
 PROMPTS = "prompts.txt"
-AT_ONCE = 256  # prompts that a text encoder takes
 
 
 class Prompted(torch.nn.Module):
@@ -226,11 +225,11 @@ def _stable_diffusion(
 ) -> Model:
     """A pipeline of a text encoder, a U-Net and an autoencoder, read part by part."""
     with torch.no_grad():
-        parts = [
-            pipe.encode_prompt(part, pipe.device, 1, False)[0].float()
-            for part in _parts([*prompts, ""])
-        ]
-    words = torch.cat(parts)
+        every = [*prompts, ""]
+        parts = [every[begin : begin + AT_ONCE] for begin in range(0, len(every), AT_ONCE)]
+        words = torch.cat(
+            [pipe.encode_prompt(part, pipe.device, 1, False)[0].float() for part in parts]
+        )
     unet, scheduler = frozen(pipe.unet, device, dtype), pipe.scheduler
     with refusing(f"{type(scheduler).__name__} of the pipeline cannot be read", "mend its config."):
         settings, kind = config_of(scheduler), type(scheduler).__name__
@@ -268,22 +267,12 @@ def with_prompts(model: Model, prompts: Sequence[str]) -> Model:
     )
     assert isinstance(network, Prompted)
     assert network.text is not None
-    text = network.text
-    with torch.no_grad():
-        parts = [
-            text.encoder(text.tokens(part).to(network.table.device)).float()
-            for part in _parts([*prompts, ""])
-        ]
-    net = Network(Prompted(network.module, torch.cat(parts), text)).eval()
+    words = network.text.words([*prompts, ""])
+    net = Network(Prompted(network.module, words, network.text)).eval()
     count = len(prompts)
     return dataclasses.replace(
         model, net=net, labels=count, null_label=count, prompts=tuple(prompts)
     )
-
-
-def _parts(prompts: list[str]) -> list[list[str]]:
-    """``prompts`` in parts that a text encoder takes at once."""
-    return [prompts[begin : begin + AT_ONCE] for begin in range(0, len(prompts), AT_ONCE)]
 
 
 def _require_as_it_is(

@@ -15,8 +15,10 @@ from typing import NoReturn
 import torch
 from torch import nn
 
-from hasten.core.condition import COND, Condition
+from hasten.core.condition import COND, NULL, Condition, PerSample
 from hasten.core.errors import UserError
+
+AT_ONCE = 256  # prompts that a text encoder takes
 
 Fold = Callable[[torch.Tensor], torch.Tensor]
 Folding = Callable[[torch.Tensor], tuple[Fold, Fold]]
@@ -95,6 +97,23 @@ class Text(ABC):
     def facts(self) -> dict[str, object]:
         """What a runner in another language needs to do the same: ``length``; the tokens ``start``,
         ``end``, ``pad`` and ``unknown``; ``vocabulary`` and ``merges`` of byte pair encoding."""
+
+    @torch.no_grad()
+    def words(self, prompts: Sequence[str]) -> torch.Tensor:
+        """What the network reads of ``prompts`` (n, length, width), float32."""
+        device = next(self.encoder.parameters()).device
+        parts = [prompts[begin : begin + AT_ONCE] for begin in range(0, len(prompts), AT_ONCE)]
+        encoded = [self.encoder(self.tokens(part).to(device)).float() for part in parts]
+        return torch.cat(encoded)
+
+    def condition(self, prompts: Sequence[str]) -> Condition:
+        """The condition of ``prompts`` (n,), with the empty prompt as its null branch."""
+        different = list(dict.fromkeys([*prompts, ""]))
+        words = self.words(different)
+        wanted = words[[different.index(prompt) for prompt in prompts]]
+        none = words[different.index("")].expand_as(wanted)
+        branches = {COND: {"words": PerSample(wanted)}, NULL: {"words": PerSample(none)}}
+        return Condition(len(prompts), branches)
 
 
 class Shortening(ABC):

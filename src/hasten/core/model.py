@@ -93,10 +93,11 @@ class Model:
         return self.labels is not None and self.null_label is not None
 
     def condition(self, n: int, condition: object = None) -> Condition:
-        """The condition of ``n`` samples, on the CPU, from a Condition, one label, a list of n
-        labels, or None.
+        """The condition of ``n`` samples, on the CPU, from a Condition, one label or prompt, a list
+        of n of them, or None.
 
         None means "no label" where the model knows that, and every class in turn where it does not.
+        Prompts are those the model was loaded for, or any where it has its text encoder.
 
         Raises:
             UserError: labels that the model does not have, or not as many as samples.
@@ -112,7 +113,19 @@ class Model:
                 f"condition is {condition!r}, but model {self.name!r} has no labels.",
             )
             return Condition.none(n)
-        return Condition.labels_of(self._labels(n, condition), self.null_label)
+        written = self._written(n, condition)
+        return written or Condition.labels_of(self._labels(n, condition), self.null_label)
+
+    def _written(self, n: int, condition: object) -> Condition | None:
+        """The condition of prompts that the model was not loaded for; None where it was, or where
+        these are no prompts, or it has no text encoder."""
+        texts = [condition] * n if isinstance(condition, str) else condition
+        if not (isinstance(texts, (list, tuple)) and len(texts) == n > 0 and self.prompts):
+            return None
+        if not all(isinstance(text, str) for text in texts) or set(texts) <= set(self.prompts):
+            return None
+        text = self.family.text(self.net)
+        return None if text is None else text.condition(texts)
 
     def labels_in_turn(self, n: int, first: int = 0) -> list[int] | None:
         """A label for each of ``n`` samples, every class in turn, from sample ``first`` on; None
