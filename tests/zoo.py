@@ -636,6 +636,14 @@ def wan() -> DiffusionPipeline:
     )
 
 
+def wan22() -> DiffusionPipeline:
+    """Wan 2.2: two networks that take turns, here at three quarters of the times."""
+    pipe = wan()
+    second = diffusers.WanTransformer3DModel.from_config(pipe.transformer.config)
+    parts = {**pipe.components, "transformer_2": second}
+    return _awake(diffusers.WanPipeline(**parts, boundary_ratio=0.75))
+
+
 def ltx() -> DiffusionPipeline:
     """LTX-Video: flow matching over packed latents of a film."""
     transformer = diffusers.LTXVideoTransformer3DModel(

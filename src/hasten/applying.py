@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -12,7 +12,7 @@ from hasten.adapters.pipeline_codec import decoder_of
 from hasten.adapters.pipelines import load_pipeline
 from hasten.adapters.recording import (
     arguments_of,
-    network_of,
+    networks_of,
     require_pipeline,
     takes,
 )
@@ -59,26 +59,28 @@ def apply(pipe: Pipeline, plan: PlanLike, **call: object) -> None:
         )
     where = f"{type(pipe.scheduler).__name__} of the pipeline"
     schedule = read_schedule(config_of(pipe.scheduler), where)
-    network, student, forwards = None, None, []
+    networks, student, forwards = networks_of(pipe), None, []
+    put: dict[str, torch.nn.Module] = {}
     caches = [lever for lever in plan.parts.levers if isinstance(lever, FeatureCache)]
     decoders = [lever for lever in plan.parts.levers if lever.target == "decoder"]
     once = [lever for lever in plan.parts.levers if lever not in (*caches, *decoders)]
     if once:
+        _require_one(networks, once, type(pipe).__name__)
         model = load_pipeline(pipe, [""] if takes(pipe, "prompt") else None, call)
         fields = {"levers": tuple(map(levers.text, once)), "engine": "eager", "guidance": 1.0}
         cheaper = plan.model_copy(update=fields)
         resolved = resolve(cheaper, model)
-        network, other = inner(resolved.cheaper.net), resolved.model
+        put, other = dict.fromkeys(networks, inner(resolved.cheaper.net)), resolved.model
         student = None if other is model else other
-    own, dtype = network_of(pipe)[1], getattr(torch, plan.dtype)
-    if dtype not in (torch.float32, own.dtype):  # what is narrower already is never widened
-        network = frozen(own if network is None else network, dtype=dtype)
+    dtype, own = getattr(torch, plan.dtype), {_dtype(network) for network in networks.values()}
+    if own - {dtype} and dtype != torch.float32:  # what is narrower already is never widened
+        put = {name: frozen(put.get(name, net), dtype=dtype) for name, net in networks.items()}
         forwards.append(casting(dtype))
     if plan.engine == "compile":
         forwards.insert(0, lambda forward: torch.compile(forward, dynamic=False))
     elif plan.engine != "eager":
-        run = _run_by(plan.parts.engine, _dtype(own if network is None else network))
-        forwards.insert(0, run)
+        first = next(iter({**networks, **put}.values()))
+        forwards.insert(0, _run_by(plan.parts.engine, _dtype(first)))
     # A student is guided already, and may see noise otherwise than its teacher.
     own_guidance = plan.guidance == 1.0 and student is None
     attach_(
@@ -87,7 +89,7 @@ def apply(pipe: Pipeline, plan: PlanLike, **call: object) -> None:
         .model_copy(update={"levers": ()})
         .trace(schedule if student is None else student.schedule),
         prediction=None if student is None else student.prediction,
-        network=network,
+        networks=put,
         fixed=plan.engine not in ("eager", "compile"),
         forward=None if not forwards else lambda forward: _folded(forward, forwards),
         cache=caches[0] if caches else None,
@@ -116,6 +118,17 @@ def _decoder(pipe: Pipeline, chosen: Sequence[Lever]) -> DecoderNetwork:
     for lever in chosen:
         decoder = lever.decoder(decoder)
     return decoder
+
+
+def _require_one(
+    networks: Mapping[str, torch.nn.Module], chosen: Sequence[Lever], kind: str
+) -> None:
+    """Refuse what makes another network of one, where two take turns."""
+    require(
+        len(networks) == 1,
+        f"lever {chosen[0].part_name!r} changes one network, and {kind} has {len(networks)} that "
+        f"take turns ({', '.join(networks)}); drop it.",
+    )
 
 
 def _dtype(network: torch.nn.Module) -> torch.dtype:

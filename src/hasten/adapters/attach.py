@@ -6,14 +6,14 @@ import dataclasses
 import functools
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NoReturn, TypeVar
 
 import torch
 
 from hasten.adapters.decoders import twin, with_decoder
 from hasten.adapters.pipeline_cache import cache_
-from hasten.adapters.recording import OWN, network_of
+from hasten.adapters.recording import OWN, networks_of
 from hasten.adapters.scheduler import ProgramScheduler
 from hasten.adapters.schedules import Scheduler
 from hasten.adapters.standing_in import Forward
@@ -31,25 +31,34 @@ Tree = TypeVar("Tree")
 FROM_ZERO = "ZImage"  # pipelines of this family count guidance from 0, where others begin at 1
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Placed:
+    """A network that stands in the place of a pipeline's own; ``stamp`` is what it was like, where
+    an engine took it so."""
+
+    own: torch.nn.Module
+    put: torch.nn.Module
+    stamp: tuple[object, ...] | None = None
+
+
 @dataclasses.dataclass(kw_only=True)
 class Applied:
-    """What a pipeline was before, and what was put onto it."""
+    """What a pipeline was before, and what was put onto it: networks by their attributes."""
 
     kind: type
     scheduler: Scheduler
-    name: str
-    network: torch.nn.Module
-    put: torch.nn.Module
     planned: ProgramScheduler
+    networks: dict[str, Placed] = dataclasses.field(default_factory=dict)
     cached: bool = False
     vae: Autoencoder | None = None
     put_vae: Autoencoder | None = None
-    stamp: tuple[object, ...] | None = None
 
     def check(self) -> None:
         """Refuse to run a network that an engine took as it was, once it has changed."""
         require(
-            self.stamp is None or self.stamp == _stamp(self.put),
+            all(
+                one.stamp is None or one.stamp == _stamp(one.put) for one in self.networks.values()
+            ),
             f"the network of this {self.kind.__name__} has changed since the plan was applied (a "
             "LoRA, or another device), and its engine runs it as it was; call hasten.undo(pipe), "
             "and apply the plan again.",
@@ -64,15 +73,14 @@ def applied(pipe: Pipeline) -> Applied | None:
 def changed(pipe: Pipeline) -> bool:
     """Whether another network, or a cache, was put onto ``pipe``."""
     note = applied(pipe)
-    others = note is not None and (note.put is not note.network or note.vae is not None)
-    return note is not None and (note.cached or others)
+    return note is not None and (note.cached or bool(note.networks) or note.vae is not None)
 
 
 def attach_(
     pipe: Pipeline,
     program: Program,
     *,
-    network: torch.nn.Module | None = None,
+    networks: Mapping[str, torch.nn.Module] | None = None,
     forward: Callable[[Forward], Forward] | None = None,
     cache: str | FeatureCache | None = None,
     guidance: float | None = None,
@@ -83,14 +91,14 @@ def attach_(
     """Let ``pipe`` run ``program``; :func:`detach_` takes all of it back.
 
     Args:
-        network: stands in the place of the pipeline's own.
-        forward: makes the network's ``forward`` from its own; the network is a copy then, so that
-            the pipeline's own object stays as it was.
+        networks: stand in the place of the pipeline's own, by their attributes.
+        forward: makes the ``forward`` of every network from its own; the network is a copy then, so
+            that the pipeline's own object stays as it was.
         cache: a feature cache on a schedule, such as ``deep(every=2)``.
         guidance: the guidance scale where the caller of the pipeline gives none.
         decoder: stands in the place of that of the pipeline's autoencoder.
         fixed: ``forward`` keeps the weights as they are now.
-        prediction: what ``network`` predicts; what the pipeline's own does by default.
+        prediction: what ``networks`` predict; what the pipeline's own does by default.
 
     Raises:
         UserError: something is applied already; a network that is moved on and off the device.
@@ -100,33 +108,28 @@ def attach_(
         applied(pipe) is None,
         f"a plan is applied to this {kind} already; call hasten.undo(pipe) first.",
     )
-    name, own = network_of(pipe)
-    changes = network is not None or forward is not None
+    own, others = networks_of(pipe), networks or {}
     require(
-        not (changes and hasattr(own, "_hf_hook")),
+        not (
+            (others or forward is not None)
+            and any(hasattr(net, "_hf_hook") for net in own.values())
+        ),
         f"the network of this {kind} is moved on and off the device (enable_model_cpu_offload), "
         "so no other can be put in its place; apply the plan first, or one without engine, dtype "
         "and levers.",
     )
     scheduler = ProgramScheduler(program, prediction, like=pipe.scheduler)
-    note = Applied(
-        kind=type(pipe),
-        scheduler=pipe.scheduler,
-        name=name,
-        network=own,
-        put=own,
-        planned=scheduler,
-    )
+    note = Applied(kind=type(pipe), scheduler=pipe.scheduler, planned=scheduler)
     pipe.scheduler = scheduler
-    if changes:
-        other = own if network is None else network
-        if other is own:
-            other = twin(own)
-            other.__dict__.pop("forward", None)
+    for name, net in own.items() if others or forward is not None else ():
+        put = others.get(name, net)
+        if put is net:
+            put = twin(net)
+            put.__dict__.pop("forward", None)
         if forward is not None:
-            other.forward = forward(other.forward)
-        note.put, note.stamp = other, _stamp(other) if fixed else None
-        setattr(pipe, name, other)
+            put.forward = forward(put.forward)
+        note.networks[name] = Placed(own=net, put=put, stamp=_stamp(put) if fixed else None)
+        setattr(pipe, name, put)
     if decoder is not None:
         note.vae, note.put_vae = pipe.vae, with_decoder(pipe.vae, decoder)
         pipe.vae = note.put_vae
@@ -157,9 +160,10 @@ def detach_(pipe: Pipeline) -> None:
         pipe.scheduler = note.scheduler
     if note.vae is not None and pipe.vae is note.put_vae:
         pipe.vae = note.vae
-    now = getattr(pipe, note.name)
-    if now is note.put and now is not note.network:
-        setattr(pipe, note.name, note.network.to(now.device))  # the pipeline may have been moved
+    for name, one in note.networks.items():
+        if getattr(pipe, name) is one.put:
+            device = next(one.put.parameters()).device  # the pipeline may have been moved
+            setattr(pipe, name, one.own.to(device))
     del pipe.__dict__[ATTRIBUTE]
 
 

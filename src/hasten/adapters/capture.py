@@ -180,6 +180,27 @@ class CapturedNet(torch.nn.Module):
         return output if self.sign > 0 else -output
 
 
+class CapturedTurns(torch.nn.Module):
+    """Two captured networks that take turns as ``net(x, t, labels)``: ``first`` answers at the time
+    ``boundary`` and above, ``second`` below it."""
+
+    def __init__(self, first: CapturedNet, second: CapturedNet, boundary: float) -> None:
+        super().__init__()
+        self.first, self.second, self.boundary = first, second, boundary
+
+    def forward(
+        self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        early = t >= self.boundary
+        rows = [early.nonzero().flatten(), (~early).nonzero().flatten()]
+        parts = [
+            net(x[mine], t[mine], None if condition is None else condition[mine])
+            for net, mine in zip((self.first, self.second), rows, strict=True)
+            if len(mine)
+        ]
+        return torch.cat(parts)[torch.cat(rows).argsort()]
+
+
 def close(dtype: torch.dtype) -> float:
     """How far, relative, two ways to compute the same in ``dtype`` may be apart."""
     return max(CLOSE, ROUNDINGS * torch.finfo(dtype).eps)

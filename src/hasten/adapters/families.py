@@ -15,7 +15,7 @@ from hasten.adapters.narrowing import DiTShortening, NetworkConfig, UNetNarrowin
 from hasten.adapters.quiet import diffusers
 from hasten.adapters.split import Span, span, split
 from hasten.core.condition import COND, Condition, PerSample, as_condition
-from hasten.core.errors import require, require_choice
+from hasten.core.errors import UserError, require, require_choice
 from hasten.core.family import (
     PLAIN,
     Conditioning,
@@ -122,12 +122,12 @@ class CapturedFamily(DiffusersFamily):
     """A network in :class:`hasten.adapters.capture.CapturedNet`, which looks up what a label stands
     for."""
 
-    @staticmethod
-    def of(net: nn.Module, known: DiffusersFamily | None) -> CapturedFamily:
+    @classmethod
+    def of(cls, net: nn.Module, known: DiffusersFamily | None) -> CapturedFamily:
         """The family of a captured ``net``, with what is ``known`` of its class."""
         fields = ("unquantized", "low_rank", "stacks")
         told = {} if known is None else {name: getattr(known, name) for name in fields}
-        return CapturedFamily(name=type(net).__name__, loadable=False, **told)
+        return cls(name=type(net).__name__, loadable=False, **told)
 
     def call(
         self, net: nn.Module, x: torch.Tensor, t: torch.Tensor, condition: Condition
@@ -148,6 +148,20 @@ class CapturedFamily(DiffusersFamily):
 
     def split(self, net: nn.Module, kind: str, **where: object) -> nn.Module:
         return CapturedSplit(net, span(inner(net), kind, **where))
+
+
+class TurnsFamily(CapturedFamily):
+    """Two networks in :class:`hasten.adapters.capture.CapturedTurns`."""
+
+    def captured(self, net: nn.Module) -> dict[str, str]:
+        whole: Any = net.module if isinstance(net, Network) else net
+        return super().captured(whole.first) | {"networks": f"two, from t = {whole.boundary:g} on"}
+
+    def split(self, net: nn.Module, kind: str, **where: object) -> nn.Module:
+        raise UserError(
+            f"lever {kind!r} cuts one network, and here two take turns; put it onto the pipeline "
+            "with hasten.apply or hasten.cache_."
+        )
 
 
 class CapturedSplit(nn.Module):

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from hasten.adapters.folder import NETWORKS
+from hasten.adapters.recording import networks_of
 from hasten.adapters.split import span
 from hasten.core.errors import UserError, require
 from hasten.core.feature_cache import FeatureCache, Kept, Scheduled
@@ -39,19 +39,17 @@ def cache_(pipe: Pipeline, cache: str | FeatureCache | None) -> None:
     Raises:
         UserError: a network that cannot be split so.
     """
-    name = next((name for name in NETWORKS if getattr(pipe, name, None) is not None), None)
-    require(name is not None, f"{type(pipe).__name__} has neither {' nor '.join(NETWORKS)}.")
-    network = getattr(pipe, str(name))
-    compiled = hasattr(network, COMPILED)
-    network = getattr(network, COMPILED, network)
+    networks = networks_of(pipe)
     if cache is None:
-        _undo(network)
+        for network in networks.values():
+            _undo(getattr(network, COMPILED, network))
         return
-    require(
-        not compiled,
-        f"the {name} of this {type(pipe).__name__} is compiled by torch.compile, which knows no "
-        "feature cache; put the network itself there.",
-    )
+    for name, network in networks.items():
+        require(
+            not hasattr(network, COMPILED),
+            f"the {name} of this {type(pipe).__name__} is compiled by torch.compile, which knows "
+            "no feature cache; put the network itself there.",
+        )
     part = levers.parse(cache)
     if not isinstance(part, FeatureCache):
         raise UserError(
@@ -62,12 +60,14 @@ def cache_(pipe: Pipeline, cache: str | FeatureCache | None) -> None:
         not getattr(part, "batched", False),
         f"cache is {cache!r}; a pipeline asks for one evaluation after another, so drop batched.",
     )
-    span(network, part.part_name, **part.where())  # refuses before the old cache is given up
-    _undo(network)
-    if isinstance(part, Scheduled) and part.mask is None and part.every == 1:
-        return
-    network.__dict__[ATTRIBUTE] = None  # before its forward, so that a pickler meets it first
-    network.__dict__[ATTRIBUTE] = _Caching(pipe, network, part)
+    for network in networks.values():
+        span(network, part.part_name, **part.where())  # refuses before the old cache is given up
+    for network in networks.values():
+        _undo(network)
+        if isinstance(part, Scheduled) and part.mask is None and part.every == 1:
+            continue
+        network.__dict__[ATTRIBUTE] = None  # before its forward, so that a pickler meets it first
+        network.__dict__[ATTRIBUTE] = _Caching(pipe, network, part)
 
 
 def _undo(network: torch.nn.Module) -> None:
@@ -76,29 +76,48 @@ def _undo(network: torch.nn.Module) -> None:
         before.undo()
 
 
-FOLLOWED: weakref.WeakKeyDictionary[Any, weakref.ref[_Caching]] = weakref.WeakKeyDictionary()
-"""The cache that counts the steps of a scheduler; its network holds it."""
+class _Clock:
+    """The step that a scheduler's run is at, and the caches that go by it: one a network."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.caches: weakref.WeakSet[_Caching] = weakref.WeakSet()
+
+    def begin(self) -> None:
+        """A new run: nothing is kept."""
+        self.steps = 0
+        for cache in self.caches:
+            cache.begin()
+
+    def stepped(self, scheduler: Any) -> None:
+        """The scheduler has taken a step."""
+        self.steps += 1
+        for cache in self.caches:
+            cache.stepped()
+        if self.index(scheduler) >= len(scheduler.timesteps):
+            self.begin()
+
+    def index(self, scheduler: Any) -> int:
+        return (getattr(scheduler, "begin_index", None) or 0) + self.steps
 
 
-def _follower(scheduler: Any) -> _Caching | None:
-    found = FOLLOWED.get(scheduler)
-    return None if found is None else found()
+CLOCKS: weakref.WeakKeyDictionary[Any, _Clock] = weakref.WeakKeyDictionary()
 
 
 def _followed(kind: type) -> type:
-    """``kind`` that tells who follows it of its timesteps and steps."""
+    """``kind`` that tells its clock of its timesteps and steps."""
 
     @functools.wraps(kind.set_timesteps)
     def set_timesteps(self: Any, *inputs: object, **options: object) -> object:
-        if (cache := _follower(self)) is not None:
-            cache.begin()
+        if (clock := CLOCKS.get(self)) is not None:
+            clock.begin()
         return kind.set_timesteps(self, *inputs, **options)
 
     @functools.wraps(kind.step)
     def step(self: Any, *inputs: object, **options: object) -> object:
         output = kind.step(self, *inputs, **options)
-        if (cache := _follower(self)) is not None:
-            cache.stepped()
+        if (clock := CLOCKS.get(self)) is not None:
+            clock.stepped(self)
         return output
 
     methods = {"set_timesteps": set_timesteps, "step": step, "__module__": kind.__module__}
@@ -145,40 +164,39 @@ class _Caching:
 
     def begin(self) -> None:
         """A new run: nothing is kept."""
-        self._steps = self._call = 0
+        self._call = 0
         self._states: dict[int, Kept] = {}  # by the number of the call within a step
         self._shapes: list[torch.Size] = []
 
     def _let_go_(self) -> None:
-        if self._scheduler is not None and _follower(self._scheduler) is self:
-            del FOLLOWED[self._scheduler]
-            self._scheduler.__class__ = type(self._scheduler).__mro__[1]
+        clock = None if self._scheduler is None else CLOCKS.get(self._scheduler)
+        if clock is not None:
+            clock.caches.discard(self)
+            if not clock.caches:
+                del CLOCKS[self._scheduler]
+                self._scheduler.__class__ = type(self._scheduler).__mro__[1]
 
-    def _follow_scheduler(self) -> None:
+    def _follow_scheduler(self) -> _Clock:
         """Pipelines may be given another scheduler at any time. A copy of one is not followed."""
         scheduler = self._pipe.scheduler
-        if _follower(scheduler) is self:
-            return
+        clock = CLOCKS.get(scheduler)
+        if clock is not None and self in clock.caches:
+            return clock
         self._let_go_()
         self._scheduler = scheduler
-        other = FOLLOWED.pop(scheduler, None)
-        if other is None:
+        if clock is None:
+            clock = CLOCKS[scheduler] = _Clock()
             scheduler.__class__ = _followed(type(scheduler))
-        FOLLOWED[scheduler] = weakref.ref(self)
+        clock.caches.add(self)
         self.begin()
+        return clock
 
     def stepped(self) -> None:
         """The scheduler has taken a step."""
-        self._steps, self._call = self._steps + 1, 0
-        if self._index >= len(self._scheduler.timesteps):
-            self.begin()
-
-    @property
-    def _index(self) -> int:
-        return (getattr(self._scheduler, "begin_index", None) or 0) + self._steps
+        self._call = 0
 
     def _called(self, *inputs: Any, **options: Any) -> object:
-        self._follow_scheduler()
+        clock = self._follow_scheduler()
         named = self._signature.bind(self._network, *inputs, **options).arguments
         _, x, *_ = named.values()
         require(
@@ -193,27 +211,27 @@ class _Caching:
         run = functools.partial(self._forward, *inputs, **options)
         number, self._call = self._call, self._call + 1
         if number >= MOST:  # nobody steps
-            self.begin()
+            clock.begin()
         state, part = self._states.get(number, Kept(forecast=self._part.forecast)), self._part
-        if state.history and isinstance(part, Scheduled) and not self._full(part):
+        if state.history and isinstance(part, Scheduled) and not self._full(part, clock):
             return self._span(run, len(t), state.at(t))
         decides = state.history and not isinstance(part, Scheduled)
         answer, features = self._span(run, len(t), state.features if decides else ())
         self._states[number] = state.after(t, features)
         return answer
 
-    def _full(self, part: Scheduled) -> bool:
+    def _full(self, part: Scheduled, clock: _Clock) -> bool:
         """Whether the schedule says that this step is full."""
-        mask = part.mask
+        mask, index = part.mask, clock.index(self._scheduler)
         if mask is None:
-            return self._index % part.every == 0
+            return index % part.every == 0
         count = len(self._scheduler.timesteps)
         require(
             len(mask) == count,
             f"lever option mask has {len(mask)} entries, and the pipeline takes {count} steps; "
             "give one for each.",
         )
-        return bool(mask[self._index])
+        return bool(mask[index])
 
 
 def _times(value: torch.Tensor | float, n: int, device: torch.device) -> torch.Tensor:

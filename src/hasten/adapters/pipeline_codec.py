@@ -17,7 +17,7 @@ import torch
 
 from hasten.adapters.decoders import VaeDecoder, with_decoder
 from hasten.adapters.layout import Samples
-from hasten.adapters.recording import answering, borrowed, network_of, run, scheduled
+from hasten.adapters.recording import answering, borrowed, networks_of, run, scheduled
 from hasten.adapters.scheduler import ProgramScheduler, ProgramSchedulerOutput, Timestep
 from hasten.adapters.schedules import config_of, read_schedule
 from hasten.adapters.untyped import Pipeline, PipelineCall
@@ -136,8 +136,11 @@ def decoded_by(
         settings["batch_size"] = n
     settings |= {"num_inference_steps": steps, "output_type": "pt"}
     settings["generator"] = torch.Generator().manual_seed(0)
-    network = network_of(pipe)[1]
-    with borrowed(pipe), scheduled(pipe, scheduler), answering(network, _silenced(answer)):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(borrowed(pipe))
+        stack.enter_context(scheduled(pipe, scheduler))
+        for network in networks_of(pipe).values():
+            stack.enter_context(answering(network, _silenced(answer)))
         gradients = torch.is_grad_enabled() and latents.requires_grad
         try:
             out = run(pipe, settings, gradients=gradients)

@@ -8,15 +8,16 @@ from typing import cast
 import torch
 
 from hasten.adapters.attach import changed
-from hasten.adapters.capture import Captured, CapturedNet, captured, close
-from hasten.adapters.families import CapturedFamily, Network, family
+from hasten.adapters.capture import Captured, CapturedNet, CapturedTurns, captured, close
+from hasten.adapters.families import CapturedFamily, Network, TurnsFamily, family
 from hasten.adapters.frozen import frozen
 from hasten.adapters.pipeline_codec import PipelineCodec, decoded_by
 from hasten.adapters.recording import (
     Step,
     arguments_of,
+    boundary_of,
     helper_of,
-    network_of,
+    networks_of,
     recorded,
     takes,
 )
@@ -61,7 +62,7 @@ def load_pipeline(
         UserError: its loop cannot be captured, with the argument that stands in the way; a
             scheduler that cannot be read.
     """
-    kind, (_, network) = type(pipe).__name__, network_of(pipe)
+    kind, networks = type(pipe).__name__, networks_of(pipe)
     require(
         not changed(pipe),
         f"a plan with a dtype, an engine or levers is applied to this {kind}; call "
@@ -83,10 +84,7 @@ def load_pipeline(
         settings["class_labels" if kind.startswith("DiT") else "prompt"] = list(prompts)
     asked = None if prompts is None else len(prompts)
     what = captured(recorded(pipe, settings, 2), _twice(pipe, settings), kind, asked)
-    network = frozen(network)
-    helper = helper_of(pipe)
-    inside = CapturedNet(network, what, None if helper is None else frozen(helper))
-    net = Network(inside, CapturedFamily.of(network, family(network))).eval()
+    net = _captured(pipe, list(networks.values()), what).eval()
     _verify(net, recorded(pipe, _elsewhere(pipe, settings, what), VERIFIED), what, kind)
     config = config_of(pipe.scheduler)
     labels = None if prompts is None else what.samples
@@ -105,6 +103,19 @@ def load_pipeline(
         plans=() if what.guidance is None else ({"guidance": round(what.guidance, 4)},),
         prompts=_texts(prompts),
     )
+
+
+def _captured(pipe: Pipeline, networks: Sequence[torch.nn.Module], what: Captured) -> Network:
+    """One network, or two that take turns, as ``net(x, t, condition)``."""
+    helper = helper_of(pipe)
+    beside = None if helper is None else frozen(helper)
+    inside = [CapturedNet(frozen(network), what, beside) for network in networks]
+    known = family(networks[0])
+    if len(inside) == 1:
+        return Network(inside[0], CapturedFamily.of(networks[0], known))
+    boundary = boundary_of(pipe)
+    assert boundary is not None
+    return Network(CapturedTurns(inside[0], inside[1], boundary), TurnsFamily.of(networks[0], known))
 
 
 def _texts(prompts: Sequence[str | int] | None) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ with quiet_import():
     from diffusers import DiffusionPipeline
 
 NETWORKS = ("transformer", "unet", "prior")
+SECOND = "transformer_2"  # takes turns with the first, where a pipeline has both
 OWN = "hasten_own"  # of the call of a pipeline with a plan: the pipeline's own
 
 
@@ -96,22 +97,41 @@ def require_pipeline(pipe: object) -> None:
     )
 
 
-def network_of(pipe: Pipeline) -> tuple[str, torch.nn.Module]:
-    """The attribute of ``pipe`` that holds the network it samples with, and the network.
+def networks_of(pipe: Pipeline) -> dict[str, torch.nn.Module]:
+    """The networks that ``pipe`` samples with, by the attributes that hold them: one, or two that
+    take turns (Wan 2.2), that of the higher noise levels first.
 
     Raises:
-        UserError: it has none, or two that take turns.
+        UserError: it has none.
     """
-    names = [name for name in NETWORKS if isinstance(getattr(pipe, name, None), torch.nn.Module)]
-    kind = type(pipe).__name__
-    if not names:
-        raise UserError(f"{kind} has no unet and no transformer, so hasten cannot capture it.")
-    if isinstance(getattr(pipe, "transformer_2", None), torch.nn.Module):
-        raise UserError(
-            f"{kind} has two networks that take turns, which hasten does not know yet; capture it "
-            "with one (transformer_2=None)."
-        )
-    return names[0], getattr(pipe, names[0])
+    names = [*(name for name in NETWORKS if _holds(pipe, name))][:1]
+    if _holds(pipe, SECOND) and (not names or boundary_of(pipe) is not None):
+        names.append(SECOND)
+    require(
+        bool(names),
+        f"{type(pipe).__name__} has no unet and no transformer, so hasten cannot capture it.",
+    )
+    return {name: getattr(pipe, name) for name in names}
+
+
+def network_of(pipe: Pipeline) -> tuple[str, torch.nn.Module]:
+    """The attribute of ``pipe`` that holds the network it samples with, and the network; the first
+    of two.
+
+    Raises:
+        UserError: it has none.
+    """
+    return next(iter(networks_of(pipe).items()))
+
+
+def boundary_of(pipe: Pipeline) -> float | None:
+    """The time below which the second of two networks answers; None where one answers always."""
+    ratio = pipe.config.get("boundary_ratio")
+    return None if ratio is None else ratio * pipe.scheduler.config.num_train_timesteps
+
+
+def _holds(pipe: Pipeline, name: str) -> bool:
+    return isinstance(getattr(pipe, name, None), torch.nn.Module)
 
 
 def recorded(pipe: Pipeline, call: PipelineCall, steps: int) -> list[Step]:
@@ -228,13 +248,14 @@ def answering(network: torch.nn.Module, forward: Forward) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _listening(pipe: Pipeline, recorder: Recorder) -> Iterator[None]:
-    """Note the calls of the network of ``pipe`` and of its ControlNet."""
+    """Note the calls of the networks of ``pipe`` and of its ControlNet."""
 
     def note(call: NetworkCall) -> None:
         recorder.calls.append(dataclasses.replace(call, helpers=tuple(recorder.helpers)))
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_noting(network_of(pipe)[1], note))
+        for network in networks_of(pipe).values():
+            stack.enter_context(_noting(network, note))
         helper = helper_of(pipe)
         if helper is not None:
             stack.enter_context(_noting(helper, recorder.helpers.append))

@@ -62,19 +62,23 @@ def caption(scene: Scene, seed: int, number: int) -> str:
     before = _one(rng, BEFORE)
     if scene.counted:
         before = before.replace(" is ", " are ")
-    text = before + _things(scene, rng)
-    if rng.random() < BACKGROUND_SAID:
-        shade = "dark " if scene.grey < 90 else "light " if scene.grey > 170 else ""
-        text += f" on a {shade}{scene.background} background"
-    return text
+    return before + _things(scene, rng) + background(scene, rng)
+
+
+def background(scene: Scene, rng: np.random.Generator) -> str:
+    """What ends a caption of ``scene``: its background, or nothing."""
+    if rng.random() >= BACKGROUND_SAID:
+        return ""
+    shade = "dark " if scene.grey < 90 else "light " if scene.grey > 170 else ""
+    return f" on a {shade}{scene.background} background"
 
 
 def _things(scene: Scene, rng: np.random.Generator) -> str:
     things = scene.things
     if scene.counted:
-        words = _words(things[0], rng)
+        words = spoken(things[0], rng)
         return " ".join([NUMBERS[len(things)], *words[:-1], PLURALS[words[-1]]])
-    phrases = [_with_article(_words(thing, rng)) for thing in things]
+    phrases = [with_article(spoken(thing, rng)) for thing in things]
     if scene.relation is not None:
         first, second = phrases
         relation = _one(rng, RELATED[scene.relation])
@@ -86,13 +90,15 @@ def _things(scene: Scene, rng: np.random.Generator) -> str:
     return f"{', '.join(some)} and {last}"
 
 
-def _words(thing: Thing, rng: np.random.Generator) -> list[str]:
+def spoken(thing: Thing, rng: np.random.Generator) -> list[str]:
+    """Words for ``thing``, its shape last."""
     words = [_one(rng, SIZES[thing.size])] if rng.random() < SIZE_SAID else []
     words += [thing.colour] if rng.random() < COLOUR_SAID else []
     return [*words, thing.shape]
 
 
-def _with_article(words: Sequence[str]) -> str:
+def with_article(words: Sequence[str]) -> str:
+    """``words`` with "a" or "an" before them."""
     return " ".join(["an" if words[0][0] in "aeiou" else "a", *words])
 
 
@@ -110,7 +116,7 @@ def _meanings() -> Mapping[str, tuple[str, str]]:
 
 _MEANING = _meanings()
 _COUNT = {word: number for number, word in NUMBERS.items()}
-_BACKGROUND = re.compile(r"\bon an? [a-z ]*background\b")
+BACKGROUND = re.compile(r"\bon an? [a-z ]*background\b")
 
 
 def asked(prompt: str) -> Asked:
@@ -119,7 +125,7 @@ def asked(prompt: str) -> Asked:
     Raises:
         UserError: a word that captions do not have; no shape; more relations than one.
     """
-    text = _BACKGROUND.sub("", prompt.lower())
+    text = BACKGROUND.sub("", prompt.lower())
     things: list[Wanted] = []
     relations = [
         name for name, words in RELATED.items() if re.search(rf"\b({'|'.join(words)})\b", text)
