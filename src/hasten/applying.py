@@ -68,12 +68,13 @@ def apply(pipe: Pipeline, plan: PlanLike, **call: object) -> None:
         _require_one(networks, once, type(pipe).__name__)
         model = load_pipeline(pipe, [""] if takes(pipe, "prompt") else None, call)
         fields = {"levers": tuple(map(levers.text, once)), "engine": "eager", "guidance": 1.0}
+        fields["dtype"] = _narrower(plan.dtype, model.dtype)
         cheaper = plan.model_copy(update=fields)
         resolved = resolve(cheaper, model)
         put, other = dict.fromkeys(networks, inner(resolved.cheaper.net)), resolved.model
         student = None if other is model else other
     dtype, own = getattr(torch, plan.dtype), {_dtype(network) for network in networks.values()}
-    if own - {dtype} and dtype != torch.float32:  # what is narrower already is never widened
+    if own - {dtype} and dtype != torch.float32:
         put = {name: frozen(put.get(name, net), dtype=dtype) for name, net in networks.items()}
         forwards.append(casting(dtype))
     if plan.engine == "compile":
@@ -129,6 +130,11 @@ def _require_one(
         f"lever {chosen[0].part_name!r} changes one network, and {kind} has {len(networks)} that "
         f"take turns ({', '.join(networks)}); drop it.",
     )
+
+
+def _narrower(wanted: str, own: torch.dtype) -> str:
+    """The dtype of a network in ``own`` under a plan: what is narrower already is never widened."""
+    return str(own).removeprefix("torch.") if wanted == "float32" else wanted
 
 
 def _dtype(network: torch.nn.Module) -> torch.dtype:

@@ -11,6 +11,7 @@ import hasten
 from conftest import dit_model
 from hasten import Plan, UserError
 from hasten.levers.quantize import layers
+from zoo import ZOO, built
 
 BASE = Plan(solver="ddim", grid="uniform", steps=4)
 INSTALLED = importlib.util.find_spec("torchao") is not None
@@ -75,3 +76,28 @@ def test_a_network_of_convolutions_and_a_missing_package_are_refused(tiny_model,
     if not any(isinstance(part, torch.nn.Linear) for _, part in layers(model.net)):
         with pytest.raises(UserError, match="no linear layers"):
             hasten.sampling.prepare(model, plan)
+
+
+@needed
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_pipeline_carries_it_and_gets_its_own_network_back(dtype):
+    pipe = built("pixart-sigma").to(dtype=dtype)
+    pipe.set_progress_bar_config(disable=True)
+    call = {**ZOO["pixart-sigma"].call, "output_type": "pt"}
+
+    def drawn() -> torch.Tensor:
+        return pipe(**call, generator=torch.Generator().manual_seed(0)).images.float()
+
+    own, plan = pipe.transformer, "solver=ddim,grid=uniform,steps=3"
+    hasten.apply(pipe, plan)
+    plain = drawn()
+    hasten.undo(pipe)
+    options = {key: value for key, value in ZOO["pixart-sigma"].call.items() if key != "prompt"}
+    hasten.apply(pipe, plan + ",levers=[torchao]", **options)
+    kinds = {type(value.data).__name__ for value in pipe.transformer.parameters()}
+    assert kinds - {"Tensor", "Parameter"}
+    assert pipe.transformer.dtype == dtype
+    small = drawn()
+    hasten.undo(pipe)
+    assert pipe.transformer is own
+    assert 0 < float((small - plain).abs().mean()) < 0.05

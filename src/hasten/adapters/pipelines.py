@@ -115,7 +115,9 @@ def _captured(pipe: Pipeline, networks: Sequence[torch.nn.Module], what: Capture
         return Network(inside[0], CapturedFamily.of(networks[0], known))
     boundary = boundary_of(pipe)
     assert boundary is not None
-    return Network(CapturedTurns(inside[0], inside[1], boundary), TurnsFamily.of(networks[0], known))
+    return Network(
+        CapturedTurns(inside[0], inside[1], boundary), TurnsFamily.of(networks[0], known)
+    )
 
 
 def _texts(prompts: Sequence[str | int] | None) -> tuple[str, ...]:

@@ -1,4 +1,5 @@
-"""Pictures that are drawn when they are asked for: data without files, and with captions."""
+"""Pictures and clips that are drawn when they are asked for: data without files, and with
+captions."""
 
 from __future__ import annotations
 
@@ -16,11 +17,14 @@ from hasten.core.errors import require, require_number, require_whole
 from hasten.core.registry import Registry
 from hasten.data.shapes.captions import caption
 from hasten.data.shapes.drawing import drawn as draw
+from hasten.data.shapes.motion import FRAMES, MovingScene, frames, moving_scene
+from hasten.data.shapes.motion_captions import motion_caption
 from hasten.data.shapes.scenes import COLOURS, SHAPES, SIZE, Scene, crowd, scene, single
 
 
 class Drawn(ABC):
-    """Pictures uint8 (n, c, h, w) by number, each with a caption."""
+    """Pictures uint8 (n, c, h, w), or clips (n, frames, c, h, w), by number, each with a
+    caption."""
 
     part_name: ClassVar[str]
     shape: ClassVar[Shape]
@@ -127,3 +131,39 @@ class Objects(Drawn):
     def captions(self, index: np.ndarray) -> list[str]:
         scenes = zip(self.scenes(index), index.tolist(), strict=True)
         return [caption(each, self.seed, number) for each, number in scenes]
+
+
+@drawn.add("moving-shapes")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MovingShapes(Drawn):
+    """``count`` clips of ``frames`` frames: one or two objects that stand still, move, grow or
+    shrink (:mod:`hasten.data.shapes.motion`)."""
+
+    count: int = 100_000
+    seed: int = 0
+    frames: int = FRAMES
+
+    def __post_init__(self) -> None:
+        require_whole("data option count", self.count, 1, 100_000_000)
+        require_whole("data option seed", self.seed, 0, 2**31)
+        require_whole("data option frames", self.frames, 2, 100_000)
+
+    @property
+    def shape(self) -> Shape:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return (self.frames, 3, SIZE, SIZE)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def scenes(self, index: np.ndarray) -> list[MovingScene]:
+        return [moving_scene(self.seed, number, self.frames) for number in index.tolist()]
+
+    def __getitem__(self, index: np.ndarray, /) -> torch.Tensor:
+        clips = [draw(frames(moving)) for moving in self.scenes(index)]
+        return torch.stack(clips) if clips else torch.empty(0, *self.shape, dtype=torch.uint8)
+
+    def captions(self, index: np.ndarray) -> list[str]:
+        """What the clips ``index`` show, in the words of
+        :mod:`hasten.data.shapes.motion_captions`."""
+        scenes = zip(self.scenes(index), index.tolist(), strict=True)
+        return [motion_caption(moving, self.seed, number) for moving, number in scenes]

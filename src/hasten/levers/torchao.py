@@ -39,6 +39,7 @@ class TorchAO(Lever):
     traits = frozenset({Trait.WHOLE, Trait.INTEGERS, Trait.BITS})
     engines = ENGINES
     exports = False
+    once = True  # what it wraps is a report
 
     def __post_init__(self) -> None:
         require_choice("lever option kind", self.kind, KINDS)
