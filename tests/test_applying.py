@@ -304,3 +304,43 @@ def test_guidance_of_z_image_counts_from_zero():
     call = {key: list(value) if isinstance(value, list) else value for key, value in call.items()}
     out = pipe(**call, generator=torch.Generator().manual_seed(5), output_type="np")
     assert np.array_equal(out.images, given)
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl", "flux", "wan"])
+def test_prompts_are_encoded_once(name):
+    pipe = built(name)
+    pipe.set_progress_bar_config(disable=True)
+    hasten.apply(pipe, PLAN)
+    wanted = drawn(name, pipe)
+    hasten.undo(pipe)
+    hasten.apply(pipe, PLAN.model_copy(update={"levers": ("prompt-cache(size=2)",)}))
+    encoded = []
+    hook = pipe.text_encoder.register_forward_pre_hook(lambda *_: encoded.append(1))
+    assert np.array_equal(drawn(name, pipe), wanted)
+    once = len(encoded)
+    assert once > 0
+    assert np.array_equal(drawn(name, pipe), wanted)
+    assert len(encoded) == once
+    other = drawn(name, pipe, prompt="a bat")
+    assert len(encoded) > once
+    assert not np.array_equal(other, wanted)
+    with torch.no_grad():
+        weights = next(pipe.text_encoder.parameters())
+        weights.add_(0.0)  # a LoRA was loaded, say
+    before = len(encoded)
+    assert np.array_equal(drawn(name, pipe), wanted)
+    assert len(encoded) > before
+    hook.remove()
+    hasten.undo(pipe)
+    assert "encode_prompt" not in vars(type(pipe)) or type(pipe).__module__.startswith("diffusers")
+
+
+def test_a_pipeline_without_text_encoders_keeps_no_prompts():
+    with pytest.raises(hasten.UserError, match="encode_prompt"):
+        hasten.apply(built("dit"), PLAN.model_copy(update={"levers": ("prompt-cache",)}))
+
+
+@pytest.mark.parametrize("lever", ["prompt-cache", "text-encoder"])
+def test_levers_on_text_encoders_are_for_pipelines(lever):
+    with pytest.raises(hasten.UserError, match=f"lever '{lever}' is for a pipeline's own call"):
+        hasten.build(hasten.load("builtin:mnist"), f"levers=[{lever}]")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
-from hasten.adapters.attach import attach_, casting, detach_
+from hasten.adapters.attach import Carried, attach_, casting, detach_
 from hasten.adapters.frozen import frozen
 from hasten.adapters.pipeline_codec import decoder_of
 from hasten.adapters.pipelines import load_pipeline
+from hasten.adapters.prompt_cache import text_encoders
 from hasten.adapters.recording import (
     arguments_of,
     networks_of,
@@ -19,13 +20,14 @@ from hasten.adapters.recording import (
 from hasten.adapters.running import run_by
 from hasten.adapters.schedules import config_of, read_schedule
 from hasten.adapters.standing_in import Forward
-from hasten.adapters.untyped import Pipeline
+from hasten.adapters.untyped import Pipeline, PipelineCall
 from hasten.core.codec import DecoderNetwork
 from hasten.core.engine import Engine
 from hasten.core.errors import UserError, nearest, require
 from hasten.core.family import inner
 from hasten.core.feature_cache import FeatureCache
 from hasten.core.lever import Lever, levers
+from hasten.core.model import Model
 from hasten.core.plan import Plan, PlanLike, as_plan
 from hasten.sampling import resolve
 
@@ -59,29 +61,12 @@ def apply(pipe: Pipeline, plan: PlanLike, **call: object) -> None:
         )
     where = f"{type(pipe.scheduler).__name__} of the pipeline"
     schedule = read_schedule(config_of(pipe.scheduler), where)
-    networks, student, forwards = networks_of(pipe), None, []
-    put: dict[str, torch.nn.Module] = {}
     caches = [lever for lever in plan.parts.levers if isinstance(lever, FeatureCache)]
     decoders = [lever for lever in plan.parts.levers if lever.target == "decoder"]
-    once = [lever for lever in plan.parts.levers if lever not in (*caches, *decoders)]
-    if once:
-        _require_one(networks, once, type(pipe).__name__)
-        model = load_pipeline(pipe, [""] if takes(pipe, "prompt") else None, call)
-        fields = {"levers": tuple(map(levers.text, once)), "engine": "eager", "guidance": 1.0}
-        fields["dtype"] = _narrower(plan.dtype, model.dtype)
-        cheaper = plan.model_copy(update=fields)
-        resolved = resolve(cheaper, model)
-        put, other = dict.fromkeys(networks, inner(resolved.cheaper.net)), resolved.model
-        student = None if other is model else other
-    dtype, own = getattr(torch, plan.dtype), {_dtype(network) for network in networks.values()}
-    if own - {dtype} and dtype != torch.float32:
-        put = {name: frozen(put.get(name, net), dtype=dtype) for name, net in networks.items()}
-        forwards.append(casting(dtype))
-    if plan.engine == "compile":
-        forwards.insert(0, lambda forward: torch.compile(forward, dynamic=False))
-    elif plan.engine != "eager":
-        first = next(iter({**networks, **put}.values()))
-        forwards.insert(0, _run_by(plan.parts.engine, _dtype(first)))
+    texts = [lever for lever in plan.parts.levers if lever.target == "text"]
+    once = [lever for lever in plan.parts.levers if lever not in (*caches, *decoders, *texts)]
+    put, student = _changed(pipe, plan, once, call) if once else ({}, None)
+    put, forwards = _prepared(pipe, plan, put)
     # A student is guided already, and may see noise otherwise than its teacher.
     own_guidance = plan.guidance == 1.0 and student is None
     attach_(
@@ -89,13 +74,17 @@ def apply(pipe: Pipeline, plan: PlanLike, **call: object) -> None:
         plan.decided()
         .model_copy(update={"levers": ()})
         .trace(schedule if student is None else student.schedule),
-        prediction=None if student is None else student.prediction,
-        networks=put,
-        fixed=plan.engine not in ("eager", "compile"),
-        forward=None if not forwards else lambda forward: _folded(forward, forwards),
-        cache=caches[0] if caches else None,
-        decoder=_decoder(pipe, decoders) if decoders else None,
-        guidance=None if own_guidance else plan.guidance,
+        Carried(
+            prediction=None if student is None else student.prediction,
+            networks=put,
+            fixed=plan.engine not in ("eager", "compile"),
+            forward=None if not forwards else lambda forward: _folded(forward, forwards),
+            cache=caches[0] if caches else None,
+            decoder=_decoder(pipe, decoders) if decoders else None,
+            guidance=None if own_guidance else plan.guidance,
+            encoders=_text_encoders(pipe, texts),
+            prompts_kept=max((lever.prompts_kept for lever in texts), default=0),
+        ),
     )
 
 
@@ -107,6 +96,44 @@ def undo(pipe: Pipeline) -> None:
     """
     require_pipeline(pipe)
     detach_(pipe)
+
+
+def _changed(
+    pipe: Pipeline, plan: Plan, once: Sequence[Lever], call: PipelineCall
+) -> tuple[dict[str, torch.nn.Module], Model | None]:
+    """What the levers ``once`` make of the network of ``pipe``, by its attribute; and the student
+    that it is, if it is one."""
+    (name, *others) = networks_of(pipe)
+    require(
+        not others,
+        f"lever {once[0].part_name!r} changes one network, and {type(pipe).__name__} has two that "
+        f"take turns ({', '.join([name, *others])}); drop it.",
+    )
+    model = load_pipeline(pipe, [""] if takes(pipe, "prompt") else None, call)
+    fields = {"levers": tuple(map(levers.text, once)), "engine": "eager", "guidance": 1.0}
+    if plan.dtype == "float32":  # what is narrower already is never widened
+        fields["dtype"] = _text(model.dtype)
+    resolved = resolve(plan.model_copy(update=fields), model)
+    student = None if resolved.model is model else resolved.model
+    return {name: inner(resolved.cheaper.net)}, student
+
+
+def _prepared(
+    pipe: Pipeline, plan: Plan, put: dict[str, torch.nn.Module]
+) -> tuple[dict[str, torch.nn.Module], list[Callable[[Forward], Forward]]]:
+    """The networks of ``pipe``, or those ``put`` in their places, in the dtype of ``plan``; and
+    what goes around their ``forward``, the innermost first."""
+    networks, forwards = {**networks_of(pipe), **put}, []
+    dtype = getattr(torch, plan.dtype)
+    if dtype != torch.float32 and any(_dtype(net) != dtype for net in networks.values()):
+        put = {name: frozen(net, dtype=dtype) for name, net in networks.items()}
+        forwards.append(casting(dtype))
+    if plan.engine == "compile":
+        forwards.insert(0, lambda forward: torch.compile(forward, dynamic=False))
+    elif plan.engine != "eager":
+        first = next(iter({**networks, **put}.values()))
+        forwards.insert(0, _run_by(plan.parts.engine, _dtype(first)))
+    return put, forwards
 
 
 def _decoder(pipe: Pipeline, chosen: Sequence[Lever]) -> DecoderNetwork:
@@ -121,20 +148,20 @@ def _decoder(pipe: Pipeline, chosen: Sequence[Lever]) -> DecoderNetwork:
     return decoder
 
 
-def _require_one(
-    networks: Mapping[str, torch.nn.Module], chosen: Sequence[Lever], kind: str
-) -> None:
-    """Refuse what makes another network of one, where two take turns."""
-    require(
-        len(networks) == 1,
-        f"lever {chosen[0].part_name!r} changes one network, and {kind} has {len(networks)} that "
-        f"take turns ({', '.join(networks)}); drop it.",
-    )
+def _text_encoders(pipe: Pipeline, chosen: Sequence[Lever]) -> dict[str, torch.nn.Module]:
+    """Those of the text encoders of ``pipe`` that levers change, by their attributes."""
+    out: dict[str, torch.nn.Module] = {}
+    for name, own in text_encoders(pipe).items() if chosen else ():
+        encoder = own
+        for lever in chosen:
+            encoder = lever.text_encoder(encoder)
+        if encoder is not own:
+            out[name] = encoder
+    return out
 
 
-def _narrower(wanted: str, own: torch.dtype) -> str:
-    """The dtype of a network in ``own`` under a plan: what is narrower already is never widened."""
-    return str(own).removeprefix("torch.") if wanted == "float32" else wanted
+def _text(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _dtype(network: torch.nn.Module) -> torch.dtype:
@@ -143,7 +170,7 @@ def _dtype(network: torch.nn.Module) -> torch.dtype:
 
 def _run_by(engine: Engine, dtype: torch.dtype) -> Callable[[Forward], Forward]:
     """What lets ``engine`` run a network in ``dtype``."""
-    name = str(dtype).removeprefix("torch.")
+    name = _text(dtype)
     require(
         dtype == torch.float32 or not engine.own_threads,  # outside torch times are rounded as well
         f"engine {engine.part_name!r} runs a pipeline in float32 alone, and this one would be in "

@@ -101,3 +101,19 @@ def test_a_pipeline_carries_it_and_gets_its_own_network_back(dtype):
     hasten.undo(pipe)
     assert pipe.transformer is own
     assert 0 < float((small - plain).abs().mean()) < 0.05
+
+
+@needed
+def test_text_encoders_are_carried_in_few_bits_too():
+    pipe = built("pixart-sigma")
+    pipe.set_progress_bar_config(disable=True)
+    own = pipe.text_encoder
+    hasten.apply(pipe, "solver=ddim,grid=uniform,steps=2,levers=[text-encoder]")
+    small = pipe.text_encoder
+    assert small is not own
+    kinds = {type(value.data).__name__ for value in small.parameters()}
+    assert kinds - {"Tensor", "Parameter"}
+    call = {**ZOO["pixart-sigma"].call, "output_type": "pt"}
+    assert pipe(**call).images.isfinite().all()
+    hasten.undo(pipe)
+    assert pipe.text_encoder is own

@@ -13,6 +13,7 @@ import torch
 
 from hasten.adapters.decoders import twin, with_decoder
 from hasten.adapters.pipeline_cache import cache_
+from hasten.adapters.prompt_cache import METHOD, remembering
 from hasten.adapters.recording import OWN, networks_of
 from hasten.adapters.scheduler import ProgramScheduler
 from hasten.adapters.schedules import Scheduler
@@ -76,68 +77,87 @@ def changed(pipe: Pipeline) -> bool:
     return note is not None and (note.cached or bool(note.networks) or note.vae is not None)
 
 
-def attach_(
-    pipe: Pipeline,
-    program: Program,
-    *,
-    networks: Mapping[str, torch.nn.Module] | None = None,
-    forward: Callable[[Forward], Forward] | None = None,
-    cache: str | FeatureCache | None = None,
-    guidance: float | None = None,
-    decoder: DecoderNetwork | None = None,
-    fixed: bool = False,
-    prediction: Prediction | None = None,
-) -> None:
-    """Let ``pipe`` run ``program``; :func:`detach_` takes all of it back.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Carried:
+    """What a pipeline is given beside a program.
 
-    Args:
-        networks: stand in the place of the pipeline's own, by their attributes.
+    Attributes:
+        networks, encoders: stand in the place of the pipeline's networks and of its text encoders,
+            by their attributes.
         forward: makes the ``forward`` of every network from its own; the network is a copy then, so
             that the pipeline's own object stays as it was.
+        fixed: ``forward`` keeps the weights as they are now.
+        prediction: what ``networks`` predict; what the pipeline's own does by default.
         cache: a feature cache on a schedule, such as ``deep(every=2)``.
         guidance: the guidance scale where the caller of the pipeline gives none.
         decoder: stands in the place of that of the pipeline's autoencoder.
-        fixed: ``forward`` keeps the weights as they are now.
-        prediction: what ``networks`` predict; what the pipeline's own does by default.
+        prompts_kept: how many calls of its text encoders are remembered.
+    """
+
+    networks: Mapping[str, torch.nn.Module] = dataclasses.field(default_factory=dict)
+    encoders: Mapping[str, torch.nn.Module] = dataclasses.field(default_factory=dict)
+    forward: Callable[[Forward], Forward] | None = None
+    fixed: bool = False
+    prediction: Prediction | None = None
+    cache: str | FeatureCache | None = None
+    guidance: float | None = None
+    decoder: DecoderNetwork | None = None
+    prompts_kept: int = 0
+
+    def replaced(self, pipe: Pipeline) -> dict[str, torch.nn.Module]:
+        """The pipeline's own networks and text encoders that others stand in for."""
+        names = [*self.encoders]
+        if self.networks or self.forward is not None:
+            names += networks_of(pipe)
+        return {name: getattr(pipe, name) for name in names}
+
+    def instead(self, name: str, own: torch.nn.Module) -> Placed:
+        """What stands in the place of ``own``."""
+        if name in self.encoders:
+            return Placed(own=own, put=self.encoders[name])
+        put = self.networks.get(name, own)
+        if put is own:
+            put = twin(own)
+            put.__dict__.pop("forward", None)
+        if self.forward is not None:
+            put.forward = self.forward(put.forward)
+        return Placed(own=own, put=put, stamp=_stamp(put) if self.fixed else None)
+
+
+def attach_(pipe: Pipeline, program: Program, carried: Carried | None = None) -> None:
+    """Let ``pipe`` run ``program`` with what is ``carried``; :func:`detach_` takes all of it back.
 
     Raises:
         UserError: something is applied already; a network that is moved on and off the device.
     """
-    kind = type(pipe).__name__
+    kind, carried = type(pipe).__name__, carried or Carried()
     require(
         applied(pipe) is None,
         f"a plan is applied to this {kind} already; call hasten.undo(pipe) first.",
     )
-    own, others = networks_of(pipe), networks or {}
+    replaced = carried.replaced(pipe)
     require(
-        not (
-            (others or forward is not None)
-            and any(hasattr(net, "_hf_hook") for net in own.values())
-        ),
+        not any(hasattr(own, "_hf_hook") for own in replaced.values()),
         f"the network of this {kind} is moved on and off the device (enable_model_cpu_offload), "
         "so no other can be put in its place; apply the plan first, or one without engine, dtype "
         "and levers.",
     )
-    scheduler = ProgramScheduler(program, prediction, like=pipe.scheduler)
+    kept = carried.prompts_kept
+    more = {METHOD: remembering(type(pipe), kept)} if kept else {}
+    scheduler = ProgramScheduler(program, carried.prediction, like=pipe.scheduler)
     note = Applied(kind=type(pipe), scheduler=pipe.scheduler, planned=scheduler)
     pipe.scheduler = scheduler
-    for name, net in own.items() if others or forward is not None else ():
-        put = others.get(name, net)
-        if put is net:
-            put = twin(net)
-            put.__dict__.pop("forward", None)
-        if forward is not None:
-            put.forward = forward(put.forward)
-        note.networks[name] = Placed(own=net, put=put, stamp=_stamp(put) if fixed else None)
-        setattr(pipe, name, put)
-    if decoder is not None:
-        note.vae, note.put_vae = pipe.vae, with_decoder(pipe.vae, decoder)
+    for name, own in replaced.items():
+        note.networks[name] = carried.instead(name, own)
+        setattr(pipe, name, note.networks[name].put)
+    if carried.decoder is not None:
+        note.vae, note.put_vae = pipe.vae, with_decoder(pipe.vae, carried.decoder)
         pipe.vae = note.put_vae
-    pipe.__class__ = _calling(type(pipe), program.evaluations, guidance)
+    pipe.__class__ = _calling(type(pipe), program.evaluations, carried.guidance, more)
     pipe.__dict__[ATTRIBUTE] = note
-    if cache is not None:
+    if carried.cache is not None:
         try:
-            cache_(pipe, cache)
+            cache_(pipe, carried.cache)
         except UserError:
             detach_(pipe)
             raise
@@ -201,8 +221,11 @@ def _to(tree: Tree, dtype: torch.dtype) -> Tree:
     return torch.utils._pytree.tree_map(moved, tree)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _calling(kind: type, evaluations: int, guidance: float | None) -> type:
-    """``kind`` with a call that takes as many steps as the plan has, whatever its default is."""
+def _calling(
+    kind: type, evaluations: int, guidance: float | None, more: Mapping[str, object]
+) -> type:
+    """``kind`` with a call that takes as many steps as the plan has, whatever its default is, and
+    with ``more`` methods."""
     call = kind.__call__
     signature = inspect.signature(call)
     default = signature.parameters.get(STEPS)
@@ -239,6 +262,5 @@ def _calling(kind: type, evaluations: int, guidance: float | None) -> type:
 
     refused = dict.fromkeys(("__deepcopy__", "__reduce_ex__", "save_pretrained"), refuse)
     setattr(planned, OWN, call)
-    return type(
-        kind.__name__, (kind,), {"__call__": planned, "__module__": kind.__module__, **refused}
-    )
+    methods = {"__call__": planned, "__module__": kind.__module__, **refused, **more}
+    return type(kind.__name__, (kind,), methods)

@@ -14,6 +14,8 @@ from abc import ABC
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+from torch import nn
+
 from hasten.core.call import State
 from hasten.core.codec import DecoderNetwork
 from hasten.core.engine import Engine, Prepared
@@ -68,7 +70,8 @@ class Lever(ABC):
     """Parts are frozen keyword-only dataclasses whose fields are their options.
 
     Attributes:
-        target: what it makes cheaper: ``network``, or ``decoder``, that of latents.
+        target: what it makes cheaper: ``network``, ``decoder``, that of latents, or ``text``, the
+            text encoders.
         stage: when it is applied.
         traits: what it does to a plan; exclusions follow from them.
         engines: those that can run it, () for all.
@@ -126,6 +129,16 @@ class Lever(ABC):
         """What is cheaper than ``decoder``, the network of a codec; of levers whose target it
         is."""
         return decoder
+
+    def text_encoder(self, encoder: nn.Module) -> nn.Module:
+        """What is cheaper than the text encoder ``encoder``, which stays as it is; of levers whose
+        target it is."""
+        return encoder
+
+    @property
+    def prompts_kept(self) -> int:
+        """How many prompts' embeddings are kept from call to call."""
+        return 0
 
     def wrap(self, net: Prepared, model: Model, resolved: Resolved) -> Prepared:
         """``net``, which an engine has prepared from ``model`` (after all levers), with what is

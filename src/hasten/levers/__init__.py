@@ -3,9 +3,11 @@
 from hasten.levers.decoder import Decoder
 from hasten.levers.feature_cache import Attention, Blocks, Deep, Encoder, FirstBlock
 from hasten.levers.merge import Merge
+from hasten.levers.prompt_cache import PromptCache
 from hasten.levers.quantize import Quantize
 from hasten.levers.small import Small
 from hasten.levers.student import Student
+from hasten.levers.text_encoder import TextEncoder
 from hasten.levers.tiny_decoder import TinyDecoder
 from hasten.levers.torchao import TorchAO
 
@@ -17,9 +19,11 @@ __all__ = [
     "Encoder",
     "FirstBlock",
     "Merge",
+    "PromptCache",
     "Quantize",
     "Small",
     "Student",
+    "TextEncoder",
     "TinyDecoder",
     "TorchAO",
 ]

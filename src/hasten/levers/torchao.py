@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib.util
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -46,10 +47,7 @@ class TorchAO(Lever):
 
     def check(self, resolved: Resolved) -> None:
         model, engine = resolved.model, resolved.engine
-        require(
-            importlib.util.find_spec("torchao") is not None,
-            f"lever {self.part_name!r} needs: pip install torchao",
-        )
+        require_torchao(self.part_name)
         require(
             engine.part_name in ENGINES,
             f"lever {self.part_name!r} is not run by engine {engine.part_name!r}; set "
@@ -68,11 +66,9 @@ class TorchAO(Lever):
         )
 
     def transform(self, model: Model, resolved: Resolved) -> Model:
-        import torchao.quantization as torchao  # pyright: ignore[reportMissingImports]
-
         chosen = _linear(model)
         net = copy.deepcopy(model.net).to(getattr(torch, resolved.plan.dtype))
-        torchao.quantize_(net, getattr(torchao, KINDS[self.kind])(), lambda _, name: name in chosen)
+        in_few_bits_(net, self.kind, lambda _, name: name in chosen)
         return dataclasses.replace(model, net=net)
 
     def wrap(self, net: Prepared, model: Model, resolved: Resolved) -> Prepared:
@@ -85,6 +81,23 @@ class TorchAO(Lever):
     @classmethod
     def candidates(cls, model: Model) -> list[Lever]:
         return [TorchAO()]
+
+
+def require_torchao(lever: str) -> None:
+    """Refuse where torchao is not installed."""
+    require(
+        importlib.util.find_spec("torchao") is not None,
+        f"lever {lever!r} needs: pip install torchao",
+    )
+
+
+def in_few_bits_(
+    net: torch.nn.Module, kind: str, chosen: Callable[[torch.nn.Module, str], bool]
+) -> None:
+    """Quantize the layers of ``net`` that ``chosen`` says of them and of their names."""
+    import torchao.quantization as torchao  # pyright: ignore[reportMissingImports]
+
+    torchao.quantize_(net, getattr(torchao, KINDS[kind])(), chosen)
 
 
 def _linear(model: Model) -> set[str]:
