@@ -11,9 +11,10 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
+from hasten.adapters.block_span import STACKS
 from hasten.adapters.folder import facts, read_object, refusing
-from hasten.adapters.quiet import diffusers
 from hasten.adapters.untyped import Net
 from hasten.core.artifact import FACTS
 from hasten.core.errors import UserError, require
@@ -24,6 +25,8 @@ from hasten.core.prediction import prediction
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 NAME = "default"
+BLOCKS = (*STACKS, "down_blocks", "mid_block", "up_blocks")
+LEFT = ("norm", "motion_modules")  # what normalises, and what is called in a way peft does not know
 CARD = """Low-rank weights in diffusers' own format: `pipe.load_lora_weights("this/folder")`,
 with a consistency scheduler such as `LCMScheduler` and guidance 1; or in hasten
 
@@ -54,13 +57,30 @@ def inner(net: torch.nn.Module) -> Net:
     return module
 
 
+def _prefix(module: torch.nn.Module) -> str:
+    """How the keys of a network's low-rank weights begin in files of diffusers."""
+    return "unet" if "UNet" in type(module).__name__ else "transformer"
+
+
+def _in_blocks(module: torch.nn.Module) -> list[str]:
+    """The linear layers of the blocks of a network of any class."""
+    return [
+        name
+        for name, part in module.named_modules()
+        if isinstance(part, torch.nn.Linear)
+        and name.partition(".")[0] in BLOCKS
+        and not any(part in name for part in LEFT)
+    ]
+
+
 def add_lora_(net: torch.nn.Module, rank: int) -> None:
     """Put low-rank weights, the only ones that train, beside those of ``net``."""
     try:
         from peft import LoraConfig
     except ImportError as error:
         raise UserError('low-rank students need: pip install "hasten[train]"') from error
-    module, targets = inner(net), family_of(net).low_rank
+    module = inner(net)
+    targets = family_of(net).low_rank or _in_blocks(module)
     net.requires_grad_(False)
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets))
     module.add_adapter(config, adapter_name=NAME)
@@ -73,9 +93,10 @@ def save_lora(student: Model, target: Path, card: str) -> None:
     module = inner(student.net)
     named = get_peft_model_state_dict(module, adapter_name=NAME)
     # In peft's own names: diffusers' older ones for attention are not read beside these.
-    weights: dict[str, torch.Tensor] = {key: value.contiguous() for key, value in named.items()}
+    prefix = _prefix(module)
+    weights = {f"{prefix}.{key}": value.contiguous().cpu() for key, value in named.items()}
     with new_folder(target) as folder:
-        diffusers().StableDiffusionPipeline.save_lora_weights(str(folder), unet_lora_layers=weights)
+        save_file(weights, str(folder / WEIGHTS), {"format": "pt"})
         known = {**facts(student), "lora": True}
         (folder / FACTS).write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(card, encoding="utf-8")
@@ -105,7 +126,11 @@ def with_lora(teacher: Model, folder: Path) -> Model:
     module = inner(net)
     with refusing(f"{folder / WEIGHTS} does not fit {teacher.name!r}", "distil it again."):
         module.load_lora_adapter(
-            str(folder), weight_name=WEIGHTS, prefix="unet", adapter_name=NAME, use_safetensors=True
+            str(folder),
+            weight_name=WEIGHTS,
+            prefix=_prefix(module),
+            adapter_name=NAME,
+            use_safetensors=True,
         )
         module.fuse_lora(adapter_names=[NAME])
         module.unload_lora()

@@ -5,27 +5,29 @@ from __future__ import annotations
 import importlib.util
 import io
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 
 import torch
 
 from hasten.core.errors import NonFiniteError, UserError, require, require_whole
 from hasten.core.files import write_bytes
+from hasten.media.frame_pixels import as_bytes
+from hasten.media.h264 import H264
 from hasten.media.pictures import grid
 
-QUALITY = "18"  # constant rate factor of libx264, at which few people see a difference
 SHOWN = 8  # frames of each clip of a clip in a sheet
 Facts = Mapping[str, object]
 
 
 def require_av() -> None:
-    """Refuse where PyAV is missing, before a clip is made.
+    """Refuse where PyAV is missing, before a clip is made or read.
 
     Raises:
         UserError: it is.
     """
     if importlib.util.find_spec("av") is None:
-        raise UserError("writing clips needs PyAV; run pip install 'hasten[video]'.")
+        raise UserError("clips need PyAV; run pip install 'hasten[video]'.")
 
 
 def mp4(clip: torch.Tensor, fps: int = 16, facts: Facts | None = None) -> bytes:
@@ -53,19 +55,14 @@ def mp4(clip: torch.Tensor, fps: int = 16, facts: Facts | None = None) -> bytes:
     require_whole("fps", fps, 1, 240)
     if not bool(torch.isfinite(clip).all()):
         raise NonFiniteError("the clip holds NaN or infinity; nothing was written.")
-    odd = clip.shape[-1] % 2, clip.shape[-2] % 2
-    pixels = (clip.detach().cpu().float().clamp(0, 1) * 255).round().expand(-1, 3, -1, -1)
-    even = torch.nn.functional.pad(pixels, (0, odd[0], 0, odd[1]), mode="replicate")
-    frames = even.to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+    frames = as_bytes(clip).expand(-1, 3, -1, -1)
     file = io.BytesIO()
     with av.open(file, "w", format="mp4", options={"movflags": "use_metadata_tags"}) as container:
         container.metadata.update({f"hasten:{name}": str(v) for name, v in (facts or {}).items()})
-        stream = container.add_stream("libx264", rate=fps, options={"crf": QUALITY})
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode(None))
+        stream = H264(container, (frames.shape[-1], frames.shape[-2]), Fraction(fps))
+        for number, frame in enumerate(frames):
+            stream.add(frame, number)
+        stream.finish()
     return file.getvalue()
 
 

@@ -93,7 +93,9 @@ class Training:
         if tracker:
             accelerator.init_trackers(f"hasten-{self.recipe.name}")
         if self.recipe.channels_last:
-            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for value in self.net.parameters():
+                if value.ndim == 4:  # of clips' networks some have five
+                    value.data = value.data.contiguous(memory_format=torch.channels_last)
         ema = EMA(self.net, self.recipe.ema)
         optimizer = adamw(self.net, self.recipe.optimizer)
         steps = self._resume_(ema, optimizer)

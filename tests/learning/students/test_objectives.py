@@ -59,7 +59,12 @@ def test_gradients_reach_every_weight_of_the_student(objective, teacher):
 
 
 @pytest.mark.parametrize(
-    "objective", ["consistency-distillation(levels=60)", "progressive(first=64)"]
+    "objective",
+    [
+        "consistency-distillation(levels=60)",
+        "consistency-distillation(levels=240, order=1)",
+        "progressive(first=64)",
+    ],
 )
 def test_the_teachers_own_solution_has_hardly_any_loss(objective):
     """Along the ODE of Gaussian data the consistency function and the two-step target are known."""

@@ -1,0 +1,246 @@
+"""Frames as a video file: written one after the other, with the sound of the clip they are from."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import numbers
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import torch
+
+from hasten.core.errors import NonFiniteError, UserError, require, require_whole
+from hasten.core.files import require_writable
+from hasten.media.boxes import cut_to_whole_fragments, stops_short
+from hasten.media.frame_pixels import LARGEST, SMALLEST, as_bytes, require_size
+from hasten.media.h264 import H264
+from hasten.media.local_files import container_of
+from hasten.media.pictures import count
+from hasten.media.reading import FASTEST, ClipFacts, ClipReader
+from hasten.media.sound import Sound
+from hasten.media.video import require_av
+
+if TYPE_CHECKING:
+    from av import Packet
+
+Facts = Mapping[str, object]
+ENDINGS = (".mp4", ".m4v")
+FINEST = Fraction(1, 90_000)  # seconds; the clock of MPEG, which common frame rates divide
+# The file is fragments while it is written, which play if it ends early, and becomes an ordinary
+# MP4 at the end. The header waits for the first fragment, so that it knows where each track starts.
+FLAGS = "hybrid_fragmented+frag_keyframe+delay_moov+use_metadata_tags"
+
+
+class ClipWriter:
+    """Writes frames to an MP4 that plays everywhere, in a ``with`` block.
+
+    The video is H.264 in 4:2:0, BT.709, limited range. Such a video has even sides, and MP4 as
+    FFmpeg writes it has no mark for a part to be cut off: the last column or row of an odd size is
+    doubled. The file appears at the end, in place of an older one. Where the block ends with an
+    error or Ctrl-C, or the disk is full, the frames so far are kept there as a clip that plays.
+    A few frames are held at a time, and some 100 bytes of index for each frame written.
+
+    Args:
+        path: the file, whose name ends in .mp4 or .m4v; missing folders are made.
+        width: pixels, from 2 to 8192.
+        height: likewise.
+        rate: frames per second, a whole number or a fraction up to 1000.
+        audio_from: the open clip whose sound is copied, as long as frames are written.
+        facts: written into the file's comments (plan, seed, model).
+        like: facts of the clip whose frame times and pixel shape are kept exactly; by default
+            those of ``audio_from``. Without either, pixels are square, and times are rounded to
+            1/90000 of a second where the rate does not give them.
+
+    Attributes:
+        written: how many frames were written.
+
+    Raises:
+        UserError: a value is out of range, or the file cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        width: int,
+        height: int,
+        rate: int | Fraction,
+        audio_from: ClipReader | None = None,
+        facts: Facts | None = None,
+        like: ClipFacts | None = None,
+    ) -> None:
+        require_av()
+        self.path = require_writable(path)
+        require(
+            self.path.suffix.lower() in ENDINGS and not self.path.is_dir(),
+            f"{self.path} is no name for an MP4; let it end in .mp4.",
+        )
+        require_whole("width", width, SMALLEST, LARGEST)
+        require_whole("height", height, SMALLEST, LARGEST)
+        require_size("the clip", width, height)
+        require(
+            isinstance(rate, numbers.Rational) and 0 < rate <= FASTEST,
+            f"rate is {rate!r}; it takes frames per second as a whole number or a Fraction, up to "
+            f"{FASTEST}.",
+        )
+        self.written = 0
+        self._size, self._rate = (int(width), int(height)), Fraction(rate)
+        self._audio_from, self._facts = audio_from, facts or {}
+        self._like = like or (audio_from.facts if audio_from else None)
+        self._time_base = _time_base(self._rate, self._like)
+        self._last: int | None = None  # time of the frame written last
+        self._beside = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        self._open: contextlib.ExitStack | None = None
+
+    def __enter__(self) -> Self:
+        import av
+
+        with contextlib.ExitStack() as stack:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._beside.touch()
+            except OSError as error:
+                raise UserError(f"{self.path} cannot be written: {error.strerror}.") from error
+            stack.callback(self._beside.unlink, missing_ok=True)
+            # By its path, not as a file object: a Ctrl-C inside a callback from C would be lost.
+            output = av.open(f"file:{self._beside}", "w", format="mp4", options={"movflags": FLAGS})
+            output.metadata.update({f"hasten:{name}": str(v) for name, v in self._facts.items()})
+            self._output = output
+            self._pictures = H264(
+                output,
+                self._size,
+                self._rate,
+                time_base=self._time_base,
+                pixel_aspect=self._like.pixel_aspect if self._like else Fraction(1),
+            )
+            self._sound = None
+            if self._audio_from is not None and self._audio_from.facts.has_audio:
+                self._sound = Sound(self._audio_from, output)
+                stack.callback(self._sound.close)
+            self._open = stack.pop_all()
+        return self
+
+    def write(self, frame: torch.Tensor, time: Fraction | float | None = None) -> None:
+        """Add a frame (3, h, w) or (1, h, w), in [0, 1] or uint8.
+
+        Args:
+            time: when it is shown, in seconds; by default one frame after the last.
+
+        Raises:
+            NonFiniteError: it holds NaN or infinity.
+            UserError: it has another shape, or is not later than the last; or the disk is full,
+                and says what was kept.
+        """
+        require(self._open is not None, "a clip is written inside the with block of its writer.")
+        pixels = self._pixels(frame)
+        ticks = self._ticks(time)
+        with self._disk():
+            self._pictures.add(pixels, ticks)
+            self._last = ticks
+            self.written += 1
+            if self._sound is not None:
+                self._mux(self._sound.packets(ticks * self._time_base))
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if self._open is None:  # the disk was full, and what was kept is in its place
+            return
+        if self.written == 0:
+            self._discard()
+            require(kind is not None, f"{self.path} was not written: there was no frame.")
+            return
+        with self._disk():
+            try:
+                self._pictures.finish()
+                if self._sound is not None:
+                    self._mux(self._sound.packets(self._end()))
+                    self._mux(self._sound.rest())
+            finally:  # where a second Ctrl-C stops that, too
+                self._place()
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            raise kind(f"{str(error) or 'stopped'}; {self._kept(self.written)}") from None
+
+    def _pixels(self, frame: torch.Tensor) -> torch.Tensor:
+        width, height = self._size
+        shape = tuple(getattr(frame, "shape", ()))
+        require(
+            shape in ((3, height, width), (1, height, width)),
+            f"frame has the shape {shape}; this clip takes (3, {height}, {width}).",
+        )
+        if frame.dtype != torch.uint8:
+            if not bool(torch.isfinite(frame).all()):
+                raise NonFiniteError(f"frame {self.written} holds NaN or infinity.")
+            frame = as_bytes(frame)
+        return frame.cpu().expand(3, -1, -1)
+
+    def _ticks(self, time: Fraction | float | None) -> int:
+        if time is None:
+            time = 0 if self._last is None else self._last * self._time_base + 1 / self._rate
+        require(
+            isinstance(time, numbers.Real) and math.isfinite(time) and time >= 0,
+            f"time is {time!r}; it takes seconds from 0.",
+        )
+        ticks = round(Fraction(time) / self._time_base)
+        require(
+            self._last is None or ticks > self._last,
+            f"time is {float(time):g} seconds; it takes one after the last frame's, "
+            f"{float((self._last or 0) * self._time_base):g}.",
+        )
+        return ticks
+
+    def _end(self) -> Fraction:
+        return (self._last or 0) * self._time_base + 1 / self._rate
+
+    def _mux(self, packets: Iterable[Packet]) -> None:
+        for packet in packets:
+            self._output.mux(packet)
+
+    @contextlib.contextmanager
+    def _disk(self) -> Iterator[None]:
+        """Where the disk fails, keep the fragments that are whole, and say so."""
+        try:
+            yield
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._output.close()
+            kept = _frames(self._beside) if cut_to_whole_fragments(self._beside) else 0
+            if kept:
+                self._beside.replace(self.path)
+            self._discard()
+            what = self._kept(kept) if kept else "nothing was kept"
+            raise UserError(f"{self.path} cannot be written ({error.strerror}); {what}.") from error
+
+    def _kept(self, frames: int) -> str:
+        return f"{self.path} holds the first {count(frames, 'frame')} and plays"
+
+    def _place(self) -> None:
+        """Finish the file, and move it to where it belongs."""
+        self._output.close()
+        with self._beside.open("rb+") as file:
+            if stops_short(file):
+                raise OSError(errno.EIO, "the disk took only a part of it")
+            os.fsync(file.fileno())
+        self._beside.replace(self.path)
+        self._discard()
+
+    def _discard(self) -> None:
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+
+def _time_base(rate: Fraction, like: ClipFacts | None) -> Fraction:
+    """A unit that both the frames at ``rate`` and the times of the clip are multiples of, if MP4
+    has room for it; else that of the clip."""
+    base = like.time_base if like else FINEST
+    both = Fraction(1, math.lcm(rate.numerator, base.denominator))
+    return both if both.denominator < 2**31 else base
+
+
+def _frames(path: Path) -> int:
+    """How many frames a file holds, without decoding them."""
+    with container_of(path) as (container, _):
+        return sum(packet.size > 0 for packet in container.demux(video=0))
