@@ -488,6 +488,10 @@ def test_a_model_answers_prompts_that_it_was_not_loaded_for(folder, engine):
     assert (sampler.sample(1, condition="a cat") - sampler.sample(1, condition=0)).abs().max() == 0
 
 
+def test_a_pipeline_is_guided_as_its_own_call_is(folder):
+    assert hasten.build(hasten.load(folder, prompts=PROMPTS)).plan.guidance == 7.5
+
+
 def test_a_model_is_asked_for_as_many_prompts_as_pictures(folder):
     sampler = hasten.build(hasten.load(folder, prompts=PROMPTS), "steps=1")
     with pytest.raises(UserError, match="condition"):

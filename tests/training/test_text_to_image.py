@@ -10,6 +10,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import hasten
 from hasten.adapters.text_to_image import autoencoder_codec
@@ -106,6 +107,7 @@ def test_without_prompts_a_model_is_asked_for_those_that_lie_beside_it(model):
     loaded = hasten.load(model)
     assert loaded.prompts == tuple(lines)
     assert len(lines) > 8
+    assert hasten.build(loaded).plan.guidance == 4.0
     assert checked_prompts(loaded, 1) == [lines[0]]
     report = hasten.measure(loaded, "solver=ddim,steps=1", n=0, pictures=8, batch=4, seconds=0.0)
     assert report.prompt_accuracy.n == 8
@@ -114,6 +116,10 @@ def test_without_prompts_a_model_is_asked_for_those_that_lie_beside_it(model):
 def test_a_model_is_a_pipeline_that_diffusers_and_hasten_load(model):
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(model)
     pipe.set_progress_bar_config(disable=True)
+    parts = (pipe.unet, pipe.vae, pipe.text_encoder)
+    assert {part.dtype for part in parts} == {torch.float32}
+    stored = load_file(model / "unet" / "diffusion_pytorch_model.safetensors")
+    assert {value.dtype for value in stored.values()} == {torch.float16}
     latents = torch.randn(1, 4, 16, 16)
     prompt, scale = "a large red circle", 4.0
     plan = hasten.Plan(solver="ddim", grid="uniform", steps=3, guidance=scale)

@@ -61,7 +61,11 @@ def test_students_beside_the_folder_of_their_teacher_are_considered(model):
     assert {plan.lever("student") for plan in plans} == {
         Student(folder=str(model.folder.parent / "quick"))
     }
-    assert distilled_students(model, 2.0) == []  # students support no guidance
+    assert distilled_students(model, 2.0) == []  # it was distilled without guidance
+    guided = dataclasses.replace(model, **{**kind, "guidance": 2.0})
+    save_folder(guided, model.folder.parent / "guided")
+    assert [plan.guidance for plan in distilled_students(model, 2.0)] == [1.0, 1.0]
+    assert len(distilled_students(model, 1.0)) == 2
     assert smaller_networks(model) == []  # this one does not predict what its teacher does
     assert hasten.build(model, plans[0]).evaluations == 1
     request = Screen(plan=plans[0], samples=8, reference=REFERENCE)

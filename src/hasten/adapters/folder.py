@@ -79,6 +79,7 @@ def facts(model: Model) -> dict[str, object]:
         "learned_variance": model.learned_variance,
         **({"plans": list(model.plans)} if model.plans else {}),
         **({"teacher": model.teacher} if model.teacher else {}),
+        **({"guidance": model.guidance} if model.guidance != 1 else {}),
         **({"imitates": True} if model.imitates else {}),
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
@@ -25,7 +25,8 @@ from hasten.adapters.folder import (
     refusing,
 )
 from hasten.adapters.frozen import frozen
-from hasten.adapters.prompted import load_prompted, shipped_prompts
+from hasten.adapters.pipeline_notes import shipped_prompts
+from hasten.adapters.prompted import load_prompted
 from hasten.adapters.schedules import config_of, read_prediction, read_schedule
 from hasten.adapters.schedules import prediction as as_prediction
 from hasten.adapters.schedules import schedule as as_schedule
@@ -35,7 +36,7 @@ from hasten.core.codec import Codec, Shape, codecs
 from hasten.core.errors import UserError, nearest, require, require_whole
 from hasten.core.model import Model
 from hasten.core.noise_schedule import NoiseSchedule
-from hasten.core.plan_upgrade import upgraded
+from hasten.core.plan_upgrade import plans_of
 from hasten.core.prediction import Prediction
 
 Facts = dict[str, Any]
@@ -227,9 +228,10 @@ def _model(name: str, contents: Contents, arguments: Facts) -> Model:
             name=name,
             sha256=contents.sha256,
             folder=contents.folder,
-            plans=_own_plans(contents.facts),
+            plans=plans_of(contents.facts.get("plans", [])),
             teacher=str(contents.facts.get("teacher", "")),
             imitates=contents.facts.get("imitates") is True,
+            guidance=float(contents.facts.get("guidance", 1.0)),
         )
         _check(model, channels)
     return model
@@ -331,13 +333,6 @@ def _check(model: Model, channels: int | None) -> None:
         f"{model.name}: labels={model.labels} and null_label={model.null_label} do not fit its "
         f"network, which knows {rows} labels in all.",
     )
-
-
-def _own_plans(facts: Mapping[str, object]) -> tuple[dict[str, object], ...]:
-    plans = facts.get("plans", [])
-    if not isinstance(plans, list) or not all(isinstance(plan, dict) for plan in plans):
-        raise UserError(f"plans is {plans!r}; it takes a list of plan fields.")
-    return tuple(upgraded(plan) for plan in plans)
 
 
 def _part(kind: type[Part], value: object) -> Part:

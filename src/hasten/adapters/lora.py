@@ -113,6 +113,7 @@ def student_in(folder: Path, teacher: Model, net: torch.nn.Module) -> Model:
         sha256="",
         plans=tuple(known.get("plans", [])),
         teacher=str(known.get("teacher", "")),
+        guidance=float(known.get("guidance", 1.0)),
     )
 
 

@@ -21,6 +21,7 @@ from hasten.adapters.decoders import VaeDecoder
 from hasten.adapters.families import PROMPTED, Network
 from hasten.adapters.folder import INDEX, LIBRARIES, read_object, refusing
 from hasten.adapters.frozen import frozen
+from hasten.adapters.pipeline_notes import guided_as_called, shipped_plans
 from hasten.adapters.quiet import diffusers, quiet
 from hasten.adapters.schedules import config_of, read_prediction, read_schedule
 from hasten.adapters.split import split
@@ -30,11 +31,9 @@ from hasten.core.call import Output
 from hasten.core.codec import Codec, DecoderNetwork, Shape, codecs
 from hasten.core.errors import UserError, require
 from hasten.core.family import AT_ONCE, Text
-from hasten.core.files import read_lines
 from hasten.core.model import Model
 
 KNOWN = "StableDiffusionPipeline"
-PROMPTS = "prompts.txt"
 
 
 class Prompted(torch.nn.Module):
@@ -251,6 +250,7 @@ def _stable_diffusion(
         sha256="" if folder is None else weights_sha256(unet),
         folder=folder,
         prompts=tuple(prompts),
+        plans=shipped_plans(folder) or guided_as_called(pipe),
     )
 
 
@@ -290,17 +290,6 @@ def _require_as_it_is(
 def is_pipeline(source: object) -> bool:
     """Whether ``source`` is a live pipeline of diffusers."""
     return isinstance(source, diffusers().DiffusionPipeline)
-
-
-def shipped_prompts(source: object) -> list[str] | None:
-    """The prompts that lie beside a pipeline, one a line, which it is asked for where nobody asks
-    for others; None where there are none."""
-    if not isinstance(source, (str, Path)):
-        return None
-    text = str(source)
-    folder = builtin_folder(text) if text.startswith(BUILTIN) else Path(text).expanduser()
-    file = folder / PROMPTS
-    return read_lines("prompts", file) if file.is_file() else None
 
 
 def _folder(source: str) -> Path:

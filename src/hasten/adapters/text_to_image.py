@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,10 +12,12 @@ import torch
 from hasten.adapters.families import Network
 from hasten.adapters.folder import stock_scheduler
 from hasten.adapters.frozen import frozen
-from hasten.adapters.prompted import PROMPTS, Prompted, VaeCodec
+from hasten.adapters.pipeline_notes import PROMPTS
+from hasten.adapters.prompted import Prompted, VaeCodec
 from hasten.adapters.quiet import diffusers, quiet
 from hasten.adapters.untyped import Autoencoder, Net, Tokenizer
 from hasten.adapters.word_tokenizer import token_ids
+from hasten.core.artifact import FACTS
 from hasten.core.errors import UserError, require
 from hasten.core.files import new_folder
 from hasten.core.model import Model
@@ -196,16 +200,17 @@ def prompted_model(
 def save_text_to_image(
     model: Model, net: TextToImage, tokenizer: Tokenizer, folder: Path, card: str
 ) -> None:
-    """Write a StableDiffusionPipeline, weights in float16, as diffusers writes it, with the prompts
-    of ``model`` beside it."""
+    """Write a StableDiffusionPipeline as diffusers writes it, with the prompts and plans of
+    ``model`` beside it. Weights are in float16; those of the text encoder, which transformers reads
+    in the precision that it finds, in float32."""
     stock, codec = diffusers(), model.codec
     require(isinstance(codec, VaeCodec), "a pipeline needs its autoencoder.")
     assert isinstance(codec, VaeCodec)
     pipe = stock.StableDiffusionPipeline(
-        codec.vae,
+        copy.deepcopy(codec.vae).half(),
         net.text_encoder,
         tokenizer,
-        net.unet,
+        copy.deepcopy(net.unet).half(),
         stock_scheduler(model),
         None,
         None,
@@ -215,6 +220,8 @@ def save_text_to_image(
         pipe.save_pretrained(str(target))
         (target / "README.md").write_text(card, encoding="utf-8")
         (target / PROMPTS).write_text("\n".join(model.prompts) + "\n", encoding="utf-8")
+        plans = json.dumps({"plans": list(model.plans)}, indent=1)
+        (target / FACTS).write_text(plans + "\n", encoding="utf-8")
 
 
 def _made(field: str, kind: Callable[..., torch.nn.Module], options: Options) -> torch.nn.Module:

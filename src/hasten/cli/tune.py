@@ -20,7 +20,7 @@ def tune(
     max_loss: float = 0.05,
     data: str | None = None,
     features: str | None = None,
-    guidance: float = 1.0,
+    guidance: float | None = None,
     batch: int = 1,
     request: Request = NOTHING,
     out: Path = Path("tuned"),
@@ -39,7 +39,7 @@ def tune(
         data: real pictures (a parquet file, a folder, a hub name), where none ship with the model;
             without any, the ODE error alone decides.
         features: what FD compares in: random, or a vision model's folder or hub id.
-        guidance: the classifier-free guidance scale of all plans.
+        guidance: the classifier-free guidance scale of all plans; by default the model's own.
         batch: how many pictures at a time the plan is for.
         out: the folder to write; a second run there resumes the first.
         seed: of the reference's noise and of the search.

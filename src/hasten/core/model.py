@@ -35,6 +35,7 @@ class Model:
         folder: where it was loaded from, None for a module from memory.
         plans: fields of plans that suit it, the best first; () where the default plan does.
         teacher: sha256 of the weights it was distilled from, "" for a model that was not.
+        guidance: the classifier-free guidance scale that was distilled into it, 1 for none.
         imitates: it answers as its teacher does at every level, so any plan of that suits it.
         prompts: what its labels stand for, () where they are no texts.
     """
@@ -52,6 +53,7 @@ class Model:
     folder: Folder | None = None
     plans: tuple[JsonObject, ...] = ()
     teacher: str = ""
+    guidance: float = 1.0
     imitates: bool = False
     prompts: tuple[str, ...] = ()
 

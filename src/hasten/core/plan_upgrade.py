@@ -59,3 +59,14 @@ def upgraded(fields: Mapping[str, object], filed: bool = True) -> JsonObject:
         fields = {k: v for k, v in fields.items() if standard.get(k, ...) != v}
     chosen = levers or made
     return {**fields, "levers": chosen} if chosen else fields
+
+
+def plans_of(plans: object) -> tuple[JsonObject, ...]:
+    """The fields of plans of any version, in a list that a file holds.
+
+    Raises:
+        UserError: it is no such list.
+    """
+    if not isinstance(plans, list) or not all(isinstance(plan, dict) for plan in plans):
+        raise UserError(f"plans is {plans!r}; it takes a list of plan fields.")
+    return tuple(upgraded(plan) for plan in plans)

@@ -91,12 +91,13 @@ class Sound:
     def _copied(self, container: InputContainer, output: AudioStream) -> Iterator[Piece]:
         base = self._source.time_base or Fraction(1, self._source.codec_context.sample_rate)
         shift, last = round(self._start / base), None
-        for packet in container.demux(self._source):
+        for packet in _without_adts(container.demux(self._source), self._source):
             if packet.dts is None or (last is not None and packet.dts <= last):
                 continue  # the end of the file, or a packet that no MP4 can place
             last = packet.dts
             start = (last if packet.pts is None else packet.pts) - shift
-            packet.pts, packet.dts, packet.stream = start, last - shift, output
+            packet.pts, packet.dts = start, last - shift
+            packet.stream, packet.time_base = output, base
             if start + (packet.duration or 0) >= 0:  # else it is heard before the first frame
                 yield start * base, functools.partial(list, [packet])
 
@@ -135,6 +136,20 @@ def _aac(output: OutputContainer, rate: int, channels: int) -> AudioStream:
     stream.codec_context.layout = layout  # type: ignore[assignment]  # it takes a name, too
     stream.codec_context.bit_rate = BITS * stream.codec_context.layout.nb_channels
     return stream
+
+
+def _without_adts(packets: Iterator[Packet], source: AudioStream) -> Iterator[Packet]:
+    """AAC of MPEG-TS and bare files has a header in each packet; MP4 takes it once, beside them."""
+    from av.bitstream import BitStreamFilterContext
+
+    codec = source.codec_context
+    if codec.codec.canonical_name != "aac" or codec.extradata:
+        yield from packets
+        return
+    filtering = BitStreamFilterContext("aac_adtstoasc", source)
+    for packet in packets:
+        if packet.size:
+            yield from filtering.filter(packet)
 
 
 def _and_none(frames: Iterator[AudioFrame]) -> Iterator[AudioFrame | None]:

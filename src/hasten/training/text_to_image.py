@@ -6,6 +6,7 @@ Every picture is encoded once, before training, and every caption is tokenized o
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -38,7 +39,8 @@ from hasten.training.previews import preview_sheet
 from hasten.training.recipe import Data, Run, Times, Whole
 
 SAVED = 64  # prompts that are saved beside the model
-PREVIEW = Plan(solver="dpmpp(order=2)", grid="log-snr", steps=12, guidance=4.0)
+PLAN = Plan(solver="dpmpp(order=2)", grid="log-snr", steps=20, guidance=4.0)  # saved beside it too
+PREVIEW = PLAN.model_copy(update={"steps": 12})
 
 
 class TextToImageRecipe(Run):
@@ -138,7 +140,10 @@ def train_text_to_image(
     training.fit_().put_(net)
     if PartialState().is_main_process:
         card = _card(recipe, training.seen)
-        save_text_to_image(as_model(net.eval(), SAVED), net, tokenizer, out / "model", card)
+        chosen = ("solver", "grid", "steps", "guidance")
+        plans = ({name: getattr(PLAN, name) for name in chosen},)
+        model = dataclasses.replace(as_model(net.eval(), SAVED), plans=plans)
+        save_text_to_image(model, net, tokenizer, out / "model", card)
     PartialState().wait_for_everyone()
     return out / "model"
 
@@ -163,7 +168,7 @@ EMA {recipe.ema}
 ```python
 import hasten
 
-model = hasten.load("this/folder")  # asked for the prompts of prompts.txt, or prompts=[...]
-pictures = hasten.build(model, hasten.Plan(steps=20, guidance=4.0)).sample(8)
+model = hasten.load("this/folder")
+pictures = hasten.build(model).sample(8, condition="a large red circle")
 ```
 """

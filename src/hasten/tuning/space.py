@@ -170,11 +170,11 @@ def learned_programs(model: Model, guidance: float) -> list[Plan]:
 
 def distilled_students(model: Model, guidance: float) -> list[Plan]:
     """The plans of every student in a folder beside the model's that was distilled from its
-    weights; students support no guidance."""
-    students = _students(model) if guidance == 1.0 else {}
+    weights with this guidance, which its plans do not repeat."""
     return [
         Plan.of(fields).with_lever(Student(folder=name))
-        for name in students
+        for name, facts in _students(model).items()
+        if facts.get("guidance", 1.0) == guidance
         for fields in student_plans(name)
     ]
 

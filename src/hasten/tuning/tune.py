@@ -54,7 +54,7 @@ def tune(
     max_loss: float = 0.05,
     data: str | None = None,
     features: str | None = None,
-    guidance: float = 1.0,
+    guidance: float | None = None,
     batch: int = 1,
     space: Space | None = None,
     out: str | Path | None = None,
@@ -78,7 +78,8 @@ def tune(
             statistics that ship with the model, ODE error alone decides.
         features: what FD compares in: "random", or a vision model's folder or hub id; by default
             what ships with the model, else "random".
-        guidance: the classifier-free guidance scale that all plans use.
+        guidance: the classifier-free guidance scale that all plans use; by default that of the
+            model's own plan.
         batch: how many samples at a time the plan is for.
         space: the plans to consider; by default every solver, grid and engine.
         out: a folder for the journal of measurements; a second run there goes on where the first
@@ -94,8 +95,6 @@ def tune(
     """
     if not isinstance(model, Model):
         model = load(model, prompts=prompts, negative=negative, **call)
-        if guidance == 1.0:
-            guidance = model.plan.get("guidance", guidance)
         space = space or Space(engines=_carried(model.dtype, model.device.type))
         settings = dataclasses.replace(
             settings or TunerSettings(), parallel_share=0.0, for_apply=True
@@ -111,6 +110,7 @@ def tune(
     require_number("max_loss", max_loss, 1e-6, 10)
     require_whole("batch", batch, 1, 1 << 16)
     require_whole("seed", seed, 0, 2**31)
+    guidance = model.plan.get("guidance", 1.0) if guidance is None else guidance
     Plan(guidance=guidance)  # refuses a scale out of range
     real_for(model, data, features, FEWEST)  # refuses what cannot be read before a file is written
     with tempfile.TemporaryDirectory(prefix="hasten-tune-") as scratch, _alone(out):

@@ -182,7 +182,8 @@ class StudentRun:
         if self.recipe.bits:
             round_layers_(net, Bits.parse(self.recipe.bits))
         facts = {"name": self.recipe.name, "teacher": self.recipe.teacher, "sha256": ""}
-        return dataclasses.replace(kind, net=net, folder=None, **facts)
+        facts |= {"folder": None, "guidance": self.recipe.guidance}
+        return dataclasses.replace(kind, net=net, **facts)
 
     def _before(self, kind: Model) -> Model:
         """The student whose weights the run begins with."""

@@ -1,0 +1,45 @@
+"""What lies beside a pipeline, or can be read off its call: prompts to ask it for, plans."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+from hasten.adapters.builtin import builtin_folder
+from hasten.adapters.untyped import Pipeline
+from hasten.core.artifact import BUILTIN, FACTS
+from hasten.core.files import JsonObject, read_json, read_lines
+from hasten.core.plan_upgrade import plans_of
+
+PROMPTS = "prompts.txt"
+SCALE = "guidance_scale"
+
+
+def shipped_prompts(source: object) -> list[str] | None:
+    """The prompts that lie beside a pipeline, one a line, which it is asked for where nobody asks
+    for others; None where there are none."""
+    if not isinstance(source, (str, Path)):
+        return None
+    text = str(source)
+    folder = builtin_folder(text) if text.startswith(BUILTIN) else Path(text).expanduser()
+    file = folder / PROMPTS
+    return read_lines("prompts", file) if file.is_file() else None
+
+
+def shipped_plans(folder: Path | None) -> tuple[JsonObject, ...]:
+    """The fields of the plans in ``hasten.json`` beside a pipeline; none where there is no such
+    file.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    file = None if folder is None else folder / FACTS
+    facts = read_json(file) if file is not None and file.is_file() else {}
+    return plans_of(facts.get("plans", []) if isinstance(facts, dict) else [])
+
+
+def guided_as_called(pipe: Pipeline) -> tuple[JsonObject, ...]:
+    """The plan with the guidance that the call of ``pipe`` has by default."""
+    parameter = inspect.signature(type(pipe).__call__).parameters.get(SCALE)
+    scale = None if parameter is None else parameter.default
+    return ({"guidance": float(scale)},) if isinstance(scale, (int, float)) and scale > 1 else ()
