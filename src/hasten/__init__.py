@@ -21,6 +21,7 @@ apply, undo           a plan on a diffusers pipeline, and the pipeline as it was
 build, Sampler        a model and a plan, ready to make pictures
 measure, Report       what a plan costs and how good its pictures are
 likelihood            bits per dimension of pictures under a model
+edit                  pictures changed to show something else
 invert                the noise that a picture comes from
 export                a model and a plan for another runtime
 trace, run, Program   a solver as a table of numbers, and how to run one
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from hasten.core.plan import Plan
     from hasten.core.program import Program
     from hasten.core.report import Report
+    from hasten.editing.edit import edit
     from hasten.editing.invert import invert
     from hasten.exporting.export import export
     from hasten.learning.programs.freeze import freeze
@@ -82,6 +84,7 @@ _HOMES = {
     "Report": "hasten.core.report",
     "export": "hasten.exporting.export",
     "freeze": "hasten.learning.programs.freeze",
+    "edit": "hasten.editing.edit",
     "invert": "hasten.editing.invert",
     "likelihood": "hasten.measuring.likelihood",
     "measure": "hasten.measuring.measure",

@@ -44,7 +44,8 @@ class Session:
         fresh: the noise of the run.
         conditions: one, or several by the names that evaluations ask about.
         in_order: evaluations change the run's state, so they are answered one after another.
-        weights: of the condition's branches in this run, where its guidance is not the denoiser's.
+        weights: of the branches of conditions in this run, where their guidance is not the
+            denoiser's: the same for all, or by the names of conditions.
     """
 
     def __init__(
@@ -53,11 +54,12 @@ class Session:
         fresh: Fresh,
         conditions: Condition | Mapping[str, Condition] | None = None,
         in_order: bool = False,
-        weights: Weights | None = None,
+        weights: Weights | Mapping[str, Weights] | None = None,
     ) -> None:
         named = conditions if isinstance(conditions, Mapping) else {MAIN: conditions}
         self.denoiser, self.fresh, self.in_order = denoiser, fresh, in_order
-        self.weights = weights
+        every = dict.fromkeys(named, weights) if callable(weights) else weights
+        self.weights: Mapping[str, Weights | None] = every or {}
         self._conditions = {
             name: condition for name, condition in named.items() if condition is not None
         }
@@ -117,10 +119,11 @@ class Session:
         """The Call that ``ask`` is, with its latents' tensors."""
         (x,) = values
         name, raw, branch, variant = getattr(ask, "condition", MAIN), False, COND, FULL
+        weights = self.weights.get(name)
         if isinstance(ask, DenoiseAt):
             levels = ask.levels
             condition = self._condition(name, len(x), ask.rows)
-            return Call(x=x, levels=levels, condition=condition, weights=self.weights)
+            return Call(x=x, levels=levels, condition=condition, weights=weights)
         if isinstance(ask, Network):
             level, raw, branch = Level(ask.t, 1.0, 0.0), True, ask.branch
             variant = ask.variant
@@ -136,7 +139,7 @@ class Session:
             branch=branch,
             states=self._states.get(name, {}),
             raw=raw,
-            weights=self.weights,
+            weights=weights,
         )
 
     def _condition(self, name: str, n: int, rows: Sequence[int] | None = None) -> Condition:
