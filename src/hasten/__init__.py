@@ -106,6 +106,7 @@ __all__ = [
     "apply",
     "build",
     "cache_",
+    "edit",
     "export",
     "freeze",
     "invert",

@@ -13,11 +13,13 @@ from hasten.core.condition import Condition
 from hasten.core.denoiser import Guided, classifier_free
 from hasten.core.draws import START, WALK, Draws
 from hasten.core.errors import require, require_whole
+from hasten.core.executor import Registers
 from hasten.core.lever import Trait
 from hasten.core.model import Model
 from hasten.core.plan import PlanLike
 from hasten.core.program import Program
 from hasten.core.session import Session
+from hasten.core.stepping import Steps, stepping
 from hasten.editing.masks import latent_mask, pixel_mask
 from hasten.editing.method import MASK, SOURCE, Method, methods
 from hasten.sampling import Sampler, build
@@ -98,16 +100,37 @@ class Editor:
         region: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The edit of ``pictures`` (n, c, h, w) under the conditions ``main`` and ``source``."""
+        session, registers = self._ready(pictures, conditions, draws, region)
+        x0 = self.sampler.executor.run(self.program, registers, session)
+        session.check()
+        return self.decoded(x0)
+
+    @torch.inference_mode()
+    def begun(
+        self, pictures: torch.Tensor, conditions: dict[str, Condition], draws: Draws
+    ) -> tuple[Session, Steps]:
+        """A run of the program for ``pictures``, for whoever advances several together."""
+        session, registers = self._ready(pictures, conditions, draws)
+        return session, stepping(self.program, dict(registers))
+
+    def decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.sampler.resolved.codec.decode(latents)
+
+    def _ready(
+        self,
+        pictures: torch.Tensor,
+        conditions: dict[str, Condition],
+        draws: Draws,
+        region: torch.Tensor | None = None,
+    ) -> tuple[Session, Registers]:
+        """A run, and what its program begins with."""
         model = self.sampler.model
         latents = model.codec.encode(pictures.to(model.device)).float()
         registers = {"x": draws(START), SOURCE: latents}
         if region is not None:
             registers[MASK] = latent_mask(region.to(model.device), model.shape)
         here = {name: condition.to(model.device) for name, condition in conditions.items()}
-        session = self.session(here, draws)
-        x0 = self.sampler.executor.run(self.program, registers, session)
-        session.check()
-        return self.sampler.resolved.codec.decode(x0)
+        return self.session(here, draws), registers
 
     def session(self, conditions: dict[str, Condition], draws: Draws) -> Session:
         """A run with the guidance that the method has about each condition."""

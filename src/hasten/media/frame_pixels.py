@@ -64,11 +64,11 @@ def rgb_of(frame: VideoFrame, alpha: bool, reformatter: VideoReformatter) -> tor
             interpolation=EXACT,
             **_sdr(frame),  # type: ignore[arg-type]
         )
-    except (av.FFmpegError, TypeError) as error:  # TypeError: PyAV before 17 converts no HDR
+    except av.FFmpegError as error:
         raise UserError(
             f"frames of {frame.format.name} with the colour matrix {frame.colorspace} and the "
-            f"transfer function {getattr(frame, 'color_trc', 2)} cannot be converted to RGB by "
-            "this PyAV; convert the clip to BT.709 first."
+            f"transfer function {frame.color_trc} cannot be converted to RGB; convert the clip to "
+            "BT.709 first."
         ) from error
     pixels = torch.from_numpy(rgb.to_ndarray()).permute(2, 0, 1).contiguous()
     if frame.format.name.startswith("gray") and frame.color_range == LIMITED:
@@ -119,6 +119,6 @@ def _colours(frame: VideoFrame) -> int | None:
 
 
 def _sdr(frame: VideoFrame) -> Mapping[str, int]:
-    if getattr(frame, "color_trc", None) not in HIGH_DYNAMIC_RANGE:
+    if frame.color_trc not in HIGH_DYNAMIC_RANGE:
         return {}
     return {"dst_color_trc": BT709, "dst_color_primaries": BT709}

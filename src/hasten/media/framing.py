@@ -77,22 +77,25 @@ def blended(spans: Sequence[range], parts: Iterable[torch.Tensor]) -> Iterator[t
         UserError: a part has another number of frames than its window, or a window is missing.
     """
     held: torch.Tensor | None = None  # frames from the start of the current window on
-    done = 0
-    for number, part in enumerate(parts):
+    done = number = 0
+    for number, part in enumerate(parts, 1):
         require(
-            number < len(spans) and len(part) == len(spans[number]) and part.is_floating_point(),
+            number <= len(spans)
+            and len(part) == len(spans[number - 1])
+            and part.is_floating_point(),
             f"part {number} of {len(spans)} has {len(part)} frames of {part.dtype}; it takes those "
             "of its window, in floating point.",
         )
         held = part if held is None else _joined(held, part)
-        later = spans[number + 1].start if number + 1 < len(spans) else done + len(held)
+        later = spans[number].start if number < len(spans) else done + len(held)
         require(
             done <= later <= done + len(held),
-            f"window {number + 1} starts at frame {later}; it takes {done} to {done + len(held)}.",
+            f"window {number + 1} of {len(spans)} starts at frame {later}; it takes {done} to "
+            f"{done + len(held)}.",
         )
         yield from held[: later - done]
         held, done = held[later - done :], later
-    require(held is not None and len(held) == 0, "a window is missing; give a part for each.")
+    require(number == len(spans), f"there are {number} parts for {len(spans)} windows; give all.")
 
 
 def _joined(held: torch.Tensor, part: torch.Tensor) -> torch.Tensor:

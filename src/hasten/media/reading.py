@@ -17,10 +17,11 @@ from hasten.media.boxes import stops_short
 from hasten.media.frame_pixels import has_alpha, require_size, rgb_of
 from hasten.media.local_files import DECODED, KINDS, container_of, local_file, name_of, reason
 from hasten.media.orientation import orientation_of
+from hasten.media.pictures import count
 from hasten.media.video import require_av
 
 if TYPE_CHECKING:
-    from av import VideoFrame
+    from av import Packet, VideoFrame
     from av.container import InputContainer
     from av.video.codeccontext import VideoCodecContext
     from av.video.stream import VideoStream
@@ -90,6 +91,7 @@ class ClipReader:
     def __init__(self, source: Path | BinaryIO) -> None:
         self.source = source
         self._name = name_of(source)
+        self._count, self._size = 0, None  # of the frames that were decoded
         with contextlib.ExitStack() as stack:
             container, self._file = stack.enter_context(container_of(source))
             self._stream = _pictures(container, self._name)
@@ -172,36 +174,43 @@ class ClipReader:
     def _decoded(self, container: InputContainer) -> Iterator[VideoFrame]:
         import av
 
-        count, size = 0, None
+        why = None
         try:
             for packet in container.demux(self._stream):
                 if packet.is_corrupt:
-                    raise self._broken(count, "a part is missing")
-                for frame in self._decoder.decode(packet):
-                    size = size or self._checked(frame)
-                    if frame.is_corrupt:
-                        raise self._broken(count, "a frame is damaged")
-                    if (frame.width, frame.height) != size:
-                        raise self._broken(count, "the next frame has another size")
-                    yield frame
-                    count += 1
+                    why = "a part is missing"
+                    break
+                yield from self._frames_of(packet)
         except (av.FFmpegError, OSError) as error:
-            raise self._broken(count, reason(error)) from error
-        whole = 0 < self._stream.frames <= count
-        if count == 0 or (not whole and stops_short(self._file)):
-            raise self._broken(count, "the file ends too early" if count else "it is empty")
+            why = reason(error)
+        if why is not None:
+            with contextlib.suppress(av.FFmpegError):
+                yield from self._frames_of(None)  # what the decoder still holds
+        elif self._count == 0:
+            why = "it is empty"
+        elif not 0 < self._stream.frames <= self._count and stops_short(self._file):
+            why = "the file ends too early"
+        if why is not None:
+            raise self._broken(why)
 
-    def _checked(self, frame: VideoFrame) -> tuple[int, int]:
-        require_size(self._name, frame.width, frame.height)
-        return frame.width, frame.height
+    def _frames_of(self, packet: Packet | None) -> Iterator[VideoFrame]:
+        for frame in self._decoder.decode(packet):
+            if self._size is None:
+                require_size(self._name, frame.width, frame.height)
+                self._size = frame.width, frame.height
+            if frame.is_corrupt:
+                raise self._broken("a frame is damaged")
+            if (frame.width, frame.height) != self._size:
+                raise self._broken("the next frame has another size")
+            yield frame
+            self._count += 1
 
-    def _broken(self, count: int, why: str) -> UserError:
-        if count == 0:
+    def _broken(self, why: str) -> UserError:
+        if self._count == 0:
             return UserError(f"{self._name} holds no frame that can be read ({why}); {KINDS}.")
-        frames = "1 frame" if count == 1 else f"{count} frames"
         return UserError(
-            f"{self._name} breaks off after {frames} ({why}); copy it again, or let ffmpeg write "
-            "it anew."
+            f"{self._name} breaks off after {count(self._count, 'frame')} ({why}); copy it again, "
+            "or let ffmpeg write it anew."
         )
 
     def _facts(self, container: InputContainer, first: VideoFrame) -> ClipFacts:

@@ -29,6 +29,7 @@ USUAL_RATE = 48000
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 BITS = 96_000  # a second, for a channel of AAC
 SAMPLES = 1024  # of a frame of AAC
+ROUNDING = Fraction(2, 1000)  # seconds that the times in a file may be off
 
 
 class Sound:
@@ -89,31 +90,35 @@ class Sound:
             yield from self._encoder.encode(None)
 
     def _copied(self, container: InputContainer, output: AudioStream) -> Iterator[Piece]:
-        base = self._source.time_base or Fraction(1, self._source.codec_context.sample_rate)
-        shift, last = round(self._start / base), None
+        codec = self._source.codec_context
+        clock = _Clock(codec.sample_rate, self._start)
+        base = self._source.time_base or clock.tick
         for packet in _without_adts(container.demux(self._source), self._source):
-            if packet.dts is None or (last is not None and packet.dts <= last):
-                continue  # the end of the file, or a packet that no MP4 can place
-            last = packet.dts
-            start = (last if packet.pts is None else packet.pts) - shift
-            packet.pts, packet.dts = start, last - shift
-            packet.stream, packet.time_base = output, base
-            if start + (packet.duration or 0) >= 0:  # else it is heard before the first frame
-                yield start * base, functools.partial(list, [packet])
+            time = packet.dts if packet.pts is None else packet.pts
+            if time is None:  # the end of the file
+                continue
+            said = round((packet.duration or 0) * base / clock.tick)
+            length = codec.frame_size or said
+            start = clock.start(time * base, length)
+            packet.pts = packet.dts = start
+            packet.duration = said if base == clock.tick else length
+            packet.time_base, packet.stream = clock.tick, output
+            if start + length >= 0:  # else it is heard before the first frame
+                yield start * clock.tick, functools.partial(list, [packet])
 
     def _encoded(self, container: InputContainer, output: AudioStream) -> Iterator[Piece]:
         import av
 
-        rate = output.codec_context.sample_rate
-        layout = output.codec_context.layout
-        resampler = av.AudioResampler("fltp", layout, rate, frame_size=SAMPLES)
-        shift, due = round(self._start * rate), 0
+        codec = output.codec_context
+        clock = _Clock(codec.sample_rate, self._start)
+        resampler = av.AudioResampler("fltp", codec.layout, codec.sample_rate, frame_size=SAMPLES)
         for frame in _and_none(container.decode(self._source)):
             for piece in resampler.resample(frame):
-                start = due if piece.pts is None else piece.pts - shift
-                piece.pts, due = start, start + piece.samples
-                if due > 0:
-                    yield Fraction(start, rate), functools.partial(output.encode, piece)
+                time = None if piece.pts is None else piece.pts * piece.time_base
+                start = clock.start(time, piece.samples)
+                piece.pts, piece.time_base = start, clock.tick
+                if start + piece.samples > 0:
+                    yield start * clock.tick, functools.partial(output.encode, piece)
 
     def _checked(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
         import av
@@ -127,6 +132,28 @@ class Sound:
                 f"the sound of {self._name} breaks off after {float(max(time, 0)):.2f} seconds "
                 f"({reason(error)}); copy it again, or leave the sound out."
             ) from error
+
+
+class _Clock:
+    """Counts samples from the first frame of the clip on. Where the file's own times say the same
+    to within their rounding, sound follows without a gap; MKV rounds to milliseconds."""
+
+    def __init__(self, rate: int, zero: Fraction) -> None:
+        self.tick = Fraction(1, rate)
+        self._zero = zero
+        self._due: int | None = None
+
+    def start(self, time: Fraction | None, length: int) -> int:
+        """The sample at which ``length`` more are heard that the file places at ``time``."""
+        due = self._due
+        if time is None:
+            start = due or 0
+        else:
+            start = round((time - self._zero) / self.tick)
+            if due is not None and (start < due or (start - due) * self.tick <= ROUNDING):
+                start = due
+        self._due = start + length
+        return start
 
 
 def _aac(output: OutputContainer, rate: int, channels: int) -> AudioStream:

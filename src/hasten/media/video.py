@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import io
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from hasten.media.frame_pixels import as_bytes
 from hasten.media.h264 import H264
 from hasten.media.pictures import grid
 
+OLDEST = 18  # PyAV
 SHOWN = 8  # frames of each clip of a clip in a sheet
 Facts = Mapping[str, object]
 
@@ -24,10 +26,15 @@ def require_av() -> None:
     """Refuse where PyAV is missing, before a clip is made or read.
 
     Raises:
-        UserError: it is.
+        UserError: it is, or it is older than 18, which crashes on some files.
     """
     if importlib.util.find_spec("av") is None:
         raise UserError("clips need PyAV; run pip install 'hasten[video]'.")
+    version = importlib.metadata.version("av")
+    require(
+        int(version.partition(".")[0]) >= OLDEST,
+        f"clips need PyAV {OLDEST} or later, and this is {version}; run pip install -U av.",
+    )
 
 
 def mp4(clip: torch.Tensor, fps: int = 16, facts: Facts | None = None) -> bytes:

@@ -33,7 +33,10 @@ ENDINGS = (".mp4", ".m4v")
 FINEST = Fraction(1, 90_000)  # seconds; the clock of MPEG, which common frame rates divide
 # The file is fragments while it is written, which play if it ends early, and becomes an ordinary
 # MP4 at the end. The header waits for the first fragment, so that it knows where each track starts.
-FLAGS = "hybrid_fragmented+frag_keyframe+delay_moov+use_metadata_tags"
+OPTIONS = {
+    "movflags": "hybrid_fragmented+frag_keyframe+delay_moov+use_metadata_tags",
+    "movie_timescale": "90000",  # else tracks start at whole milliseconds
+}
 
 
 class ClipWriter:
@@ -107,7 +110,7 @@ class ClipWriter:
                 raise UserError(f"{self.path} cannot be written: {error.strerror}.") from error
             stack.callback(self._beside.unlink, missing_ok=True)
             # By its path, not as a file object: a Ctrl-C inside a callback from C would be lost.
-            output = av.open(f"file:{self._beside}", "w", format="mp4", options={"movflags": FLAGS})
+            output = av.open(f"file:{self._beside}", "w", format="mp4", options=OPTIONS)
             output.metadata.update({f"hasten:{name}": str(v) for name, v in self._facts.items()})
             self._output = output
             self._pictures = H264(

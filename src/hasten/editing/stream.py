@@ -1,0 +1,153 @@
+"""Frames edited as they come: stream batching and a similarity filter.
+
+Frames are at different places of the program at the same time: one network call advances each of
+them by one evaluation, every row at its own noise level (StreamDiffusion, Kodaira et al.
+2312.12491, section 3.1). Latency is that of the program; a frame is finished at every call.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+
+from hasten.core.condition import Condition
+from hasten.core.draws import Draws
+from hasten.core.errors import require_number, require_whole
+from hasten.core.session import Session, answer_together
+from hasten.core.stepping import Answers, Pending, Steps
+from hasten.editing.edit import Editor
+
+LONGEST = 10  # frames in a row that may repeat the last edited one
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Streaming:
+    """How a stream is driven.
+
+    Attributes:
+        depth: frames that share a network call, at most; 1 is frame by frame.
+        similar: a frame whose mean absolute difference (pixels 0 to 1) from the last edited one is
+            below this repeats its edit, ten in a row at most; 0 edits every frame.
+        shared_noise: the same noise for every frame, so that what stands still stays the same.
+    """
+
+    depth: int = 1 << 16
+    similar: float = 0.0
+    shared_noise: bool = True
+
+    def __post_init__(self) -> None:
+        require_whole("depth", self.depth, 1, 1 << 16)
+        require_number("similar", self.similar, 0.0, 1.0)
+
+
+class Stream:
+    """Edits frames one after another with a program.
+
+    Attributes:
+        edited, repeated: how many frames were, so far.
+    """
+
+    def __init__(
+        self,
+        editor: Editor,
+        conditions: dict[str, Condition],
+        *,
+        seed: int = 0,
+        settings: Streaming | None = None,
+    ) -> None:
+        self.editor, self.conditions, self.seed = editor, conditions, seed
+        self.settings = settings or Streaming()
+        self.edited = self.repeated = 0
+        self._runs: deque[_Run] = deque()
+        self._last: torch.Tensor | None = None  # the input of the last frame that was edited
+        self._similar = 0
+
+    def __call__(self, frames: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """The edit of each of ``frames`` (c, h, w) in [0, 1], in order; on the CPU.
+
+        Raises:
+            UserError: a frame of another size than the model makes.
+            NonFiniteError: the network's answer is not finite.
+        """
+        depth = min(self.settings.depth, self.editor.program.evaluations)
+        for number, frame in enumerate(frames):
+            if self._is_similar(frame):
+                self._runs[-1].copies += 1
+                self.repeated += 1
+            else:
+                while len([run for run in self._runs if not run.done]) >= depth:
+                    self._advance()
+                self._begin(number, frame)
+                self._advance()
+            yield from self._finished()
+        while any(not run.done for run in self._runs):
+            self._advance()
+            yield from self._finished()
+        if self._runs:  # the last one waits for frames like it
+            yield from self._runs.popleft().frames()
+
+    def _is_similar(self, frame: torch.Tensor) -> bool:
+        near = (
+            self.settings.similar > 0
+            and self._last is not None
+            and self._similar < LONGEST
+            and float((frame.float() - self._last).abs().mean()) < self.settings.similar
+        )
+        self._similar = self._similar + 1 if near else 0
+        return near
+
+    def _begin(self, number: int, frame: torch.Tensor) -> None:
+        self._last = frame.float()
+        place = 0 if self.settings.shared_noise else number
+        draws = Draws(self.seed, [place], self.editor.sampler.model)
+        self._runs.append(_Run(*self.editor.begun(frame[None], self.conditions, draws)))
+        self.edited += 1
+
+    @torch.inference_mode()
+    def _advance(self) -> None:
+        """One network call for all frames that are not finished."""
+        live = [run for run in self._runs if not run.done]
+        answers = answer_together([(run.session, run.pending) for run in live])
+        for run, some in zip(live, answers, strict=True):
+            run.send(some)
+            if run.done:
+                run.session.check()
+                run.picture = self.editor.decoded(run.result)[0].cpu()
+
+    def _finished(self) -> Iterator[torch.Tensor]:
+        """The frames that are done, but for the last run: others may still be like it."""
+        while len(self._runs) > 1 and self._runs[0].done:
+            yield from self._runs.popleft().frames()
+        if self._runs and self._runs[0].done and self.settings.similar == 0:
+            yield from self._runs.popleft().frames()
+
+
+class _Run:
+    """A frame on its way through the program; ``copies`` frames after it repeat its edit."""
+
+    def __init__(self, session: Session, steps: Steps) -> None:
+        self.session, self.steps, self.copies = session, steps, 0
+        self.done, self.result = False, torch.empty(0)
+        self.picture: torch.Tensor | None = None
+        self.pending: Sequence[Pending] = ()
+        self._next(lambda: next(self.steps))
+
+    def send(self, answers: Sequence[Answers]) -> None:
+        self._next(lambda: self.steps.send(answers))
+
+    def _next(self, move: Callable[[], Sequence[Pending]]) -> None:
+        """To the next rows that a network has to answer."""
+        try:
+            self.pending = move()
+            while not self.pending[0].ask.calls:
+                self.pending = self.steps.send(self.session.answer(self.pending))
+        except StopIteration as stop:
+            self.done, self.result, self.pending = True, stop.value, ()
+
+    def frames(self) -> Iterator[torch.Tensor]:
+        assert self.picture is not None
+        for _ in range(1 + self.copies):
+            yield self.picture
