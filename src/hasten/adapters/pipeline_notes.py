@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 
 from hasten.adapters.builtin import builtin_folder
+from hasten.adapters.folder import INDEX
 from hasten.adapters.untyped import Pipeline
 from hasten.core.artifact import BUILTIN, FACTS
 from hasten.core.files import JsonObject, read_json, read_lines
@@ -24,6 +25,18 @@ def shipped_prompts(source: object) -> list[str] | None:
     folder = builtin_folder(text) if text.startswith(BUILTIN) else Path(text).expanduser()
     file = folder / PROMPTS
     return read_lines("prompts", file) if file.is_file() else None
+
+
+def reads_prompts(name: str) -> bool:
+    """Whether the model that a command names is asked by prompts: a built-in one with prompts
+    beside it, or any folder or hub id of a pipeline with a text encoder."""
+    if name.startswith(BUILTIN):
+        return (builtin_folder(name) / PROMPTS).is_file()
+    index = Path(name).expanduser() / INDEX
+    if not index.is_file():
+        return not Path(name).expanduser().is_dir()
+    parts = read_json(index)
+    return isinstance(parts, dict) and any("text_encoder" in part for part in parts)
 
 
 def shipped_plans(folder: Path | None) -> tuple[JsonObject, ...]:

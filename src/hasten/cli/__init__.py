@@ -14,6 +14,7 @@ import traceback
 import cyclopts
 
 from hasten.cli.completion import install_completion
+from hasten.cli.edit import edit
 from hasten.cli.export import export
 from hasten.cli.info import info
 from hasten.cli.learn import app as learn
@@ -31,7 +32,7 @@ app = cyclopts.App(
     suppress_keyboard_interrupt=False,
     version_flags=["--version"],
 )
-for verb in (info, sample, measure, tune, train, learn, export):
+for verb in (info, sample, measure, tune, train, learn, edit, export):
     app.command(verb)
 app.command(install_completion, name="--install-completion")
 

@@ -61,7 +61,7 @@ def edit(
     require_whole("batch", batch, 1, 1 << 20)
     n = _require_pictures(model, pictures)
     sampler = build(model, plan)
-    _require_editable(sampler)
+    require_editable(sampler)
     wide = None if mask is None else pixel_mask(mask, pictures)
     editor = Editor.of(sampler, methods.parse(method), masked=mask is not None)
     conditions = {MAIN: model.condition(n, prompt), SOURCE: model.condition(n, source_prompt)}
@@ -158,7 +158,7 @@ def _require_pictures(model: Model, pictures: torch.Tensor) -> int:
     return shape[0]
 
 
-def _require_editable(sampler: Sampler) -> None:
+def require_editable(sampler: Sampler) -> None:
     """Refuse what is made for the plan's own program: an edit has another."""
     plan = sampler.plan
     require(
