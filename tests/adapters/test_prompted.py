@@ -26,6 +26,7 @@ from hasten.tuning.page import write_report
 from hasten.tuning.settings import TunerSettings
 from hasten.tuning.space import Space
 from hasten.tuning.tune import tune
+from zoo import ZOO, built
 
 PROMPTS = ["a cat", "a bat"]
 
@@ -498,3 +499,20 @@ def test_a_model_is_asked_for_as_many_prompts_as_pictures(folder):
         sampler.sample(3, condition=["a rat", "a bat"])
     with pytest.raises(UserError, match="condition"):
         sampler.sample(2, condition=["a rat", 1])
+
+
+def test_a_prompt_that_is_too_long_is_said_with_what_is_cut(folder):
+    with pytest.warns(UserWarning, match=r"has 11 tokens, and 8 are read.*from 'ghi' on"):
+        model = hasten.load(folder, prompts=["a cat", "abcdefghi"])
+    sampler = hasten.build(model, "steps=1")
+    with pytest.warns(UserWarning, match="are read"):
+        sampler.sample(1, condition="abcdefghijk")
+
+
+@pytest.mark.parametrize("name", ["flux", "sdxl"])
+def test_the_longest_text_encoder_says_what_is_too_long(name):
+    pipe = built(name)
+    long = " ".join(["cat"] * 400)
+    call = {key: value for key, value in ZOO[name].call.items() if key != "prompt"}
+    with pytest.warns(UserWarning, match="are read"):
+        hasten.load(pipe, prompts=[long], **call)

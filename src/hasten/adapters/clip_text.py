@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from hasten.adapters.prompt_length import warn_of_cut
 from hasten.adapters.untyped import Tokenizer
 from hasten.adapters.word_tokenizer import token_ids
 from hasten.core.family import Text
@@ -23,6 +24,7 @@ class ClipText(Text):
         return self
 
     def tokens(self, prompts: Sequence[str]) -> torch.Tensor:
+        warn_of_cut(self.tokenizer, prompts)
         return token_ids(self.tokenizer, prompts)
 
     def facts(self) -> dict[str, object]:
