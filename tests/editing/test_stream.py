@@ -108,12 +108,37 @@ def test_a_slow_change_is_not_missed():
     assert stream.edited == 4  # each differs by 0.012 from the last that was edited
 
 
+def test_only_key_frames_are_asked_about_and_the_others_follow():
+    stream, model = streamed("flowedit", every=4)
+    frames = source(1)[0].expand(9, -1, -1, -1).clone()
+    out = torch.stack(list(stream(iter(frames))))
+    assert (stream.edited, stream.carried, stream.repeated) == (3, 6, 0)
+    options = {"source_prompt": 0, "method": "flowedit", "plan": PLAN, "seed": 4}
+    wanted = edit(model, frames[:1], 1, shared_noise=True, **options)
+    assert (out - wanted).abs().max() < 0.02  # soft edges of what was changed
+
+
+def test_a_frame_in_which_the_edit_is_lost_becomes_a_key_frame():
+    stream, _ = streamed("flowedit", every=100)
+    frames = [source(1)[0], source(1)[0], torch.ones(1, 8, 8), torch.ones(1, 8, 8)]
+    assert len(list(stream(iter(frames)))) == 4
+    assert (stream.edited, stream.carried) == (2, 2)
+
+
+def test_key_frames_and_frames_alike_go_together():
+    stream, _ = streamed("flowedit", every=4, similar=0.01)
+    assert len(list(stream(iter(source(1)[0].expand(8, -1, -1, -1))))) == 8
+    assert (stream.edited, stream.repeated) == (1, 7)
+
+
 def test_no_frames_make_no_frames():
     stream, _ = streamed("flowedit")
     assert list(stream(iter([]))) == []
 
 
-@pytest.mark.parametrize("settings", [{"depth": 0}, {"similar": -0.1}, {"similar": 2.0}])
+@pytest.mark.parametrize(
+    "settings", [{"depth": 0}, {"similar": -0.1}, {"similar": 2.0}, {"every": 0}]
+)
 def test_settings_out_of_range_are_named(settings):
     with pytest.raises(hasten.UserError, match=next(iter(settings))):
         Streaming(**settings)

@@ -38,6 +38,7 @@ def edit(
     mask: Path | None = None,
     similar: float = 0.0,
     depth: int = 1 << 16,
+    every: int = 1,
     seed: int = 0,
     request: Request = NOTHING,
     device: Device = "cpu",
@@ -57,6 +58,8 @@ def edit(
         similar: frames that differ from the last edited one by less than this (mean absolute
             difference of pixels, 0 to 1) repeat its edit; 0 edits every frame.
         depth: frames that share a network call, at most; 1 is frame by frame.
+        every: edit every so many frames only, and move their edits along with what was changed in
+            those between; for a camera that stands still.
         seed: of the noise.
     """
     from hasten.core.errors import require
@@ -78,7 +81,7 @@ def edit(
         (input_, out),
         shows,
         {**options, "source_prompt": shown},
-        {"similar": similar, "depth": depth},
+        {"similar": similar, "depth": depth, "every": every},
         (json_, quiet),
     )
 
@@ -152,9 +155,10 @@ def _clip(
     if as_json:
         print(json.dumps({**dataclasses.asdict(result), "out": str(out)}))
         return
-    repeated = result.frames - result.edited
+    repeated = result.frames - result.edited - result.carried
     print(
         f"wrote {out}: {result.frames} frames, {result.frames_a_second:.1f} a second, latency "
         f"{1e3 * result.latency:.0f} ms, {result.evaluations} network evaluations an edited frame"
+        + (f", {result.carried} carried over from key frames" if result.carried else "")
         + (f", {repeated} repeated" if repeated else "")
     )

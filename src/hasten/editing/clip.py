@@ -34,8 +34,8 @@ class ClipEdit:
     """What an edit of a clip took.
 
     Attributes:
-        frames: that were written; edited: that a network was asked about; the others repeat the
-            edit of a frame like them.
+        frames: that were written; edited: that a network was asked about; carried: that have the
+            edit of their key frame; the others repeat that of a frame like them.
         evaluations: network evaluations a frame that was edited.
         seconds: of all of it, reading and writing included; latency: the median time from a
             frame's arrival to its edit, in seconds.
@@ -43,6 +43,7 @@ class ClipEdit:
 
     frames: int
     edited: int
+    carried: int
     evaluations: int
     seconds: float
     latency: float
@@ -110,6 +111,7 @@ def edit_clip(
     return ClipEdit(
         frames=frames,
         edited=stream.edited,
+        carried=stream.carried,
         evaluations=editor.program.evaluations,
         seconds=time.perf_counter() - began,
         latency=watch.latency,

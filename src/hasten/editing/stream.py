@@ -19,6 +19,7 @@ from hasten.core.errors import require_number, require_whole
 from hasten.core.session import Session, answer_together
 from hasten.core.stepping import Answers, Pending, Steps
 from hasten.editing.edit import Editor
+from hasten.editing.propagation import Carrier
 
 LONGEST = 10  # frames in a row that may repeat the last edited one
 
@@ -32,22 +33,28 @@ class Streaming:
         similar: a frame whose mean absolute difference (pixels 0 to 1) from the last edited one is
             below this repeats its edit, ten in a row at most; 0 edits every frame.
         shared_noise: the same noise for every frame, so that what stands still stays the same.
+        every: only every so many frames is a key frame, edited by the network; the edit is carried
+            over to those between (:mod:`hasten.editing.propagation`), or they become key frames
+            where what was changed is not found in them.
     """
 
     depth: int = 1 << 16
     similar: float = 0.0
     shared_noise: bool = True
+    every: int = 1
 
     def __post_init__(self) -> None:
         require_whole("depth", self.depth, 1, 1 << 16)
         require_number("similar", self.similar, 0.0, 1.0)
+        require_whole("every", self.every, 1, 1 << 16)
 
 
 class Stream:
     """Edits frames one after another with a program.
 
     Attributes:
-        edited, repeated: how many frames were, so far.
+        edited, repeated, carried: how many frames were, so far: edited by the network, given the
+            edit of the last one, or that of their key frame where it has moved to.
     """
 
     def __init__(
@@ -60,7 +67,7 @@ class Stream:
     ) -> None:
         self.editor, self.conditions, self.seed = editor, conditions, seed
         self.settings = settings or Streaming()
-        self.edited = self.repeated = 0
+        self.edited = self.repeated = self.carried = 0
         self._runs: deque[_Run] = deque()
         self._last: torch.Tensor | None = None  # the input of the last frame that was edited
         self._similar = 0
@@ -72,6 +79,9 @@ class Stream:
             UserError: a frame of another size than the model makes.
             NonFiniteError: the network's answer is not finite.
         """
+        if self.settings.every > 1:
+            yield from self._from_keys(frames)
+            return
         depth = min(self.settings.depth, self.editor.program.evaluations)
         for number, frame in enumerate(frames):
             if self._is_similar(frame):
@@ -88,6 +98,35 @@ class Stream:
             yield from self._finished()
         if self._runs:  # the last one waits for frames like it
             yield from self._runs.popleft().frames()
+
+    def _from_keys(self, frames: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Key frames by the network, the frames between from them."""
+        carrier, since, last = None, 0, torch.empty(0)
+        for number, frame in enumerate(frames):
+            if self._last is not None and self._is_similar(frame):
+                self.repeated += 1
+                yield last
+                continue
+            since += 1
+            made = None
+            if carrier is not None and since < self.settings.every:
+                made = carrier(frame)
+                self.carried += made is not None
+                self._last = frame.float()
+            if made is None:
+                since, made = 0, self._edited(number, frame)
+                carrier = Carrier(frame, made)
+            last = made
+            yield made
+
+    def _edited(self, number: int, frame: torch.Tensor) -> torch.Tensor:
+        """The edit of one frame, by the network alone."""
+        self._begin(number, frame)
+        while not self._runs[-1].done:
+            self._advance()
+        picture = self._runs.pop().picture
+        assert picture is not None
+        return picture
 
     def _is_similar(self, frame: torch.Tensor) -> bool:
         near = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import struct
 from collections.abc import Iterator
@@ -64,12 +65,12 @@ def cut_to_whole_fragments(path: Path) -> bool:
     with path.open("rb") as file:
         length = file.seek(0, io.SEEK_END)
         found = [box for box in boxes(file) if box.end <= length]
-    kinds = [box.kind for box in found]
     whole = [
-        box.end for before, box in zip(kinds, found[1:], strict=False)
-        if before == b"moof" and box.kind == b"mdat"
-    ]  # fmt: skip
-    if b"moov" not in kinds or not whole:
+        box.end
+        for before, box in itertools.pairwise(found)
+        if (before.kind, box.kind) == (b"moof", b"mdat")
+    ]
+    if not whole or all(box.kind != b"moov" for box in found):
         return False
     os.truncate(path, whole[-1])
     return True

@@ -36,17 +36,18 @@ def local_file(source: str | Path | BinaryIO) -> Path | BinaryIO:
     if not isinstance(source, str | Path):
         readable = all(hasattr(source, name) for name in ("read", "seek", "tell"))
         require(
-            readable and source.read(0) == b"",
+            readable and not getattr(source, "closed", False) and source.read(0) == b"",
             f"clip is a {type(source).__name__}; it takes a path, or a file opened with 'rb'.",
         )
         return source
     require("\0" not in str(source) and str(source) != "", "clip is no path; give a video file.")
     path = Path(source)
+    there = _exists(path)
     require(
-        path.exists() or not ADDRESS.match(str(source)),
-        f"clip is {str(source)!r}; only local files are read, so download it first.",
+        there or not ADDRESS.match(str(source)),
+        f"clip is {str(source)[:80]!r}; only local files are read, so download it first.",
     )
-    require(path.exists(), f"there is no file {path}; {KINDS}.")
+    require(there, f"there is no file {str(path)[:200]}; {KINDS}.")
     require(path.is_file(), f"{path} is a folder or a device; {KINDS}.")
     return path
 
@@ -97,6 +98,13 @@ def reason(error: Exception) -> str:
     if isinstance(error, av.ArgumentError):
         return "no video format that hasten knows"
     return str(getattr(error, "strerror", None) or error)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long, or a folder that may not be searched
+        return False
 
 
 def _refuse(address: str, flags: int, options: dict[str, str]) -> BinaryIO:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self, cast
@@ -102,8 +102,10 @@ class ClipReader:
             self._orientation = orientation_of(first, _tag(self._stream))
             self.facts = self._facts(container, first)
             self.start = (first.pts or 0) * self.facts.time_base
-            self._close = stack.pop_all()
-        self._started = False
+            # PyAV crashes where a container is closed while packets are read from it.
+            stack.callback(decoded.close)
+            self._open = stack.pop_all()
+        self._started = self._closed = False
 
     def __enter__(self) -> Self:
         return self
@@ -113,7 +115,8 @@ class ClipReader:
 
     def close(self) -> None:
         """Close the file, where the reader opened it."""
-        self._close.close()
+        self._closed = True
+        self._open.close()
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, Fraction]]:
         """Each frame as uint8 (3, h, w), or (4, h, w) with alpha, and its time in seconds.
@@ -125,6 +128,7 @@ class ClipReader:
             UserError: the file breaks off or is damaged (after the frames before), its frames
                 change their size, or it was read before.
         """
+        self._require_open()
         require(not self._started, f"{self._name} was read already; open it again.")
         self._started = True
         return self._upright()
@@ -169,9 +173,14 @@ class ClipReader:
                 time = last + facts.time_base
             pixels = rgb_of(frame, facts.has_alpha, reformatter)
             yield self._orientation.upright(pixels), time
+            self._require_open()
             last = time
+        self._require_open()
 
-    def _decoded(self, container: InputContainer) -> Iterator[VideoFrame]:
+    def _require_open(self) -> None:
+        require(not self._closed, f"{self._name} is closed; read it inside its with block.")
+
+    def _decoded(self, container: InputContainer) -> Generator[VideoFrame, None, None]:
         import av
 
         why = None

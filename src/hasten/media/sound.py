@@ -55,7 +55,7 @@ class Sound:
             self._source = container.streams.audio[0]
             codec = self._source.codec_context
             require(
-                codec is not None,
+                codec is not None and codec.sample_rate > 0,
                 f"the sound of {self._name} is in a codec that this PyAV cannot decode; convert it "
                 "to AAC, or leave the sound out.",
             )
@@ -81,7 +81,8 @@ class Sound:
             UserError: the sound breaks off or is damaged.
         """
         while self._next is not None and self._next[0] < until:
-            yield from self._next[1]()
+            make, self._next = self._next[1], None  # never twice, should the one after it fail
+            yield from make()
             self._next = next(self._pieces, None)
 
     def rest(self) -> Iterator[Packet]:
@@ -100,6 +101,8 @@ class Sound:
             said = round((packet.duration or 0) * base / clock.tick)
             length = codec.frame_size or said
             start = clock.start(time * base, length)
+            if start is None:
+                continue
             packet.pts = packet.dts = start
             packet.duration = said if base == clock.tick else length
             packet.time_base, packet.stream = clock.tick, output
@@ -114,8 +117,10 @@ class Sound:
         resampler = av.AudioResampler("fltp", codec.layout, codec.sample_rate, frame_size=SAMPLES)
         for frame in _and_none(container.decode(self._source)):
             for piece in resampler.resample(frame):
-                time = None if piece.pts is None else piece.pts * piece.time_base
+                time = None if piece.pts is None else piece.pts * (piece.time_base or clock.tick)
                 start = clock.start(time, piece.samples)
+                if start is None:
+                    continue
                 piece.pts, piece.time_base = start, clock.tick
                 if start + piece.samples > 0:
                     yield start * clock.tick, functools.partial(output.encode, piece)
@@ -127,7 +132,7 @@ class Sound:
         try:
             for time, make in pieces:
                 yield time, make
-        except (av.FFmpegError, OSError) as error:
+        except (av.FFmpegError, OSError, ValueError) as error:  # ValueError: it changes its form
             raise UserError(
                 f"the sound of {self._name} breaks off after {float(max(time, 0)):.2f} seconds "
                 f"({reason(error)}); copy it again, or leave the sound out."
@@ -141,18 +146,19 @@ class _Clock:
     def __init__(self, rate: int, zero: Fraction) -> None:
         self.tick = Fraction(1, rate)
         self._zero = zero
-        self._due: int | None = None
+        self._last: int | None = None
+        self._due = 0
 
-    def start(self, time: Fraction | None, length: int) -> int:
-        """The sample at which ``length`` more are heard that the file places at ``time``."""
-        due = self._due
-        if time is None:
-            start = due or 0
-        else:
-            start = round((time - self._zero) / self.tick)
-            if due is not None and (start < due or (start - due) * self.tick <= ROUNDING):
-                start = due
-        self._due = start + length
+    def start(self, time: Fraction | None, length: int) -> int | None:
+        """The sample at which ``length`` more are heard that the file places at ``time``; None
+        where that is not after those before, which no MP4 can hold."""
+        start = self._due if time is None else round((time - self._zero) / self.tick)
+        if self._last is not None:
+            if abs(start - self._due) * self.tick <= ROUNDING:
+                start = self._due
+            if start <= self._last:
+                return None
+        self._last, self._due = start, start + length
         return start
 
 

@@ -157,12 +157,11 @@ class ClipWriter:
             return
         with self._disk():
             try:
-                self._pictures.finish()
-                if self._sound is not None:
-                    self._mux(self._sound.packets(self._end()))
-                    self._mux(self._sound.rest())
-            finally:  # where a second Ctrl-C stops that, too
+                self._finish()
+            except (UserError, KeyboardInterrupt):  # the sound breaks off, or Ctrl-C once more
                 self._place()
+                raise
+            self._place()
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             raise kind(f"{str(error) or 'stopped'}; {self._kept(self.written)}") from None
 
@@ -186,7 +185,8 @@ class ClipWriter:
             isinstance(time, numbers.Real) and math.isfinite(time) and time >= 0,
             f"time is {time!r}; it takes seconds from 0.",
         )
-        ticks = round(Fraction(time) / self._time_base)
+        exact = Fraction(time if isinstance(time, numbers.Rational) else float(time))
+        ticks = round(exact / self._time_base)
         require(
             self._last is None or ticks > self._last,
             f"time is {float(time):g} seconds; it takes one after the last frame's, "
@@ -204,10 +204,13 @@ class ClipWriter:
     @contextlib.contextmanager
     def _disk(self) -> Iterator[None]:
         """Where the disk fails, keep the fragments that are whole, and say so."""
+        import av
+
+        failures = (OSError, av.FFmpegError)  # a full disk; sound that cannot be put into an MP4
         try:
             yield
-        except OSError as error:
-            with contextlib.suppress(OSError):
+        except failures as error:
+            with contextlib.suppress(*failures):
                 self._output.close()
             kept = _frames(self._beside) if cut_to_whole_fragments(self._beside) else 0
             if kept:
@@ -219,11 +222,17 @@ class ClipWriter:
     def _kept(self, frames: int) -> str:
         return f"{self.path} holds the first {count(frames, 'frame')} and plays"
 
+    def _finish(self) -> None:
+        self._pictures.finish()
+        if self._sound is not None:
+            self._mux(self._sound.packets(self._end()))
+            self._mux(self._sound.rest())
+
     def _place(self) -> None:
-        """Finish the file, and move it to where it belongs."""
+        """Write the index, and move the file to where it belongs."""
         self._output.close()
         with self._beside.open("rb+") as file:
-            if stops_short(file):
+            if stops_short(file) or file.seek(0, os.SEEK_END) == 0:
                 raise OSError(errno.EIO, "the disk took only a part of it")
             os.fsync(file.fileno())
         self._beside.replace(self.path)
@@ -244,6 +253,9 @@ def _time_base(rate: Fraction, like: ClipFacts | None) -> Fraction:
 
 
 def _frames(path: Path) -> int:
-    """How many frames a file holds, without decoding them."""
-    with container_of(path) as (container, _):
-        return sum(packet.size > 0 for packet in container.demux(video=0))
+    """How many frames a file holds, without decoding them; none where it does not play."""
+    try:
+        with container_of(path) as (container, _):
+            return sum(packet.size > 0 for packet in container.demux(video=0))
+    except UserError:
+        return 0
