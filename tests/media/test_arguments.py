@@ -8,6 +8,7 @@ from PIL import Image
 import hasten
 from hasten.media import pictures
 from hasten.media.arguments import argument
+from made_clips import make_clip, moving
 
 
 @pytest.mark.parametrize(
@@ -50,5 +51,13 @@ def test_what_is_no_picture_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "LARGEST", 500)
     with pytest.raises(hasten.UserError, match="has 30x20 pixels"):
         argument(f"image={tmp_path / 'large.png'}")
-    with pytest.raises(hasten.UserError, match="reads no clips yet"):
-        argument("video=clip.mp4")
+    with pytest.raises(hasten.UserError, match="clip.mp4"):
+        argument(f"video={tmp_path / 'clip.mp4'}")
+
+
+def test_a_clip_is_a_list_of_pictures(tmp_path):
+    make_clip(tmp_path / "clip.mp4", moving(5, 32, 48))
+    name, frames = argument(f"video={tmp_path / 'clip.mp4'}")
+    assert name == "video"
+    assert [frame.size for frame in frames] == [(48, 32)] * 5
+    assert frames[0].mode == "RGB"

@@ -6,16 +6,18 @@ import ast
 from pathlib import Path
 from typing import Any
 
-from hasten.core.errors import UserError, require
-from hasten.media.pictures import open_picture
+from hasten.core.errors import require
+from hasten.media.pictures import open_picture, to_pil
+from hasten.media.reading import open_clip
 
 
 def argument(text: str) -> tuple[str, Any]:
     """The name and the value of ``name=value``. The value is a number, True, False, None, a list of
-    these, or a text; where the name speaks of an image or a mask, a picture file, which is opened.
+    these, or a text; where the name speaks of an image or a mask, a picture file, which is opened;
+    where it speaks of a video, a clip file, as a list of pictures.
 
     Raises:
-        UserError: it is not of that form, or the picture cannot be opened.
+        UserError: it is not of that form, or the file cannot be opened.
     """
     name, equals, value = text.partition("=")
     name, value = name.strip().replace("-", "_"), value.strip()
@@ -30,5 +32,7 @@ def argument(text: str) -> tuple[str, Any]:
     if "image" in name or "mask" in name:
         return name, open_picture(Path(value), f"call: {name}")
     if "video" in name:
-        raise UserError(f"call: {name} is a file; hasten reads no clips yet.")
+        with open_clip(value) as reader:
+            frames, _ = reader.read_all()
+        return name, [to_pil(frame.float() / 255) for frame in frames[:, :3]]
     return name, value
