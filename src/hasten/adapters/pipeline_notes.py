@@ -9,6 +9,7 @@ from hasten.adapters.builtin import builtin_folder
 from hasten.adapters.folder import INDEX
 from hasten.adapters.untyped import Pipeline
 from hasten.core.artifact import BUILTIN, FACTS
+from hasten.core.errors import require
 from hasten.core.files import JsonObject, read_json, read_lines
 from hasten.core.plan_upgrade import plans_of
 
@@ -46,9 +47,25 @@ def shipped_plans(folder: Path | None) -> tuple[JsonObject, ...]:
     Raises:
         UserError: it holds something else.
     """
+    return plans_of(_facts(folder).get("plans", []))
+
+
+def shipped_call(folder: Path) -> dict[str, int | float]:
+    """The arguments of its call in ``hasten.json`` beside a pipeline, such as ``num_frames``.
+
+    Raises:
+        UserError: it holds something else than numbers.
+    """
+    call = _facts(folder).get("call", {})
+    fits = isinstance(call, dict) and all(type(value) in (int, float) for value in call.values())
+    require(fits, f"{folder / FACTS}: call is {call!r}; it takes numbers by name.")
+    return dict(call)
+
+
+def _facts(folder: Path | None) -> JsonObject:
     file = None if folder is None else folder / FACTS
     facts = read_json(file) if file is not None and file.is_file() else {}
-    return plans_of(facts.get("plans", []) if isinstance(facts, dict) else [])
+    return facts if isinstance(facts, dict) else {}
 
 
 def guided_as_called(pipe: Pipeline) -> tuple[JsonObject, ...]:

@@ -11,26 +11,24 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 
 from hasten.adapters.builtin import builtin_folder
 from hasten.adapters.clip_text import clip_text
-from hasten.adapters.decoders import VaeDecoder
 from hasten.adapters.families import PROMPTED, Network
 from hasten.adapters.folder import INDEX, LIBRARIES, read_object, refusing
 from hasten.adapters.frozen import frozen
-from hasten.adapters.pipeline_notes import guided_as_called, shipped_plans
+from hasten.adapters.pipeline_notes import guided_as_called, shipped_call, shipped_plans
 from hasten.adapters.prompt_length import warn_of_cut_by
 from hasten.adapters.quiet import diffusers, quiet
 from hasten.adapters.schedules import config_of, read_prediction, read_schedule
 from hasten.adapters.split import split
-from hasten.adapters.untyped import Autoencoder, Pipeline
+from hasten.adapters.untyped import Pipeline
+from hasten.adapters.vae_codec import VaeCodec
 from hasten.core.artifact import BUILTIN, weights_sha256
 from hasten.core.call import Output
-from hasten.core.codec import Codec, DecoderNetwork, Shape, codecs
-from hasten.core.errors import UserError, require
+from hasten.core.errors import require
 from hasten.core.family import AT_ONCE, Text
 from hasten.core.model import Model
 
@@ -68,6 +66,8 @@ class Prompted(torch.nn.Module):
     def _words(self, x: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
         assert condition is not None
         words = condition if condition.is_floating_point() else self.table[condition]
+        if x.ndim == 5:  # every frame of a clip reads the prompt
+            words = words.repeat_interleave(x.shape[2], dim=0)
         return words.to(x.dtype)
 
     def split(self, kind: str, **where: object) -> PromptedSplit:
@@ -86,75 +86,6 @@ class PromptedSplit(Prompted):
         *features: torch.Tensor,
     ) -> Output:
         return self.module(x, t, self._words(x, condition), *features)
-
-
-@codecs.add("vae")
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VaeCodec(Codec):
-    """The latents of a pipeline's autoencoder, scaled as its network expects them."""
-
-    source: str = ""
-
-    _decoder: ClassVar[DecoderNetwork]
-
-    def of(self, vae: Autoencoder) -> VaeCodec:
-        """The same with its autoencoder; the name alone can neither encode nor decode."""
-        out = copy.copy(self)
-        object.__setattr__(out, "_vae", vae)
-        object.__setattr__(out, "_decoder", VaeDecoder(vae))
-        return out
-
-    @property
-    def decoder(self) -> DecoderNetwork:
-        """Latents, scaled back, to pictures in [-1, 1]."""
-        assert self.vae is not None
-        return self._decoder
-
-    def decoding(self, decoder: DecoderNetwork) -> VaeCodec:
-        out = self.of(self.vae)
-        object.__setattr__(out, "_decoder", decoder)
-        return out
-
-    @property
-    def vae(self) -> Autoencoder:
-        vae = getattr(self, "_vae", None)
-        if vae is None:
-            raise UserError(
-                "codec 'vae' has no autoencoder; load the pipeline with its prompts: "
-                "hasten.load(folder, prompts=[...])."
-            )
-        return vae
-
-    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
-        vae = self.vae
-        scaled = (pictures * 2 - 1).to(vae.device, vae.dtype)
-        with torch.no_grad():
-            latents = vae.encode(scaled).latent_dist.mode()
-        return (latents.float() - self._shift) * vae.config.scaling_factor
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        vae = self.vae
-        unscaled = latents / vae.config.scaling_factor + self._shift
-        pictures = self.decoder(unscaled.to(vae.device)).float().contiguous()
-        return (pictures / 2 + 0.5).clamp(0, 1)
-
-    @property
-    def _shift(self) -> float:
-        return float(self.vae.config.get("shift_factor") or 0.0)
-
-    @property
-    def _factor(self) -> int:
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
-
-    def encoded_shape(self, shape: Shape) -> Shape:
-        _, height, width = shape
-        fits = height % self._factor == 0 and width % self._factor == 0
-        require(fits, f"codec vae: {height}x{width} is no multiple of {self._factor}.")
-        return self.vae.config.latent_channels, height // self._factor, width // self._factor
-
-    def decoded_shape(self, shape: Shape) -> Shape:
-        _, height, width = shape
-        return self.vae.config.out_channels, height * self._factor, width * self._factor
 
 
 def load_prompted(
@@ -197,6 +128,8 @@ def load_prompted(
         not whole or len(texts) == len(prompts),
         f"prompts is {prompts!r}; give a list of texts, one for each label.",
     )
+    if folder is not None:
+        call = {**shipped_call(folder), **call}
     warn_of_cut_by(pipe, texts, call)
     if whole and negative is None and not call:
         return _stable_diffusion(pipe, texts, name, folder, device, dtype)
@@ -213,7 +146,8 @@ def load_prompted(
         "load takes no argument 'negative_prompt'; give negative=, one text for all prompts.",
     )
     model = load_pipeline(pipe, prompts, call, more)
-    return dataclasses.replace(model, name=name, folder=folder)
+    plans = shipped_plans(folder) or model.plans
+    return dataclasses.replace(model, name=name, folder=folder, plans=plans)
 
 
 def _stable_diffusion(

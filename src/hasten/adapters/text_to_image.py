@@ -6,6 +6,7 @@ import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,16 +14,15 @@ from hasten.adapters.families import Network
 from hasten.adapters.folder import stock_scheduler
 from hasten.adapters.frozen import frozen
 from hasten.adapters.pipeline_notes import PROMPTS
-from hasten.adapters.prompted import Prompted, VaeCodec
+from hasten.adapters.prompted import Prompted
 from hasten.adapters.quiet import diffusers, quiet
 from hasten.adapters.untyped import Autoencoder, Net, Tokenizer
+from hasten.adapters.vae_codec import VaeCodec
 from hasten.adapters.word_tokenizer import token_ids
 from hasten.core.artifact import FACTS
 from hasten.core.errors import UserError, require
 from hasten.core.files import new_folder
 from hasten.core.model import Model
-from hasten.core.noise_schedule import NoiseSchedule
-from hasten.core.prediction import Prediction
 
 Options = Mapping[str, object]
 
@@ -33,7 +33,7 @@ def new_autoencoder(options: Options) -> torch.nn.Module:
     Raises:
         UserError: it does not take these options.
     """
-    return _made("autoencoder", diffusers().AutoencoderKL, options)
+    return made("autoencoder", diffusers().AutoencoderKL, options)
 
 
 def new_tiny_autoencoder(options: Options) -> torch.nn.Module:
@@ -42,7 +42,7 @@ def new_tiny_autoencoder(options: Options) -> torch.nn.Module:
     Raises:
         UserError: it does not take these options.
     """
-    return _made("autoencoder", diffusers().AutoencoderTiny, options)
+    return made("autoencoder", diffusers().AutoencoderTiny, options)
 
 
 class TinyCoding(torch.nn.Module):
@@ -140,7 +140,7 @@ def new_text_encoder(options: Options, tokenizer: Tokenizer) -> torch.nn.Module:
         "pad_token_id": tokenizer.pad_token_id,
         **options,
     }
-    return _made("text_encoder", lambda **fields: CLIPTextModel(CLIPTextConfig(**fields)), config)
+    return made("text_encoder", lambda **fields: CLIPTextModel(CLIPTextConfig(**fields)), config)
 
 
 class TextToImage(torch.nn.Module):
@@ -165,7 +165,7 @@ def new_text_to_image(network: Options, text: Options, tokenizer: Tokenizer) -> 
     """
     encoder: Net = new_text_encoder(text, tokenizer)
     options = {"cross_attention_dim": encoder.config.hidden_size, **network}
-    unet = _made("network", diffusers().UNet2DConditionModel, options)
+    unet = made("network", diffusers().UNet2DConditionModel, options)
     return TextToImage(unet, encoder)
 
 
@@ -174,11 +174,16 @@ def prompted_model(
     tokenizer: Tokenizer,
     codec: VaeCodec,
     prompts: Sequence[str],
-    schedule: NoiseSchedule,
-    prediction: Prediction,
-    name: str,
+    *,
+    frames: int | None = None,
+    **facts: Any,
 ) -> Model:
-    """``net`` as a Model with a label for each of ``prompts``, as it is loaded from its folder."""
+    """``net`` as a Model with a label for each of ``prompts``; of clips, where ``frames`` says how
+    long they are.
+
+    Args:
+        facts: its schedule, prediction and name.
+    """
     device = next(net.parameters()).device
     with torch.no_grad():
         table = net.text_encoder(token_ids(tokenizer, [*prompts, ""]).to(device))[0]
@@ -186,14 +191,12 @@ def prompted_model(
     size = unet.config.sample_size
     return Model(
         net=Network(Prompted(unet, table)).eval(),
-        schedule=schedule,
-        prediction=prediction,
-        shape=(unet.config.in_channels, size, size),
+        shape=(unet.config.in_channels, *([] if frames is None else [frames]), size, size),
         codec=codec,
         labels=len(prompts),
         null_label=len(prompts),
-        name=name,
         prompts=tuple(prompts),
+        **facts,
     )
 
 
@@ -224,7 +227,12 @@ def save_text_to_image(
         (target / FACTS).write_text(plans + "\n", encoding="utf-8")
 
 
-def _made(field: str, kind: Callable[..., torch.nn.Module], options: Options) -> torch.nn.Module:
+def made(field: str, kind: Callable[..., torch.nn.Module], options: Options) -> torch.nn.Module:
+    """A module of ``kind``.
+
+    Raises:
+        UserError: it does not take the options of the recipe's ``field``.
+    """
     try:
         with quiet():
             return kind(**options)

@@ -17,9 +17,9 @@ def pictures_of(data: Data) -> Pictures | Drawn:
     if data.source.partition("(")[0] in drawn:
         made = drawn.parse(data.source)
         require(
-            data.shape == made.shape,
-            f"recipe field 'data.shape' is {data.shape}, and {data.source} draws {made.shape}; set "
-            "it to that.",
+            data.shape == made.shape[-3:],
+            f"recipe field 'data.shape' is {data.shape}, and {data.source} draws "
+            f"{made.shape[-3:]}; set it to that.",
         )
         return made
     rows = load_rows(data.source, data.split)

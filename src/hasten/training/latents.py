@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save
 from tqdm import tqdm
 
-from hasten.adapters.prompted import VaeCodec
+from hasten.adapters.vae_codec import VaeCodec
 from hasten.core.errors import require
 from hasten.core.files import write_bytes
 from hasten.core.transfer import sent
@@ -23,8 +23,8 @@ SHARD = 4096  # pictures of one file
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Latents:
-    """Rows: latents (n, c, h, w), stored in float16; ``labels`` (n, ...) are tokens of captions, or
-    the labels that stand for these."""
+    """Rows: latents (n, c, h, w), of clips (n, c, frames, h, w), stored in float16; ``labels``
+    (n, ...) are tokens of captions, or the labels that stand for these."""
 
     latents: torch.Tensor
     labels: torch.Tensor

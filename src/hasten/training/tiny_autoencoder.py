@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from hasten.adapters.prompted import VaeCodec
 from hasten.adapters.text_to_image import (
     TinyCoding,
     autoencoder_codec,
     new_tiny_autoencoder,
     save_autoencoder,
 )
+from hasten.adapters.vae_codec import VaeCodec
 from hasten.media.pictures import grid, save_png
 from hasten.training.autoencoder import SHOWN
 from hasten.training.budget import Deadline

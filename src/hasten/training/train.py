@@ -34,6 +34,7 @@ from hasten.training.objective import Encoded, Objective, PictureSource
 from hasten.training.previews import preview_sheet
 from hasten.training.recipe import Document, Recipe
 from hasten.training.text_to_image import TextToImageRecipe, train_text_to_image
+from hasten.training.text_to_video import TextToVideoRecipe, train_text_to_video
 from hasten.training.tiny_autoencoder import TinyAutoencoderRecipe, train_tiny_autoencoder
 
 PREVIEW = Plan(solver="dpmpp(order=2)", grid="log-snr", steps=12)
@@ -104,6 +105,7 @@ RUNS: dict[type[Document], Callable[..., Path]] = {
     ClassifierRecipe: train_classifier,
     AutoencoderRecipe: train_autoencoder,
     TextToImageRecipe: train_text_to_image,
+    TextToVideoRecipe: train_text_to_video,
     TinyAutoencoderRecipe: train_tiny_autoencoder,
 }
 

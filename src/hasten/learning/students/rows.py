@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hasten.adapters.prompted import VaeCodec
+from hasten.adapters.vae_codec import VaeCodec
 from hasten.core.errors import UserError, require
 from hasten.core.model import Model
 from hasten.core.start import starts
