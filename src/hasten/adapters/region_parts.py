@@ -1,9 +1,9 @@
-"""The parts of a U-Net that can be computed where their input differs, found by what they hold.
+"""The parts of a U-Net that can be computed where their input differs from an earlier one.
 
-Each part has slots: what an ordinary run keeps of it, always its output first. Where all is kept, it
-says what stands in for its modules: convolutions run on gathered tiles, attention and everything
-that sees one cell at a time on gathered cells. Normalisation of groups takes the statistics that
-were kept (2211.02048, section 3.3), as a factor and a shift for each channel.
+Each part has slots: what an ordinary run keeps of it, its output first. With what was kept, it says
+what stands in for its modules: convolutions run on gathered tiles, attention and all that sees one
+cell at a time on gathered cells. Group normalisation takes the statistics of the earlier run (as
+SIGE does, 2211.02048), as a factor and a shift of each channel.
 """
 
 from __future__ import annotations
@@ -22,16 +22,12 @@ from hasten.adapters.tiles import Changes, Grid, Size, Tokens, Window
 from hasten.adapters.untyped import Answer, Net
 from hasten.core.errors import require
 
-ATTENTION = ("to_q", "to_k", "to_v", "to_out")
-TRANSFORMER = {"norm", "proj_in", "transformer_blocks", "proj_out"}
-RESIDUAL = ("norm1", "conv1", "norm2", "conv2", "time_emb_proj", "conv_shortcut", "nonlinearity")
-
 Keep = Callable[[torch.Tensor, Answer], torch.Tensor]
 """What is kept of a module, from what it was given and what it gave."""
 StandIn = tuple[nn.Module, Callable[[Forward], Forward]]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Slot:
     """What is kept of one module: ``keep`` of its input and output, with ``width`` channels where
     they are known. Where ``query`` is given, only if both were given the same: of self-attention.
@@ -77,9 +73,15 @@ class Convolution(Part):
         self.slots = (*slots, *([_statistics_of(before[0])] if before else []))
 
     def stand_ins(self, kept: Sequence[torch.Tensor], changes: Changes) -> list[StandIn]:
-        def convolved(forward: Forward) -> Forward:
+        output = kept[0]
+        put_off: list[Forward] = []  # what would run before, on whole maps
+
+        def skipped(forward: Forward) -> Forward:
+            put_off.append(forward)
+            return lambda x: x
+
+        def convolved(_: Forward) -> Forward:
             def run(x: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
-                output = kept[0]
                 given = _size(x)
                 grown = (output.shape[1], output.shape[2]) if self.grows else given
                 grid = _grid(output, changes, len(x), self.window.outputs(grown))
@@ -87,14 +89,13 @@ class Convolution(Part):
                     return grid.put(output, None)
                 reach = grid.reach(self.window, given, grown)
                 cells = reach.take(x)
-                if self.before is not None:
-                    cells = self.before[1](_affine(cells, _of_tiles(kept[1], grid)))
+                if put_off:
+                    cells = put_off[-1](_affine(cells, _of_tiles(kept[1], grid)))
                 return grid.put(output, _convolve(self.conv, reach.map(cells)))
 
             return run
 
-        found: list[StandIn] = [(self.module, convolved)]
-        return found + [(module, lambda _: _unchanged) for module in self.before or ()]
+        return [(self.module, convolved), *((module, skipped) for module in self.before or ())]
 
 
 class Residual(Part):
@@ -103,7 +104,7 @@ class Residual(Part):
 
     def __init__(self, block: Net) -> None:
         self.block = block
-        self.windows = _window(block.conv1), _window(block.conv2)
+        self.windows = tuple(Window.of(conv) for conv in (block.conv1, block.conv2))
         self.slots = (
             Slot(module=block, keep=_map, width=block.conv2.out_channels),
             Slot(module=block.conv1, keep=_map, width=block.conv1.out_channels),
@@ -114,7 +115,7 @@ class Residual(Part):
     def stand_ins(self, kept: Sequence[torch.Tensor], changes: Changes) -> list[StandIn]:
         block, (output, middle, first, second) = self.block, kept
 
-        def residual(forward: Forward) -> Forward:
+        def residual(_: Forward) -> Forward:
             def run(
                 x: torch.Tensor, temb: torch.Tensor | None = None, *_: object, **__: object
             ) -> torch.Tensor:
@@ -138,17 +139,17 @@ class Residual(Part):
         return [(block, residual)]
 
     def _timed(self, norm: torch.Tensor, temb: torch.Tensor | None) -> torch.Tensor:
-        """The factor and shift ``norm`` (n, 2, c) of the second normalisation, with the embedding of
-        time that is added before it, or scales and shifts what it gives."""
+        """The factor and shift ``norm`` (n, 2, c) of the second normalisation, with the embedding
+        of time, which is added before it or scales and shifts what it gives."""
         block = self.block
         if block.time_emb_proj is None or temb is None:
             return norm
         time = block.time_emb_proj(temb if block.skip_time_act else block.nonlinearity(temb))
         factor, shift = norm.unbind(1)
         if block.time_embedding_norm == "default":
-            return torch.stack([factor.expand_as(time), torch.addcmul(shift, time, factor)], 1)
+            return torch.stack([factor, shift + time * factor], 1)
         scale, more = time.chunk(2, 1)
-        return torch.stack([factor * (1 + scale), torch.addcmul(more, shift, 1 + scale)], 1)
+        return torch.stack([factor * (1 + scale), shift * (1 + scale) + more], 1)
 
     def _past(self, near: torch.Tensor, tile: int) -> torch.Tensor:
         """What goes past the convolutions (t, c, tile, tile), from what the first one reads."""
@@ -162,12 +163,13 @@ class Residual(Part):
 
 class Attending(Part):
     """A module that sees one cell at a time but for normalisation and self-attention: it runs as it
-    is, on maps (n, c, length, 1) of the cells that differ. They attend to the kept keys and values
+    is, on maps (n, c, length, 1) of the cells that differ. These attend to the kept keys and values
     of all other cells."""
 
-    def __init__(self, module: nn.Module, norm: nn.GroupNorm | None) -> None:
+    def __init__(
+        self, module: nn.Module, norm: nn.GroupNorm | None, attentions: Sequence[Net]
+    ) -> None:
         self.module, self.norm = module, norm
-        attentions: list[Net] = [part for part in module.modules() if _is_attention(part)]
         self.keys = tuple(
             Slot(module=layer, keep=_given, query=attention.to_q)
             for attention in attentions
@@ -230,101 +232,6 @@ def _among_all(kept: torch.Tensor, tokens: Tokens) -> Callable[[Forward], Forwar
     return make
 
 
-def parts_of(unet: Net) -> list[Part]:
-    """The parts of a U-Net that can be computed in regions; all others run in full."""
-    blocks = [*unet.down_blocks, unet.mid_block, *unet.up_blocks]
-    held = [
-        module
-        for block in blocks
-        for name in ("resnets", "attentions", "downsamplers", "upsamplers")
-        for module in getattr(block, name, None) or ()
-    ]
-    found = [_part(module) for module in (unet.conv_in, *held)]
-    return [part for part in (*found, _tail(unet)) if part is not None]
-
-
-def _part(module: Net) -> Part | None:
-    """The module as a part, if it is of a kind that is known."""
-    if _is_plain(module):
-        return Convolution(module, module, _window(module))
-    if all(hasattr(module, name) for name in RESIDUAL):
-        return Residual(module) if _is_residual(module) else None
-    if {name for name, _ in module.named_children()} == TRANSFORMER:
-        return Attending(module, module.norm) if _is_transformer(module) else None
-    if _is_attention(module):
-        norm = getattr(module, "group_norm", None)
-        known = getattr(module, "spatial_norm", None) is None and (norm is None or _is_norm(norm))
-        return Attending(module, norm) if known else None
-    return _resized(module)
-
-
-def _resized(module: Net) -> Part | None:
-    """A convolution that halves maps, or that sees them doubled."""
-    conv = getattr(module, "conv", None)
-    if conv is None or not _is_plain(conv) or getattr(module, "norm", None) is not None:
-        return None
-    if getattr(module, "interpolate", False) and module.use_conv and module.name == "conv":
-        same = conv.stride[0] == 1 and 2 * conv.padding[0] == conv.kernel_size[0] - 1
-        return Convolution(module, conv, _window(conv), grows=True) if same else None
-    if conv.stride[0] == 2 and hasattr(module, "padding") and module.use_conv:
-        return Convolution(module, conv, _window(conv, after=int(module.padding == 0)))
-    return None
-
-
-def _tail(unet: Net) -> Part | None:
-    """The last convolution, with what normalises its input."""
-    if not _is_plain(unet.conv_out):
-        return None
-    norm, act = getattr(unet, "conv_norm_out", None), getattr(unet, "conv_act", None)
-    before = (norm, act) if norm is not None and act is not None and _is_norm(norm) else None
-    return Convolution(unet.conv_out, unet.conv_out, _window(unet.conv_out), before)
-
-
-def _is_residual(block: Net) -> bool:
-    convolutions = all(
-        _is_plain(conv) and conv.stride[0] == 1 and 2 * conv.padding[0] == conv.kernel_size[0] - 1
-        for conv in (block.conv1, block.conv2)
-    )
-    same_size = block.upsample is None and block.downsample is None
-    timed = block.time_embedding_norm in ("default", "scale_shift")
-    return convolutions and same_size and timed and _is_norm(block.norm1) and _is_norm(block.norm2)
-
-
-def _is_transformer(module: Net) -> bool:
-    """Whether it sees one cell at a time but for self-attention, and knows no places."""
-    strange = any(
-        getattr(block, name, None) is not None
-        for block in module.transformer_blocks
-        for name in ("fuser", "pos_embed")
-    )
-    pointwise = getattr(module.proj_in, "kernel_size", (1, 1)) == (1, 1)
-    return not strange and pointwise and _is_norm(module.norm)
-
-
-def _is_attention(module: nn.Module) -> bool:
-    return all(isinstance(getattr(module, name, None), nn.Module) for name in ATTENTION)
-
-
-def _is_norm(module: nn.Module) -> bool:
-    return type(module) is nn.GroupNorm
-
-
-def _is_plain(module: Net) -> bool:
-    """A square convolution with zeros around it whose weights say all: no adapter adds to it, and
-    nothing moves them while it runs."""
-    if type(module) is not nn.Conv2d or "forward" in vars(module):
-        return False
-    pairs = module.kernel_size, module.stride, module.padding
-    square = all(isinstance(pair, tuple) and pair[0] == pair[1] for pair in pairs)
-    return square and module.dilation == (1, 1) and module.padding_mode == "zeros"
-
-
-def _window(conv: nn.Conv2d, after: int = 0) -> Window:
-    before = int(conv.padding[0])
-    kernel, stride = conv.kernel_size[0], conv.stride[0]
-    return Window(kernel=kernel, stride=stride, before=before, after=before + after)
-
-
 def _convolve(conv: nn.Conv2d, maps: torch.Tensor) -> torch.Tensor:
     """``conv`` of maps that hold all that it reads."""
     return functional.conv2d(maps, conv.weight, conv.bias, conv.stride, 0, 1, conv.groups)
@@ -342,8 +249,8 @@ def _of_tiles(norm: torch.Tensor, grid: Grid) -> torch.Tensor:
 
 
 def _statistics_of(norm: nn.GroupNorm) -> Slot:
-    """Keeps what ``norm`` multiplies each channel by and adds to it (n, 2, c): its weights, with the
-    mean and variance of what it was given."""
+    """Keeps what ``norm`` multiplies each channel by and adds to it (n, 2, c): the mean and the
+    variance of its input, with its weights."""
 
     def keep(x: torch.Tensor, _: Answer) -> torch.Tensor:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -352,7 +259,7 @@ def _statistics_of(norm: nn.GroupNorm) -> Slot:
         factor = (variance + norm.eps).rsqrt().repeat_interleave(each, 1)
         shift = -mean.repeat_interleave(each, 1) * factor
         if norm.affine:
-            factor, shift = factor * norm.weight, torch.addcmul(norm.bias, shift, norm.weight)
+            factor, shift = factor * norm.weight, shift * norm.weight + norm.bias
         return torch.stack([factor, shift], 1)
 
     return Slot(module=norm, keep=keep, width=norm.num_channels)
@@ -371,10 +278,6 @@ def _given(_: torch.Tensor, answer: Answer) -> torch.Tensor:
 def _listed(x: torch.Tensor) -> torch.Tensor:
     """Maps (n, c, length, 1) as tokens (n, length, c)."""
     return x.flatten(2).transpose(1, 2)
-
-
-def _unchanged(x: torch.Tensor) -> torch.Tensor:
-    return x
 
 
 def _size(x: torch.Tensor) -> Size:
