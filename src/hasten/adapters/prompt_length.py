@@ -35,8 +35,8 @@ def warn_of_cut_by(pipe: Pipeline, prompts: Sequence[str], call: Mapping[str, ob
     longest = call.get(LENGTH, None if default is None else default.default)
     limits: list[tuple[int, Tokenizer]] = []
     for name in pipe.components:
-        tokenizer = getattr(pipe, name) if name.startswith("tokenizer") else None
-        if callable(tokenizer) and hasattr(tokenizer, "model_max_length"):
+        tokenizer: Tokenizer = getattr(pipe, name) if name.startswith("tokenizer") else None
+        if tokenizer is not None and hasattr(tokenizer, "model_max_length"):
             own = int(tokenizer.model_max_length)
             t5 = not type(tokenizer).__name__.startswith("CLIP")
             limits.append((longest if t5 and isinstance(longest, int) else own, tokenizer))

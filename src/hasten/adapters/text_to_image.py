@@ -170,7 +170,7 @@ def new_text_to_image(network: Options, text: Options, tokenizer: Tokenizer) -> 
 
 
 def prompted_model(
-    net: TextToImage,
+    net: Net,
     tokenizer: Tokenizer,
     codec: VaeCodec,
     prompts: Sequence[str],
@@ -182,6 +182,7 @@ def prompted_model(
     long they are.
 
     Args:
+        net: a U-Net and a text encoder, such as :class:`TextToImage`.
         facts: its schedule, prediction and name.
     """
     device = next(net.parameters()).device

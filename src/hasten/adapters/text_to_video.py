@@ -112,7 +112,7 @@ def save_text_to_video(
     beside it; weights in float16, those of the text encoder in float32."""
     stock, codec = diffusers(), model.codec
     assert isinstance(codec, VaeCodec)
-    adapter = made("motion", stock.MotionAdapter, motion)
+    adapter: Net = made("motion", stock.MotionAdapter, motion)
     unet: Net = net.unet
     for name in ("down_blocks", "up_blocks"):
         for mine, its in zip(getattr(adapter, name), getattr(unet, name), strict=True):

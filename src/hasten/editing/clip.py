@@ -25,7 +25,7 @@ from hasten.sampling import build
 
 GREY = 0.299, 0.587, 0.114  # of red, green and blue, ITU-R BT.601
 
-Progress = Callable[[int], None]
+Progress = Callable[[int], object]
 """Called with the number of frames written so far."""
 
 

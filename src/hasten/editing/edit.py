@@ -144,7 +144,7 @@ class Editor:
 
 
 def _require_pictures(model: Model, pictures: torch.Tensor) -> int:
-    shape = tuple(getattr(pictures, "shape", ()))
+    shape: tuple[int, ...] = tuple(getattr(pictures, "shape", ()))
     require(
         len(shape) > 1 and shape[0] > 0 and shape[1:] == model.picture_shape,
         f"pictures have the shape {shape}; model {model.name!r} takes (n, "
@@ -155,7 +155,7 @@ def _require_pictures(model: Model, pictures: torch.Tensor) -> int:
         0.0 <= low <= high <= 1.0,
         f"pictures lie from {low:g} to {high:g}; they take numbers from 0 to 1.",
     )
-    return shape[0]
+    return len(pictures)
 
 
 def require_editable(sampler: Sampler) -> None:

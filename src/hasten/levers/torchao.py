@@ -40,10 +40,13 @@ class TorchAO(Lever):
     traits = frozenset({Trait.WHOLE, Trait.INTEGERS, Trait.BITS})
     engines = ENGINES
     exports = False
-    once = True  # what it wraps is a report
 
     def __post_init__(self) -> None:
         require_choice("lever option kind", self.kind, KINDS)
+
+    @property
+    def once(self) -> bool:
+        return True  # what it wraps is a report
 
     def check(self, resolved: Resolved) -> None:
         model, engine = resolved.model, resolved.engine

@@ -110,8 +110,8 @@ def tune(
     require_number("max_loss", max_loss, 1e-6, 10)
     require_whole("batch", batch, 1, 1 << 16)
     require_whole("seed", seed, 0, 2**31)
-    guidance = model.plan.get("guidance", 1.0) if guidance is None else guidance
-    Plan(guidance=guidance)  # refuses a scale out of range
+    scale: float = model.plan.get("guidance", 1.0) if guidance is None else guidance
+    Plan(guidance=scale)  # refuses a scale out of range
     real_for(model, data, features, FEWEST)  # refuses what cannot be read before a file is written
     with tempfile.TemporaryDirectory(prefix="hasten-tune-") as scratch, _alone(out):
         folder = Path(scratch) if out is None else Path(out)
@@ -120,14 +120,14 @@ def tune(
         )
         journal = Journal(
             file=None if out is None else folder / JOURNAL,
-            subject=subject_of(executor, guidance, batch),
+            subject=subject_of(executor, scale, batch),
         )
         runner = _runner(executor, journal, minutes, settings or TunerSettings(), quiet)
         run = TuningRun(
             runner=runner,
             space=space or Space(),
             max_loss=max_loss,
-            guidance=guidance,
+            guidance=scale,
             batch=batch,
             folder=None if out is None else folder,
         )
