@@ -100,6 +100,12 @@ class Contender:
         except OSError:
             return False
 
+    def row(self) -> Facts:
+        """What it is, and its milliseconds and peak megabytes."""
+        timing = summary(self.seconds[0], self.seconds).milliseconds()
+        timing = {key: getattr(timing, key) for key in ("median", "low", "high", "n")}
+        return {**self.spec, **timing, "peak_mb": round(self.peak_mb)}
+
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
@@ -135,12 +141,7 @@ def raced(
     finally:
         for contender in started:
             contender.close()
-    rows = []
-    for contender in contenders:
-        timing = summary(contender.seconds[0], contender.seconds).milliseconds()
-        timing = {key: getattr(timing, key) for key in ("median", "low", "high", "n")}
-        rows.append({**contender.spec, **timing, "peak_mb": round(contender.peak_mb)})
-    return rows
+    return [contender.row() for contender in contenders]
 
 
 def exported(plan: Facts, to: str, folder: Path) -> str:

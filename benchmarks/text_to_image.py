@@ -36,7 +36,8 @@ from hasten.measuring.memory import peak_mb
 from hasten.measuring.precision_recall import precision_recall
 from hasten.measuring.prompts import prompt_accuracy
 from hasten.measuring.real import real_for
-from hasten.measuring.timer import once, summary
+from hasten.measuring.timer import once
+from hasten.sampling import prepare
 
 NAME = "builtin:shapes"
 FOLDER = ASSETS / "shapes"
@@ -68,7 +69,7 @@ class Sweep:
 
     def __init__(self, n: int) -> None:
         self.n, self.model, self.scale = n, model_for(n), guidance()
-        self.net = hasten.sampling.prepare(self.model, hasten.Plan(engine="openvino"))
+        self.net = prepare(self.model, hasten.Plan(engine="openvino"))
         self.real = real_for(self.model)
         assert self.real is not None
 
@@ -220,12 +221,7 @@ def raced(specs: Sequence[Row], rounds: int = ROUNDS) -> list[Row]:
     finally:
         for contender in started:
             contender.close()
-    rows = []
-    for contender in contenders:
-        timing = summary(contender.seconds[0], contender.seconds).milliseconds()
-        timing = {key: getattr(timing, key) for key in ("median", "low", "high", "n")}
-        rows.append({**contender.spec, **timing, "peak_mb": round(contender.peak_mb)})
-    return rows
+    return [contender.row() for contender in contenders]
 
 
 def main(plans: Sequence[str]) -> None:

@@ -135,6 +135,13 @@ def test_the_command_names_what_does_not_fit(clip, tmp_path, capsys, arguments, 
     assert not out.exists()
 
 
+def test_what_is_for_clips_is_not_ignored_with_a_picture(tmp_path, capsys):
+    to_pil(moving(1, 40, 40)[0].float() / 255).save(tmp_path / "in.png")
+    files = ["--input", tmp_path / "in.png", "--out", tmp_path / "out.png", "--prompt", "3"]
+    assert ran(*files, "--plan", PLAN, "--every", "4", "--similar", "0.1") == 2
+    assert "similar, every: for clips" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["none.mp4", "text.mp4", "."])
 def test_what_is_no_clip_is_refused(tmp_path, capsys, name):
     (tmp_path / "text.mp4").write_text("no clip")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -257,6 +258,7 @@ def test_the_time_of_a_flow_runs_from_clean_to_noise():
         ({"plan": PLAN + ",start=gaussian(ratio=5)"}, "start"),
         ({"plan": "solver=adaptive-ode"}, "has no Program, and an edit is one"),
         ({"seed": -1}, "seed"),
+        ({"pictures": np.zeros((2, 1, 8, 8))}, "pictures are a ndarray; give a tensor"),
     ],
 )
 def test_what_does_not_fit_is_named(changes, message):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,9 @@ from safetensors.torch import load_file
 from test_text_to_image import autoencoder, text_to_image
 
 import hasten
-from hasten.adapters.text_to_video import image_pipeline, new_text_to_video
+from hasten.adapters.text_to_video import image_pipeline, new_text_to_video, tokenizer_for
 from hasten.adapters.vae_codec import VaeCodec
-from hasten.adapters.word_tokenizer import new_tokenizer
-from hasten.data.drawn import MovingShapes, Shapes
+from hasten.data.drawn import MovingShapes
 from hasten.training import checkpoint
 from hasten.training.text_to_video import TextToVideoRecipe
 from hasten.training.train import train
@@ -30,6 +28,7 @@ MOTION = {
     "motion_norm_num_groups": 4,
     "motion_max_seq_length": 8,
 }
+LONG = "a large red circle moves left next to a small blue star that shrinks and a green ring grows"
 
 
 def text_to_video(folder: Path, **changes: Any) -> TextToVideoRecipe:
@@ -38,7 +37,6 @@ def text_to_video(folder: Path, **changes: Any) -> TextToVideoRecipe:
         "name": "tiny-clips",
         "begin": str(folder),
         "data": {"source": "moving-shapes(count=12, frames=4)", "shape": (3, 64, 64)},
-        "words": "shapes(count=24)",
         "motion": MOTION,
         "optimizer": {"rate": 1e-3, "batch": 4, "warmup": 0},
         "pictures": 16,
@@ -65,9 +63,9 @@ def clips(pictures, tmp_path_factory) -> Path:
 def test_it_begins_with_the_pictures_of_its_model(pictures):
     begin = image_pipeline(str(pictures), torch.device("cpu"))
     text = begin.family.text(begin.net)
-    lines = Shapes(count=24).captions(np.arange(24))
-    words = {word for line in lines for word in re.findall(r"[^\W\d_]+", line.lower())}
-    tokenizer = new_tokenizer(sorted({*words, "moves"}), text.length)
+    tokenizer = tokenizer_for(begin, [LONG])
+    assert len(tokenizer(LONG).input_ids) <= text.length < len(text.tokenizer(LONG).input_ids)
+    assert tokenizer_for(begin, ["a red star"]) is text.tokenizer
     net = new_text_to_video(begin, MOTION, tokenizer).eval()
     x, t = torch.randn(2, 4, 3, 16, 16), torch.tensor([900.0, 100.0])
     prompts = ["a large red star", "a blue ring"]

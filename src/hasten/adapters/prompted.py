@@ -66,13 +66,17 @@ class Prompted(torch.nn.Module):
     def _words(self, x: torch.Tensor, condition: torch.Tensor | None) -> torch.Tensor:
         assert condition is not None
         words = condition if condition.is_floating_point() else self.table[condition]
-        if x.ndim == 5:  # every frame of a clip reads the prompt
-            words = words.repeat_interleave(x.shape[2], dim=0)
-        return words.to(x.dtype)
+        return per_frame(words, x).to(x.dtype)
 
     def split(self, kind: str, **where: object) -> PromptedSplit:
         """The network cut as the feature cache ``kind`` does it, with the same prompts."""
         return PromptedSplit(split(self.module, kind, **where), self.table)
+
+
+def per_frame(words: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """``words`` (n, length, width) as a network of x reads them: for every frame, where these are
+    clips (n, c, frames, h, w)."""
+    return words.repeat_interleave(x.shape[2], dim=0) if x.ndim == 5 else words
 
 
 class PromptedSplit(Prompted):

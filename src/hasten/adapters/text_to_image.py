@@ -14,7 +14,7 @@ from hasten.adapters.families import Network
 from hasten.adapters.folder import stock_scheduler
 from hasten.adapters.frozen import frozen
 from hasten.adapters.pipeline_notes import PROMPTS
-from hasten.adapters.prompted import Prompted
+from hasten.adapters.prompted import Prompted, per_frame
 from hasten.adapters.quiet import diffusers, quiet
 from hasten.adapters.untyped import Autoencoder, Net, Tokenizer
 from hasten.adapters.vae_codec import VaeCodec
@@ -144,7 +144,8 @@ def new_text_encoder(options: Options, tokenizer: Tokenizer) -> torch.nn.Module:
 
 
 class TextToImage(torch.nn.Module):
-    """A conditional U-Net and its text encoder, trained together; the condition is tokens."""
+    """A conditional U-Net of pictures or clips and its text encoder as ``net(x, t, tokens)``: x
+    (n, c, h, w) or (n, c, frames, h, w), times (n,), tokens (n, length)."""
 
     def __init__(self, unet: torch.nn.Module, text_encoder: torch.nn.Module) -> None:
         super().__init__()
@@ -153,7 +154,7 @@ class TextToImage(torch.nn.Module):
     def forward(
         self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None
     ) -> torch.Tensor:
-        words = self.text_encoder(condition)[0]
+        words = per_frame(self.text_encoder(condition)[0], x)
         return self.unet(x, t, encoder_hidden_states=words, return_dict=False)[0]
 
 
@@ -170,7 +171,7 @@ def new_text_to_image(network: Options, text: Options, tokenizer: Tokenizer) -> 
 
 
 def prompted_model(
-    net: Net,
+    net: TextToImage,
     tokenizer: Tokenizer,
     codec: VaeCodec,
     prompts: Sequence[str],
@@ -182,7 +183,6 @@ def prompted_model(
     long they are.
 
     Args:
-        net: a U-Net and a text encoder, such as :class:`TextToImage`.
         facts: its schedule, prediction and name.
     """
     device = next(net.parameters()).device

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,29 +15,15 @@ from hasten.adapters.folder import stock_scheduler
 from hasten.adapters.pipeline_notes import PROMPTS
 from hasten.adapters.prompted import load_prompted
 from hasten.adapters.quiet import diffusers, quiet
-from hasten.adapters.text_to_image import Options, made, new_text_encoder
+from hasten.adapters.text_to_image import Options, TextToImage, made
 from hasten.adapters.untyped import Net, Tokenizer
 from hasten.adapters.vae_codec import VaeCodec
+from hasten.adapters.word_tokenizer import LAST, new_tokenizer
 from hasten.core.artifact import FACTS
 from hasten.core.errors import UserError, require
 from hasten.core.family import inner
 from hasten.core.files import JsonObject, new_folder
 from hasten.core.model import Model
-
-
-class TextToVideo(torch.nn.Module):
-    """A U-Net over clips and its text encoder as ``net(x, t, tokens)``: x (n, c, frames, h, w),
-    times (n,), tokens (n, length)."""
-
-    def __init__(self, unet: torch.nn.Module, text_encoder: torch.nn.Module) -> None:
-        super().__init__()
-        self.unet, self.text_encoder = unet, text_encoder
-
-    def forward(
-        self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        words = self.text_encoder(condition)[0].repeat_interleave(x.shape[2], dim=0)
-        return self.unet(x, t, encoder_hidden_states=words, return_dict=False)[0]
 
 
 def image_pipeline(source: str, device: torch.device) -> Model:
@@ -56,15 +44,14 @@ def image_pipeline(source: str, device: torch.device) -> Model:
     return model
 
 
-def new_text_to_video(begin: Model, motion: Options, tokenizer: Tokenizer) -> TextToVideo:
+def new_text_to_video(begin: Model, motion: Options, tokenizer: Tokenizer) -> TextToImage:
     """The U-Net of ``begin`` with new motion layers, which change nothing yet, and its text encoder
     grown by the words of ``tokenizer``.
 
     Raises:
         UserError: motion layers that do not take their options.
     """
-    unet, text = inner(begin.net), begin.family.text(begin.net)
-    assert isinstance(text, ClipText)
+    unet, text = inner(begin.net), _clip_text(begin)
     adapter = made("motion", diffusers().MotionAdapter, motion)
     with quiet():
         whole = diffusers().UNetMotionModel.from_unet2d(unet, adapter)
@@ -73,40 +60,55 @@ def new_text_to_video(begin: Model, motion: Options, tokenizer: Tokenizer) -> Te
             torch.nn.init.zeros_(part.weight)
             torch.nn.init.zeros_(part.bias)
     whole.requires_grad_(True)
-    return TextToVideo(whole, grown(text, tokenizer))
+    return TextToImage(whole, _grown(text, tokenizer))
 
 
-def grown(text: ClipText, tokenizer: Tokenizer) -> Net:
-    """The text encoder of ``text`` for ``tokenizer``, which knows its tokens and more: a new one
-    begins with the mean of the embeddings of the pieces that it was read in before."""
+def tokenizer_for(begin: Model, captions: Sequence[str]) -> Tokenizer:
+    """The tokenizer of ``begin``; where it cuts captions off, one that also knows their words."""
+    text = _clip_text(begin)
+    known = text.tokenizer
+    if all(len(known(line, verbose=False).input_ids) <= text.length for line in set(captions)):
+        return known
+    words = {token.removesuffix(LAST) for token in known.get_vocab() if token.endswith(LAST)}
+    words |= {word for line in captions for word in re.findall(r"[^\W\d_]+", line.lower())}
+    return new_tokenizer(words, text.length)
+
+
+def _clip_text(model: Model) -> ClipText:
+    text = model.family.text(model.net)
+    assert isinstance(text, ClipText)
+    return text
+
+
+def _grown(text: ClipText, tokenizer: Tokenizer) -> Net:
+    """The text encoder of ``text`` for ``tokenizer``: what that knows more begins with the mean of
+    the embeddings of the pieces that it was read in before."""
     old: Tokenizer = text.tokenizer
-    module: Net = text.encoder.encoder  # type: ignore[assignment]
-    options = {name: getattr(module.config, name) for name in SIZES}
-    other: Net = new_text_encoder(options, tokenizer)
-    weights = {key: value for key, value in module.state_dict().items() if TOKENS not in key}
-    missing = other.load_state_dict(weights, strict=False)
-    require(not missing.unexpected_keys, "the text encoder has weights that a new one has not.")
-    mine, its = other.get_input_embeddings().weight, module.get_input_embeddings().weight
+    module: Net = copy.deepcopy(text.encoder.encoder)  # type: ignore[assignment]
+    module.requires_grad_(True)
+    if tokenizer is old:
+        return module
+    its, known = module.get_input_embeddings().weight.detach(), old.get_vocab()
+    mine = torch.empty(len(tokenizer), its.shape[1])
+    for token, number in tokenizer.get_vocab().items():
+        pieces = [known[token]] if token in known else _pieces(old, token)
+        mine[number] = its[pieces].mean(0)
+    module.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     with torch.no_grad():
-        for token, number in tokenizer.get_vocab().items():
-            known = old.get_vocab().get(token)
-            pieces = [known] if known is not None else _pieces(old, token)
-            mine[number] = its[pieces].mean(0)
-    return other
-
-
-SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-TOKENS = "token_embedding"
+        module.get_input_embeddings().weight.copy_(mine)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(module.config, name, getattr(tokenizer, name))
+    return module
 
 
 def _pieces(tokenizer: Tokenizer, token: str) -> list[int]:
     """The tokens of which an older tokenizer makes a new one."""
-    ids = tokenizer(token.replace("</w>", ""), add_special_tokens=False).input_ids
+    ids = tokenizer(token.removesuffix(LAST), add_special_tokens=False).input_ids
     return ids or [tokenizer.unk_token_id]
 
 
 def save_text_to_video(
-    model: Model, net: TextToVideo, tokenizer: Tokenizer, motion: Options, folder: Path, card: str
+    model: Model, net: TextToImage, tokenizer: Tokenizer, motion: Options, folder: Path, card: str
 ) -> None:
     """Write an AnimateDiffPipeline as diffusers writes it, with the prompts and plans of ``model``
     beside it; weights in float16, those of the text encoder in float32."""

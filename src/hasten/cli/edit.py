@@ -63,6 +63,7 @@ def edit(
         seed: of the noise.
     """
     from hasten.core.errors import require
+    from hasten.editing.stream import Streaming
 
     texts = request.texts() or []
     require(len(texts) == 1, f"edit takes one --prompt, and there are {len(texts)}.")
@@ -71,7 +72,10 @@ def edit(
     options: dict[str, Any] = {"method": method, "plan": plan_of(plan), "seed": seed}
     asked = both if loaded.prompts else [_label(text) for text in both]
     shows, shown = asked[0], asked[1] if source_prompt else None
+    settings = {"similar": similar, "depth": depth, "every": every}
     if input_.suffix.lower() in PICTURES:
+        given = [name for name, value in settings.items() if value != getattr(Streaming(), name)]
+        require(not given, f"{', '.join(given)}: for clips, and {input_} is a picture; drop it.")
         _picture(loaded, input_, out, mask, shows, {**options, "source_prompt": shown})
         print(json.dumps({"out": str(out)}) if json_ else f"wrote {out}")
         return
@@ -81,7 +85,7 @@ def edit(
         (input_, out),
         shows,
         {**options, "source_prompt": shown},
-        {"similar": similar, "depth": depth, "every": every},
+        settings,
         (json_, quiet),
     )
 
@@ -90,9 +94,8 @@ def _loaded(name: str, texts: list[str], request: Request, device: str) -> Model
     """The model, loaded for both prompts; one of classes takes them as labels."""
     from hasten.adapters.pipeline_notes import reads_prompts
 
-    asked = request if reads_prompts(name) else dataclasses.replace(request, prompt=None)
-    given = dataclasses.replace(asked, prompt=texts) if asked.prompt else asked
-    return model_of(name, given, device)
+    prompt = texts if reads_prompts(name) else None
+    return model_of(name, dataclasses.replace(request, prompt=prompt, prompts=None), device)
 
 
 def _label(text: str) -> int | str:

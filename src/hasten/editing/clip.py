@@ -19,11 +19,10 @@ from hasten.core.plan import PlanLike
 from hasten.editing.edit import Editor, require_editable
 from hasten.editing.method import SOURCE, Method, methods
 from hasten.editing.stream import Stream, Streaming
+from hasten.measuring.video import GREY
 from hasten.media.reading import ClipReader, open_clip
 from hasten.media.writing import ClipWriter
 from hasten.sampling import build
-
-GREY = 0.299, 0.587, 0.114  # of red, green and blue, ITU-R BT.601
 
 Progress = Callable[[int], object]
 """Called with the number of frames written so far."""

@@ -62,6 +62,10 @@ def edit(
     n = _require_pictures(model, pictures)
     sampler = build(model, plan)
     require_editable(sampler)
+    require(
+        mask is None or len(model.picture_shape) == 3,
+        f"mask is for pictures, and model {model.name!r} makes clips; drop it.",
+    )
     wide = None if mask is None else pixel_mask(mask, pictures)
     editor = Editor.of(sampler, methods.parse(method), masked=mask is not None)
     conditions = {MAIN: model.condition(n, prompt), SOURCE: model.condition(n, source_prompt)}
@@ -145,6 +149,10 @@ class Editor:
 
 def _require_pictures(model: Model, pictures: torch.Tensor) -> int:
     shape: tuple[int, ...] = tuple(getattr(pictures, "shape", ()))
+    require(
+        isinstance(pictures, torch.Tensor),
+        f"pictures are a {type(pictures).__name__}; give a tensor (n, c, h, w) from 0 to 1.",
+    )
     require(
         len(shape) > 1 and shape[0] > 0 and shape[1:] == model.picture_shape,
         f"pictures have the shape {shape}; model {model.name!r} takes (n, "

@@ -13,6 +13,8 @@ import dataclasses
 import torch
 import torch.nn.functional as F
 
+from hasten.core.connected import connected
+
 CHANGED = 0.05  # of pixels from 0 to 1: a larger change belongs to an edit
 REACH = 4  # pixels that a part may have moved beyond where it was expected
 MARGIN = 2  # pixels around a part whose source is matched too
@@ -91,17 +93,11 @@ def parts_of(change: torch.Tensor) -> list[Part]:
     """The connected regions of ``change`` (1, 1, h, w) that are above :data:`CHANGED`."""
     seen = F.max_pool2d((change > CHANGED).float(), 3, 1, 1)  # with their soft edges
     height, width = seen.shape[-2:]
-    labels = torch.arange(1, height * width + 1, dtype=torch.float32).view(1, 1, height, width)
-    labels = labels * seen
-    while True:
-        wider = F.max_pool2d(labels, 3, 1, 1) * seen
-        if torch.equal(wider, labels):
-            break
-        labels = wider
+    labels = torch.from_numpy(connected(seen[0].bool().numpy()))
     down, across = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     out = []
-    for label in labels.unique()[labels.unique() > 0]:
-        mask = (labels == label).float()
+    for label in filter(None, labels.unique().tolist()):
+        mask = (labels == label).float()[None]
         if mask.sum() < SMALLEST:
             continue
         total = mask.sum()

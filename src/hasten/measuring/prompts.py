@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
+from hasten.core.connected import connected
 from hasten.core.errors import UserError, require
 from hasten.core.model import Model
 from hasten.core.report import Estimate
@@ -124,8 +125,8 @@ def found(pictures: torch.Tensor) -> list[list[Thing]]:
     )
     colours = _colours(pictures.float())  # (n, h, w), 0 for the background
     masks = (colours[:, None] == torch.arange(1, len(COLOURS) + 1).view(-1, 1, 1)).numpy()
-    parts, some = np.zeros(masks.shape, np.int16), masks.any((2, 3))
-    parts[some] = _parts(masks[some])
+    parts, some = np.zeros(masks.shape, np.int32), masks.any((2, 3))
+    parts[some] = connected(masks[some])
     return [_things(labels) for labels in parts]
 
 
@@ -141,20 +142,6 @@ def _colours(pictures: torch.Tensor) -> torch.Tensor:
     share = (along / chroma.square().sum(1).view(-1, 1, 1)).gather(1, nearest[:, None])[:, 0]
     saturation = pictures.amax(1) - pictures.amin(1)
     return torch.where((share > COVERED) & (saturation > GREY), nearest + 1, 0)
-
-
-def _parts(masks: Array) -> Array:
-    """The connected part that each pixel of ``masks`` (n, h, w) belongs to: the largest number of
-    a pixel in it, 0 outside."""
-    _, height, width = masks.shape
-    labels = np.arange(1, height * width + 1, dtype=np.int16).reshape(height, width) * masks
-    while True:
-        before = labels.copy()
-        for here, there in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[:, :, 1:], np.s_[:, :, :-1])):
-            np.maximum(labels[here], labels[there], out=labels[here], where=masks[here])
-            np.maximum(labels[there], labels[here], out=labels[there], where=masks[there])
-        if np.array_equal(labels, before):
-            return labels
 
 
 def _things(labels: Array) -> list[Thing]:

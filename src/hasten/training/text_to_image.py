@@ -6,10 +6,9 @@ Every picture is encoded once, before training, and every caption is tokenized o
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import pydantic
@@ -18,60 +17,43 @@ from accelerate import PartialState
 
 from hasten.adapters.schedules import prediction, schedule
 from hasten.adapters.text_to_image import (
-    TextToImage,
     autoencoder_codec,
     new_text_to_image,
-    prompted_model,
     save_text_to_image,
 )
-from hasten.adapters.word_tokenizer import new_tokenizer, token_ids
-from hasten.core.model import Model
+from hasten.adapters.word_tokenizer import new_tokenizer
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.plan import Plan
-from hasten.media.pictures import save_png
-from hasten.sampling import build
 from hasten.training.budget import Deadline
+from hasten.training.captioned import SAVED, CaptionedRecipe, CaptionedRun
 from hasten.training.data import pictures_of
-from hasten.training.latents import Latents, encoded
-from hasten.training.loop import Training
-from hasten.training.noise_prediction import NoisePrediction
-from hasten.training.previews import preview_sheet
-from hasten.training.recipe import Data, Run, Times, Whole
+from hasten.training.latents import encoded
+from hasten.training.recipe import Whole
 
-SAVED = 64  # prompts that are saved beside the model
 PLAN = Plan(solver="dpmpp(order=2)", grid="log-snr", steps=20, guidance=4.0)  # saved beside it too
 PREVIEW = PLAN.model_copy(update={"steps": 12})
 
 
-class TextToImageRecipe(Run):
+class TextToImageRecipe(CaptionedRecipe):
     """A text-to-image model: a U-Net and a text encoder on the latents of an autoencoder.
 
     Attributes:
         objective: always text-to-image.
-        data: the pictures, with the column of their captions.
         autoencoder: its folder, as `hasten train` wrote it; `--autoencoder` replaces it.
         network: the options of diffusers' conditional U-Net.
         text: the options of transformers' CLIPTextConfig.
         length: tokens of a prompt; longer prompts are cut.
         schedule: the noise schedule: ddpm, vp-linear, vp-cosine or flow, with options.
         prediction: what the network predicts: epsilon, v, x0 or flow.
-        caption_dropout: the share of pictures whose caption is dropped, for classifier-free
-            guidance.
-        times: at which noise levels to train.
-        preview: the prompts of the previews.
     """
 
     objective: Literal["text-to-image"]
-    data: Data
     autoencoder: str
     network: dict[str, object]
     text: dict[str, object]
     length: Whole = 77
     schedule: str | dict[str, object] = "ddpm"
     prediction: str = "epsilon"
-    caption_dropout: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.1
-    times: Times = Times()
-    preview: tuple[str, ...] = ()
 
     @classmethod
     def takes(cls, objective: object) -> bool:
@@ -108,42 +90,21 @@ def train_text_to_image(
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(recipe.seed)
         net = new_text_to_image(recipe.network, recipe.text, tokenizer)
-    latents = encoded(source, codec, out / "latents", [recipe.data], quiet=quiet)
-    settings = {"schedule": recipe.noise_schedule, "prediction": prediction(recipe.prediction)}
-
-    asked = (*recipe.preview, *captions)
-
-    def as_model(module: TextToImage, count: int = len(recipe.preview) or 8) -> Model:
-        prompts = asked[:count]
-        return prompted_model(module, tokenizer, codec, prompts, name=recipe.name, **settings)
-
-    def preview(module: torch.nn.Module, seen: int) -> None:
-        assert isinstance(module, TextToImage)
-        sheet = preview_sheet(build(as_model(module), PREVIEW))
-        save_png(sheet, out / "previews" / f"{seen:010d}.png", {"pictures": seen}, zoom=2)
-
-    training = Training(
+    run = CaptionedRun(
         recipe=recipe,
-        objective=NoisePrediction(
-            times=recipe.times,
-            null_label=token_ids(tokenizer, [""])[0],
-            label_dropout=recipe.caption_dropout,
-            **settings,
-        ),
         net=net,
-        rows=Latents(latents=latents, labels=token_ids(tokenizer, captions)),
-        run=out / "checkpoints",
-        preview=preview if recipe.preview_every else None,
-        deadline=deadline,
-        quiet=quiet,
+        tokenizer=tokenizer,
+        codec=codec,
+        schedule=recipe.noise_schedule,
+        prediction=prediction(recipe.prediction),
+        captions=captions,
+        latents=encoded(source, codec, out / "latents", [recipe.data], quiet=quiet),
+        plan=PLAN,
     )
-    training.fit_().put_(net)
+    seen = run.fit_(out, PREVIEW, deadline, quiet)
     if PartialState().is_main_process:
-        card = _card(recipe, training.seen)
-        chosen = ("solver", "grid", "steps", "guidance")
-        plans = ({name: getattr(PLAN, name) for name in chosen},)
-        model = dataclasses.replace(as_model(net.eval(), SAVED), plans=plans)
-        save_text_to_image(model, net, tokenizer, out / "model", card)
+        card = _card(recipe, seen)
+        save_text_to_image(run.model(net, SAVED), net, tokenizer, out / "model", card)
     PartialState().wait_for_everyone()
     return out / "model"
 

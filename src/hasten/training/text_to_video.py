@@ -7,63 +7,41 @@ begins with; all weights train, the text encoder's too, which learns the words o
 
 from __future__ import annotations
 
-import dataclasses
-import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
-import pydantic
 import torch
 from accelerate import PartialState
 
-from hasten.adapters.text_to_image import prompted_model
 from hasten.adapters.text_to_video import (
-    TextToVideo,
     image_pipeline,
     new_text_to_video,
     save_text_to_video,
+    tokenizer_for,
 )
 from hasten.adapters.vae_codec import VaeCodec
-from hasten.adapters.word_tokenizer import new_tokenizer, token_ids
 from hasten.core.errors import require
-from hasten.core.model import Model
 from hasten.core.plan import Plan
-from hasten.media.pictures import save_png
-from hasten.sampling import build
 from hasten.training.budget import Deadline
+from hasten.training.captioned import SAVED, CaptionedRecipe, CaptionedRun
 from hasten.training.data import pictures_of
-from hasten.training.latents import Latents, encoded
-from hasten.training.loop import Training
-from hasten.training.noise_prediction import NoisePrediction
-from hasten.training.previews import preview_sheet
-from hasten.training.recipe import Data, Run, Times
-
-SAVED = 64  # prompts that are saved beside the model
+from hasten.training.latents import encoded
 
 
-class TextToVideoRecipe(Run):
-    """A text-to-video model: a text-to-image model with motion layers.
+class TextToVideoRecipe(CaptionedRecipe):
+    """A text-to-video model: a text-to-image model with motion layers, on clips with captions, such
+    as moving-shapes(count=20000, frames=8).
 
     Attributes:
         objective: always text-to-video.
         begin: the text-to-image pipeline that it begins with, by folder, hub id or builtin:NAME.
-        data: captioned clips, such as moving-shapes(count=20000, frames=8).
         motion: the options of diffusers' MotionAdapter.
-        words: drawn data whose words the tokenizer also keeps: those that the pipeline knew.
-        caption_dropout: the share of clips whose caption is dropped, for classifier-free guidance.
-        times: at which noise levels to train.
-        preview: the prompts of the previews.
     """
 
     objective: Literal["text-to-video"]
     begin: str = "builtin:shapes"
-    data: Data
     motion: dict[str, object]
-    words: str = "shapes(count=20000)"
-    caption_dropout: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.1
-    times: Times = Times()
-    preview: tuple[str, ...] = ()
 
     @classmethod
     def takes(cls, objective: object) -> bool:
@@ -83,9 +61,8 @@ def train_text_to_video(
     device = PartialState().device
     assert device is not None
     begin = image_pipeline(recipe.begin, device)
-    codec = begin.codec
+    codec, source = begin.codec, pictures_of(recipe.data)
     assert isinstance(codec, VaeCodec)
-    source = pictures_of(recipe.data)
     frames = getattr(source, "frames", None)
     require(
         isinstance(frames, int),
@@ -93,48 +70,25 @@ def train_text_to_video(
         "ones, such as moving-shapes(count=20000, frames=8).",
     )
     captions = source.captions(np.arange(len(source)))
-    known = pictures_of(recipe.data.model_copy(update={"source": recipe.words}))
-    before = known.captions(np.arange(len(known)))
-    text = begin.family.text(begin.net)
-    assert text is not None
-    words = {w for line in (*before, *captions) for w in re.findall(r"[^\W\d_]+", line.lower())}
-    tokenizer = new_tokenizer(sorted(words), text.length)
+    tokenizer = tokenizer_for(begin, captions)
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(recipe.seed)
         net = new_text_to_video(begin, recipe.motion, tokenizer)
-    latents = encoded(source, codec, out / "latents", [recipe.data], quiet=quiet)
-    settings = {"schedule": begin.schedule, "prediction": begin.prediction}
-    asked = (*recipe.preview, *captions)
-
-    def as_model(module: TextToVideo, count: int = len(recipe.preview) or 8) -> Model:
-        prompts = asked[:count]
-        facts = {**settings, "name": recipe.name, "frames": frames, "plans": begin.plans}
-        return prompted_model(module, tokenizer, codec, prompts, **facts)
-
-    def preview(module: torch.nn.Module, seen: int) -> None:
-        assert isinstance(module, TextToVideo)
-        sheet = preview_sheet(build(as_model(module), Plan.of(begin.plan)))
-        save_png(sheet, out / "previews" / f"{seen:010d}.png", {"clips": seen}, zoom=2)
-
-    training = Training(
+    run = CaptionedRun(
         recipe=recipe,
-        objective=NoisePrediction(
-            times=recipe.times,
-            null_label=token_ids(tokenizer, [""])[0],
-            label_dropout=recipe.caption_dropout,
-            **settings,
-        ),
         net=net,
-        rows=Latents(latents=latents, labels=token_ids(tokenizer, captions)),
-        run=out / "checkpoints",
-        preview=preview if recipe.preview_every else None,
-        deadline=deadline,
-        quiet=quiet,
+        tokenizer=tokenizer,
+        codec=codec,
+        schedule=begin.schedule,
+        prediction=begin.prediction,
+        captions=captions,
+        latents=encoded(source, codec, out / "latents", [recipe.data], quiet=quiet),
+        plan=Plan.of(begin.plan),
+        frames=frames,
     )
-    training.fit_().put_(net)
+    seen = run.fit_(out, run.plan, deadline, quiet)
     if PartialState().is_main_process:
-        model = dataclasses.replace(as_model(net.eval(), SAVED))
-        card = _card(recipe, training.seen, frames)
+        model, card = run.model(net, SAVED), _card(recipe, seen, frames)
         save_text_to_video(model, net, tokenizer, recipe.motion, out / "model", card)
     PartialState().wait_for_everyone()
     return out / "model"

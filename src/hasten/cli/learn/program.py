@@ -19,7 +19,7 @@ def program(
     rate: float = 0.01,
     steps: int = 2000,
     minutes: float | None = None,
-    guidance: float = 1.0,
+    guidance: float | None = None,
     engine: str = "eager",
     frugal: Flag = False,
     seed: int = 0,
@@ -42,7 +42,8 @@ def program(
         rate: learning rate of Adam, which decays to 0.
         steps: of Adam.
         minutes: a time budget; the number of steps follows from the rate of the first ones.
-        guidance: the classifier-free guidance scale that it is learned for.
+        guidance: the classifier-free guidance scale that it is learned for; by default that of
+            the model's own plan.
         engine: what makes the converged pictures.
         frugal: less memory for more time (gradient checkpointing).
         seed: of the pairs and their order.
@@ -53,20 +54,22 @@ def program(
     from hasten.learning.programs.program import learn_program
     from hasten.learning.programs.reference_pairs import ReferenceOptions
 
+    loaded = model_of(model, request, device)
+    scale = float(loaded.plan.get("guidance", 1.0)) if guidance is None else guidance
     learned = learn_program(
-        model_of(model, request, device),
+        loaded,
         evaluations,
         out,
         width=width,
         base=None if plan is None else Plan.read(plan),
         start=start,
-        references=ReferenceOptions(pairs=pairs, guidance=guidance, engine=engine, seed=seed),
+        references=ReferenceOptions(pairs=pairs, guidance=scale, engine=engine, seed=seed),
         options=FitOptions(batch=batch, rate=rate, steps=steps, frugal=frugal),
         minutes=minutes,
         quiet=quiet,
     )
     ode_error = learned.facts["ode_error"]
-    use = Plan(program=str(out), guidance=guidance, start=learned.start)
+    use = Plan(program=str(out), guidance=scale, start=learned.start)
     print(
         f"wrote {out}: {learned.program.evaluations} evaluations, ODE error "
         f"{ode_error['before']:.4f} -> {ode_error['after']:.4f} on {ode_error['n']} held-out "
