@@ -19,6 +19,7 @@ from hasten.data.drawn import Shapes
 from hasten.data.shapes.captions import words
 from hasten.learning.students.recipe import StudentRecipe
 from hasten.learning.students.student import learn_student
+from hasten.measuring.compare import compared
 from hasten.measuring.prompts import checked_prompts
 from hasten.training import checkpoint
 from hasten.training.autoencoder import AutoencoderRecipe
@@ -111,6 +112,9 @@ def test_without_prompts_a_model_is_asked_for_those_that_lie_beside_it(model):
     assert checked_prompts(loaded, 1) == [lines[0]]
     report = hasten.measure(loaded, "solver=ddim,steps=1", n=0, pictures=8, batch=4, seconds=0.0)
     assert report.prompt_accuracy.n == 8
+    plans = [hasten.Plan(solver="ddim", steps=1)]
+    (again,) = compared(loaded, plans, n=0, pictures=8, batch=4, seconds=0.0)
+    assert again.prompt_accuracy == report.prompt_accuracy
 
 
 def test_a_model_is_a_pipeline_that_diffusers_and_hasten_load(model):

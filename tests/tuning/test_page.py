@@ -114,7 +114,9 @@ def test_a_row_of_the_table_holds_the_numbers_of_the_report():
         "1.00 ±0.10",
         "0.90 ±0.09",
     )
-    noisy = finalist(8, None).report
+    unmeasured = finalist(8, None).report
+    assert cells(unmeasured, latency(5.0), columns([unmeasured]))[-1] == ""
+    noisy = dataclasses.replace(unmeasured, plan=Plan(solver="ddpm", steps=8))
     assert cells(noisy, latency(5.0), columns([noisy]))[-1] == "draws noise"
     assert cells(noisy, latency(5.0), columns([report]))[-3:] == ("draws noise", "", "")
     prompted = finalist(8, 0.04, (-0.1, 0.1), met=0.8).report

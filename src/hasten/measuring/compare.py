@@ -59,7 +59,7 @@ def compared(
             plan,
             n=n,
             against=against,
-            pictures=pictures if real else 0,
+            pictures=pictures,
             real=real,
             batch=batch,
             seconds=seconds,

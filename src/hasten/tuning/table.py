@@ -36,7 +36,7 @@ def cells(report: Report, latency: Latency, names: Sequence[str]) -> tuple[str, 
         f"{latency.median:.1f}",
         f"{latency.p90:.1f}",
         f"{report.throughput.pictures_per_s:.1f}",
-        "draws noise" if ode_error is None else _with_interval(ode_error),
+        "draws noise" if plan.stochastic else _with_interval(ode_error),
         _estimate(report.fd),
         _estimate(report.recall),
         _estimate(report.prompt_accuracy),
@@ -81,5 +81,7 @@ def _estimate(estimate: Estimate | None) -> str:
     return f"{estimate.value:.2f} ±{(estimate.high - estimate.low) / 2:.2f}"
 
 
-def _with_interval(ode_error: OdeError) -> str:
+def _with_interval(ode_error: OdeError | None) -> str:
+    if ode_error is None:
+        return ""
     return f"{ode_error.rmse:.4f} ±{ode_error.high - ode_error.rmse:.4f}"
