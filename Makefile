@@ -5,10 +5,10 @@ MINUTES ?= 5
 
 .PHONY: demo test test-slow venv check bench tables docs clean
 
-demo: .venv/demo  ## install, tune the built-in model for this machine, write demo/report.html
-	$(BIN)/hasten tune builtin:mnist --minutes $(MINUTES) --out demo || [ $$? = 3 ]
+demo: .venv/demo  ## install, tune the text-to-image model that ships for this machine, write demo/report.html
+	$(BIN)/hasten tune builtin:shapes --minutes $(MINUTES) --out demo || [ $$? = 3 ]
 	$(BIN)/python -m benchmarks.beside demo
-	$(BIN)/hasten sample builtin:mnist --plan demo/plan.json --n 20 --gif --out demo/samples
+	$(BIN)/hasten sample builtin:shapes --plan demo/plan.json --prompt "a red circle to the left of a blue square" --n 4 --gif --out demo/samples
 
 test: .venv/all  ## everything that a change must pass, in a few minutes
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope -m "not slow"

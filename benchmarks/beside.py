@@ -1,102 +1,123 @@
 """What the recommended plan gains over diffusers here: ``python -m benchmarks.beside demo``.
 
-Adds a section to the tuner's report of ``builtin:mnist`` in that folder, and ``beside.json``: the
-plan in hasten and exported, the best training-free configuration of diffusers and its DDPM with
-1000 steps, each in a process of its own and timed in turn on this machine. Which configuration is
-the best at the same FD is what the sweep of all of diffusers' schedulers found
-(``results/ahead.json``).
+Adds a section to the tuner's report of ``builtin:shapes`` in that folder, and ``beside.json``,
+``before.png`` and ``after.png``. Timed are whole requests, from a prompt to its picture: the stock
+pipeline of diffusers, the same pipeline with the plan on it, and hasten's own sampler, each in a
+process of its own and in turn on this machine. The pictures are those of the same prompts and
+seeds by the first two.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
+import torch
 
 import hasten
-from benchmarks.ahead import raced
-from benchmarks.results_io import read
+from benchmarks.text_to_image import STOCK, prompts, raced, request_of
 from hasten.core.files import write_text
+from hasten.measuring.prompts import prompt_accuracy
+from hasten.media.pictures import grid, png, save_png
 
 PLACE = "<!-- beside -->"
-ROUNDS, FULL = 9, (4,)
+ROUNDS, SHOWN, JUDGED, ZOOM = 9, 8, 40, 2
 Facts = dict[str, Any]
 SECTION = """<h2>Beside diffusers</h2>
-<p class="soft">One picture at a time, on this machine, each in a process of its own and timed
-  in turn (medians of {{ rounds }}, 1000 steps once); peak MB: the most that the process held,
-  Python and libraries included. An export runs without hasten and torch. Of diffusers' schedulers
-  that need no training, a sweep of all of them found the one below to be the fastest at this FD,
-  or the nearest to it (measured before; no process here repeats it). FD falls with the number of
-  pictures.</p>
+<p class="soft">Whole requests on this machine: from a prompt that was not seen before to its
+  picture, text encoder and VAE included, one at a time, each contender in a process of its own and
+  timed in turn (medians of {{ rounds }}). Peak MB: the most that the process held, Python and
+  libraries included. Prompt accuracy: how many of {{ judged }} pictures, of the same prompts and
+  seeds, show what was asked.</p>
 <div class="wide"><table>
-  <tr><th></th><th>FD</th><th>ms a picture</th><th>times as long</th><th>peak MB</th>
-    <th>of DDPM's</th></tr>
+  <tr><th></th><th>ms a request</th><th>times faster</th><th>prompt accuracy</th>
+    <th>peak MB</th></tr>
   {% for row in rows %}
-  <tr{% if loop.first %} class="best"{% endif %}><td>{{ row.name }}</td><td>{{ row.fd }}</td>
-    <td>{{ "%.1f"|format(row.median) }}</td><td>{{ "%.1f"|format(row.times) }}</td>
-    <td>{{ row.peak_mb }}</td><td>{{ "%.0f%%"|format(100 * row.share) }}</td></tr>
+  <tr{% if loop.last %} class="best"{% endif %}><td>{{ row.name }}</td>
+    <td>{{ "%.0f"|format(row.median) }}</td><td>{{ "%.1f"|format(row.times_faster) }}</td>
+    <td>{{ "%.0f%%"|format(100 * row.met) if row.met is not none else "" }}</td>
+    <td>{{ row.peak_mb }}</td></tr>
   {% endfor %}
 </table></div>
+<h2>Before and after</h2>
+<p class="soft">The first {{ captions|length }} prompts of a list that the model was not trained on,
+  seeds 0 to {{ captions|length - 1 }}, not selected. Above: the stock pipeline. Below: the same
+  pipeline with the recommended plan.</p>
+<p><img alt="The stock pipeline's pictures" src="{{ before }}"><br>
+  <img alt="Pictures with the plan" src="{{ after }}"></p>
+<ol class="soft">{% for caption in captions %}<li>{{ caption }}</li>{% endfor %}</ol>
 """
+NAMES = {
+    "diffusers": "diffusers, as published (PNDM, 50 steps, eager)",
+    "hasten, applied": "the same pipeline with the plan on it",
+    "hasten": "the plan in hasten's own sampler",
+}
 
 
-def named(row: Facts) -> str:
-    """What a contender is, in words."""
-    if row["side"] == "hasten":
-        return "the recommended plan, in hasten"
-    if row["side"] != "diffusers":
-        return f"the recommended plan, exported ({row['side'].removeprefix('export, ')})"
-    steps = "1 step" if row["steps"] == 1 else f"{row['steps']} steps"
-    return f"diffusers, {row['config']}, {steps}, {row['engine']}"
+def pictures(spec: Facts, asked: Sequence[str]) -> torch.Tensor:
+    """What a contender draws for ``asked``, the number of each prompt as its seed."""
+    request = request_of(spec)
+    drawn: list[Any] = [request(prompt, seed) for seed, prompt in enumerate(asked)]
+    arrays = [np.asarray(images[0]).copy() for images in drawn]
+    return torch.stack([torch.from_numpy(array).permute(2, 0, 1).float() / 255 for array in arrays])
 
 
-def compared(rows: list[Facts], fd: Facts | None, n: int) -> list[Facts]:
-    """The rows of the section, fastest first: times the fastest, and shares of DDPM's memory. FD of
-    the peers is of ``n`` pictures."""
-    rows = sorted(rows, key=lambda row: row["median"])
-    first, ddpm = rows[0], max(rows, key=lambda row: row.get("steps", 0))
-    mine = _of(fd["value"], fd["n"]) if fd else ""
-    return [
-        {
-            "name": named(row),
-            "fd": (_of(row["fd"], n) if "fd" in row else "") if "config" in row else mine,
-            "median": row["median"],
-            "times": row["median"] / first["median"],
-            "peak_mb": row["peak_mb"],
-            "share": row["peak_mb"] / ddpm["peak_mb"],
-        }
-        for row in rows
+def specs(plan: hasten.Plan) -> list[Facts]:
+    """The contenders, the stock pipeline first."""
+    stock = {"side": "diffusers", "engine": "eager", **STOCK}
+    return [stock, *({"side": side, "plan": str(plan)} for side in ("hasten, applied", "hasten"))]
+
+
+def section(rows: Sequence[Facts], sheets: Sequence[torch.Tensor], asked: Sequence[str]) -> str:
+    """The section as HTML."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    shown = [
+        "data:image/png;base64," + base64.b64encode(png(sheet, zoom=ZOOM)).decode()
+        for sheet in sheets
     ]
-
-
-def _of(fd: float, n: int) -> str:
-    return f"{fd:.2f} (n = {n})"
+    return environment.from_string(SECTION).render(
+        rows=rows, rounds=ROUNDS, judged=JUDGED, before=shown[0], after=shown[1], captions=asked
+    )
 
 
 def main(folder: Path) -> None:
-    plan = hasten.Plan.read(folder / "plan.json")
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    best = next(row for row in report["finalists"] if row["key"] == plan.key)
-    fd = (best["final_quality"] or best)["fd"]
-    before = next(row for row in read("ahead")["rows"] if row["batch"] == 1)
+    plan, asked = hasten.Plan.read(folder / "plan.json"), prompts(JUDGED)
+    timed = specs(plan)
     try:
-        found = raced(
-            1, plan.model_dump(), [before["fastest_peer"]], FULL, ROUNDS, folder / "exported"
-        )
-    except hasten.UserError as error:  # a plan that no other runtime can take
+        drawn = [pictures(spec, asked) for spec in timed[:2]]
+        found = raced(timed, ROUNDS)
+    except hasten.UserError as error:  # a plan that a pipeline cannot be given
         print(f"beside diffusers: not measured: {error}")
         return
-    rows = compared(found, fd, before["n"])
+    met = [prompt_accuracy(each, asked).share.value for each in drawn]
+    rows = [
+        {
+            "name": NAMES[row["side"]],
+            "median": row["median"],
+            "times_faster": found[0]["median"] / row["median"],
+            "met": met[number] if number < len(met) else None,
+            "peak_mb": row["peak_mb"],
+        }
+        for number, row in enumerate(found)
+    ]
     (folder / "beside.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    section = environment.from_string(SECTION).render(rows=rows, rounds=ROUNDS)
+    sheets = [grid(each[:SHOWN], columns=SHOWN) for each in drawn]
+    for name, sheet in zip(("before", "after"), sheets, strict=True):
+        save_png(sheet, folder / f"{name}.png", {"prompts": "; ".join(asked[:SHOWN])}, ZOOM)
     page = folder / "report.html"
-    write_text(page, page.read_text(encoding="utf-8").replace(PLACE, section, 1))
+    text = page.read_text(encoding="utf-8")
+    write_text(page, text.replace(PLACE, section(rows, sheets, asked[:SHOWN]), 1))
     for row in rows:
-        print(f"{row['median']:9.1f} ms {row['peak_mb']:5.0f} MB  {row['name']}")
+        print(
+            f"{row['median']:8.0f} ms  {row['times_faster']:5.1f} times faster  "
+            f"{row['peak_mb']:5.0f} MB  {row['name']}"
+        )
 
 
 if __name__ == "__main__":

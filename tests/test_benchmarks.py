@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -59,20 +60,34 @@ def test_what_was_not_measured_is_said(capsys, monkeypatch):
         run.main(["ancestral"])
 
 
-def test_the_demo_reads_the_plan_and_the_report_that_the_tuner_writes(
-    tmp_path, monkeypatch, capsys
-):
+def test_the_demo_shows_the_plan_beside_the_stock_pipeline(tmp_path, monkeypatch, capsys):
     beside = importlib.import_module("benchmarks.beside")
     plan, seen = Plan(solver="ddim", steps=4), []
 
-    def raced(batch, fields, *rest):
-        seen.append((batch, Plan.of(fields)))
-        raise UserError("nothing is timed in a test")
+    def pictures(spec, asked):
+        seen.append((spec["side"], spec.get("plan")))
+        return torch.full((len(asked), 3, 64, 64), 0.5)
 
+    def raced(timed, rounds):
+        return [{**spec, "median": 100.0 / (n + 1), "peak_mb": 1} for n, spec in enumerate(timed)]
+
+    monkeypatch.setattr(beside, "pictures", pictures)
     monkeypatch.setattr(beside, "raced", raced)
     plan.write(tmp_path / "plan.json")
-    row = {"key": plan.key, "fd": {"value": 1.0, "n": 500}, "final_quality": None}
-    (tmp_path / "report.json").write_text(json.dumps({"finalists": [row]}))
+    (tmp_path / "report.html").write_text("<body><!-- beside --></body>")
     beside.main(tmp_path)
-    assert seen == [(1, plan)]
-    assert "nothing is timed in a test" in capsys.readouterr().out
+    assert seen == [("diffusers", None), ("hasten, applied", str(plan))]
+    assert (tmp_path / "before.png").is_file()
+    page = (tmp_path / "report.html").read_text()
+    assert "Before and after" in page
+    assert page.count("data:image/png;base64,") == 2
+    rows = json.loads((tmp_path / "beside.json").read_text())
+    assert [row["times_faster"] for row in rows] == pytest.approx([1.0, 2.0, 3.0])
+    assert [row["met"] for row in rows] == [0.0, 0.0, None]
+
+    def refused(spec, asked):
+        raise UserError("a pipeline cannot be given this")
+
+    monkeypatch.setattr(beside, "pictures", refused)
+    beside.main(tmp_path)
+    assert "not measured: a pipeline cannot be given this" in capsys.readouterr().out

@@ -117,6 +117,20 @@ def test_without_prompts_a_model_is_asked_for_those_that_lie_beside_it(model):
     assert again.prompt_accuracy == report.prompt_accuracy
 
 
+def test_a_request_that_is_timed_encodes_its_prompt(model, monkeypatch):
+    loaded, asked = hasten.load(model, prompts=["a star", "a ring"]), []
+    text = loaded.family.text(loaded.net)
+    assert text is not None
+    condition = type(text).condition
+    monkeypatch.setattr(
+        type(text),
+        "condition",
+        lambda self, prompts: asked.append(prompts) or condition(self, prompts),
+    )
+    hasten.measure(loaded, "solver=ddim,steps=1", n=0, pictures=0, batch=3, seconds=0.0)
+    assert {tuple(prompts) for prompts in asked} == {("a star",), ("a star",) * 3}
+
+
 def test_a_model_is_a_pipeline_that_diffusers_and_hasten_load(model):
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(model)
     pipe.set_progress_bar_config(disable=True)

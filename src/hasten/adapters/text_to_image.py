@@ -143,6 +143,59 @@ def new_text_encoder(options: Options, tokenizer: Tokenizer) -> torch.nn.Module:
     return made("text_encoder", lambda **fields: CLIPTextModel(CLIPTextConfig(**fields)), config)
 
 
+class CaptionReader(torch.nn.Module):
+    """A text encoder with a linear head for each attribute: tokens (n, length) to logits
+    (n, length, classes) of every attribute."""
+
+    def __init__(self, text_encoder: torch.nn.Module, classes: Sequence[int]) -> None:
+        super().__init__()
+        self.text_encoder: Net = text_encoder
+        self.classes = tuple(classes)
+        self.heads = torch.nn.Linear(self.text_encoder.config.hidden_size, sum(classes))
+
+    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self.heads(self.text_encoder(tokens)[0]).split(self.classes, -1)
+
+
+def save_text_encoder(
+    encoder: torch.nn.Module, tokenizer: Tokenizer, folder: Path, card: str
+) -> None:
+    """Write a text encoder and its tokenizer as a pipeline's folder has them."""
+    any_encoder: Net = encoder
+    with new_folder(folder) as target:
+        any_encoder.save_pretrained(str(target / "text_encoder"))
+        tokenizer.save_pretrained(str(target / "tokenizer"))
+        (target / "README.md").write_text(card, encoding="utf-8")
+
+
+def load_text_encoder(folder: str | Path) -> tuple[torch.nn.Module, Tokenizer]:
+    """The text encoder and the tokenizer of a folder: that of :func:`save_text_encoder`, or of a
+    pipeline with one text encoder of CLIP.
+
+    Raises:
+        UserError: there are none.
+    """
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    parts = [Path(folder) / name for name in ("text_encoder", "tokenizer")]
+    require(
+        all(part.is_dir() for part in parts),
+        f"text_encoder: {folder} has no text_encoder/ and tokenizer/; train them with `hasten "
+        "train RECIPE`, or name a pipeline's folder.",
+    )
+    try:
+        with quiet():
+            encoder = CLIPTextModel.from_pretrained(
+                str(parts[0]), use_safetensors=True, local_files_only=True, dtype=torch.float32
+            )
+            return encoder, CLIPTokenizer.from_pretrained(str(parts[1]), local_files_only=True)
+    except Exception as error:
+        raise UserError(
+            f"text_encoder: {folder} holds no CLIP text encoder that can be read "
+            f"({type(error).__name__}); train one with `hasten train RECIPE`."
+        ) from error
+
+
 class TextToImage(torch.nn.Module):
     """A conditional U-Net of pictures or clips and its text encoder as ``net(x, t, tokens)``: x
     (n, c, h, w) or (n, c, frames, h, w), times (n,), tokens (n, length)."""
@@ -158,13 +211,12 @@ class TextToImage(torch.nn.Module):
         return self.unet(x, t, encoder_hidden_states=words, return_dict=False)[0]
 
 
-def new_text_to_image(network: Options, text: Options, tokenizer: Tokenizer) -> TextToImage:
-    """A freshly initialised U-Net that reads what a text encoder makes of tokens.
+def new_text_to_image(network: Options, encoder: Net) -> TextToImage:
+    """A freshly initialised U-Net that reads what the text encoder ``encoder`` makes of tokens.
 
     Raises:
-        UserError: a class that does not take its options.
+        UserError: the class does not take these options.
     """
-    encoder: Net = new_text_encoder(text, tokenizer)
     options = {"cross_attention_dim": encoder.config.hidden_size, **network}
     unet = made("network", diffusers().UNet2DConditionModel, options)
     return TextToImage(unet, encoder)

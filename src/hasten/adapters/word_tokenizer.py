@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import json
+import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,14 @@ from hasten.adapters.untyped import Tokenizer
 Pair = tuple[str, str]
 START, END, LAST = "<|startoftext|>", "<|endoftext|>", "</w>"
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,.'-"
+
+
+def word_tokenizer(texts: Sequence[str], length: int) -> Tokenizer:
+    """A CLIP tokenizer that knows every word of ``texts`` as one token; see
+    :func:`new_tokenizer`."""
+    return new_tokenizer(
+        {word for text in texts for word in re.findall(r"[^\W\d_]+", text.lower())}, length
+    )
 
 
 def new_tokenizer(words: Iterable[str], length: int) -> Tokenizer:

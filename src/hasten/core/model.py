@@ -129,6 +129,15 @@ class Model:
         text = self.family.text(self.net)
         return None if text is None else text.condition(texts)
 
+    def request(self, n: int) -> Condition:
+        """The condition of a request of ``n`` pictures, the first label for each. A prompt is
+        encoded anew where the model has its text encoder, so that it counts where requests are
+        timed."""
+        text = self.family.text(self.net) if self.prompts else None
+        if text is not None:
+            return text.condition([self.prompts[0]] * n)
+        return self.condition(n, None if self.labels is None else [0] * n)
+
     def labels_in_turn(self, n: int, first: int = 0) -> list[int] | None:
         """A label for each of ``n`` samples, every class in turn, from sample ``first`` on; None
         for a model without labels."""

@@ -18,6 +18,7 @@ from hasten.training.autoencoder import AutoencoderRecipe
 from hasten.training.classifier import ClassifierRecipe
 from hasten.training.recipe import Data, Document, Optimizer, Recipe, Times
 from hasten.training.shipped import shipped_recipes
+from hasten.training.text_encoder import TextEncoderRecipe
 from hasten.training.text_to_image import TextToImageRecipe
 from hasten.training.text_to_video import TextToVideoRecipe
 from hasten.training.tiny_autoencoder import TinyAutoencoderRecipe
@@ -30,6 +31,7 @@ KINDS: dict[str, tuple[type[Document], str]] = {
         "`hasten learn start MODEL --kind vae --recipe RECIPE`; the fields of a model, and",
     ),
     "An autoencoder": (AutoencoderRecipe, "`hasten train RECIPE`"),
+    "A text encoder": (TextEncoderRecipe, "`hasten train RECIPE`"),
     "A text-to-image model": (TextToImageRecipe, "`hasten train RECIPE`"),
     "A text-to-video model": (TextToVideoRecipe, "`hasten train RECIPE`"),
     "A small autoencoder": (TinyAutoencoderRecipe, "`hasten train RECIPE`"),

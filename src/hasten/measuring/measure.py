@@ -59,10 +59,10 @@ def measure(
     sampler = build(model, plan, net=net)
     forget_peak(model.device)
     latency = timed(
-        lambda: sampler.sample(1, condition=_label(model)), device=model.device, seconds=seconds
+        lambda: sampler.sample(1, condition=model.request(1)), device=model.device, seconds=seconds
     )
     many = timed(
-        lambda: sampler.sample(batch, condition=_label(model), batch=batch),
+        lambda: sampler.sample(batch, condition=model.request(batch), batch=batch),
         warmup=1,
         device=model.device,
         seconds=seconds,
@@ -141,7 +141,3 @@ def _ode_error(
     if against is None:
         against = reference(model, n, plan=reference_plan(plan))
     return against.ode_error(plan, net)
-
-
-def _label(model: Model) -> int | None:
-    return None if model.labels is None else 0

@@ -6,7 +6,7 @@ Every picture is encoded once, before training, and every caption is tokenized o
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,10 +18,13 @@ from accelerate import PartialState
 from hasten.adapters.schedules import prediction, schedule
 from hasten.adapters.text_to_image import (
     autoencoder_codec,
+    load_text_encoder,
+    new_text_encoder,
     new_text_to_image,
     save_text_to_image,
 )
-from hasten.adapters.word_tokenizer import new_tokenizer
+from hasten.adapters.untyped import Tokenizer
+from hasten.adapters.word_tokenizer import word_tokenizer
 from hasten.core.noise_schedule import NoiseSchedule
 from hasten.core.plan import Plan
 from hasten.training.budget import Deadline
@@ -41,8 +44,10 @@ class TextToImageRecipe(CaptionedRecipe):
         objective: always text-to-image.
         autoencoder: its folder, as `hasten train` wrote it; `--autoencoder` replaces it.
         network: the options of diffusers' conditional U-Net.
-        text: the options of transformers' CLIPTextConfig.
+        text: the options of transformers' CLIPTextConfig, for a text encoder that begins untrained.
         length: tokens of a prompt; longer prompts are cut.
+        text_encoder: in the place of these two, the folder of a text encoder that was trained
+            before (objective: text-encoder), or of a pipeline; it is trained on.
         schedule: the noise schedule: ddpm, vp-linear, vp-cosine or flow, with options.
         prediction: what the network predicts: epsilon, v, x0 or flow.
     """
@@ -50,8 +55,9 @@ class TextToImageRecipe(CaptionedRecipe):
     objective: Literal["text-to-image"]
     autoencoder: str
     network: dict[str, object]
-    text: dict[str, object]
+    text: dict[str, object] | None = None
     length: Whole = 77
+    text_encoder: str | None = None
     schedule: str | dict[str, object] = "ddpm"
     prediction: str = "epsilon"
 
@@ -63,6 +69,10 @@ class TextToImageRecipe(CaptionedRecipe):
     def _parts_exist(self) -> TextToImageRecipe:
         schedule(self.schedule)
         prediction(self.prediction)
+        if (self.text is None) == (self.text_encoder is None):
+            raise ValueError("text and text_encoder: give one of them")
+        if self.text_encoder is not None and "length" in self.model_fields_set:
+            raise ValueError("length: that of text_encoder is taken; leave it out")
         return self
 
     @property
@@ -85,11 +95,10 @@ def train_text_to_image(
     codec = autoencoder_codec(recipe.autoencoder, device)
     source = pictures_of(recipe.data)
     captions = source.captions(np.arange(len(source)))
-    words = {word for text in captions for word in re.findall(r"[^\W\d_]+", text.lower())}
-    tokenizer = new_tokenizer(sorted(words), recipe.length)
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(recipe.seed)
-        net = new_text_to_image(recipe.network, recipe.text, tokenizer)
+        encoder, tokenizer = _text_encoder(recipe, captions)
+        net = new_text_to_image(recipe.network, encoder)
     run = CaptionedRun(
         recipe=recipe,
         net=net,
@@ -107,6 +116,16 @@ def train_text_to_image(
         save_text_to_image(run.model(net, SAVED), net, tokenizer, out / "model", card)
     PartialState().wait_for_everyone()
     return out / "model"
+
+
+def _text_encoder(
+    recipe: TextToImageRecipe, captions: Sequence[str]
+) -> tuple[torch.nn.Module, Tokenizer]:
+    if recipe.text_encoder is not None:
+        return load_text_encoder(recipe.text_encoder)
+    assert recipe.text is not None
+    tokenizer = word_tokenizer(captions, recipe.length)
+    return new_text_encoder(recipe.text, tokenizer), tokenizer
 
 
 def _card(recipe: TextToImageRecipe, seen: int) -> str:

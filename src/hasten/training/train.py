@@ -33,6 +33,7 @@ from hasten.training.noise_prediction import NoisePrediction
 from hasten.training.objective import Encoded, Objective, PictureSource
 from hasten.training.previews import preview_sheet
 from hasten.training.recipe import Document, Recipe
+from hasten.training.text_encoder import TextEncoderRecipe, train_text_encoder
 from hasten.training.text_to_image import TextToImageRecipe, train_text_to_image
 from hasten.training.text_to_video import TextToVideoRecipe, train_text_to_video
 from hasten.training.tiny_autoencoder import TinyAutoencoderRecipe, train_tiny_autoencoder
@@ -104,6 +105,7 @@ RUNS: dict[type[Document], Callable[..., Path]] = {
     Recipe: train_diffusion,
     ClassifierRecipe: train_classifier,
     AutoencoderRecipe: train_autoencoder,
+    TextEncoderRecipe: train_text_encoder,
     TextToImageRecipe: train_text_to_image,
     TextToVideoRecipe: train_text_to_video,
     TinyAutoencoderRecipe: train_tiny_autoencoder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -113,6 +114,14 @@ def test_what_an_objective_cannot_take_is_refused(
     with pytest.raises(UserError, match=words):
         learn_student(teacher, recipe(objective, data, **changes), tmp_path / "s", quiet=True)
     assert not (tmp_path / "s").exists()
+
+
+def test_guidance_is_that_of_the_teachers_own_plan(teacher, data, tmp_path):
+    guided = dataclasses.replace(teacher, plans=({"guidance": 3.0},))
+    out = learn_student(guided, recipe("direct", data), tmp_path / "guided", quiet=True)
+    assert "guidance 3" in (out / "README.md").read_text(encoding="utf-8")
+    own = learn_student(guided, recipe("consistency", data), tmp_path / "own", quiet=True)
+    assert "guidance" not in (own / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

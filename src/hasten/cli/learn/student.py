@@ -49,7 +49,8 @@ def student(
         batch: pictures per step.
         rate: learning rate of Adam, which decays to 0.
         precision: no or bf16.
-        guidance: the teacher's classifier-free guidance scale, which is distilled into the student.
+        guidance: the teacher's classifier-free guidance scale, which is distilled into the student;
+            by default that of the teacher's own plan.
         begin: the folder of a student whose weights this one begins with.
         start: where the student's sampling begins, as in a plan; see `hasten learn start`.
         trajectories: how many of the teacher's trajectories, from noise to picture, are made where

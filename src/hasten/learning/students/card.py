@@ -40,7 +40,7 @@ def student_card(
         accuracy = "" if met is None else f"{met['value']:.1%}"
         rows += f"| `{Plan(**fields)}` | {fields['steps']} | {value} | {diversity} | "
         rows += f"{accuracy} | {n} |\n"
-    guided = "" if recipe.guidance == 1 else f", guidance {recipe.guidance:g}"
+    guided = "" if recipe.scale == 1 else f", guidance {recipe.scale:g}"
     use = LOW_RANK if recipe.lora else NETWORK if teacher.prompts else WHOLE
     begun = f", begun with the student `{Path(recipe.begin).name}`" if recipe.begin else ""
     kind = "A few-step student"

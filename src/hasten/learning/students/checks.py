@@ -89,12 +89,12 @@ def _require_guided(model: Model, recipe: StudentRecipe, objective: Distillation
     """Refuse guidance that the model or the objective knows nothing of."""
     name = objective.part_name
     require(
-        recipe.guidance == 1.0 or model.null_label is not None,
-        f"guidance is {recipe.guidance:g}, but model {model.name!r} was not trained with dropped "
+        recipe.scale == 1.0 or model.null_label is not None,
+        f"guidance is {recipe.scale:g}, but model {model.name!r} was not trained with dropped "
         "labels; set guidance to 1.",
     )
     require(
-        recipe.guidance == 1.0 or objective.uses_teacher() or recipe.data == TEACHER,
-        f"guidance is {recipe.guidance:g}, but objective {name!r} learns from its data and never "
+        recipe.scale == 1.0 or objective.uses_teacher() or recipe.data == TEACHER,
+        f"guidance is {recipe.scale:g}, but objective {name!r} learns from its data and never "
         "evaluates the teacher; give --data teacher, or set guidance to 1.",
     )

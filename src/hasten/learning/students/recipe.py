@@ -39,7 +39,8 @@ class StudentRecipe(Run):
         caption: the column of the data that holds the captions, for a text-to-image model; drawn
             data has captions without it.
         flip: also train on mirror images.
-        guidance: the classifier-free guidance scale of the teacher, distilled into the student.
+        guidance: the classifier-free guidance scale of the teacher, distilled into the student; by
+            default that of the teacher's own plan, where the objective evaluates the teacher.
         convert: share of the pictures that first train a student whose prediction differs from its
             teacher's to convert to it.
         begin: the folder of another student of the same teacher to initialise from, in place of the
@@ -69,7 +70,7 @@ class StudentRecipe(Run):
     label: str = "label"
     caption: str | None = None
     flip: bool = False
-    guidance: Annotated[float, pydantic.Field(ge=0, le=100)] = 1.0
+    guidance: Annotated[float, pydantic.Field(ge=0, le=100)] | None = None
     convert: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.15
     begin: str | None = None
     start: str = "noise"
@@ -87,6 +88,11 @@ class StudentRecipe(Run):
     optimizer: Optimizer = Optimizer(rate=3e-4, decay="cosine")
     pictures: Whole = 1_000_000
     ema: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.999
+
+    @property
+    def scale(self) -> float:
+        """The guidance scale that is distilled."""
+        return 1.0 if self.guidance is None else self.guidance
 
     @classmethod
     def takes(cls, objective: object) -> bool:

@@ -106,7 +106,7 @@ def student_rows(
             run,
             count=recipe.trajectories,
             steps=recipe.trajectory_steps,
-            guidance=recipe.guidance,
+            guidance=recipe.scale,
             start=recipe.start,
             engine=recipe.engine,
             quiet=quiet,

@@ -40,7 +40,7 @@ from hasten.learning.students.checks import NOISE, require_usable
 from hasten.learning.students.compare import Comparison, comparison
 from hasten.learning.students.conversion import Conversion
 from hasten.learning.students.recipe import StudentRecipe
-from hasten.learning.students.rows import EndPictures, captioned_pictures, student_rows
+from hasten.learning.students.rows import TEACHER, EndPictures, captioned_pictures, student_rows
 from hasten.learning.students.trajectories import Trajectories
 from hasten.learning.students.validation import Validation
 from hasten.levers.quantized_layer import Bits
@@ -82,13 +82,15 @@ def learn_student(
     captioned = captioned_pictures(model, recipe)
     if captioned is not None:
         model = with_prompts(model, captioned.captions)
+    if recipe.guidance is None and (objective.uses_teacher() or recipe.data == TEACHER):
+        recipe = recipe.model_copy(update={"guidance": model.plan.get("guidance", 1.0)})
     objective.check(model, recipe.evaluations)
     require_usable(model, recipe, objective)
     recipe = recipe.model_copy(update={"teacher": digest(model)})
     run = out.with_name(out.name + ".run")
     with PartialState().main_process_first():  # the others find what it made
         rows = student_rows(model, recipe, objective, run, quiet, deadline, captioned)
-    teacher = Teacher(model=_on(model, PartialState().device), scale=recipe.guidance)
+    teacher = Teacher(model=_on(model, PartialState().device), scale=recipe.scale)
     student_run = StudentRun(
         recipe=recipe,
         objective=objective,
@@ -182,7 +184,7 @@ class StudentRun:
         if self.recipe.bits:
             round_layers_(net, Bits.parse(self.recipe.bits))
         facts = {"name": self.recipe.name, "teacher": self.recipe.teacher, "sha256": ""}
-        facts |= {"folder": None, "guidance": self.recipe.guidance}
+        facts |= {"folder": None, "guidance": self.recipe.scale}
         return dataclasses.replace(kind, net=net, **facts)
 
     def _before(self, kind: Model) -> Model:
