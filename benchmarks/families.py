@@ -34,7 +34,6 @@ from zoo import ZOO, built  # pyright: ignore[reportMissingImports]
 PLAN = hasten.Plan(solver="dpmpp(order=2)", grid="uniform", steps=4)
 SINGLE = hasten.Plan(solver="ddim", grid="uniform", steps=4)  # which may begin at a later step
 LINEAR = {  # guidance of one scale, where a pipeline's own is more
-    "instruct-pix2pix": {"image_guidance_scale": 1.0},
     "qwen-image": {"true_cfg_scale": 1.0},
 }
 BEGINS = ("sd-img2img", "sdxl-img2img", "flux-img2img")  # from a picture

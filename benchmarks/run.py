@@ -36,6 +36,7 @@ BENCHMARKS = {
     "early_stop": Benchmark(tables=("early_stop",)),
     "parallel": Benchmark(tables=("parallel",)),
     "reuse": Benchmark(tables=("reuse",)),
+    "regions": Benchmark(tables=(), needs="8 GB of memory"),
     "students": Benchmark(tables=("students",)),
     "smaller": Benchmark(tables=("smaller", "quantization_distance", "pruned", "widths")),
     "axes": Benchmark(tables=("axes",), needs="two tunings of 4 minutes"),

@@ -138,6 +138,20 @@ def test_a_compiled_network_makes_the_same_pictures():
     assert state_of(pipe) == before
 
 
+@pytest.mark.slow
+def test_a_transformer_with_compiled_blocks_makes_the_same_pictures():
+    pipe = built("flux")
+    hasten.apply(pipe, PLAN)
+    wanted = drawn("flux", pipe)
+    hasten.undo(pipe)
+    before = state_of(pipe)
+    hasten.apply(pipe, PLAN.model_copy(update={"engine": "compile-blocks"}))
+    assert np.abs(drawn("flux", pipe) - wanted).max() < 1e-3
+    hasten.undo(pipe)
+    assert state_of(pipe) == before
+    assert all(part._compiled_call_impl is None for part in pipe.transformer.modules())
+
+
 REFUSED_BY_OPENVINO = {"qwen-image": "cannot be exported", "z-image": "answers with 2 tensors"}
 SATURATED = {"ddpm", "ddim"}  # their pictures are 0 and 1 alone, and hide small differences
 

@@ -47,6 +47,7 @@ NEEDS_A_FILE = {"quantize", "small", "student"}
 PACKAGE_OF_ITS_OWN = {"torchao"}  # tests/levers/test_torchao.py
 FOR_PIPELINES = {"prompt-cache", "text-encoder"}  # tests/test_applying.py
 FOR_LATENTS = {"decoder", "tiny-decoder"}  # tests/levers/test_decoder.py
+FOR_EDITS = {"regions"}  # tests/levers/test_regions_lever.py
 
 WALKS = ["adaptive-ode", "adaptive-sde", "langevin", "ode", "sde"]
 U_NET, DIT = ["deep", "encoder"], ["attention", "blocks", "first-block"]
@@ -146,7 +147,7 @@ def choices(model, folder) -> dict[str, list[Any]]:
         kind = {"plans": (own,), "teacher": digest(model), "name": "student"}
         save_folder(dataclasses.replace(model, **kind), folder / "student")
     small = f"small(folder={student!r}, at=(0, 1, 1))"
-    skipped = NEEDS_A_FILE | PACKAGE_OF_ITS_OWN | FOR_LATENTS | FOR_PIPELINES
+    skipped = NEEDS_A_FILE | PACKAGE_OF_ITS_OWN | FOR_LATENTS | FOR_PIPELINES | FOR_EDITS
     named_levers = [text for text in named(levers) if name_of(text) not in skipped]
     unknown = set(starts) - set(begin) - {"vae"}  # a vae starts as a generator does
     assert not unknown, f"starts without an example here: {unknown}"

@@ -98,9 +98,10 @@ def test_a_new_solver_runs_in_order_and_parallel_in_time(main_of):
     assert (in_order - together).abs().max() < 1e-4
 
 
-def test_the_cells_of_the_notebook_run_from_top_to_bottom(monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", ["first_steps", pytest.param("editing", marks=pytest.mark.slow)])
+def test_the_cells_of_a_notebook_run_from_top_to_bottom(monkeypatch, tmp_path, name):
     monkeypatch.chdir(tmp_path)
-    notebook = json.loads((EXAMPLES / "first_steps.ipynb").read_text(encoding="utf-8"))
+    notebook = json.loads((EXAMPLES / f"{name}.ipynb").read_text(encoding="utf-8"))
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert len(cells) > 3
     assert not any(cell["outputs"] for cell in cells)

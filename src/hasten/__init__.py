@@ -17,6 +17,7 @@ A *plan* is one choice of everything (solver, grid, steps, engine, dtype, ...). 
 ====================  ==========================================================================
 load                  a model from a folder, the hub, a pipeline or a module
 tune                  find the best plan for a model on this device
+tune_edit             find the fastest way of making an edit that is as good
 apply, undo           a plan on a diffusers pipeline, and the pipeline as it was
 build, Sampler        a model and a plan, ready to make pictures
 measure, Report       what a plan costs and how good its pictures are
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from hasten.measuring.measure import measure
     from hasten.sampling import Sampler, build, run, trace
     from hasten.tuning.tune import tune
+    from hasten.tuning.tune_edit import tune_edit
 
 _HOMES = {
     "load": "hasten.adapters.load",
@@ -89,6 +91,7 @@ _HOMES = {
     "likelihood": "hasten.measuring.likelihood",
     "measure": "hasten.measuring.measure",
     "tune": "hasten.tuning.tune",
+    "tune_edit": "hasten.tuning.tune_edit",
 }
 
 __all__ = [
@@ -119,6 +122,7 @@ __all__ = [
     "schedule",
     "trace",
     "tune",
+    "tune_edit",
     "undo",
 ]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from hasten.adapters.attach import Carried, attach_, casting, detach_
+from hasten.adapters.families import family
 from hasten.adapters.frozen import frozen
 from hasten.adapters.pipeline_codec import decoder_of
 from hasten.adapters.pipelines import load_pipeline
@@ -24,11 +25,13 @@ from hasten.adapters.untyped import Pipeline, PipelineCall
 from hasten.core.codec import DecoderNetwork
 from hasten.core.engine import Engine
 from hasten.core.errors import UserError, nearest, require
-from hasten.core.family import inner
+from hasten.core.family import PLAIN, inner
 from hasten.core.feature_cache import FeatureCache
 from hasten.core.lever import Lever, levers
 from hasten.core.model import Model
 from hasten.core.plan import Plan, PlanLike, as_plan
+from hasten.engines.compile import require_compiler
+from hasten.engines.compile_blocks import with_compiled_blocks
 from hasten.sampling import resolve
 
 
@@ -77,7 +80,7 @@ def apply(pipe: Pipeline, plan: PlanLike, **call: object) -> None:
         Carried(
             prediction=None if student is None else student.prediction,
             networks=put,
-            fixed=plan.engine not in ("eager", "compile"),
+            fixed=plan.engine not in ("eager", "compile", "compile-blocks"),
             forward=None if not forwards else lambda forward: _folded(forward, forwards),
             cache=caches[0] if caches else None,
             decoder=_decoder(pipe, decoders) if decoders else None,
@@ -128,7 +131,11 @@ def _prepared(
     if dtype != torch.float32 and any(_dtype(net) != dtype for net in networks.values()):
         put = {name: frozen(net, dtype=dtype) for name, net in networks.items()}
         forwards.append(casting(dtype))
-    if plan.engine == "compile":
+    if plan.engine == "compile-blocks":
+        whole = {**networks, **put}
+        require_compiler(plan.engine, pipe.device)
+        put = {name: with_compiled_blocks(net, family(net) or PLAIN) for name, net in whole.items()}
+    elif plan.engine == "compile":
         forwards.insert(0, lambda forward: torch.compile(forward, dynamic=False))
     elif plan.engine != "eager":
         first = next(iter({**networks, **put}.values()))

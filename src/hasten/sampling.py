@@ -321,7 +321,17 @@ class Sampler:
         fresh: Callable[..., torch.Tensor],
         denoiser: Denoiser | None = None,
     ) -> Session:
-        """A new run of samples with ``condition``."""
+        """A new run of samples with ``condition``.
+
+        Raises:
+            UserError: a lever keeps something for later runs, which only edits take up.
+        """
+        for lever in self.resolved.levers:
+            require(
+                Trait.RUNS not in lever.traits,
+                f"lever {lever.part_name!r} {Trait.RUNS.value}, and only edits take it up; use "
+                f"hasten.edit, or drop {lever.part_name}.",
+            )
         answers = shared_out(denoiser or self.denoiser, self.executor)
         in_order = any(Trait.ORDER in lever.traits for lever in self.resolved.levers)
         return Session(answers, fresh, condition, in_order)

@@ -16,11 +16,9 @@ from zoo import ZOO, built
 
 STEPS = 4
 LINEAR = {  # guidance of one scale, where a pipeline's own is more
-    "instruct-pix2pix": {"image_guidance_scale": 1.0},
     "qwen-image": {"true_cfg_scale": 1.0},
 }
 REFUSED = {
-    "instruct-pix2pix": "guides by 3 branches.*image_guidance_scale=1",
     "qwen-image": "no weighted sum",  # its guidance rescales to the norm of a branch
 }
 PLAN = hasten.Plan(solver="dpmpp(order=2)", grid="uniform", steps=STEPS)
@@ -110,6 +108,22 @@ def test_what_cannot_be_captured_is_refused_in_one_line(name):
     with pytest.raises(hasten.UserError, match=REFUSED[name]) as refusal:
         loaded(name, built(name), prompts, call)
     assert "\n" not in str(refusal.value)
+
+
+def test_guidance_of_two_scales_is_captured():
+    """The prompt's scale is the plan's; the branches without it are one, weighted as they were."""
+    pipe = built("instruct-pix2pix")
+    prompts, call = call_of("instruct-pix2pix")
+    model = loaded("instruct-pix2pix", pipe, prompts, call)
+    assert hasten.build(model).plan.guidance == pytest.approx(4.0, abs=1e-3)
+    x, t = torch.randn(1, *model.shape), torch.full((1,), 500.0)
+    null = model.net(x, t, torch.tensor([1]))
+    rows = torch.tensor([0, 1, 0, 1])
+    several = model.net(x.expand(4, -1, -1, -1), t.expand(4), rows)
+    assert torch.allclose(several[[1, 3]], null.expand(2, -1, -1, -1), atol=1e-5)
+    call["guidance_scale"], call["image_guidance_scale"] = 1.0 + 1e-9, 1.5
+    with pytest.raises(hasten.UserError, match="cancel out; set guidance_scale to another value"):
+        loaded("instruct-pix2pix", pipe, prompts, call)
 
 
 def test_a_pipeline_is_as_it_was_after_it_was_captured():

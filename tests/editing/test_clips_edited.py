@@ -14,7 +14,7 @@ from PIL import Image
 import hasten
 from hasten.cli import _status
 from hasten.core.errors import UserError
-from hasten.editing.clip import edit_clip, resized
+from hasten.editing.clip import ClipEdit, edit_clip, resized
 from hasten.editing.edit import edit
 from hasten.editing.stream import Streaming
 from hasten.media.pictures import to_pil
@@ -43,13 +43,13 @@ def frames_of(file: Path) -> tuple[torch.Tensor, list]:
 
 def test_a_clip_keeps_its_times_its_size_and_its_sound(model, clip, tmp_path):
     out = tmp_path / "edited.mp4"
-    told: list[int] = []
+    told: list[ClipEdit] = []
     options = {"method": "sdedit(strength=0.5)", "plan": PLAN, "seed": 3}
     result = edit_clip(model, clip, out, 3, progress=told.append, **options)
     before, times = frames_of(clip)
     after, new_times = frames_of(out)
     assert (result.frames, result.edited, result.evaluations) == (9, 9, 2)
-    assert told == list(range(1, 10))
+    assert [each.frames for each in told] == list(range(1, 10))
     assert new_times == times
     assert after.shape == before.shape
     assert [data for _, data in packets(out, "audio")] == [

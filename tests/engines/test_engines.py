@@ -14,16 +14,18 @@ import pytest
 import torch
 
 import hasten
-from conftest import make_tiny_model
+from conftest import dit_model, make_tiny_model
 from hasten.core.condition import Condition, PerSample, Ragged, Shared
 from hasten.core.conditioning_cache import conditioning_cache
 from hasten.core.engine import Static, engines
 from hasten.core.errors import UserError
+from hasten.core.family import PLAIN
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.random_streams import generator
 from hasten.engines import compile as compiling
 from hasten.engines import graph
+from hasten.engines.compile_blocks import with_compiled_blocks
 from hasten.engines.group_norm import by_channel
 from hasten.sampling import engines_here, prepare
 from hasten.starts import offer
@@ -63,6 +65,27 @@ def test_compile_makes_the_pictures_that_eager_makes(tiny_model, noise):
     wanted = hasten.build(model, Plan(steps=3)).sample(noise=noise)
     got = hasten.build(model, Plan(steps=3, engine="compile")).sample(noise=noise)
     assert (got - wanted).abs().max() < 1e-3
+
+
+def test_blocks_are_compiled_in_a_copy_that_shares_its_weights():
+    model = dit_model(2)
+    plan = Plan(solver="ddim", grid="uniform", steps=3)
+    noise = torch.randn(2, *model.shape, generator=torch.Generator().manual_seed(0))
+    wanted = hasten.build(model, plan).sample(noise=noise, condition=[0, 1])
+    sampler = hasten.build(model, plan.model_copy(update={"engine": "compile-blocks"}))
+    got = sampler.sample(noise=noise, condition=[0, 1])
+    assert torch.allclose(got, wanted, atol=1e-4)
+    net = sampler.net.net
+    own, put = (model.family.blocks(each) for each in (model.net, net))
+    assert all(block._compiled_call_impl is None for block in own)
+    assert all(block._compiled_call_impl is not None for block in put)
+    pairs = zip(model.net.parameters(), net.parameters(), strict=True)
+    assert all(mine is theirs for mine, theirs in pairs)
+
+
+def test_a_network_without_known_blocks_is_compiled_whole():
+    with pytest.raises(UserError, match=r"knows no repeated blocks .* set engine=compile"):
+        with_compiled_blocks(torch.nn.Linear(2, 2), PLAIN)
 
 
 def test_openvino_computes_in_what_was_asked_and_says_so(shared, noise):
@@ -174,8 +197,9 @@ def test_a_missing_package_is_refused_with_the_line_that_installs_it(tiny_model,
 
 def test_compile_without_a_compiler_says_what_to_install(tiny_model, monkeypatch):
     monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
-    with pytest.raises(UserError, match=r"needs a C\+\+ compiler"):
-        hasten.build(tiny_model(), Plan(engine="compile"))
+    for engine in ("compile", "compile-blocks"):
+        with pytest.raises(UserError, match=rf"{engine}' needs a C\+\+ compiler"):
+            hasten.build(tiny_model(), Plan(engine=engine))
 
 
 def test_a_network_that_cannot_be_exported_is_named(tiny_model, noise):

@@ -31,6 +31,8 @@ class Captured:
         layout: of the network; helper: of the module whose answer the network is given.
         order: the branches that count, the wanted one first.
         guidance: the weight of the wanted branch; None where there is one branch.
+        mixed: the weights of the other branches among themselves, which sum to 1: together they
+            stand for the null label.
         sign: of the network's answer in what the scheduler is given.
         shape, dtype: of a sample; samples: how many were recorded.
         answer: of the network, as it gave it.
@@ -40,6 +42,7 @@ class Captured:
     helper: Layout | None
     order: tuple[int, ...]
     guidance: float | None
+    mixed: tuple[float, ...]
     sign: float
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -88,17 +91,19 @@ def captured(
         (branch for branch, weight in enumerate(weights) if abs(weight) > close(sample.dtype)),
         key=lambda branch: -weights[branch],
     )
+    others = [weights[branch] for branch in order[1:]]
     require(
-        len(order) <= 2,
+        not others or abs(sum(others)) > close(sample.dtype),
         f"{kind} guides by {len(order)} branches, with the weights "
-        f"{[round(weight, 3) for weight in weights]}; hasten captures two. Set its other guidance "
-        "scale to 1 (image_guidance_scale=1).",
+        f"{[round(weight, 3) for weight in weights]}, of which all but the first cancel out; set "
+        "guidance_scale to another value than 1, or its other guidance scale to 1.",
     )
     return Captured(
         layout=layout,
         helper=helper,
         order=tuple(order),
         guidance=None if len(order) == 1 else weights[order[0]],
+        mixed=tuple(weight / sum(others) for weight in others),
         sign=sign,
         shape=tuple(sample.shape[1:]),
         dtype=sample.dtype,
@@ -158,6 +163,7 @@ class CapturedNet(torch.nn.Module):
         super().__init__()
         self.net = CapturedModule(module, what.layout, what.order)
         self.put, self.sign, self.helper = what.layout.x, what.sign, None
+        self.mixed, self.null = what.mixed, what.samples
         if what.helper is not None:
             assert helper is not None
             self.helper = CapturedModule(helper, what.helper, what.order)
@@ -171,6 +177,26 @@ class CapturedNet(torch.nn.Module):
     ) -> torch.Tensor:
         if condition is None:
             condition = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        if len(self.mixed) < 2:
+            return self._answer(x, t, condition)
+        return self._of_several(x, t, condition)
+
+    def _of_several(self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The answer where several branches stand for the null label: rows of it are asked for
+        each of them."""
+        null = (labels == self.null).nonzero().flatten()
+        more = range(1, len(self.mixed))
+        answer = self._answer(
+            torch.cat([x, *(x[null] for _ in more)]),
+            torch.cat([t, *(t[null] for _ in more)]),
+            torch.cat([labels, *(labels[null] + number for number in more)]),
+        )
+        out, *others = answer.split([len(x), *(len(null) for _ in more)])
+        branches = zip(self.mixed, (out[null], *others), strict=True)
+        mixed = torch.stack([weight * branch for weight, branch in branches]).sum(0)
+        return out.index_copy(0, null, mixed)
+
+    def _answer(self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         answers = []
         if self.helper is not None:
             answers = pytree.tree_leaves(self.helper(x, t, condition))

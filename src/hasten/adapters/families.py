@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 from hasten.adapters.attention import fold_tokens_, tokens_seen
+from hasten.adapters.attention_backend import choose_backend_
 from hasten.adapters.conditioning import DiTConditioning, UNetConditioning
 from hasten.adapters.narrowing import DiTShortening, NetworkConfig, UNetNarrowing, options
 from hasten.adapters.quiet import diffusers
+from hasten.adapters.region_network import InRegions
 from hasten.adapters.split import Span, span, split
 from hasten.core.condition import COND, Condition, PerSample, as_condition
 from hasten.core.errors import UserError, require, require_choice
@@ -66,6 +68,12 @@ class DiffusersFamily(Family):
         cut: Any = split(inner(net), kind, **where)
         cut.family = self
         return cut
+
+    def regions(self, net: nn.Module) -> nn.Module:
+        return InRegions(net)
+
+    def attention_backend_(self, net: nn.Module, name: str) -> None:
+        choose_backend_(net, name)
 
     def fresh(self, net: nn.Module) -> nn.Module:
         able = ", ".join(name for name, family in FAMILIES.items() if family.loadable)
@@ -161,6 +169,11 @@ class TurnsFamily(CapturedFamily):
         raise UserError(
             f"lever {kind!r} cuts one network, and here two take turns; put it onto the pipeline "
             "with hasten.apply or hasten.cache_."
+        )
+
+    def regions(self, net: nn.Module) -> nn.Module:
+        raise UserError(
+            "lever 'regions' computes one network in regions, and here two take turns; drop it."
         )
 
 

@@ -44,6 +44,11 @@ class Leaf(ABC):
     def signature(self) -> tuple[object, ...]:
         """Two parts of equal signature can share a network call."""
 
+    @property
+    def held(self) -> tuple[torch.Tensor, ...]:
+        """What it holds that its signature does not tell apart."""
+        return ()
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Leaf:
         """The part on ``device``; floating-point tensors in ``dtype`` where one is given."""
         return self
@@ -73,6 +78,10 @@ class PerSample(Leaf):
     @property
     def signature(self) -> tuple[object, ...]:
         return "per sample", self.each, tuple(self.tensor.shape[1:]), self.tensor.dtype
+
+    @property
+    def held(self) -> tuple[torch.Tensor, ...]:
+        return (self.tensor,)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> PerSample:
         return dataclasses.replace(self, tensor=_moved(self.tensor, device, dtype))
@@ -128,6 +137,10 @@ class Ragged(Leaf):
         shapes = {(tuple(tensor.shape[1:]), tensor.dtype) for tensor in self.tensors}
         return "ragged", frozenset(shapes)
 
+    @property
+    def held(self) -> tuple[torch.Tensor, ...]:
+        return self.tensors
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Ragged:
         return Ragged(tuple(_moved(tensor, device, dtype) for tensor in self.tensors))
 
@@ -152,6 +165,10 @@ class Derived(Leaf):
     @property
     def signature(self) -> tuple[object, ...]:
         return "derived", id(self.compute), self.of.signature
+
+    @property
+    def held(self) -> tuple[torch.Tensor, ...]:
+        return self.of.held
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Derived:
         return dataclasses.replace(self, of=self.of.to(device, dtype))
@@ -269,6 +286,17 @@ class Condition:
             (name, *((key, *leaf.signature) for key, leaf in tree.items()))
             for name, tree in self.branches.items()
         )
+
+    @property
+    def held(self) -> tuple[torch.Tensor, ...]:
+        """What its parts hold that its signature does not tell apart."""
+        leaves = (leaf for tree in self.branches.values() for leaf in tree.values())
+        return tuple(tensor for leaf in leaves for tensor in leaf.held)
+
+    def same(self, other: Condition) -> bool:
+        """Whether ``other`` asks for the same, bit for bit."""
+        alike = self.n == other.n and self.signature == other.signature
+        return alike and all(map(torch.equal, self.held, other.held))
 
     def values(self, x: torch.Tensor, t: torch.Tensor) -> dict[str, object]:
         """What the network is given, by name, for x (n, ...) at the times t (n,)."""

@@ -181,6 +181,24 @@ class Family(ABC):
         """
         self._cannot(f"split by {kind!r}", "give it a method split(kind, **where)")
 
+    def regions(self, net: nn.Module) -> nn.Module:
+        """The network as one that can also be computed where its input differs from an earlier one:
+        ``(x, t, condition, mask) -> (answer, *features)`` and ``(x, t, condition, mask, *features)
+        -> answer``, with ``mask`` (n, 1, h, w) True where it differs.
+
+        Raises:
+            UserError: it cannot.
+        """
+        self._cannot("compute in regions", "it takes U-Nets of diffusers; drop regions")
+
+    def attention_backend_(self, net: nn.Module, name: str) -> None:
+        """Let every attention of ``net``, changed in place, be computed by the kernel ``name``.
+
+        Raises:
+            UserError: there is none of that name, or it cannot be chosen here.
+        """
+        self._cannot(f"choose {name!r} for", "its kernels are torch's: torch-math, torch-flash")
+
     def narrowing(self, net: nn.Module) -> Narrowing | None:
         """The widths that pruning may change; None where it has none."""
         return None

@@ -48,6 +48,7 @@ class Trait(enum.Enum):
     ADDS = "runs a second network"
     WHOLE = "is fitted to one whole network"
     ORDER = "keeps something from one evaluation to the next"
+    RUNS = "keeps something from one run to the next"
     PROGRAM = "is a column of a program"
     DYNAMIC = "decides by the data what is computed"
     INTEGERS = "computes in integers"
@@ -63,6 +64,9 @@ EXCLUSIVE: tuple[tuple[Trait, Trait], ...] = (
     (Trait.WHOLE, Trait.WHOLE),
     (Trait.SPLITS, Trait.ADDS),
     (Trait.SPLITS, Trait.SPLITS),
+    (Trait.RUNS, Trait.RUNS),
+    (Trait.RUNS, Trait.ORDER),
+    (Trait.RUNS, Trait.INTEGERS),
 )
 
 
@@ -192,12 +196,13 @@ def check_traits(chosen: Sequence[Lever], executor: Executor, engine: Engine) ->
                         f"{second.part_name!r} {b.value}; drop one."
                     )
     for lever in chosen:
-        require(
-            Trait.ORDER not in lever.traits or executor.in_order,
-            f"lever {lever.part_name!r} {Trait.ORDER.value}, but executor "
-            f"{executor.part_name!r} evaluates several at once or a part of the batch. Use "
-            f"'sequential', or drop {lever.part_name}.",
-        )
+        for trait in (Trait.ORDER, Trait.RUNS):
+            require(
+                trait not in lever.traits or executor.in_order,
+                f"lever {lever.part_name!r} {trait.value}, but executor "
+                f"{executor.part_name!r} evaluates several at once or a part of the batch. Use "
+                f"'sequential', or drop {lever.part_name}.",
+            )
         require(
             Trait.DYNAMIC not in lever.traits or not engine.static,
             f"lever {lever.part_name!r} {Trait.DYNAMIC.value}, which is no static graph, so engine "

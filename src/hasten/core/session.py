@@ -24,6 +24,7 @@ from hasten.core.ask import (
 )
 from hasten.core.call import FULL, Answer, Call, Denoiser, State, Weights, state_rows
 from hasten.core.condition import COND, Condition
+from hasten.core.earlier import Earlier, Store
 from hasten.core.errors import NonFiniteError, UserError
 from hasten.core.level import Level
 from hasten.core.program import Walk
@@ -46,6 +47,7 @@ class Session:
         in_order: evaluations change the run's state, so they are answered one after another.
         weights: of the branches of conditions in this run, where their guidance is not the
             denoiser's: the same for all, or by the names of conditions.
+        kept: what the runs of its driver keep for each other, see :mod:`hasten.core.earlier`.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Session:
         conditions: Condition | Mapping[str, Condition] | None = None,
         in_order: bool = False,
         weights: Weights | Mapping[str, Weights] | None = None,
+        kept: Store | None = None,
     ) -> None:
         named = conditions if isinstance(conditions, Mapping) else {MAIN: conditions}
         self.denoiser, self.fresh, self.in_order = denoiser, fresh, in_order
@@ -64,6 +67,8 @@ class Session:
             name: condition for name, condition in named.items() if condition is not None
         }
         self._states: dict[str, Mapping[str, State]] = {}
+        self._kept = kept
+        self._rows: Sequence[int] | None = None  # of the batch, where it is about some of them
         self._sums: list[tuple[float, torch.Tensor]] = []
         self._evaluation = 0
 
@@ -93,6 +98,7 @@ class Session:
             name: condition.rows(places) for name, condition in self._conditions.items()
         }
         other._states = {name: state_rows(states, places) for name, states in self._states.items()}
+        other._rows = chosen if self._rows is None else [self._rows[row] for row in chosen]
         other.fresh = lambda rows=None: self.fresh(
             chosen if rows is None else [chosen[row] for row in rows]
         )
@@ -115,8 +121,9 @@ class Session:
         other.denoiser, other._states = denoiser, dict(self._states)
         return other
 
-    def call(self, ask: Ask, values: tuple[torch.Tensor, ...]) -> Call:
-        """The Call that ``ask`` is, with its latents' tensors."""
+    def call(self, ask: Ask, values: tuple[torch.Tensor, ...], before: int = 0) -> Call:
+        """The Call that ``ask`` is, with its latents' tensors; ``before``: how many calls are made
+        together with it, before it."""
         (x,) = values
         name, raw, branch, variant = getattr(ask, "condition", MAIN), False, COND, FULL
         weights = self.weights.get(name)
@@ -130,17 +137,25 @@ class Session:
         else:
             assert isinstance(ask, (Denoise, DenoiseWithVariance))
             level, variant = ask.level, ask.variant
+        condition, evaluation = self._condition(name, len(x)), self._evaluation + before
         return Call(
             x=x,
             levels=(level,) * len(x),
-            condition=self._condition(name, len(x)),
-            evaluation=self._evaluation,
+            condition=condition,
+            evaluation=evaluation,
             variant=variant,
             branch=branch,
-            states=self._states.get(name, {}),
+            states=self._states_at(name, condition, evaluation),
             raw=raw,
             weights=weights,
         )
+
+    def _states_at(self, name: str, condition: Condition, evaluation: int) -> Mapping[str, State]:
+        before = self._states.get(name, {})
+        if self._kept is None:
+            return before
+        samples = range(len(condition)) if self._rows is None else self._rows
+        return Earlier.at(self._kept, (name, evaluation), samples, before, condition.branches)
 
     def _condition(self, name: str, n: int, rows: Sequence[int] | None = None) -> Condition:
         condition = self._conditions.get(name)
@@ -193,10 +208,9 @@ def answer_together(
     """The answers of rows that wait in several sessions of one denoiser, whose evaluations share
     network calls where they can."""
     calls = [
-        (session, row.ask, session.call(row.ask, row.values))
+        (session, row.ask, session.call(row.ask, row.values, number))
         for session, rows in waiting
-        for row in rows
-        if row.ask.calls
+        for number, row in enumerate(row for row in rows if row.ask.calls)
     ]
     answers = iter(waiting[0][0].denoiser([call for _, _, call in calls]) if calls else [])
     taken = iter([session.take(ask, call, next(answers)) for session, ask, call in calls])

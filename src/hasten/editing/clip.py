@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -13,19 +14,22 @@ import torch
 import torch.nn.functional as F
 
 from hasten.core.ask import MAIN
-from hasten.core.errors import UserError, require
+from hasten.core.condition import Condition
+from hasten.core.errors import require, require_choice
 from hasten.core.model import Model
 from hasten.core.plan import PlanLike
 from hasten.editing.edit import Editor, require_editable
 from hasten.editing.method import SOURCE, Method, methods
 from hasten.editing.stream import Stream, Streaming
 from hasten.measuring.video import GREY
-from hasten.media.reading import ClipReader, open_clip
+from hasten.media.arrivals import Arrivals
+from hasten.media.live import is_camera, is_pipe, open_source
+from hasten.media.piping import PipeWriter
+from hasten.media.reading import ClipReader
 from hasten.media.writing import ClipWriter
 from hasten.sampling import build
 
-Progress = Callable[[int], object]
-"""Called with the number of frames written so far."""
+DROP, WAIT = "drop", "wait"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,7 @@ class ClipEdit:
     Attributes:
         frames: that were written; edited: that a network was asked about; carried: that have the
             edit of their key frame; the others repeat that of a frame like them.
+        skipped: frames of the source that were not written, since others came meanwhile.
         evaluations: network evaluations a frame that was edited.
         seconds: of all of it, reading and writing included; latency: the median time from a
             frame's arrival to its edit, in seconds.
@@ -43,6 +48,7 @@ class ClipEdit:
     frames: int
     edited: int
     carried: int
+    skipped: int
     evaluations: int
     seconds: float
     latency: float
@@ -50,6 +56,10 @@ class ClipEdit:
     @property
     def frames_a_second(self) -> float:
         return self.frames / self.seconds
+
+
+Progress = Callable[[ClipEdit], object]
+"""Called after each frame with what it took so far."""
 
 
 def edit_clip(
@@ -63,89 +73,190 @@ def edit_clip(
     plan: PlanLike | None = None,
     seed: int = 0,
     settings: Streaming | None = None,
+    late: str | None = None,
     progress: Progress | None = None,
 ) -> ClipEdit:
-    """Edit the clip ``source``, any file that PyAV reads, into the MP4 ``out``: frame times and
-    sound are kept. Frames of another size than the model makes are resized to it, and their edits
-    back.
+    """Edit the clip ``source`` into ``out``: frame times and sound are kept. Frames of another size
+    than the model makes are resized to it, and their edits back.
 
     What was edited stays a playable file where it is interrupted, or the disk is full.
 
     Args:
         prompt, source_prompt, method, plan, seed: as :func:`hasten.edit` takes them.
-        settings: how frames share network calls, and which of them are edited.
-        progress: told after each frame.
+        source, out, settings, late, progress: as :meth:`ClipEditor.__call__` takes them.
 
     Raises:
-        UserError: a file that is no clip or breaks off, one that cannot be written, or what
-            :func:`hasten.edit` refuses.
+        UserError: what :meth:`ClipEditor.of` and its call refuse.
     """
-    require(
-        len(model.picture_shape) == 3,
-        f"model {model.name!r} makes clips, and this edits frame by frame; use one of pictures.",
-    )
-    require(
-        Path(source).expanduser().resolve() != Path(out).expanduser().resolve(),
-        f"out is {str(out)!r}, the clip that is read; name another file.",
-    )
-    sampler = build(model, plan)
-    require_editable(sampler)
-    editor = Editor.of(sampler, methods.parse(method), masked=False)
-    conditions = {MAIN: model.condition(1, prompt), SOURCE: model.condition(1, source_prompt)}
-    stream = Stream(editor, conditions, seed=seed, settings=settings)
-    facts = {"model": model.name, "prompt": prompt, "plan": str(sampler.plan), "seed": seed}
-    began = time.perf_counter()
-    with open_clip(source) as reader:
+    options = {"source_prompt": source_prompt, "method": method, "plan": plan, "seed": seed}
+    editor = ClipEditor.of(model, prompt, **options)
+    return editor(source, out, settings=settings, late=late, progress=progress)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ClipEditor:
+    """An edit, ready for clips.
+
+    Attributes:
+        prompt, source_prompt: as they were given; conditions: of one frame.
+    """
+
+    editor: Editor
+    prompt: object
+    source_prompt: object
+    conditions: dict[str, Condition]
+    seed: int
+
+    @staticmethod
+    def of(
+        model: Model,
+        prompt: object,
+        *,
+        source_prompt: object = None,
+        method: str | Method = "flowedit",
+        plan: PlanLike | None = None,
+        seed: int = 0,
+    ) -> ClipEditor:
+        """The edit that :func:`hasten.edit` makes with the same arguments.
+
+        Raises:
+            UserError: a model of clips, or what :func:`hasten.edit` refuses.
+        """
+        require(
+            len(model.picture_shape) == 3,
+            f"model {model.name!r} makes clips, and this edits frame by frame; use one of "
+            "pictures.",
+        )
+        sampler = build(model, plan)
+        require_editable(sampler)
+        return ClipEditor(
+            editor=Editor.of(sampler, methods.parse(method), masked=False),
+            prompt=prompt,
+            source_prompt=source_prompt,
+            conditions={
+                MAIN: model.condition(1, prompt),
+                SOURCE: model.condition(1, source_prompt),
+            },
+            seed=seed,
+        )
+
+    @property
+    def model(self) -> Model:
+        return self.editor.sampler.model
+
+    def stream(self, settings: Streaming | None = None) -> Stream:
+        """A stream that edits so, and has nothing kept from another clip."""
+        editor = Editor.of(self.editor.sampler, self.editor.method, masked=False)
+        return Stream(editor, self.conditions, seed=self.seed, settings=settings)
+
+    def __call__(
+        self,
+        source: str | Path,
+        out: str | Path,
+        *,
+        settings: Streaming | None = None,
+        late: str | None = None,
+        progress: Progress | None = None,
+    ) -> ClipEdit:
+        """Edit a clip.
+
+        Args:
+            source: a file that PyAV reads, ``-`` for stdin, or ``camera:0``.
+            out: an MP4, or ``-`` for stdout.
+            settings: how frames share network calls, and which of them are edited.
+            late: what happens where the source is faster. ``wait``: it waits (files and pipes,
+                their default). ``drop``: frames that came meanwhile are skipped; cameras always
+                do, and a file plays at its own speed then.
+            progress: told after each frame.
+
+        Raises:
+            UserError: no clip, or one that breaks off; a file that cannot be written; a camera that
+                should wait.
+        """
+        drop = _drops(source, late)
+        _require_apart(source, out)
+        live = is_pipe(source) or is_camera(source)
+        with Arrivals(open_source(source), drop=drop, paced=drop and not live) as arrivals:
+            watch = _Watch(arrivals, self, settings, eager=drop or live)
+            with self._writer(out, arrivals.reader) as writer:
+                for frame, moment in watch:
+                    writer.write(frame, moment)
+                    if progress is not None:
+                        progress(watch.told(writer.written))
+        return watch.told(writer.written)
+
+    def _writer(self, out: str | Path, reader: ClipReader) -> ClipWriter | PipeWriter:
         shown = reader.facts
-        watch = _Watch(reader, model.picture_shape)
-        with ClipWriter(
-            out, shown.width, shown.height, shown.rate, audio_from=reader, facts=facts
-        ) as writer:
-            for edited in stream(watch):
-                frame = resized(edited[None], (shown.height, shown.width))[0]
-                writer.write(frame.expand(3, -1, -1), watch.finished())
-                if progress is not None:
-                    progress(writer.written)
-        frames = writer.written
-    return ClipEdit(
-        frames=frames,
-        edited=stream.edited,
-        carried=stream.carried,
-        evaluations=editor.program.evaluations,
-        seconds=time.perf_counter() - began,
-        latency=watch.latency,
-    )
+        facts = {
+            "model": self.model.name,
+            "prompt": self.prompt,
+            "plan": str(self.editor.sampler.plan),
+            "seed": self.seed,
+        }
+        sound = reader if isinstance(reader.source, Path) else None  # it is read a second time
+        if sound is None and shown.has_audio:
+            warnings.warn(f"the sound of {reader.source} is not kept.", stacklevel=2)
+        size = (shown.width, shown.height, shown.rate)
+        if is_pipe(out):
+            return PipeWriter(*size, audio_from=sound, facts=facts, like=shown)
+        return ClipWriter(out, *size, audio_from=sound, facts=facts, like=shown)
 
 
 class _Watch:
-    """The frames of a clip as the model takes them, and the times that belong to them."""
+    """Frames on their way through a stream, and the times that belong to them.
 
-    def __init__(self, reader: ClipReader, shape: tuple[int, ...]) -> None:
-        self._reader, self._channels, self._size = reader, shape[0], (shape[1], shape[2])
+    Args:
+        eager: while no frame comes, those that are there are worked on; else network calls wait for
+            more, and take as many frames in every run.
+    """
+
+    def __init__(
+        self, arrivals: Arrivals, editor: ClipEditor, settings: Streaming | None, *, eager: bool
+    ) -> None:
+        self._began = time.perf_counter()
+        self._arrivals, self._stream = arrivals, editor.stream(settings)
+        self._evaluations = editor.editor.program.evaluations
+        self._shape, self._eager = editor.model.picture_shape, eager
         self._waiting: deque[tuple[Fraction, float]] = deque()
-        self._latencies: list[float] = []
+        self._latencies: deque[float] = deque(maxlen=1000)
 
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        for pixels, moment in self._reader:
-            self._waiting.append((moment, time.perf_counter()))
-            frame = pixels[:3].float() / 255
-            if self._channels == 1:
-                frame = (frame * torch.tensor(GREY).view(3, 1, 1)).sum(0, keepdim=True)
-            yield resized(frame[None], self._size)[0]
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, Fraction]]:
+        """Each edit (3, h, w) in the size of the clip, and its time."""
+        facts = self._arrivals.reader.facts
+        for edited in self._stream(self._frames()):
+            frame = resized(edited[None], (facts.height, facts.width))[0].expand(3, -1, -1)
+            moment, arrived = self._waiting.popleft()
+            self._latencies.append(time.perf_counter() - arrived)
+            yield frame, moment
 
-    def finished(self) -> Fraction:
-        """The time of the frame whose edit came out."""
-        moment, arrived = self._waiting.popleft()
-        self._latencies.append(time.perf_counter() - arrived)
-        del self._latencies[:-1000]  # of the last thousand
-        return moment
+    def _frames(self) -> Iterator[torch.Tensor | None]:
+        for arrival in self._arrivals.frames(lambda: self._eager and self._stream.unfinished > 0):
+            if arrival is None:
+                yield None
+                continue
+            self._waiting.append((arrival.time, arrival.arrived))
+            yield as_model_takes(arrival.pixels[None], self._shape)[0]
 
-    @property
-    def latency(self) -> float:
+    def told(self, frames: int) -> ClipEdit:
+        """What it took so far."""
         ordered = sorted(self._latencies)
-        if not ordered:
-            raise UserError("the clip has no frame.")
-        return ordered[len(ordered) // 2]
+        return ClipEdit(
+            frames=frames,
+            edited=self._stream.edited,
+            carried=self._stream.carried,
+            skipped=self._arrivals.skipped,
+            evaluations=self._evaluations,
+            seconds=time.perf_counter() - self._began,
+            latency=ordered[len(ordered) // 2] if ordered else 0.0,
+        )
+
+
+def as_model_takes(frames: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """``frames`` (n, 3 or 4, h, w) in uint8 as pictures (n, *shape) in [0, 1]."""
+    pixels = frames[:, :3].float() / 255
+    if shape[0] == 1:
+        pixels = (pixels * torch.tensor(GREY).view(3, 1, 1)).sum(1, keepdim=True)
+    return resized(pixels, (shape[1], shape[2]))
 
 
 def resized(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -153,3 +264,24 @@ def resized(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     if frames.shape[-2:] == size:
         return frames
     return F.interpolate(frames, size, mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def _drops(source: str | Path, late: str | None) -> bool:
+    """Whether frames are skipped where the source is faster."""
+    if late is None:
+        return is_camera(source)
+    require_choice("late", late, (DROP, WAIT))
+    require(
+        late == DROP or not is_camera(source),
+        "late is 'wait', and a camera does not; leave it out, or record the camera to a file.",
+    )
+    return late == DROP
+
+
+def _require_apart(source: str | Path, out: str | Path) -> None:
+    if is_pipe(source) or is_pipe(out):
+        return
+    require(
+        Path(source).expanduser().resolve() != Path(out).expanduser().resolve(),
+        f"out is {str(out)!r}, the clip that is read; name another file.",
+    )

@@ -12,6 +12,8 @@ from hasten.core.call import Denoiser
 from hasten.core.condition import Condition
 from hasten.core.denoiser import Guided, classifier_free
 from hasten.core.draws import START, WALK, Draws
+from hasten.core.earlier import Store
+from hasten.core.engine import beside
 from hasten.core.errors import require, require_whole
 from hasten.core.executor import Registers
 from hasten.core.lever import Trait
@@ -83,11 +85,12 @@ def edit(
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Editor:
-    """A method on a plan, ready to edit."""
+    """A method on a plan, ready to edit. ``kept`` is what levers keep from one edit to the next."""
 
     sampler: Sampler
     method: Method
     program: Program
+    kept: Store = dataclasses.field(default_factory=dict)
 
     @staticmethod
     def of(sampler: Sampler, method: Method, *, masked: bool) -> Editor:
@@ -105,7 +108,8 @@ class Editor:
     ) -> torch.Tensor:
         """The edit of ``pictures`` (n, c, h, w) under the conditions ``main`` and ``source``."""
         session, registers = self._ready(pictures, conditions, draws, region)
-        x0 = self.sampler.executor.run(self.program, registers, session)
+        with beside(self.sampler.resolved.engine):
+            x0 = self.sampler.executor.run(self.program, registers, session)
         session.check()
         return self.decoded(x0)
 
@@ -144,7 +148,9 @@ class Editor:
         if self.sampler.model.guidable and not isinstance(denoiser, Guided):
             denoiser = Guided(denoiser, classifier_free(1.0))
         weights = {name: classifier_free(value) for name, value in scales.items()}
-        return Session(denoiser, functools.partial(draws, WALK), conditions, weights=weights)
+        kept = self.kept if self.sampler.plan.has(Trait.RUNS) else None
+        fresh = functools.partial(draws, WALK)
+        return Session(denoiser, fresh, conditions, weights=weights, kept=kept)
 
 
 def _require_pictures(model: Model, pictures: torch.Tensor) -> int:

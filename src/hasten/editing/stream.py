@@ -15,6 +15,7 @@ import torch
 
 from hasten.core.condition import Condition
 from hasten.core.draws import Draws
+from hasten.core.engine import beside
 from hasten.core.errors import require_number, require_whole
 from hasten.core.session import Session, answer_together
 from hasten.core.stepping import Answers, Pending, Steps
@@ -72,8 +73,14 @@ class Stream:
         self._last: torch.Tensor | None = None  # the input of the last frame that was edited
         self._similar = 0
 
-    def __call__(self, frames: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """The edit of each of ``frames`` (c, h, w) in [0, 1], in order; on the CPU.
+    @property
+    def unfinished(self) -> int:
+        """How many frames a network still has to be asked about."""
+        return sum(not run.done for run in self._runs)
+
+    def __call__(self, frames: Iterable[torch.Tensor | None]) -> Iterator[torch.Tensor]:
+        """The edit of each of ``frames`` (c, h, w) in [0, 1], in order; on the CPU. Where None
+        stands for a frame, none has come yet, and those before are worked on.
 
         Raises:
             UserError: a frame of another size than the model makes.
@@ -83,26 +90,29 @@ class Stream:
             yield from self._from_keys(frames)
             return
         depth = min(self.settings.depth, self.editor.program.evaluations)
-        for number, frame in enumerate(frames):
-            if self._is_similar(frame):
+        for frame in frames:
+            if frame is None:
+                if self.unfinished:
+                    self._advance()
+            elif self._is_similar(frame):
                 self._runs[-1].copies += 1
                 self.repeated += 1
             else:
-                while len([run for run in self._runs if not run.done]) >= depth:
+                while self.unfinished >= depth:
                     self._advance()
-                self._begin(number, frame)
+                self._begin(self.edited + self.repeated, frame)
                 self._advance()
             yield from self._finished()
-        while any(not run.done for run in self._runs):
+        while self.unfinished:
             self._advance()
             yield from self._finished()
         if self._runs:  # the last one waits for frames like it
             yield from self._runs.popleft().frames()
 
-    def _from_keys(self, frames: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+    def _from_keys(self, frames: Iterable[torch.Tensor | None]) -> Iterator[torch.Tensor]:
         """Key frames by the network, the frames between from them."""
         carrier, since, last = None, 0, torch.empty(0)
-        for number, frame in enumerate(frames):
+        for number, frame in enumerate(each for each in frames if each is not None):
             if self._last is not None and self._is_similar(frame):
                 self.repeated += 1
                 yield last
@@ -149,7 +159,8 @@ class Stream:
     def _advance(self) -> None:
         """One network call for all frames that are not finished."""
         live = [run for run in self._runs if not run.done]
-        answers = answer_together([(run.session, run.pending) for run in live])
+        with beside(self.editor.sampler.resolved.engine):
+            answers = answer_together([(run.session, run.pending) for run in live])
         for run, some in zip(live, answers, strict=True):
             run.send(some)
             if run.done:

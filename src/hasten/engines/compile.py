@@ -51,12 +51,17 @@ class Compile(Engine):
     title = "torch.compile"
 
     def prepare(self, model: Model, dtype: str) -> Compiled:
-        require(
-            model.device.type != "cpu" or any(map(shutil.which, COMPILERS)),
-            "engine 'compile' needs a C++ compiler on a CPU, and none is installed (g++ or "
-            "clang++); install one, or set engine=eager.",
-        )
+        require_compiler(self.part_name, model.device)
         return Compiled(model, getattr(torch, dtype))
+
+
+def require_compiler(engine: str, device: torch.device) -> None:
+    """Refuse where TorchInductor has nothing to compile with."""
+    require(
+        device.type != "cpu" or any(map(shutil.which, COMPILERS)),
+        f"engine {engine!r} needs a C++ compiler on a CPU, and none is installed (g++ or clang++); "
+        "install one, or set engine=eager.",
+    )
 
 
 def _fresh(call: Runner) -> Runner:

@@ -25,7 +25,7 @@ KINDS = {
     "int8-weights": "Int8WeightOnlyConfig",  # for memory
     "fp8": "Float8DynamicActivationFloat8WeightConfig",
 }
-ENGINES = ("eager", "compile")
+ENGINES = ("eager", "compile", "compile-blocks")
 FP8_FROM = (8, 9)  # the compute capability from which a GPU multiplies in eight-bit floats
 
 

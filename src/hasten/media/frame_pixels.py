@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from hasten.core.errors import UserError, require
@@ -70,7 +71,8 @@ def rgb_of(frame: VideoFrame, alpha: bool, reformatter: VideoReformatter) -> tor
             f"transfer function {frame.color_trc} cannot be converted to RGB; convert the clip to "
             "BT.709 first."
         ) from error
-    pixels = torch.from_numpy(rgb.to_ndarray()).permute(2, 0, 1).contiguous()
+    # By NumPy, whose copy takes one thread: frames are read beside a network that has the others.
+    pixels = torch.from_numpy(np.ascontiguousarray(rgb.to_ndarray().transpose(2, 0, 1)))
     if frame.format.name.startswith("gray") and frame.color_range == LIMITED:
         pixels[:3] = as_bytes((pixels[:3].float() - 16) / 219)  # swscale takes grey as full range
     return pixels

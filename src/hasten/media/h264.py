@@ -24,6 +24,7 @@ class H264:
         rate: frames per second, on average.
         time_base: what the times of frames count, in seconds; by default one frame.
         pixel_aspect: width of a pixel for its height.
+        live: every frame is written at once and quickly, which takes more bytes.
     """
 
     def __init__(
@@ -34,11 +35,14 @@ class H264:
         *,
         time_base: Fraction | None = None,
         pixel_aspect: Fraction = Fraction(1),
+        live: bool = False,
     ) -> None:
         from av.video.reformatter import VideoReformatter
 
         between = max(1, min(250, round(rate * BETWEEN_KEYS)))
         options = {"crf": QUALITY, "g": str(between)}
+        if live:
+            options |= {"preset": "veryfast", "tune": "zerolatency"}
         stream = container.add_stream("libx264", rate=rate, options=options)
         context = stream.codec_context
         context.width, context.height = (side + side % 2 for side in size)

@@ -52,9 +52,9 @@ def local_file(source: str | Path | BinaryIO) -> Path | BinaryIO:
     return path
 
 
-def name_of(source: Path | BinaryIO) -> str:
+def name_of(source: Path | BinaryIO | str) -> str:
     """What an error calls ``source``."""
-    return str(source) if isinstance(source, Path) else "the clip"
+    return str(source) if isinstance(source, Path | str) else "the clip"
 
 
 @contextlib.contextmanager
@@ -72,23 +72,32 @@ def container_of(source: Path | BinaryIO) -> Iterator[tuple[InputContainer, Bina
         try:
             file = stack.enter_context(source.open("rb")) if isinstance(source, Path) else source
             file.seek(0)
-            container = av.open(
-                file,
-                "r",
-                metadata_errors="replace",
-                options={"max_pixels": str(DECODED)},
-                container_options={
-                    "protocol_whitelist": "",
-                    "format_whitelist": ",".join(FORMATS),
-                },
-                io_open=_refuse,
-            )
+            container = opened(file)
         except (av.FFmpegError, OSError, UserError) as error:
             raise UserError(f"{name_of(source)} cannot be read ({reason(error)}); {KINDS}.") from (
                 error
             )
         stack.enter_context(container)
         yield container, file
+
+
+def opened(file: object) -> InputContainer:
+    """The container that ``file`` holds; anything with ``read`` will do, a pipe too.
+
+    Raises:
+        FFmpegError: it is in no format that is known, or damaged.
+        UserError: it names other files.
+    """
+    import av
+
+    return av.open(
+        file,
+        "r",
+        metadata_errors="replace",
+        options={"max_pixels": str(DECODED)},
+        container_options={"protocol_whitelist": "", "format_whitelist": ",".join(FORMATS)},
+        io_open=_refuse,
+    )
 
 
 def reason(error: Exception) -> str:

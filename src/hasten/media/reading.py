@@ -82,18 +82,28 @@ class ClipReader:
 
     It holds a few frames at a time, whatever the length.
 
+    Args:
+        source: a file; or the name of what is live, with the ``container`` that it comes in.
+
     Attributes:
         facts: what is known of the clip.
         source: where it is read from.
         start: the file's own time of the first frame, in seconds.
     """
 
-    def __init__(self, source: Path | BinaryIO) -> None:
+    def __init__(
+        self, source: Path | BinaryIO | str, container: InputContainer | None = None
+    ) -> None:
         self.source = source
         self._name = name_of(source)
         self._count, self._size = 0, None  # of the frames that were decoded
+        self._file: BinaryIO | None = None
         with contextlib.ExitStack() as stack:
-            container, self._file = stack.enter_context(container_of(source))
+            if container is not None:
+                stack.enter_context(container)
+            else:
+                assert not isinstance(source, str)
+                container, self._file = stack.enter_context(container_of(source))
             self._stream = _pictures(container, self._name)
             self._decoder = _decoder(self._stream, self._name)
             decoded = self._decoded(container)
@@ -197,7 +207,11 @@ class ClipReader:
                 yield from self._frames_of(None)  # what the decoder still holds
         elif self._count == 0:
             why = "it is empty"
-        elif not 0 < self._stream.frames <= self._count and stops_short(self._file):
+        elif (
+            self._file is not None
+            and not 0 < self._stream.frames <= self._count
+            and stops_short(self._file)
+        ):
             why = "the file ends too early"
         if why is not None:
             raise self._broken(why)

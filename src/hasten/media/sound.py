@@ -44,14 +44,16 @@ class Sound:
     """
 
     def __init__(self, reader: ClipReader, output: OutputContainer) -> None:
+        source = reader.source
         require(
-            isinstance(reader.source, Path),
+            isinstance(source, Path),
             "audio_from is a clip that was opened as a file object; its sound can be copied where "
             "it is opened by its path.",
         )
-        self._name, self._start = name_of(reader.source), reader.start
+        assert isinstance(source, Path)
+        self._name, self._start = name_of(source), reader.start
         with contextlib.ExitStack() as stack:
-            container, _ = stack.enter_context(container_of(reader.source))
+            container, _ = stack.enter_context(container_of(source))
             self._source = container.streams.audio[0]
             codec = self._source.codec_context
             require(

@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import math
 import numbers
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 
-from hasten.core.errors import NonFiniteError, UserError, require, require_whole
+from hasten.core.errors import UserError, require, require_whole
 from hasten.core.files import require_writable
 from hasten.media.boxes import cut_to_whole_fragments, stops_short
-from hasten.media.frame_pixels import LARGEST, SMALLEST, as_bytes, require_size
-from hasten.media.h264 import H264
+from hasten.media.encoding import Encoder
+from hasten.media.frame_pixels import LARGEST, SMALLEST, require_size
 from hasten.media.local_files import container_of
 from hasten.media.pictures import count
 from hasten.media.reading import FASTEST, ClipFacts, ClipReader
-from hasten.media.sound import Sound
 from hasten.media.video import require_av
-
-if TYPE_CHECKING:
-    from av import Packet
 
 Facts = Mapping[str, object]
 ENDINGS = (".mp4", ".m4v")
-FINEST = Fraction(1, 90_000)  # seconds; the clock of MPEG, which common frame rates divide
 # The file is fragments while it is written, which play if it ends early, and becomes an ordinary
 # MP4 at the end. The header waits for the first fragment, so that it knows where each track starts.
 OPTIONS = {
@@ -90,12 +84,9 @@ class ClipWriter:
             f"rate is {rate!r}; it takes frames per second as a whole number or a Fraction, up to "
             f"{FASTEST}.",
         )
-        self.written = 0
         self._size, self._rate = (int(width), int(height)), Fraction(rate)
-        self._audio_from, self._facts = audio_from, facts or {}
-        self._like = like or (audio_from.facts if audio_from else None)
-        self._time_base = _time_base(self._rate, self._like)
-        self._last: int | None = None  # time of the frame written last
+        self._audio_from, self._facts, self._like = audio_from, facts or {}, like
+        self._encoder: Encoder | None = None
         self._beside = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         self._open: contextlib.ExitStack | None = None
 
@@ -113,19 +104,17 @@ class ClipWriter:
             output = av.open(f"file:{self._beside}", "w", format="mp4", options=OPTIONS)
             output.metadata.update({f"hasten:{name}": str(v) for name, v in self._facts.items()})
             self._output = output
-            self._pictures = H264(
-                output,
-                self._size,
-                self._rate,
-                time_base=self._time_base,
-                pixel_aspect=self._like.pixel_aspect if self._like else Fraction(1),
+            self._encoder = Encoder(
+                output, self._size, self._rate, audio_from=self._audio_from, like=self._like
             )
-            self._sound = None
-            if self._audio_from is not None and self._audio_from.facts.has_audio:
-                self._sound = Sound(self._audio_from, output)
-                stack.callback(self._sound.close)
+            stack.callback(self._encoder.close)
             self._open = stack.pop_all()
         return self
+
+    @property
+    def written(self) -> int:
+        """How many frames were written."""
+        return 0 if self._encoder is None else self._encoder.written
 
     def write(self, frame: torch.Tensor, time: Fraction | float | None = None) -> None:
         """Add a frame (3, h, w) or (1, h, w), in [0, 1] or uint8.
@@ -139,17 +128,14 @@ class ClipWriter:
                 and says what was kept.
         """
         require(self._open is not None, "a clip is written inside the with block of its writer.")
-        pixels = self._pixels(frame)
-        ticks = self._ticks(time)
+        assert self._encoder is not None
         with self._disk():
-            self._pictures.add(pixels, ticks)
-            self._last = ticks
-            self.written += 1
-            if self._sound is not None:
-                self._mux(self._sound.packets(ticks * self._time_base))
+            self._encoder.add(frame, time)
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        if self._open is None:  # the disk was full, and what was kept is in its place
+        if (
+            self._open is None or self._encoder is None
+        ):  # the disk was full, and what was kept is in its place
             return
         if self.written == 0:
             self._discard()
@@ -157,49 +143,13 @@ class ClipWriter:
             return
         with self._disk():
             try:
-                self._finish()
+                self._encoder.finish()
             except (UserError, KeyboardInterrupt):  # the sound breaks off, or Ctrl-C once more
                 self._place()
                 raise
             self._place()
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             raise kind(f"{str(error) or 'stopped'}; {self._kept(self.written)}") from None
-
-    def _pixels(self, frame: torch.Tensor) -> torch.Tensor:
-        width, height = self._size
-        shape = tuple(getattr(frame, "shape", ()))
-        require(
-            shape in ((3, height, width), (1, height, width)),
-            f"frame has the shape {shape}; this clip takes (3, {height}, {width}).",
-        )
-        if frame.dtype != torch.uint8:
-            if not bool(torch.isfinite(frame).all()):
-                raise NonFiniteError(f"frame {self.written} holds NaN or infinity.")
-            frame = as_bytes(frame)
-        return frame.cpu().expand(3, -1, -1)
-
-    def _ticks(self, time: Fraction | float | None) -> int:
-        if time is None:
-            time = 0 if self._last is None else self._last * self._time_base + 1 / self._rate
-        require(
-            isinstance(time, numbers.Real) and math.isfinite(time) and time >= 0,
-            f"time is {time!r}; it takes seconds from 0.",
-        )
-        exact = Fraction(time if isinstance(time, numbers.Rational) else float(time))
-        ticks = round(exact / self._time_base)
-        require(
-            self._last is None or ticks > self._last,
-            f"time is {float(time):g} seconds; it takes one after the last frame's, "
-            f"{float((self._last or 0) * self._time_base):g}.",
-        )
-        return ticks
-
-    def _end(self) -> Fraction:
-        return (self._last or 0) * self._time_base + 1 / self._rate
-
-    def _mux(self, packets: Iterable[Packet]) -> None:
-        for packet in packets:
-            self._output.mux(packet)
 
     @contextlib.contextmanager
     def _disk(self) -> Iterator[None]:
@@ -222,12 +172,6 @@ class ClipWriter:
     def _kept(self, frames: int) -> str:
         return f"{self.path} holds the first {count(frames, 'frame')} and plays"
 
-    def _finish(self) -> None:
-        self._pictures.finish()
-        if self._sound is not None:
-            self._mux(self._sound.packets(self._end()))
-            self._mux(self._sound.rest())
-
     def _place(self) -> None:
         """Write the index, and move the file to where it belongs."""
         self._output.close()
@@ -242,14 +186,6 @@ class ClipWriter:
         if self._open is not None:
             self._open.close()
             self._open = None
-
-
-def _time_base(rate: Fraction, like: ClipFacts | None) -> Fraction:
-    """A unit that both the frames at ``rate`` and the times of the clip are multiples of, if MP4
-    has room for it; else that of the clip."""
-    base = like.time_base if like else FINEST
-    both = Fraction(1, math.lcm(rate.numerator, base.denominator))
-    return both if both.denominator < 2**31 else base
 
 
 def _frames(path: Path) -> int:

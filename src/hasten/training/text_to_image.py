@@ -42,7 +42,7 @@ class TextToImageRecipe(CaptionedRecipe):
 
     Attributes:
         objective: always text-to-image.
-        autoencoder: its folder, as `hasten train` wrote it; `--autoencoder` replaces it.
+        autoencoder: its folder, as `hasten train` wrote it.
         network: the options of diffusers' conditional U-Net.
         text: the options of transformers' CLIPTextConfig, for a text encoder that begins untrained.
         length: tokens of a prompt; longer prompts are cut.

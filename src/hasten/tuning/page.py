@@ -12,13 +12,13 @@ import torch
 
 from hasten.core.artifact import BUILTIN
 from hasten.core.engine import Prepared
-from hasten.core.errors import UserError
 from hasten.core.files import write_text
 from hasten.core.model import Model
 from hasten.core.plan import Plan
 from hasten.core.report import finite
 from hasten.core.words import in_words
 from hasten.measuring.ode_error import Reference
+from hasten.media.page import plotly_source, rendered
 from hasten.media.pictures import grid, png, save_png
 from hasten.sampling import build, network_key, prepare
 from hasten.tuning.pareto import front
@@ -41,11 +41,7 @@ def write_report(tuning: Tuning, model: Model, out: str | Path) -> None:
     Raises:
         UserError: plotly or Jinja2 is missing, or ``out`` cannot be written.
     """
-    out = Path(out)
-    try:
-        import plotly.offline
-    except ImportError as error:
-        raise UserError('the report needs: pip install "hasten[tune]"') from error
+    out, plotly = Path(out), plotly_source()
     executor = TrialExecutor(model=model, seed=tuning.seed, folder=out)
     spec = ReferenceSpec(plan=Plan.read(tuning.reference), samples=tuning.reference_samples)
     sheets = _sheets(tuning, model, executor.reference(spec).first(SHOWN))
@@ -55,7 +51,7 @@ def write_report(tuning: Tuning, model: Model, out: str | Path) -> None:
     # What the model can be loaded from again: a name, or the folder it lies in.
     named = model.folder is None or model.name.startswith(BUILTIN)
     source = model.name if named else str(model.folder)
-    text = page(tuning, sheets, plotly.offline.get_plotlyjs(), source, str(out))
+    text = page(tuning, sheets, plotly, source, str(out))
     write_text(out / "report.html", text)
     write_text(out / "report.json", json.dumps(finite(tuning.to_dict()), indent=1) + "\n")
     tuning.best.write(out / "plan.json")
@@ -76,14 +72,10 @@ def page(
         source: what the model is loaded from; out: the folder of plan.json, both as commands on
             the page name them.
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise UserError('the report needs: pip install "hasten[tune]"') from error
     judged = next((finalist.report for finalist in tuning.finalists if finalist.report.fd), None)
     names = columns([finalist.report for finalist in tuning.front])
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return rendered(
+        TEMPLATE,
         tuning=tuning,
         best=in_words(tuning.best),
         source=source,

@@ -56,12 +56,20 @@ def print_finalists(finalists: Sequence[Finalist]) -> None:
 
 
 def _print(rows: Sequence[tuple[Report, Latency]]) -> None:
-    console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 140)
     names = columns([report for report, _ in rows])
+    print_table(names, [cells(report, latency, names) for report, latency in rows], TEXT_COLUMNS)
+
+
+def print_table(
+    names: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[str] = ()
+) -> None:
+    """Print ``rows`` of cells under ``names`` to stdout, as wide as the terminal. The columns
+    ``texts`` are folded, the others stand to the right."""
+    console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 140)
     shown = [i for i, name in enumerate(names) if name != "p90" or console.width >= WIDE]
     table = Table(header_style="bold", box=None, pad_edge=False)
     for place in shown:
-        text = names[place] in TEXT_COLUMNS
+        text = names[place] in texts
         table.add_column(
             names[place],
             overflow="fold",
@@ -69,9 +77,8 @@ def _print(rows: Sequence[tuple[Report, Latency]]) -> None:
             min_width=8 if text else None,
             justify="left" if text else "right",
         )
-    for report, latency in rows:
-        texts = cells(report, latency, names)
-        table.add_row(*[texts[place] for place in shown])
+    for row in rows:
+        table.add_row(*[row[place] for place in shown])
     console.print(table)
 
 

@@ -288,8 +288,8 @@ class TrialExecutor:
         return build(self.model, plan, net=self.prepared(plan))
 
     def _sampling_call(self, plan: Plan, batch: int) -> Callable[[], torch.Tensor]:
-        sampler, condition = self._sampler(plan), None if self.model.labels is None else 0
-        return lambda: sampler.sample(batch, condition=condition, batch=batch)
+        sampler, model = self._sampler(plan), self.model
+        return lambda: sampler.sample(batch, condition=model.request(batch), batch=batch)
 
     def _generated(self, plan: Plan, n: int) -> torch.Tensor:
         """Samples of the plan, kept for the next request while they take little memory."""

@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import filelock
 import torch
@@ -113,7 +113,7 @@ def tune(
     scale: float = model.plan.get("guidance", 1.0) if guidance is None else guidance
     Plan(guidance=scale)  # refuses a scale out of range
     real_for(model, data, features, FEWEST)  # refuses what cannot be read before a file is written
-    with tempfile.TemporaryDirectory(prefix="hasten-tune-") as scratch, _alone(out):
+    with tempfile.TemporaryDirectory(prefix="hasten-tune-") as scratch, alone(out):
         folder = Path(scratch) if out is None else Path(out)
         executor = TrialExecutor(
             model=model, seed=seed, data=data, features=features, folder=folder
@@ -150,7 +150,7 @@ def _carried(own: torch.dtype, device: str) -> tuple[tuple[str, str], ...]:
 
 
 @contextlib.contextmanager
-def _alone(out: str | Path | None) -> Iterator[None]:
+def alone(out: str | Path | None) -> Iterator[None]:
     """Refuse where another tuner writes to ``out``; the lock goes with its process, however that
     ends."""
     if out is None:
@@ -185,12 +185,17 @@ def _runner(
         journal=journal,
         minutes=minutes,
         settings=settings,
-        progress=tqdm(
-            total=round(minutes * 60),
-            disable=quiet,
-            file=sys.stderr,
-            bar_format="tuning {percentage:3.0f}%|{bar:20}| {elapsed} of {total} s{postfix}",
-        ),
+        progress=progress_bar(minutes, quiet),
+    )
+
+
+def progress_bar(minutes: float, quiet: bool) -> tqdm[NoReturn]:
+    """The seconds of a budget on stderr, unless ``quiet``."""
+    return tqdm(
+        total=round(minutes * 60),
+        disable=quiet,
+        file=sys.stderr,
+        bar_format="tuning {percentage:3.0f}%|{bar:20}| {elapsed} of {total} s{postfix}",
     )
 
 
