@@ -41,7 +41,7 @@ venv: .venv/all  ## .venv with every extra
 	@touch $@
 
 .venv/all: .venv/demo
-	$(PIP) -e '.[tune,train,eval,dev]'
+	$(PIP) -e '.[tune,train,dev]'
 	@touch $@
 
 clean:

@@ -55,7 +55,7 @@ SECTION = """<h2>Beside diffusers</h2>
 """
 NAMES = {
     "diffusers": "diffusers, as published (PNDM, 50 steps, eager)",
-    "hasten, applied": "the same pipeline with the plan on it",
+    "hasten, applied": "the same pipeline with the plan on it (outside torch in float32)",
     "hasten": "the plan in hasten's own sampler",
 }
 

@@ -30,3 +30,8 @@ def write(name: str, what: str, rows: list[dict[str, Any]], device: str = "cpu")
 def read(name: str) -> dict[str, Any]:
     """A result as :func:`write` left it."""
     return json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def exists(name: str) -> bool:
+    """Whether there is such a result."""
+    return (FOLDER / f"{name}.json").is_file()

@@ -84,6 +84,15 @@ BENCHMARKS = {
         "hasten tune runs/alone --batch $n --minutes 10 --out runs/training_free/batch-$n; done; "
         "python -m benchmarks.ahead training_free",
     ),
+    "text_to_image": Benchmark(
+        tables=("requests",),
+        needs="hours for the sweep of diffusers' schedulers, and a tuning",
+        command="python -m benchmarks.text_to_image sweep && hasten tune builtin:shapes --out "
+        "runs/requests && python -m benchmarks.text_to_image runs/requests/plan.json",
+    ),
+    "editing": Benchmark(
+        tables=(), needs="two hours", command="python -m benchmarks.editing pictures clips"
+    ),
     "ahead": Benchmark(
         tables=("ahead", "student_times"),
         needs="peers, and a tuning at each batch size",

@@ -36,6 +36,44 @@ def axes() -> str:
     return markdown(("", "ms", "FD (95%)", "recall"), cells) + note + where(result)
 
 
+SIDES = {
+    "hasten": "hasten, `hasten.build`",
+    "hasten, applied": "the same pipeline, `hasten.apply`",
+}
+
+
+def requests() -> str:
+    """Requests of builtin:shapes, from prompt to picture."""
+    if not (FOLDER / "text_to_image.json").exists():
+        return "Not measured yet: `python -m benchmarks.text_to_image PLAN`.\n"
+    result, cells = read("text_to_image"), []
+    for row in result["rows"]:
+        name = SIDES.get(row["side"]) or (
+            f"diffusers, {row['config'] or row['scheduler']}, {row['steps']} steps, {row['engine']}"
+        )
+        cells.append(
+            (
+                name,
+                f"{row['median']:.0f}",
+                f"{row['times_faster_than_stock']:.1f}",
+                f"{row['prompt_accuracy']:.1%}",
+                f"{row['fd']:.2f}",
+                f"{row['recall']:.2f}",
+                str(row["peak_mb"]),
+            )
+        )
+    rows = result["rows"]
+    plans = dict.fromkeys(row["plan"] for row in rows if "plan" in row)
+    note = (
+        f"\nOne request at a time, text encoder and VAE included, each contender in a process of "
+        f"its own and timed in turn, medians of {rows[0]['n']}; prompt accuracy, FD and recall of "
+        f"{rows[0]['pictures']} pictures of prompts that nothing was trained on. hasten's plan: "
+        f"{' and '.join(f'`{plan}`' for plan in plans)}."
+    )
+    head = ("", "ms", "times faster", "prompt accuracy", "FD", "recall", "peak MB")
+    return markdown(head, cells) + note + where(result)
+
+
 NAMED = {  # program: how its authors or users call it
     "solver=heun,grid=karras": "Heun on Karras levels, EDM's own sampler",
     "solver=ddim,grid=karras": "Euler (DDIM) on Karras levels",

@@ -24,7 +24,7 @@ import hasten
 from benchmarks.ahead import Contender
 from benchmarks.peers.loop import evaluations, sample, start, walks
 from benchmarks.peers.schedulers import Config, available
-from benchmarks.results_io import read, write
+from benchmarks.results_io import exists, read, write
 from hasten.adapters.prompted import with_prompts
 from hasten.core.artifact import ASSETS
 from hasten.core.condition import NULL, Condition
@@ -41,7 +41,9 @@ from hasten.sampling import prepare
 
 NAME = "builtin:shapes"
 FOLDER = ASSETS / "shapes"
+PEERS = "text_to_image_peers"
 STOCK = {"scheduler": "PNDMScheduler", "steps": 50}
+USUAL = {"scheduler": "DPMSolverMultistepScheduler", "steps": 20}
 STEPS = (5, 6, 8, 10, 15, 20, 30, 50)
 SCREEN, FULL, ROUNDS, SAME = 200, 1000, 15, 1.05
 HELD_OUT = 3  # seed of the scenes whose captions are the prompts
@@ -135,7 +137,7 @@ def sweep(n: int = SCREEN) -> None:
                 print(row, file=sys.stderr, flush=True)
             rows.append(row)
     what = f"prompt accuracy, FD and recall of diffusers' schedulers on {NAME}, n = {n}"
-    write("text_to_image_peers", what, rows)
+    write(PEERS, what, rows)
 
 
 def measured(plan: hasten.Plan, n: int = FULL) -> Row:
@@ -181,13 +183,19 @@ def pipeline(config: Row, compiled: bool) -> Callable[[str, int], object]:
     return request
 
 
+def carried(plan: hasten.Plan) -> hasten.Plan:
+    """``plan`` as a float32 pipeline takes it: an engine outside torch runs it in float32."""
+    outside = plan.parts.engine.own_threads
+    return plan.model_copy(update={"dtype": "float32"}) if outside else plan
+
+
 def applied(plan: str) -> Callable[[str, int], object]:
     """The pipeline with a plan on it."""
     import diffusers
 
     pipe: Any = diffusers.DiffusionPipeline.from_pretrained(FOLDER)
     pipe.set_progress_bar_config(disable=True)
-    hasten.apply(pipe, plan)
+    hasten.apply(pipe, carried(hasten.Plan.read(plan)))
     return lambda prompt, seed: pipe(prompt, generator=torch.Generator().manual_seed(seed)).images
 
 
@@ -224,27 +232,27 @@ def raced(specs: Sequence[Row], rounds: int = ROUNDS) -> list[Row]:
     return [contender.row() for contender in contenders]
 
 
-def main(plans: Sequence[str]) -> None:
-    """Compare ``plans`` with the stock pipeline and the best training-free configurations."""
+def main(plans: Sequence[str], n: int = FULL) -> None:
+    """Compare ``plans`` with the stock pipeline, with what is usually recommended in its place, and
+    with the best training-free configurations of the sweep, where it was made."""
     chosen = [hasten.Plan.read(text) for text in plans]
-    quality = [measured(plan) for plan in chosen]
-    peers = [row for row in read("text_to_image_peers")["rows"] if "error" not in row]
-    stock = {"side": "diffusers", "engine": "eager", **STOCK}
-    specs: list[Row] = [stock]
+    quality = [measured(plan, n) for plan in chosen]
+    bench = Sweep(n)
+    specs: list[Row] = []
+    for known in (STOCK, USUAL):
+        config = Config(name="", scheduler=known["scheduler"])
+        row = bench.row(config, known["steps"])
+        specs.append({"side": "diffusers", "engine": "eager", **row, "config": "", "pictures": n})
+    peers = read(PEERS)["rows"] if exists(PEERS) else []
     for wanted in quality:
-        able = sorted(
-            (row for row in peers if as_good(row, wanted)), key=lambda row: row["evaluations"]
-        )
-        best = able[0] if able else max(peers, key=lambda row: row["prompt_accuracy"])
-        named = {key: best[key] for key in ("config", "scheduler", "steps", "prompt_accuracy")}
-        specs += [{"side": "diffusers", **named, "engine": how} for how in ("eager", "compile")]
-    for plan in map(str, chosen):
-        specs += [{"side": side, "plan": plan} for side in ("hasten", "hasten, applied")]
-    unique = [spec for number, spec in enumerate(specs) if spec not in specs[:number]]
-    rows = raced(unique)
-    known = dict(zip(map(str, chosen), quality, strict=True))
+        able = [row for row in peers if as_good(row, wanted)]
+        for best in sorted(able, key=lambda row: row["evaluations"])[:1]:
+            specs += [{"side": "diffusers", **best, "engine": how} for how in ("eager", "compile")]
+    for plan, row in zip(chosen, quality, strict=True):
+        sides = ("hasten", "hasten, applied")
+        specs += [{"side": side, "plan": str(plan), "pictures": n, **row} for side in sides]
+    rows = raced([spec for place, spec in enumerate(specs) if spec not in specs[:place]])
     for row in rows:
-        row |= known.get(row.get("plan", ""), {})
         row["times_faster_than_stock"] = rows[0]["median"] / row["median"]
     write("text_to_image", f"a request of {NAME}, from prompt to picture, batch 1", rows)
 

@@ -210,6 +210,12 @@ def _require_carried(plan: Plan) -> None:
     for lever in plan.parts.levers:
         cache = isinstance(lever, FeatureCache)
         caches += cache
+        require(
+            not lever.engines or plan.engine in lever.engines,
+            f"lever {lever.part_name!r} is run by {' or '.join(lever.engines)}, and the plan has "
+            f"engine {plan.engine!r}; set engine={lever.engines[0] if lever.engines else ''}, or "
+            f"drop {lever.part_name}.",
+        )
         if not (lever.once or cache):
             raise UserError(
                 f"lever {lever.part_name!r} needs hasten's own loop; sample the plan with "

@@ -123,7 +123,7 @@ def test_the_command_edits_clips_and_pictures(model, clip, tmp_path, capsys):
         (["--prompt", "3", "--method", "telepathy"], "editing method"),
         (["--prompt", "3", "--method", "sdedit(strength=1.5)"], "strength"),
         (["--prompt", "11"], "condition is 11"),
-        (["--prompt", "3", "--mask", "mask.png"], "mask is for pictures"),
+        (["--prompt", "3", "--mask", "mask.png"], "--mask: only for pictures"),
         (["--prompt", "3", "--depth", "0"], "depth"),
         (["--prompt", "3", "--similar", "2"], "similar"),
     ],
@@ -139,7 +139,7 @@ def test_what_is_for_clips_is_not_ignored_with_a_picture(tmp_path, capsys):
     to_pil(moving(1, 40, 40)[0].float() / 255).save(tmp_path / "in.png")
     files = ["--input", tmp_path / "in.png", "--out", tmp_path / "out.png", "--prompt", "3"]
     assert ran(*files, "--plan", PLAN, "--every", "4", "--similar", "0.1") == 2
-    assert "similar, every: for clips" in capsys.readouterr().err
+    assert "--similar, --every: only for clips" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["none.mp4", "text.mp4", "."])

@@ -248,7 +248,7 @@ def test_the_time_of_a_flow_runs_from_clean_to_noise():
         ({"method": "sdedit(strength=0)"}, "method option strength is 0"),
         ({"method": "sdedit(strength=1.5)"}, "method option strength is 1.5"),
         ({"method": "telepathy"}, "editing method 'telepathy' is unknown"),
-        ({"method": "masked"}, "method 'masked' fills in a region; give a mask"),
+        ({"method": "masked"}, "fills in the masked region of a picture; give a mask"),
         ({"mask": torch.ones(4, 4)}, r"mask has the shape \(4, 4\)"),
         ({"mask": torch.full((8, 8), 2.0)}, "mask lies from 2 to 2"),
         ({"mask": torch.zeros(8, 8)}, "mask is empty"),

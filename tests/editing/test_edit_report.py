@@ -161,4 +161,4 @@ def test_a_picture_has_a_report_too(tmp_path, capsys):
     assert before.size == after.size == (40, 40)
     assert found["shown"][1]["means"]["strength"] > 0
     assert ran("--input", picture, "--out", out, "--report", folder, "--baseline") == 2
-    assert "baseline: for clips" in capsys.readouterr().err
+    assert "--baseline: only for clips" in capsys.readouterr().err

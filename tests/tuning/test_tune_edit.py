@@ -303,8 +303,8 @@ def test_the_command_writes_a_plan_that_edit_takes_as_it_is(files, capsys):
         (["--task", "edit", "--input", "{clip}", "--prompt", "1", "--batch", "2"], "batch: not"),
         (["--task", "edit", "--input", "{clip}", "--prompt", "1", "--data", "x"], "data: not for"),
         (["--task", "edit", "--input", "no.mp4", "--prompt", "1"], "no.mp4"),
-        (["--input", "{clip}"], "input: not for --task sample"),
-        (["--method", "flowedit"], "method: not for --task sample"),
+        (["--input", "{clip}"], "--input: not for --task sample"),
+        (["--method", "flowedit"], "--method: not for --task sample"),
         (["--task", "paint"], "paint"),
     ],
 )

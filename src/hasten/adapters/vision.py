@@ -64,12 +64,10 @@ def load_vision(source: str, device: torch.device | str = "cpu") -> VisionFeatur
     """The features of the vision model in the folder or hub id ``source``, on ``device``.
 
     Raises:
-        UserError: transformers is missing; no such model; pickled weights; a model with code.
+        UserError: no such model; pickled weights; a model with code.
     """
-    try:
-        import transformers
-    except ImportError as error:
-        raise UserError('features of a vision model need: pip install "hasten[eval]"') from error
+    import transformers
+
     folder = _folder(source)
     place = folder / "config.json"
     require(place.is_file(), f"features {source!r}: {place} is missing; {AGAIN}")

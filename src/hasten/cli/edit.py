@@ -85,13 +85,13 @@ def edit(
         mask: a picture of the input's size, white where it may change (for pictures).
         similar: frames that differ from the last edited one by less than this (mean absolute
             difference of pixels, 0 to 1) repeat its edit; 0, the default, edits every frame.
-        depth: frames that share a network call, at most; 1 is frame by frame. By default as many
-            as an edit has evaluations.
-        every: edit every so many frames only, and move their edits along with what was changed in
-            those between; for a camera that stands still.
-        late: what becomes of frames that come while the network is busy. wait: their source waits
-            (files and pipes do by default). drop: they are skipped; cameras always do so, and a
-            file plays at its own speed then.
+        depth: at most so many frames share a network call; 1 edits frame by frame. By default as
+            many as an edit has evaluations. No effect with --every.
+        every: edit only every Nth frame, and move its edit along with the object in the frames
+            between; needs a camera that stands still.
+        late: what happens when frames arrive faster than they are edited. wait: the source waits,
+            the default for files and pipes. drop: frames are skipped, always for cameras; a file
+            is then read at its own frame rate.
         report: a folder for a page that shows source and edit side by side, and what was measured.
         baseline: also edit every frame by itself, and say in the report how much slower that is.
         seed: of the noise.
@@ -114,11 +114,20 @@ def edit(
     if input_.suffix.lower() in PICTURES:
         given = [name for name in ways if name != "method"]
         given += [name for name, value in {"late": late, "baseline": baseline}.items() if value]
-        require(not given, f"{', '.join(given)}: for clips, and {input_} is a picture; drop it.")
+        require(
+            not given, f"{_flags(given)}: only for clips, and {input_} is a picture; leave it out."
+        )
         _picture(loaded, files, mask, prompt, options)
         return
-    require(mask is None, "mask is for pictures; drop it, or edit a frame.")
+    require(
+        mask is None,
+        "--mask: only for pictures, and the input is a clip; leave it out, or edit a frame.",
+    )
     _clip(loaded, files, prompt, options, chosen.streaming, late, baseline)
+
+
+def _flags(names: list[str]) -> str:
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 def loaded_to_edit(

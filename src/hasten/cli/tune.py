@@ -44,8 +44,8 @@ def tune(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find the best plan for a model on this device, and write a report with pictures; or the best
-    way of editing a clip, a plan for hasten edit.
+    """Find the fastest plan that keeps quality on this device, and write a report with pictures.
+    With --task edit: find the fastest way of making an edit, and write a plan for hasten edit.
 
     Args:
         task: sample, or edit.
@@ -56,9 +56,9 @@ def tune(
         minutes: the time budget.
         max_loss: how much quality may be lost. With real pictures: the share by which FD may be
             above, and recall below, those of the best plan found. Without: the RMSE from the
-            model's converged solution (pixels in 0 to 1). 0.05 by default. For edit: the share of
-            strength, prompt accuracy and so on that may be lost against many steps on every frame;
-            0.1 by default.
+            model's converged solution (pixels in 0 to 1). 0.05 by default. For edit: how much edit
+            strength, prompt accuracy, background and steadiness may be lost against the reference
+            edit (50 steps, every frame); 0.1 by default.
         data: real pictures (a parquet file, a folder, a hub name), where none ship with the model;
             without any, the ODE error alone decides.
         features: what FD compares in: random, or a vision model's folder or hub id.
@@ -93,7 +93,8 @@ def tune(
 def _refuse(task: str, **options: object) -> None:
     """Options of the other task are not ignored."""
     given = [name for name, value in options.items() if value is not None]
-    require(not given, f"{', '.join(given)}: not for --task {task}; drop it.")
+    flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+    require(not given, f"{flags}: not for --task {task}; leave it out.")
 
 
 def _tuned(model: Model, options: dict[str, Any]) -> Tuning:

@@ -73,7 +73,8 @@ class Method(ABC):
         """
         require(
             masked or not self.needs_mask,
-            f"method {self.part_name!r} fills in a region; give a mask.",
+            f"method {self.part_name!r} fills in the masked region of a picture; give a mask, or "
+            "choose another method for a clip.",
         )
         given = Given(noise=symbol(), source=symbol(SOURCE), solver=solver, levels=tuple(levels))
         walk = self.walk(given)

@@ -46,7 +46,7 @@ def edit_with_report(
     """Edit a clip as ``editor`` does, and write report.html and report.json about it to ``folder``,
     with the clips beside them.
 
-    What was changed and how steady it is is measured on the files, after the edit was timed.
+    Strength, flicker and warp error are measured on the written files, after timing.
 
     Args:
         source: a file; it is read again.
@@ -62,7 +62,8 @@ def edit_with_report(
     folder, plotly = _require_reported(source, out, folder), plotly_source()
     require(
         not baseline or settings != ALONE,
-        "baseline is every frame by itself, and these settings are that already; drop it.",
+        "--baseline compares with editing every frame by itself, and these settings already do; "
+        "leave it out.",
     )
     folder.mkdir(parents=True, exist_ok=True)
     if baseline:

@@ -1,6 +1,6 @@
-"""``torch.compile`` of the blocks that a network repeats, one graph for all of them: the first call
-takes seconds where that of the whole network takes minutes, and what is between blocks stays as it
-is. (Regional compilation, as diffusers' ``compile_repeated_blocks``.)"""
+"""``torch.compile`` of the blocks that a network repeats, one graph for each kind of them: less to
+compile at the first call than the whole network, and what is between blocks stays as it is.
+(Regional compilation, as diffusers' ``compile_repeated_blocks``.)"""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def _type(field: FieldInfo) -> str:
     elif typing.get_origin(kind) is dict:
         text = "fields"
     elif typing.get_origin(kind) is tuple:
-        text = f"{len(parts)} numbers"
+        text = f"list of {_word(parts[0])}" if Ellipsis in parts else f"{len(parts)} numbers"
     else:
         text = " or ".join(_word(part) for part in parts if part is not type(None))
     limits = ", ".join(_limits(field))

@@ -2,8 +2,8 @@
 (SIGE, 2211.02048): the frames of a clip whose camera stands still, a picture that is painted on.
 
 Every evaluation is compared with the one at its place in an earlier run, and each row of a joined
-call with its own. What is computed anew changes the input of the next evaluation in all of its
-tiles; those count as covered, so the region of a run stays that of the change (as SIGE's does).
+call with its own. Recomputed tiles change the input of the next evaluation; these differences are
+ignored, so the region does not grow from step to step (as in SIGE).
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ if TYPE_CHECKING:
 @levers.add("regions")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Regions(Lever):
-    """Computes a U-Net where its input differs from that of the last full run of the same
-    evaluation, which stays what is compared with until more than ``most`` differs.
+    """Computes a U-Net only where its input differs from that of the last full run of the same
+    evaluation, the reference.
 
     Attributes:
-        most: the share of the places below which they are computed alone; where it is more, or the
-            condition, the level or the size is another, the evaluation runs in full and is kept.
-        tolerance: a place whose input, of a spread of about 1, differs by no more than this is the
-            same; 0 takes every difference. Where nothing differs the kept answer is given again.
+        most: if at least this share of positions differs, or the condition, the level or the size
+            does, the evaluation runs in full and becomes the new reference.
+        tolerance: a position (a pixel of the latent) is unchanged if no channel of the network's
+            input, whose standard deviation is about 1, differs by more than this; 0 takes every
+            difference. If nothing differs, the stored answer is reused.
     """
 
     most: float = 0.5
@@ -53,7 +54,12 @@ class Regions(Lever):
         require_number("lever option tolerance", self.tolerance, 0.0, 10.0)
 
     def check(self, resolved: Resolved) -> None:
-        model = resolved.model
+        model, engine = resolved.model, resolved.engine.part_name
+        require(
+            engine == "eager",
+            f"lever 'regions' runs in engine 'eager', and the plan has {engine!r}; set "
+            "engine=eager, or drop regions.",
+        )
         require(
             len(model.shape) == 3,
             f"lever 'regions' is for pictures, and model {model.name!r} makes samples of shape "

@@ -84,7 +84,7 @@ class _Pipe:
 def _camera(number: int) -> ClipReader:
     require(
         sys.platform in CAMERAS,
-        f"input is 'camera:{number}', and no way is known to cameras of {sys.platform}; pipe the "
+        f"input is 'camera:{number}', and cameras are not supported on {sys.platform}; pipe the "
         "clip in with --input -.",
     )
     kind, named = CAMERAS[sys.platform]
@@ -93,8 +93,8 @@ def _camera(number: int) -> ClipReader:
         container = _device(kind, address)
     except (ValueError, OSError) as error:  # FFmpeg's are one of these
         raise UserError(
-            f"camera:{number} cannot be opened by {kind} ({reason(error)}); check that it is "
-            "there and that no other program has it."
+            f"camera:{number} cannot be opened through {kind} ({reason(error)}); check that it is "
+            "connected and not in use by another program."
         ) from error
     return ClipReader(f"camera:{number}", container)
 

@@ -1,9 +1,9 @@
-"""Train the text encoder of a text-to-image model before its network: to say which object stands
-where, from the caption alone.
+"""Train the text encoder of a text-to-image model before its network, to predict the scene from the
+caption.
 
-Denoising teaches a small text encoder words quickly, and relations between objects hardly at all: a
-word that comes after a relation has to know it, so that attention can tell which object belongs
-where. Linear heads, one for each attribute of the scene, are trained along and then dropped.
+Trained by denoising alone, a small text encoder learned words but no relations between objects
+(docs/log.md). Here linear heads on every token predict each attribute of the scene, so that words
+after a relation know it; the heads are discarded afterwards.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ HELD_OUT = 2000  # captions of the accuracy that is shown
 
 
 class TextEncoderRecipe(Run):
-    """A text encoder that reads off a caption which object stands where.
+    """A CLIP text encoder, trained to predict the shape, colour, size and order of the objects of a
+    scene from its caption. `pictures` counts captions, and previews are the accuracy on captions
+    that are held out.
 
     Attributes:
         objective: always text-encoder.
-        data: drawn scenes, whose layout is known: shapes(count=100000).
+        data: drawn scenes, whose objects are known: shapes(count=100000).
         text: the options of transformers' CLIPTextConfig.
         length: tokens of a prompt; longer prompts are cut.
     """
@@ -68,8 +70,9 @@ class Captions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reading:
-    """The cross-entropy of every attribute, mean over attributes and tokens: each token after the
-    first says what is known so far, the one at the end of text (``end``) all of it."""
+    """The cross-entropy of every attribute, mean over attributes and tokens. Each token after the
+    first predicts from the caption so far; that at the end of text (``end``), and padding up to the
+    longest caption of the batch, from all of it."""
 
     end: int
 

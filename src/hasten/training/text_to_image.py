@@ -46,8 +46,8 @@ class TextToImageRecipe(CaptionedRecipe):
         network: the options of diffusers' conditional U-Net.
         text: the options of transformers' CLIPTextConfig, for a text encoder that begins untrained.
         length: tokens of a prompt; longer prompts are cut.
-        text_encoder: in the place of these two, the folder of a text encoder that was trained
-            before (objective: text-encoder), or of a pipeline; it is trained on.
+        text_encoder: instead of `text` and `length`, the folder of a trained text encoder
+            (objective: text-encoder) or of a pipeline; it is trained further with the network.
         schedule: the noise schedule: ddpm, vp-linear, vp-cosine or flow, with options.
         prediction: what the network predicts: epsilon, v, x0 or flow.
     """

@@ -47,17 +47,18 @@ def tune_edit(
     """The fastest way of editing ``source`` that is as good as the reference edit: ``method`` with
     many steps, on every frame by itself.
 
-    An edit is as good where its strength is at least 1 - ``max_loss`` of the reference's, it keeps
-    the background as well (root mean square error), and flickers and warps as little, each up to
-    the share ``max_loss``. Where prompts of drawn shapes can be checked, as many frames show
-    ``prompt``, up to ``max_loss``, and half of them at least; else the change agrees with that of
-    the reference.
+    An edit passes if its strength is at least 1 - ``max_loss`` of the reference's and its
+    background error, flicker and warp error are at most 1 + ``max_loss`` times the reference's,
+    with small absolute margins. Where prompts of drawn shapes can be checked, its prompt accuracy
+    may be ``max_loss`` lower, and has to be 0.5 at least; elsewhere its change has to agree with
+    the reference's by 0.5 or more.
 
     Args:
         source: a clip or picture, as a file or as frames (n, *model.picture_shape) in [0, 1].
         prompt, source_prompt: as :func:`hasten.edit` takes them, for all frames.
         method: of the reference, with its options.
         minutes: the budget; an edit that runs when it ends is given up.
+        max_loss: how much of each measure may be lost.
         guidance: the scale of all plans; by default that of the model's own plan.
         space: whose engines are tried; by default all but torch.compile.
         out: a folder for the journal of measurements; a second run there goes on where the first
