@@ -49,8 +49,8 @@ SECTION = """<h2>Beside diffusers</h2>
 <p class="soft">The first {{ captions|length }} prompts of a list that the model was not trained on,
   seeds 0 to {{ captions|length - 1 }}, not selected. Above: the stock pipeline. Below: the same
   pipeline with the recommended plan.</p>
-<p><img alt="The stock pipeline's pictures" src="{{ before }}"><br>
-  <img alt="Pictures with the plan" src="{{ after }}"></p>
+<p><img style="max-width:100%" alt="The stock pipeline's pictures" src="{{ before }}"><br>
+  <img style="max-width:100%" alt="Pictures with the plan" src="{{ after }}"></p>
 <ol class="soft">{% for caption in captions %}<li>{{ caption }}</li>{% endfor %}</ol>
 """
 NAMES = {

@@ -119,7 +119,7 @@ def test_what_a_report_would_overwrite_is_refused(editor, clip, tmp_path):
     clip.rename(tmp_path / "source.mp4")
     with pytest.raises(UserError, match="under other names"):
         edit_with_report(editor, tmp_path / "source.mp4", tmp_path / "b.mp4", tmp_path)
-    with pytest.raises(UserError, match="every frame by itself, and these settings are"):
+    with pytest.raises(UserError, match="every frame by itself, and these settings already do"):
         edit_with_report(
             editor,
             tmp_path / "source.mp4",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from hasten.adapters.untyped import Net
@@ -21,7 +19,7 @@ def choose_backend_(net: torch.nn.Module, name: str) -> None:
 
     kind = type(net).__name__
     any_net: Net = net
-    processors: list[Any] = [getattr(part, "processor", None) for part in any_net.modules()]
+    processors: list[Net] = [getattr(part, "processor", None) for part in any_net.modules()]
     asking = [one for one in processors if hasattr(one, "_attention_backend")]
     known = {each.value: each for each in attention_dispatch.AttentionBackendName}
     require(

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -59,7 +59,7 @@ class AttentionBackend(Lever):
     def transform(self, model: Model, resolved: Resolved) -> Model:
         tensors = [*model.net.parameters(), *model.net.buffers()]
         net = copy.deepcopy(model.net, {id(tensor): tensor for tensor in tensors})
-        part: Any = inner(net)
+        part = inner(net)
         if self.name in KERNELS:
             part.forward = _within(KERNELS[self.name], part.forward)
         else:

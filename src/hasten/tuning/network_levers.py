@@ -64,7 +64,7 @@ def _with_lever(selection: FinalSelection, plan: Plan, lever: Lever, name: str) 
     if lever.engines:
         cost = next((cost for cost in selection.engines if cost.engine in lever.engines), None)
         if cost is None:
-            note = f"not tried, because {' and '.join(lever.engines)} were not timed here"
+            note = f"not tried, because none of {', '.join(lever.engines)} was timed here"
             return Candidate(name=name, plan=None, note=note)
         plan = selection.in_engine(plan, cost)
     replaces = Trait.REPLACES in lever.traits
