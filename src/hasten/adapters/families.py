@@ -155,6 +155,12 @@ class CapturedFamily(DiffusersFamily):
         return out | dict.fromkeys(put.linked, "from the network beside it")
 
     def split(self, net: nn.Module, kind: str, **where: object) -> nn.Module:
+        whole: Any = net.module if isinstance(net, Network) else net
+        require(
+            len(getattr(whole, "mixed", ())) < 2,
+            f"lever {kind!r} keeps features of every row, and here several rows make one answer "
+            "(guidance of two scales); drop it, or put it onto the pipeline with hasten.apply.",
+        )
         return CapturedSplit(net, span(inner(net), kind, **where))
 
 
