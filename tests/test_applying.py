@@ -126,30 +126,19 @@ def test_a_lever_on_the_network_is_applied_to_a_copy():
 
 
 @pytest.mark.slow
-def test_a_compiled_network_makes_the_same_pictures():
-    pipe = built("sd15")
+@pytest.mark.parametrize(("name", "engine"), [("sd15", "compile"), ("flux", "compile-blocks")])
+def test_a_compiled_network_makes_the_same_pictures(name, engine):
+    pipe = built(name)
     hasten.apply(pipe, PLAN)
-    wanted = drawn("sd15", pipe)
+    wanted = drawn(name, pipe)
     hasten.undo(pipe)
     before = state_of(pipe)
-    hasten.apply(pipe, PLAN.model_copy(update={"engine": "compile"}))
-    assert np.abs(drawn("sd15", pipe) - wanted).max() < 1e-3
+    hasten.apply(pipe, PLAN.model_copy(update={"engine": engine}))
+    assert np.abs(drawn(name, pipe) - wanted).max() < 1e-3
     hasten.undo(pipe)
     assert state_of(pipe) == before
-
-
-@pytest.mark.slow
-def test_a_transformer_with_compiled_blocks_makes_the_same_pictures():
-    pipe = built("flux")
-    hasten.apply(pipe, PLAN)
-    wanted = drawn("flux", pipe)
-    hasten.undo(pipe)
-    before = state_of(pipe)
-    hasten.apply(pipe, PLAN.model_copy(update={"engine": "compile-blocks"}))
-    assert np.abs(drawn("flux", pipe) - wanted).max() < 1e-3
-    hasten.undo(pipe)
-    assert state_of(pipe) == before
-    assert all(part._compiled_call_impl is None for part in pipe.transformer.modules())
+    network = pipe.unet if name == "sd15" else pipe.transformer
+    assert all(part._compiled_call_impl is None for part in network.modules())
 
 
 REFUSED_BY_OPENVINO = {"qwen-image": "cannot be exported", "z-image": "answers with 2 tensors"}

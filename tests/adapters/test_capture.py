@@ -121,8 +121,9 @@ def test_guidance_of_two_scales_is_captured():
     rows = torch.tensor([0, 1, 0, 1])
     several = model.net(x.expand(4, -1, -1, -1), t.expand(4), rows)
     assert torch.allclose(several[[1, 3]], null.expand(2, -1, -1, -1), atol=1e-5)
-    with pytest.raises(hasten.UserError, match="several rows make one answer"):
-        hasten.build(model, PLAN.model_copy(update={"levers": ("deep(branch=0, every=2)",)}))
+    for lever in ("deep(branch=0, every=2)", "regions"):
+        with pytest.raises(hasten.UserError, match="several rows make one answer"):
+            hasten.build(model, PLAN.model_copy(update={"levers": (lever,)}))
     call["guidance_scale"], call["image_guidance_scale"] = 1.0 + 1e-9, 1.5
     with pytest.raises(hasten.UserError, match="cancel out; set guidance_scale to another value"):
         loaded("instruct-pix2pix", pipe, prompts, call)

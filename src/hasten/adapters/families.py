@@ -155,13 +155,22 @@ class CapturedFamily(DiffusersFamily):
         return out | dict.fromkeys(put.linked, "from the network beside it")
 
     def split(self, net: nn.Module, kind: str, **where: object) -> nn.Module:
-        whole: Any = net.module if isinstance(net, Network) else net
-        require(
-            len(getattr(whole, "mixed", ())) < 2,
-            f"lever {kind!r} keeps features of every row, and here several rows make one answer "
-            "(guidance of two scales); drop it, or put it onto the pipeline with hasten.apply.",
-        )
+        _require_rows_alone(net, kind)
         return CapturedSplit(net, span(inner(net), kind, **where))
+
+    def regions(self, net: nn.Module) -> nn.Module:
+        _require_rows_alone(net, "regions")
+        return super().regions(net)
+
+
+def _require_rows_alone(net: nn.Module, lever: str) -> None:
+    """Refuse to keep features of rows where several of them make one answer."""
+    whole: Any = net.module if isinstance(net, Network) else net
+    require(
+        len(getattr(whole, "mixed", ())) < 2,
+        f"lever {lever!r} keeps features of every row, and here several rows make one answer "
+        "(guidance of two scales); drop it.",
+    )
 
 
 class TurnsFamily(CapturedFamily):

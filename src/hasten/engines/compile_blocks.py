@@ -4,7 +4,6 @@ compile at the first call than the whole network, and what is between blocks sta
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 
 import torch
@@ -13,6 +12,7 @@ from hasten.core.engine import Engine, engines
 from hasten.core.errors import require
 from hasten.core.family import Family, inner
 from hasten.core.model import Model
+from hasten.core.sharing import sharing_weights
 from hasten.engines.compile import require_compiler
 from hasten.engines.eager import Cast
 
@@ -39,8 +39,7 @@ def with_compiled_blocks(net: torch.nn.Module, family: Family) -> torch.nn.Modul
     Raises:
         UserError: no blocks are known of it.
     """
-    tensors = [*net.parameters(), *net.buffers()]
-    other = copy.deepcopy(net, {id(tensor): tensor for tensor in tensors})
+    other = sharing_weights(net)
     repeated = getattr(inner(other), "_repeated_blocks", None) or ()  # diffusers' names of classes
     named = [part for part in other.modules() if type(part).__name__ in repeated]
     blocks = named or family.blocks(other)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from hasten.core.errors import require
 from hasten.core.family import inner
 from hasten.core.lever import Lever, Stage, Trait, levers
 from hasten.core.model import Model
+from hasten.core.sharing import sharing_weights
 
 if TYPE_CHECKING:
     from hasten.core.resolved import Resolved
@@ -57,8 +57,7 @@ class AttentionBackend(Lever):
         )
 
     def transform(self, model: Model, resolved: Resolved) -> Model:
-        tensors = [*model.net.parameters(), *model.net.buffers()]
-        net = copy.deepcopy(model.net, {id(tensor): tensor for tensor in tensors})
+        net = sharing_weights(model.net)
         part = inner(net)
         if self.name in KERNELS:
             part.forward = _within(KERNELS[self.name], part.forward)

@@ -4,7 +4,6 @@ that one. Weights stay as they are."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import math
@@ -17,6 +16,7 @@ import torch
 from hasten.core.errors import require, require_number
 from hasten.core.lever import Lever, Trait, levers
 from hasten.core.model import Model
+from hasten.core.sharing import sharing_weights
 
 if TYPE_CHECKING:
     from hasten.core.resolved import Resolved
@@ -56,8 +56,7 @@ def merged(model: Model, share: float) -> torch.nn.Module:
     """
     networks = _MERGED.setdefault(model.net, {})
     if share not in networks:
-        tensors = [*model.net.parameters(), *model.net.buffers()]
-        net = copy.deepcopy(model.net, {id(tensor): tensor for tensor in tensors})
+        net = sharing_weights(model.net)
         for part in _widest(net, model):
             model.family.fold_tokens_(part, functools.partial(matching, share=share))
         networks[share] = net
