@@ -125,6 +125,9 @@ def test_the_command_edits_clips_and_pictures(model, clip, tmp_path, capsys):
         (["--prompt", "11"], "condition is 11"),
         (["--prompt", "3", "--mask", "mask.png"], "--mask: only for pictures"),
         (["--prompt", "3", "--depth", "0"], "depth"),
+        (["--prompt", "3", "--depth", "2", "--every", "4"], "--depth has no effect with --every"),
+        (["--prompt", "3", "--baseline"], "--baseline is for a report"),
+        (["--prompt", "3", "--late", "never"], "late"),
         (["--prompt", "3", "--similar", "2"], "similar"),
     ],
 )

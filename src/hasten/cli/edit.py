@@ -42,11 +42,11 @@ class _Files:
 
     def say(self, text: str, **facts: object) -> None:
         """A line, or ``facts`` as JSON; on stderr where stdout carries the clip."""
-        piped = str(self.out) == "-"
+        stream = sys.stderr if str(self.out) == "-" else sys.stdout
         line = json.dumps({**facts, "out": str(self.out)}) if self.as_json else text
-        print(line, file=sys.stderr if piped else sys.stdout)
+        print(line, file=stream)
         if self.report is not None and not self.as_json:
-            print(f"wrote {self.report / 'report.html'}")
+            print(f"wrote {self.report / 'report.html'}", file=stream)
 
 
 def edit(
@@ -86,7 +86,7 @@ def edit(
         similar: frames that differ from the last edited one by less than this (mean absolute
             difference of pixels, 0 to 1) repeat its edit; 0, the default, edits every frame.
         depth: at most so many frames share a network call; 1 edits frame by frame. By default as
-            many as an edit has evaluations. No effect with --every.
+            many as an edit has evaluations. Not with --every.
         every: edit only every Nth frame, and move its edit along with the object in the frames
             between; needs a camera that stands still.
         late: what happens when frames arrive faster than they are edited. wait: the source waits,
@@ -99,7 +99,12 @@ def edit(
     from hasten.core.errors import require
     from hasten.editing.edit_plan import EditPlan
 
-    require(not baseline or report is not None, "baseline is for a report; name its --report.")
+    require(not baseline or report is not None, "--baseline is for a report; name its --report.")
+    require(
+        depth is None or every in (None, 1),
+        "--depth has no effect with --every, whose key frames are edited one at a time; leave one "
+        "of them out.",
+    )
     ways = {"method": method, "similar": similar, "depth": depth, "every": every}
     ways = {name: value for name, value in ways.items() if value is not None}
     chosen = (EditPlan() if plan is None else EditPlan.read(plan)).with_fields(**ways)
