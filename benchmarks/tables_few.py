@@ -169,9 +169,10 @@ def families() -> str:
         "\nTiny pipelines with random weights: what runs, not how good or fast it is. Latents: "
         "relative difference of a Sampler's from the pipeline's own, same noise and levels; "
         "pictures: the largest difference of a pixel in 0 to 1, decoding included. OpenVINO: "
-        "relative difference from eager PyTorch. InstructPix2Pix and Qwen-Image with guidance of "
-        "one scale only. Not compared: pipelines that begin with a picture. Apply, undo: the "
-        f"pipeline's pictures before apply and after undo. Refused: {'; '.join(refused)}."
+        "relative difference from eager PyTorch. Qwen-Image with guidance of one scale only, "
+        "InstructPix2Pix with its two. Not compared: pipelines that begin with a picture. Apply, "
+        "undo: the pipeline's pictures before apply and after undo. Refused: "
+        f"{'; '.join(refused)}."
     )
     return markdown(head, cells) + note + where(result)
 

@@ -122,7 +122,7 @@ def test_guidance_of_two_scales_is_captured():
     several = model.net(x.expand(4, -1, -1, -1), t.expand(4), rows)
     assert torch.allclose(several[[1, 3]], null.expand(2, -1, -1, -1), atol=1e-5)
     for lever in ("deep(branch=0, every=2)", "regions"):
-        with pytest.raises(hasten.UserError, match="several rows make one answer"):
+        with pytest.raises(hasten.UserError, match="several calls make one answer"):
             hasten.build(model, PLAN.model_copy(update={"levers": (lever,)}))
     call["guidance_scale"], call["image_guidance_scale"] = 1.0 + 1e-9, 1.5
     with pytest.raises(hasten.UserError, match="cancel out; set guidance_scale to another value"):

@@ -182,19 +182,16 @@ class CapturedNet(torch.nn.Module):
         return self._of_several(x, t, condition)
 
     def _of_several(self, x: torch.Tensor, t: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """The answer where several branches stand for the null label: rows of it are asked for
-        each of them."""
-        null = (labels == self.null).nonzero().flatten()
-        more = range(1, len(self.mixed))
-        answer = self._answer(
-            torch.cat([x, *(x[null] for _ in more)]),
-            torch.cat([t, *(t[null] for _ in more)]),
-            torch.cat([labels, *(labels[null] + number for number in more)]),
-        )
-        out, *others = answer.split([len(x), *(len(null) for _ in more)])
-        branches = zip(self.mixed, (out[null], *others), strict=True)
-        mixed = torch.stack([weight * branch for weight, branch in branches]).sum(0)
-        return out.index_copy(0, null, mixed)
+        """The answer where several branches stand for the null label: the network is called once
+        for each, always with these rows, so that what is fitted to rows or shapes still fits."""
+        null = labels == self.null
+        answers = [
+            self._answer(x, t, torch.where(null, labels + number, labels))
+            for number in range(len(self.mixed))
+        ]
+        pairs = zip(self.mixed, answers, strict=True)
+        mixed = torch.stack([weight * answer for weight, answer in pairs]).sum(0)
+        return torch.where(null.view(-1, *[1] * (x.ndim - 1)), mixed, answers[0])
 
     def _answer(self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         answers = []

@@ -155,20 +155,20 @@ class CapturedFamily(DiffusersFamily):
         return out | dict.fromkeys(put.linked, "from the network beside it")
 
     def split(self, net: nn.Module, kind: str, **where: object) -> nn.Module:
-        _require_rows_alone(net, kind)
+        _require_one_call(net, kind)
         return CapturedSplit(net, span(inner(net), kind, **where))
 
     def regions(self, net: nn.Module) -> nn.Module:
-        _require_rows_alone(net, "regions")
+        _require_one_call(net, "regions")
         return super().regions(net)
 
 
-def _require_rows_alone(net: nn.Module, lever: str) -> None:
-    """Refuse to keep features of rows where several of them make one answer."""
+def _require_one_call(net: nn.Module, lever: str) -> None:
+    """Refuse to keep features of a call where several calls make one answer."""
     whole: Any = net.module if isinstance(net, Network) else net
     require(
         len(getattr(whole, "mixed", ())) < 2,
-        f"lever {lever!r} keeps features of every row, and here several rows make one answer "
+        f"lever {lever!r} keeps features of one call, and here several calls make one answer "
         "(guidance of two scales); drop it.",
     )
 
