@@ -58,6 +58,7 @@ BENCHMARKS = {
         command="python -m benchmarks.two_checkouts OLD",
     ),
     "families": Benchmark(tables=("families",)),
+    "serving": Benchmark(tables=("serving",)),
     "gpu": Benchmark(tables=("gpu",), needs="a GPU", command="python -m benchmarks.gpu"),
     "tuner_replay": Benchmark(tables=("replay",)),
     "ancestral": Benchmark(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import hasten
-from benchmarks import curves, tables_few
+from benchmarks import curves, tables_few, tables_serving
 from benchmarks.markdown import markdown, where
 from benchmarks.results_io import read
 from hasten.core.files import MANIFEST, write_manifest
@@ -27,6 +27,7 @@ DOCUMENTS = (
     "docs/levers.md",
     "docs/distillation.md",
     "docs/export.md",
+    "docs/serve.md",
     "docs/pipelines.md",
     "src/hasten/assets/mnist/README.md",
 )
@@ -301,7 +302,7 @@ def _number(what: str, value: float) -> str:
 
 def filled(text: str) -> str:
     """``text`` with every table made anew."""
-    known = {**vars(tables_few), **globals()}
+    known = {**vars(tables_few), **vars(tables_serving), **globals()}
     return PLACE.sub(lambda found: found[1] + known[found[2]]() + found[3], text)
 
 

@@ -22,8 +22,10 @@ HEIGHT = {
     "editing": 5,
     "exporting": 5,
     "tuning": 6,
-    "cli": 7,
-    "__main__": 8,
+    "serving": 7,
+    "generating": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 ONLY_ADAPTERS = {"diffusers", "transformers"}
 

@@ -14,7 +14,7 @@ from hasten.adapters.schedules import ScheduleLike, schedule
 from hasten.core import resolved
 from hasten.core.arguments import refuse_unknown
 from hasten.core.artifact import require_weights
-from hasten.core.call import Denoiser
+from hasten.core.call import Denoiser, Weights
 from hasten.core.condition import Condition
 from hasten.core.denoiser import FunctionDenoiser
 from hasten.core.draws import START, WALK, Draws
@@ -320,8 +320,10 @@ class Sampler:
         condition: Condition,
         fresh: Callable[..., torch.Tensor],
         denoiser: Denoiser | None = None,
+        weights: Weights | None = None,
     ) -> Session:
-        """A new run of samples with ``condition``.
+        """A new run of samples with ``condition``, guided by ``weights`` where its guidance is not
+        the denoiser's.
 
         Raises:
             UserError: a lever keeps something for later runs, which only edits take up.
@@ -334,7 +336,7 @@ class Sampler:
             )
         answers = shared_out(denoiser or self.denoiser, self.executor)
         in_order = any(Trait.ORDER in lever.traits for lever in self.resolved.levers)
-        return Session(answers, fresh, condition, in_order)
+        return Session(answers, fresh, condition, in_order, weights)
 
 
 def run(

@@ -14,7 +14,19 @@ import pytest
 from hasten.adapters.folder import save_folder
 
 FAST = "solver=ddim,steps=2"
-VERBS = ("info", "sample", "measure", "tune", "train", "learn", "export")
+VERBS = (
+    "info",
+    "sample",
+    "measure",
+    "tune",
+    "train",
+    "learn",
+    "export",
+    "serve",
+    "generate",
+    "push",
+    "pull",
+)
 LEARN = ("program", "grid", "start", "student", "cache", "freeze", "quantize", "prune", "narrow")
 
 

@@ -14,13 +14,16 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch.utils import _pytree as pytree
 
-from hasten.adapters.layout import Layout, PutX, Reader, Samples
-from hasten.adapters.recording import Step
-from hasten.adapters.untyped import Answer
+from hasten.adapters.layout import Layout, PutX, Reader, Samples, Values
+from hasten.adapters.recording import Step, recorded, takes
+from hasten.adapters.untyped import Answer, Pipeline, PipelineCall
+from hasten.core.condition import COND, NULL, Condition, Leaf, PerSample, Ragged
 from hasten.core.errors import require
+from hasten.core.family import Prompts
 
 CLOSE = 1e-3  # relative: of guidance fitted to answers, and of what is captured; and at least
 ROUNDINGS = 8  # times what the dtype rounds by
+BESIDE = "beside."  # begins the paths of what the helper is given
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,7 +117,8 @@ def captured(
 
 class CapturedModule(torch.nn.Module):
     """A module called as a pipeline calls it, for x (n, ...), times t (n,) and labels (n,): the
-    number of a prompt, or one past the last for the other branch of guidance."""
+    number of a prompt, or one past the last for the other branch of guidance. In their place, what
+    belongs to the samples may be given by path, as :class:`CapturedPrompts` makes it."""
 
     def __init__(self, module: torch.nn.Module, layout: Layout, order: Sequence[int]) -> None:
         super().__init__()
@@ -136,14 +140,18 @@ class CapturedModule(torch.nn.Module):
         self,
         x: torch.Tensor,
         t: torch.Tensor,
-        labels: torch.Tensor,
+        labels: torch.Tensor | Values,
         answers: Sequence[torch.Tensor] = (),
     ) -> Answer:
         put = self.layout
         values = {**put.constant, **{path: answers[place] for path, place in put.linked.items()}}
         for path, names in self._names.items():
             rows = [getattr(self, name) for name in names]
-            if isinstance(put.table[path][0], list):
+            if isinstance(labels, dict):
+                given = labels[path]
+                listed = isinstance(given, list)
+                values[path] = [_like(row, x) for row in given] if listed else _like(given, x)
+            elif isinstance(put.table[path][0], list):
                 values[path] = [_like(rows[label], x) for label in labels.tolist()]
             else:
                 values[path] = _like(rows[0][labels].flatten(0, 1), x)
@@ -155,7 +163,10 @@ class CapturedModule(torch.nn.Module):
 
 
 class CapturedNet(torch.nn.Module):
-    """The network of a pipeline as ``net(x, t, labels)``."""
+    """The network of a pipeline as ``net(x, t, labels)``; ``prompts`` makes what stands for other
+    prompts than those it was captured with, None where that is not possible."""
+
+    prompts: CapturedPrompts | None = None
 
     def __init__(
         self, module: torch.nn.Module, what: Captured, helper: torch.nn.Module | None = None
@@ -173,11 +184,11 @@ class CapturedNet(torch.nn.Module):
         return self.net.module
 
     def forward(
-        self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None
+        self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | Values | None = None
     ) -> torch.Tensor:
         if condition is None:
             condition = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        if len(self.mixed) < 2:
+        if len(self.mixed) < 2 or isinstance(condition, dict):
             return self._answer(x, t, condition)
         return self._of_several(x, t, condition)
 
@@ -193,14 +204,66 @@ class CapturedNet(torch.nn.Module):
         mixed = torch.stack([weight * answer for weight, answer in pairs]).sum(0)
         return torch.where(null.view(-1, *[1] * (x.ndim - 1)), mixed, answers[0])
 
-    def _answer(self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    def _answer(
+        self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | Values
+    ) -> torch.Tensor:
         answers = []
         if self.helper is not None:
-            answers = pytree.tree_leaves(self.helper(x, t, condition))
+            beside = condition
+            if isinstance(condition, dict):
+                beside = {
+                    path.removeprefix(BESIDE): value
+                    for path, value in condition.items()
+                    if path.startswith(BESIDE)
+                }
+            answers = pytree.tree_leaves(self.helper(x, t, beside))
         output = self.put.undone(answer_of(self.net(x, t, condition, answers)))
         if output.shape[1] == 2 * x.shape[1]:  # the second half is a variance, which pipelines drop
             output = output.chunk(2, dim=1)[0]
         return output if self.sign > 0 else -output
+
+
+class CapturedPrompts(Prompts):
+    """Prompts that a pipeline was not captured with, encoded by its own call, whose network is not
+    asked.
+
+    Args:
+        call: of the pipeline, without prompts; negative: the prompt that it was captured with.
+    """
+
+    def __init__(
+        self, pipe: Pipeline, call: PipelineCall, what: Captured, negative: str = ""
+    ) -> None:
+        self.pipe, self.call, self.what, self.negative = pipe, call, what, negative
+
+    def __deepcopy__(self, memo: dict[int, object]) -> CapturedPrompts:
+        return self
+
+    def condition(self, prompts: Sequence[str], negative: Sequence[str] | None = None) -> Condition:
+        asked = {**self.call, "prompt": list(prompts)}
+        unwanted = [text or self.negative for text in negative or [""] * len(prompts)]
+        if any(unwanted):
+            require(
+                takes(self.pipe, "negative_prompt"),
+                f"{type(self.pipe).__name__} takes no negative prompt; drop it.",
+            )
+            asked["negative_prompt"] = unwanted
+        (step,) = recorded(self.pipe, asked, 1, self.what.answer)
+        parts = {"": (self.what.layout, list(step.calls))}
+        if self.what.helper is not None:
+            parts[BESIDE] = (self.what.helper, [call.helpers[0] for call in step.calls])
+        names = (COND, NULL)[: len(self.what.order)]
+        branches: dict[str, dict[str, Leaf]] = {name: {} for name in names}
+        for prefix, (layout, calls) in parts.items():
+            for path, values in layout.table_of(calls).items():
+                for name, branch in zip(names, self.what.order, strict=True):
+                    leaf = _leaf(values[branch], layout.each[path])
+                    branches[name][prefix + path] = leaf
+        return Condition(len(prompts), branches)
+
+
+def _leaf(value: Samples, each: int) -> Leaf:
+    return PerSample(value, each) if isinstance(value, torch.Tensor) else Ragged(tuple(value))
 
 
 class CapturedTurns(torch.nn.Module):

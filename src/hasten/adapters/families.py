@@ -24,6 +24,7 @@ from hasten.core.family import (
     Family,
     Folding,
     Narrowing,
+    Prompts,
     Shortening,
     Text,
     inner,
@@ -140,7 +141,13 @@ class CapturedFamily(DiffusersFamily):
     def call(
         self, net: nn.Module, x: torch.Tensor, t: torch.Tensor, condition: Condition
     ) -> torch.Tensor:
+        leaves = condition.branches[COND]
+        if leaves and "labels" not in leaves:
+            return net(x, t, condition.values(x, t))
         return net(x, t, condition.labels)
+
+    def prompts(self, net: nn.Module) -> Prompts | None:
+        return getattr(net.module if isinstance(net, Network) else net, "prompts", None)
 
     def captured(self, net: nn.Module) -> dict[str, str]:
         whole: Any = net.module if isinstance(net, Network) else net

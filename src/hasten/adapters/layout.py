@@ -4,7 +4,7 @@ recorded steps."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -80,6 +80,7 @@ class Layout:
         table: by path, what each branch has for every sample: ``each`` rows of a tensor, or one of
             a list.
         linked: by path, which tensor of another module's answer it is.
+        batched: how many branches a call is for; lists: the arguments that are lists of samples.
     """
 
     x: PutX
@@ -90,9 +91,27 @@ class Layout:
     table: Mapping[str, Sequence[Any]]
     each: Mapping[str, int]
     linked: Mapping[str, int]
+    batched: int
+    lists: frozenset[str]
 
     def __deepcopy__(self, memo: dict[int, object]) -> Layout:
         return self  # nothing in it is ever changed
+
+    def table_of(self, calls: Sequence[NetworkCall]) -> dict[str, list[Samples]]:
+        """What :attr:`table` would be of ``calls`` for other samples.
+
+        Raises:
+            UserError: they are not called so.
+        """
+        flat = [_flat(call, self.lists) for call in calls]
+        other = {*flat[0]} ^ {*self.paths}
+        other |= {path for path, value in self.constant.items() if not _same(value, flat[0][path])}
+        require(
+            not other,
+            f"the pipeline gives its network {', '.join(sorted(other))} otherwise for these "
+            "prompts than for those it was loaded for; load it for these.",
+        )
+        return {path: _parts(flat, path, self.x, self.batched) for path in self.table}
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -154,16 +173,11 @@ class Reader:
         for path, value in flat[0].items():
             if path == t.path or path in linked or (path == x.path and not x.channels):
                 continue
-            if path == x.path:
-                begin = x.undone(value).shape[1] - x.channels
-                parts = [x.undone(call[path])[:, begin:] for call in flat]
-            elif self._grows(value, twice[0].get(path), rows, known):
-                parts = [call[path] for call in flat]
-            else:
+            if path != x.path and not self._grows(value, twice[0].get(path), rows, known):
                 constant[path] = value
                 continue
-            table[path] = [part for call in parts for part in _chunks(call, self.batched)]
-            each[path] = len(parts[0]) // rows
+            table[path] = _parts(flat, path, x, self.batched)
+            each[path] = len(value) // rows
         return Layout(
             x=x,
             t=t,
@@ -173,6 +187,8 @@ class Reader:
             table=table,
             each=each,
             linked=linked,
+            batched=self.batched,
+            lists=frozenset(lists),
         )
 
     def _grows(self, value: object, twice: object, rows: int, known: bool) -> bool:
@@ -234,6 +250,14 @@ class Reader:
         )
 
 
+def _parts(flat: Sequence[Values], path: str, x: PutX, batched: int) -> list[Samples]:
+    """What each branch has at ``path`` for every sample; of x, the channels that follow it."""
+    values = [call[path] for call in flat]
+    if path == x.path:
+        values = [x.undone(value)[:, -x.channels :] for value in values]
+    return [part for value in values for part in _chunks(value, batched)]
+
+
 def _batches(call: NetworkCall, doubled: NetworkCall) -> set[str]:
     """The arguments that are lists of tensors, one a sample."""
     return {
@@ -246,13 +270,13 @@ def _batches(call: NetworkCall, doubled: NetworkCall) -> set[str]:
     }
 
 
-def _with_batches(call: NetworkCall, lists: set[str]) -> Values:
+def _with_batches(call: NetworkCall, lists: Set[str]) -> Values:
     return {
         name: Batch(value) if name in lists else value for name, value in call.arguments.items()
     }
 
 
-def _flat(call: NetworkCall, lists: set[str]) -> Values:
+def _flat(call: NetworkCall, lists: Set[str]) -> Values:
     leaves, _ = pytree.tree_flatten_with_path(_with_batches(call, lists))
     return {".".join(map(_step, path)): value for path, value in leaves}
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from hasten.adapters.builtin import builtin_folder, builtins
+from hasten.adapters.builtin import builtins, named_folder
 from hasten.adapters.families import Network, family
 from hasten.adapters.folder import (
     FACTS,
@@ -25,13 +25,13 @@ from hasten.adapters.folder import (
     refusing,
 )
 from hasten.adapters.frozen import frozen
+from hasten.adapters.hub_errors import asking_hub
 from hasten.adapters.pipeline_notes import shipped_prompts
 from hasten.adapters.prompted import load_prompted
 from hasten.adapters.schedules import config_of, read_prediction, read_schedule
 from hasten.adapters.schedules import prediction as as_prediction
 from hasten.adapters.schedules import schedule as as_schedule
 from hasten.adapters.untyped import Pipeline
-from hasten.core.artifact import BUILTIN
 from hasten.core.codec import Codec, Shape, codecs
 from hasten.core.errors import UserError, nearest, require, require_whole
 from hasten.core.model import Model
@@ -67,10 +67,11 @@ def load(
 
     Args:
         source: ``"builtin:NAME"``; a diffusers folder, or the folder of one diffusers network; a
-            hub id ``"owner/name"`` or ``"owner/name@revision"``; a live diffusers pipeline; any
-            ``torch.nn.Module`` called as ``net(x, t)`` or ``net(x, t, condition)``. A live network
-            is not changed; it is shared as it is, or copied around the same weights where its mode,
-            device or dtype has to differ.
+            hub id ``"owner/name"`` or ``"owner/name@revision"``, with ``"hub:"`` before it for what
+            ``hasten push`` put there; a live diffusers pipeline; any ``torch.nn.Module`` called as
+            ``net(x, t)`` or ``net(x, t, condition)``. A live network is not changed; it is shared
+            as it is, or copied around the same weights where its mode, device or dtype has to
+            differ.
         schedule: how noise was added, where the files do not say (or say it wrong).
         prediction: what the network predicts; a module needs both, ``schedule`` and ``prediction``.
         codec: how pictures become what the network sees; pixels in [-1, 1] by default.
@@ -139,8 +140,9 @@ def _open(source: object, device: torch.device, dtype: torch.dtype | None) -> tu
 
 def _folder(source: str | FilePath) -> tuple[str, FilePath]:
     text = str(source)
-    if text.startswith(BUILTIN):
-        return text, builtin_folder(text)
+    named = named_folder(text)
+    if named is not None:
+        return text, named
     folder = FilePath(source).expanduser()
     if folder.is_dir():
         return folder.resolve().name, folder
@@ -164,7 +166,7 @@ def _download(text: str) -> FilePath:
     settings += ["features/*.json", "features/*.safetensors"]
     places = ("", *(f"{part}/" for part in NETWORKS))
     weights = [f"{place}{WEIGHTS}{end}" for place in places for end in (".safetensors", "-*-of-*")]
-    try:
+    with asking_hub(name, revision):
         folder = FilePath(
             snapshot_download(name, revision=revision or None, allow_patterns=settings)
         )
@@ -173,14 +175,6 @@ def _download(text: str) -> FilePath:
         snapshot_download(
             name, revision=folder.name, allow_patterns=[*settings, *weights, f"{WEIGHTS}*.json"]
         )
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"{text!r} is no folder here and could not be downloaded from the hub "
-            f"({type(error).__name__}: {one_line(error)[:160]}); check the name and the network, "
-            "or give a folder."
-        ) from None
     return folder
 
 

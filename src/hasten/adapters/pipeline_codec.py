@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,14 @@ import torch
 
 from hasten.adapters.decoders import VaeDecoder, with_decoder
 from hasten.adapters.layout import Samples
-from hasten.adapters.recording import answering, borrowed, networks_of, run, scheduled
+from hasten.adapters.recording import (
+    answering,
+    borrowed,
+    networks_of,
+    run,
+    scheduled,
+    silenced,
+)
 from hasten.adapters.scheduler import ProgramScheduler, ProgramSchedulerOutput, Timestep
 from hasten.adapters.schedules import config_of, read_schedule
 from hasten.adapters.untyped import Pipeline, PipelineCall
@@ -140,7 +147,7 @@ def decoded_by(
         stack.enter_context(borrowed(pipe))
         stack.enter_context(scheduled(pipe, scheduler))
         for network in networks_of(pipe).values():
-            stack.enter_context(answering(network, _silenced(answer)))
+            stack.enter_context(answering(network, silenced(answer)))
         gradients = torch.is_grad_enabled() and latents.requires_grad
         try:
             out = run(pipe, settings, gradients=gradients)
@@ -177,24 +184,3 @@ def _decoding_by(pipe: Pipeline, decoder: torch.nn.Module | None) -> Iterator[No
 def _first(value: object, n: int) -> list[object]:
     """The first of several texts or pictures, ``n`` times; one stays alone."""
     return [value[0]] * n if isinstance(value, (list, tuple)) else [value] * n
-
-
-class Nothing(tuple):
-    """An answer of a network: a tuple, or what has a ``sample``."""
-
-    @property
-    def sample(self) -> Samples:
-        return self[0]
-
-
-def _silenced(answer: Samples) -> Callable[..., Nothing]:
-    """A network that answers with zeros, shaped as it answered once."""
-
-    def zeros(*args: Sized, **kwargs: Sized) -> Nothing:
-        names = (name for name in ("hidden_states", "sample", "x") if name in kwargs)
-        rows = len(args[0] if args else kwargs[next(names)])  # of a batch, or of a list
-        if isinstance(answer, (list, tuple)):
-            return Nothing(([torch.zeros_like(answer[0])] * rows,))
-        return Nothing((answer.new_zeros(rows, *answer.shape[1:]),))
-
-    return zeros

@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-from hasten.adapters.builtin import builtin_folder
+from hasten.adapters.builtin import named_folder
 from hasten.adapters.folder import INDEX
 from hasten.adapters.untyped import Pipeline
-from hasten.core.artifact import BUILTIN, FACTS
+from hasten.core.artifact import FACTS
 from hasten.core.errors import require
 from hasten.core.files import JsonObject, read_json, read_lines
 from hasten.core.plan_upgrade import plans_of
@@ -23,19 +23,17 @@ def shipped_prompts(source: object) -> list[str] | None:
     if not isinstance(source, (str, Path)):
         return None
     text = str(source)
-    folder = builtin_folder(text) if text.startswith(BUILTIN) else Path(text).expanduser()
-    file = folder / PROMPTS
+    file = (named_folder(text) or Path(text).expanduser()) / PROMPTS
     return read_lines("prompts", file) if file.is_file() else None
 
 
 def reads_prompts(name: str) -> bool:
-    """Whether the model that a command names is asked by prompts: a built-in one with prompts
-    beside it, or any folder or hub id of a pipeline with a text encoder."""
-    if name.startswith(BUILTIN):
-        return (builtin_folder(name) / PROMPTS).is_file()
-    index = Path(name).expanduser() / INDEX
+    """Whether the model that a command names is asked by prompts: any folder or hub id of a
+    pipeline with a text encoder."""
+    folder = named_folder(name) or Path(name).expanduser()
+    index = folder / INDEX
     if not index.is_file():
-        return not Path(name).expanduser().is_dir()
+        return not folder.is_dir()
     parts = read_json(index)
     return isinstance(parts, dict) and any("text_encoder" in part for part in parts)
 

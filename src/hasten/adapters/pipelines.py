@@ -8,7 +8,14 @@ from typing import cast
 import torch
 
 from hasten.adapters.attach import changed
-from hasten.adapters.capture import Captured, CapturedNet, CapturedTurns, captured, close
+from hasten.adapters.capture import (
+    Captured,
+    CapturedNet,
+    CapturedPrompts,
+    CapturedTurns,
+    captured,
+    close,
+)
 from hasten.adapters.families import CapturedFamily, Network, TurnsFamily, family
 from hasten.adapters.frozen import frozen
 from hasten.adapters.pipeline_codec import PipelineCodec, decoded_by
@@ -84,7 +91,8 @@ def load_pipeline(
         settings["class_labels" if kind.startswith("DiT") else "prompt"] = list(prompts)
     asked = None if prompts is None else len(prompts)
     what = captured(recorded(pipe, settings, 2), _twice(pipe, settings), kind, asked)
-    net = _captured(pipe, list(networks.values()), what).eval()
+    others = None if prompts is None else _prompts(pipe, call, more or {}, what)
+    net = _captured(pipe, list(networks.values()), what, others).eval()
     _verify(net, recorded(pipe, _elsewhere(pipe, settings, what), VERIFIED), what, kind)
     config = config_of(pipe.scheduler)
     labels = None if prompts is None else what.samples
@@ -105,19 +113,38 @@ def load_pipeline(
     )
 
 
-def _captured(pipe: Pipeline, networks: Sequence[torch.nn.Module], what: Captured) -> Network:
-    """One network, or two that take turns, as ``net(x, t, condition)``."""
+def _captured(
+    pipe: Pipeline,
+    networks: Sequence[torch.nn.Module],
+    what: Captured,
+    others: CapturedPrompts | None,
+) -> Network:
+    """One network, or two that take turns, as ``net(x, t, condition)``; ``others`` are prompts that
+    it was not captured with, which two cannot take."""
     helper = helper_of(pipe)
     beside = None if helper is None else frozen(helper)
     inside = [CapturedNet(frozen(network), what, beside) for network in networks]
     known = family(networks[0])
     if len(inside) == 1:
+        inside[0].prompts = others
         return Network(inside[0], CapturedFamily.of(networks[0], known))
     boundary = boundary_of(pipe)
     assert boundary is not None
     return Network(
         CapturedTurns(inside[0], inside[1], boundary), TurnsFamily.of(networks[0], known)
     )
+
+
+def _prompts(
+    pipe: Pipeline, call: PipelineCall, more: PipelineCall, what: Captured
+) -> CapturedPrompts | None:
+    """Other prompts than those of the capture; None where the call has something for each, or
+    several branches of guidance stand for the null label."""
+    several = any(isinstance(value, (list, tuple)) for value in call.values())
+    if several or len(what.mixed) > 1 or not takes(pipe, "prompt"):
+        return None
+    negative = [text[0] for name, text in more.items() if name == "negative_prompt"]
+    return CapturedPrompts(pipe, call, what, negative[0] if negative else "")
 
 
 def _texts(prompts: Sequence[str | int] | None) -> tuple[str, ...]:

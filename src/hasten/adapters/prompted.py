@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from hasten.adapters.builtin import builtin_folder
+from hasten.adapters.builtin import named_folder
 from hasten.adapters.clip_text import clip_text
 from hasten.adapters.families import PROMPTED, Network
 from hasten.adapters.folder import INDEX, LIBRARIES, read_object, refusing
@@ -26,7 +26,7 @@ from hasten.adapters.schedules import config_of, read_prediction, read_schedule
 from hasten.adapters.split import split
 from hasten.adapters.untyped import Pipeline
 from hasten.adapters.vae_codec import VaeCodec
-from hasten.core.artifact import BUILTIN, weights_sha256
+from hasten.core.artifact import weights_sha256
 from hasten.core.call import Output
 from hasten.core.errors import require
 from hasten.core.family import AT_ONCE, Text
@@ -234,8 +234,9 @@ def is_pipeline(source: object) -> bool:
 
 def _folder(source: str) -> Path:
     """The folder that ``source`` names, or where the hub's pipeline of that name now lies."""
-    if source.startswith(BUILTIN):
-        return builtin_folder(source)
+    named = named_folder(source)
+    if named is not None:
+        return named
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder

@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from typing import Any
 
 import torch
@@ -64,6 +64,12 @@ class Recorder(ProgramScheduler):
         self.wanted = self.program.evaluations
         self.returned: torch.Tensor | None = None
         self.altered = False
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Begin there; where that is after the last step, there is none to note."""
+        if begin_index >= self.program.evaluations:
+            raise Finished
+        super().set_begin_index(begin_index)
 
     def step(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, model_output: torch.Tensor, timestep: Timestep, sample: torch.Tensor, **options: Any
@@ -134,8 +140,13 @@ def _holds(pipe: Pipeline, name: str) -> bool:
     return isinstance(getattr(pipe, name, None), torch.nn.Module)
 
 
-def recorded(pipe: Pipeline, call: PipelineCall, steps: int) -> list[Step]:
+def recorded(
+    pipe: Pipeline, call: PipelineCall, steps: int, answer: Answer | None = None
+) -> list[Step]:
     """The first ``steps`` steps of ``pipe(**call)``; the pipeline is as it was afterwards.
+
+    Args:
+        answer: its networks are not asked, and answer zeros of this shape.
 
     Raises:
         UserError: its scheduler cannot be read, or its own call refuses.
@@ -148,7 +159,12 @@ def recorded(pipe: Pipeline, call: PipelineCall, steps: int) -> list[Step]:
         recorder.wanted = steps
         settings = {"num_inference_steps": count, "output_type": "latent", **call}
         settings.setdefault("generator", torch.Generator().manual_seed(0))
-        with borrowed(pipe), scheduled(pipe, recorder), _listening(pipe, recorder):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(borrowed(pipe))
+            stack.enter_context(scheduled(pipe, recorder))
+            for network in networks_of(pipe).values() if answer is not None else ():
+                stack.enter_context(answering(network, silenced(answer)))
+            stack.enter_context(_listening(pipe, recorder))
             run(pipe, settings)
         require(
             not recorder.altered,
@@ -312,3 +328,24 @@ def _silent(pipe: Pipeline) -> Iterator[None]:
         pipe.set_progress_bar_config(**before) if before else pipe.__dict__.pop(
             "_progress_bar_config", None
         )
+
+
+class Nothing(tuple):
+    """An answer of a network: a tuple, or what has a ``sample``."""
+
+    @property
+    def sample(self) -> Answer:
+        return self[0]
+
+
+def silenced(answer: Answer) -> Callable[..., Nothing]:
+    """A network that answers with zeros, shaped as it answered once."""
+
+    def zeros(*args: Sized, **kwargs: Sized) -> Nothing:
+        names = (name for name in ("hidden_states", "sample", "x") if name in kwargs)
+        rows = len(args[0] if args else kwargs[next(names)])  # of a batch, or of a list
+        if isinstance(answer, (list, tuple)):
+            return Nothing(([torch.zeros_like(answer[0])] * rows,))
+        return Nothing((answer.new_zeros(rows, *answer.shape[1:]),))
+
+    return zeros

@@ -16,11 +16,15 @@ import cyclopts
 from hasten.cli.completion import install_completion
 from hasten.cli.edit import edit
 from hasten.cli.export import export
+from hasten.cli.generate import generate
 from hasten.cli.info import info
 from hasten.cli.learn import app as learn
 from hasten.cli.measure import measure
 from hasten.cli.numbers import WHOLE
+from hasten.cli.pull import pull
+from hasten.cli.push import push
 from hasten.cli.sample import sample
+from hasten.cli.serve import serve
 from hasten.cli.train import train
 from hasten.cli.tune import tune
 
@@ -32,7 +36,7 @@ app = cyclopts.App(
     suppress_keyboard_interrupt=False,
     version_flags=["--version"],
 )
-for verb in (info, sample, measure, tune, train, learn, edit, export):
+for verb in (info, sample, measure, tune, train, learn, edit, export, generate, serve, push, pull):
     app.command(verb)
 app.command(install_completion, name="--install-completion")
 

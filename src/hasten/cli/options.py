@@ -14,10 +14,15 @@ if TYPE_CHECKING:
 
 Parameter = cyclopts.Parameter
 
-ModelName = Annotated[str, Parameter(help="builtin:NAME, a diffusers folder, or a hub id.")]
+ModelName = Annotated[
+    str, Parameter(help="builtin:NAME, a diffusers folder, a hub id, or hub:owner/name.")
+]
 PlanText = Annotated[
     str | None,
-    Parameter(name="--plan", help="a plan file, or key=value,...; the model's own by default."),
+    Parameter(
+        name="--plan",
+        help="a plan file, hub:owner/name, or key=value,...; the model's own by default.",
+    ),
 ]
 OwnPlan = Annotated[str | None, Parameter(name="--plan")]  # a verb's docstring says what it is
 Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1, mps.")]

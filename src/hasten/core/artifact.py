@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 from pathlib import Path
 
 import torch
@@ -14,14 +15,18 @@ from hasten.core.model import Model
 FACTS = "hasten.json"
 ASSETS = Path(__file__).parents[1] / "assets"
 BUILTIN = "builtin:"
+HUB = "hub:"
 
 
 def located(field: str, name: str) -> Path:
-    """The file a plan's ``field`` means by ``name``: a path, or ``builtin:MODEL/FILE``.
+    """The file a plan's ``field`` means by ``name``: a path, ``builtin:MODEL/FILE``, or
+    ``hub:owner/name/FILE``, which is downloaded where it is not here yet.
 
     Raises:
         UserError: there is no such file.
     """
+    if name.startswith(HUB):
+        name = str(on_hub("place", name))
     file = ASSETS / name.removeprefix(BUILTIN) if name.startswith(BUILTIN) else Path(name)
     inside = not name.startswith(BUILTIN) or file.resolve().is_relative_to(ASSETS)
     require(
@@ -32,11 +37,14 @@ def located(field: str, name: str) -> Path:
 
 
 def located_folder(field: str, name: str) -> Path:
-    """The model folder a plan's ``field`` means by ``name``: a path, or ``builtin:NAME``.
+    """The model folder a plan's ``field`` means by ``name``: a path, ``builtin:NAME``, or
+    ``hub:owner/name``, which is downloaded where it is not here yet.
 
     Raises:
         UserError: there is no such folder.
     """
+    if name.startswith(HUB):
+        name = str(on_hub("place", name))
     folder = ASSETS / name.removeprefix(BUILTIN) if name.startswith(BUILTIN) else Path(name)
     inside = not name.startswith(BUILTIN) or folder.resolve().parent == ASSETS.resolve()
     require(
@@ -45,6 +53,12 @@ def located_folder(field: str, name: str) -> Path:
         "`hasten learn student` wrote.",
     )
     return folder
+
+
+def on_hub(verb: str, name: str) -> object:
+    """``verb`` (``place`` or ``read_plan``) of :mod:`hasten.adapters.hub` for ``name``."""
+    # Found by name, as the parts of a plan are: the core itself knows no network.
+    return getattr(importlib.import_module("hasten.adapters.hub"), verb)(name)
 
 
 def digest(model: Model) -> str:

@@ -78,7 +78,16 @@ class Narrowing(ABC):
         whole network, where the embedding of times has another size there."""
 
 
-class Text(ABC):
+class Prompts(ABC):
+    """How prompts become the condition of a network."""
+
+    @abstractmethod
+    def condition(self, prompts: Sequence[str], negative: Sequence[str] | None = None) -> Condition:
+        """The condition of ``prompts`` (n,), whose null branch is the ``negative`` prompt of each,
+        by default the empty one."""
+
+
+class Text(Prompts):
     """How a network's prompts become what it reads.
 
     Attributes:
@@ -106,12 +115,15 @@ class Text(ABC):
         encoded = [self.encoder(self.tokens(part).to(device)).float() for part in parts]
         return torch.cat(encoded)
 
-    def condition(self, prompts: Sequence[str]) -> Condition:
-        """The condition of ``prompts`` (n,), with the empty prompt as its null branch."""
-        different = list(dict.fromkeys([*prompts, ""]))
+    def condition(self, prompts: Sequence[str], negative: Sequence[str] | None = None) -> Condition:
+        """The condition of ``prompts`` (n,), whose null branch is the ``negative`` prompt of each,
+        by default the empty one."""
+        unwanted = negative or [""] * len(prompts)
+        different = list(dict.fromkeys([*prompts, *unwanted]))
+        places = {prompt: place for place, prompt in enumerate(different)}
         words = self.words(different)
-        wanted = words[[different.index(prompt) for prompt in prompts]]
-        none = words[different.index("")].expand_as(wanted)
+        wanted = words[[places[prompt] for prompt in prompts]]
+        none = words[[places[prompt] for prompt in unwanted]]
         branches = {COND: {"words": PerSample(wanted)}, NULL: {"words": PerSample(none)}}
         return Condition(len(prompts), branches)
 
@@ -155,6 +167,10 @@ class Family(ABC):
         """How its prompts become the ``words`` of a condition; None where it has no prompts, or
         they are read in a way that cannot be exported."""
         return None
+
+    def prompts(self, net: nn.Module) -> Prompts | None:
+        """How prompts that it was not loaded for become its condition; None where they cannot."""
+        return self.text(net)
 
     def captured(self, net: nn.Module) -> dict[str, str]:
         """What it was found to be given, where a pipeline's own call was watched."""

@@ -138,7 +138,7 @@ def new_folder(target: Path, facts: Mapping[str, object] | None = None) -> Itera
 def write_manifest(folder: Path, facts: Mapping[str, object] | None = None) -> None:
     """List every file of ``folder`` with its size and sha256 in ``manifest.json``."""
     files = {
-        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     }
@@ -175,12 +175,14 @@ def verify(folder: Path, root: Path | None = None) -> JsonObject:
 def cache_root(folder: Path) -> Path:
     """Where the files of ``folder`` may really lie: in it, or in the hub's cache around it.
 
-    The cache keeps files in ``models--owner--name/blobs`` and links to them from ``snapshots``.
+    The cache keeps files in ``models--owner--name/blobs`` and links to them from ``snapshots``;
+    newer versions keep what several repos share in ``blobs`` beside these.
     """
     place = folder.resolve()
     for parent in place.parents:
         if parent.name == "snapshots" and parent.parent.name.startswith("models-"):
-            return parent.parent
+            own, shared = parent.parent, parent.parent.with_name("blobs")
+            return own.parent if shared.is_dir() else own
     return place
 
 

@@ -99,7 +99,7 @@ class Model:
         of n of them, or None.
 
         None means "no label" where the model knows that, and every class in turn where it does not.
-        Prompts are those the model was loaded for, or any where it has its text encoder.
+        Prompts are those the model was loaded for, or any where it can encode them.
 
         Raises:
             UserError: labels that the model does not have, or not as many as samples.
@@ -126,8 +126,8 @@ class Model:
             return None
         if not all(isinstance(text, str) for text in texts) or set(texts) <= set(self.prompts):
             return None
-        text = self.family.text(self.net)
-        return None if text is None else text.condition(texts)
+        prompts = self.family.prompts(self.net)
+        return None if prompts is None else prompts.condition(texts)
 
     def request(self, n: int) -> Condition:
         """The condition of a request of ``n`` pictures, the first label for each. A prompt is

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 import yaml
 
+from hasten.core.artifact import HUB, on_hub
 from hasten.core.errors import UserError
 from hasten.core.files import TEXT, write_text
 from hasten.core.level import Level
@@ -189,12 +190,17 @@ class Plan(Settings):
 
     @staticmethod
     def read(text: str | File) -> Plan:
-        """The plan in a JSON or YAML file, or in the text ``key=value,...``.
+        """The plan in a JSON or YAML file, in the text ``key=value,...``, or on the hub, as
+        ``hub:owner/name``.
 
         Raises:
-            UserError: neither, or a field that is wrong.
+            UserError: none of these, or a field that is wrong.
         """
         text = str(text)
+        if text.startswith(HUB):
+            plan = on_hub("read_plan", text)
+            assert isinstance(plan, Plan)
+            return plan
         if re.match(r"\s*\w+\s*=", text):
             return Plan(**upgraded(_pairs(text), filed=False))
         try:

@@ -19,7 +19,17 @@ from hasten.data.shapes.captions import caption
 from hasten.data.shapes.drawing import drawn as draw
 from hasten.data.shapes.motion import FRAMES, MovingScene, frames, moving_scene
 from hasten.data.shapes.motion_captions import motion_caption
-from hasten.data.shapes.scenes import COLOURS, SHAPES, SIZE, Scene, crowd, scene, single
+from hasten.data.shapes.scenes import (
+    COLOURS,
+    HARD,
+    KINDS,
+    SHAPES,
+    SIZE,
+    Scene,
+    crowd,
+    scene,
+    single,
+)
 
 
 class Drawn(ABC):
@@ -48,35 +58,46 @@ class Drawn(ABC):
 drawn: Registry[Drawn] = Registry("drawn data")
 
 
+def _falls(number: int, share: float) -> bool:
+    """Whether picture ``number`` is one of a share of all, which is evenly spread: whatever part of
+    the pictures is taken has as many."""
+    return math.floor((number + 1) * share) > math.floor(number * share)
+
+
 @drawn.add("shapes")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shapes(Drawn):
     """``count`` scenes of one to three objects (:mod:`hasten.data.shapes.scenes`); a share
-    ``crowded`` of them are crowds, which have no captions: for autoencoders."""
+    ``crowded`` of them are crowds, which have no captions: for autoencoders. A share ``hard`` has one
+    object inside another or three objects: what a text-to-image model learns last."""
 
     shape: ClassVar[Shape] = (3, SIZE, SIZE)
 
     count: int = 100_000
     seed: int = 0
     crowded: float = 0.0
+    hard: float = 0.0
 
     def __post_init__(self) -> None:
         require_whole("data option count", self.count, 1, 100_000_000)
         require_whole("data option seed", self.seed, 0, 2**31)
         require_number("data option crowded", self.crowded, 0.0, 1.0)
+        require_number("data option hard", self.hard, 0.0, 1.0)
+        require(
+            self.crowded == 0 or self.hard == 0,
+            "data option hard: a share of the scenes is crowded already; set crowded or hard to 0.",
+        )
 
     def __len__(self) -> int:
         return self.count
 
     def scenes(self, index: np.ndarray) -> list[Scene]:
-        return [
-            crowd(self.seed, number) if self._is_crowd(number) else scene(self.seed, number)
-            for number in index.tolist()
-        ]
+        return [self._scene(number) for number in index.tolist()]
 
-    def _is_crowd(self, number: int) -> bool:
-        """Evenly spread, whatever part of the pictures is taken."""
-        return math.floor((number + 1) * self.crowded) > math.floor(number * self.crowded)
+    def _scene(self, number: int) -> Scene:
+        if _falls(number, self.crowded):
+            return crowd(self.seed, number)
+        return scene(self.seed, number, HARD if _falls(number, self.hard) else KINDS)
 
     def __getitem__(self, index: np.ndarray, /) -> torch.Tensor:
         return draw(self.scenes(index))

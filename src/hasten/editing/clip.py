@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 import warnings
@@ -20,7 +21,7 @@ from hasten.core.model import Model
 from hasten.core.plan import PlanLike
 from hasten.editing.edit import Editor, require_editable
 from hasten.editing.method import SOURCE, Method, methods
-from hasten.editing.stream import Stream, Streaming
+from hasten.editing.stream import Stream, Streaming, Turn
 from hasten.measuring.video import GREY
 from hasten.media.arrivals import Arrivals
 from hasten.media.live import is_camera, is_pipe, open_source
@@ -99,6 +100,7 @@ class ClipEditor:
 
     Attributes:
         prompt, source_prompt: as they were given; conditions: of one frame.
+        turn: is waited for before the model is asked, where others use it too.
     """
 
     editor: Editor
@@ -106,6 +108,7 @@ class ClipEditor:
     source_prompt: object
     conditions: dict[str, Condition]
     seed: int
+    turn: Turn = contextlib.nullcontext
 
     @staticmethod
     def of(
@@ -147,7 +150,7 @@ class ClipEditor:
     def stream(self, settings: Streaming | None = None) -> Stream:
         """A stream that edits so, and has nothing kept from another clip."""
         editor = Editor.of(self.editor.sampler, self.editor.method, masked=False)
-        return Stream(editor, self.conditions, seed=self.seed, settings=settings)
+        return Stream(editor, self.conditions, seed=self.seed, settings=settings, turn=self.turn)
 
     def __call__(
         self,

@@ -115,10 +115,14 @@ class Editor:
 
     @torch.inference_mode()
     def begun(
-        self, pictures: torch.Tensor, conditions: dict[str, Condition], draws: Draws
+        self,
+        pictures: torch.Tensor,
+        conditions: dict[str, Condition],
+        draws: Draws,
+        region: torch.Tensor | None = None,
     ) -> tuple[Session, Steps]:
         """A run of the program for ``pictures``, for whoever advances several together."""
-        session, registers = self._ready(pictures, conditions, draws)
+        session, registers = self._ready(pictures, conditions, draws, region)
         return session, stepping(self.program, dict(registers))
 
     def decoded(self, latents: torch.Tensor) -> torch.Tensor:

@@ -7,9 +7,10 @@ them by one evaluation, every row at its own noise level (StreamDiffusion, Kodai
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
@@ -17,8 +18,7 @@ from hasten.core.condition import Condition
 from hasten.core.draws import Draws
 from hasten.core.engine import beside
 from hasten.core.errors import require_number, require_whole
-from hasten.core.session import Session, answer_together
-from hasten.core.stepping import Answers, Pending, Steps
+from hasten.core.run import Run, advance
 from hasten.editing.edit import Editor
 from hasten.editing.propagation import Carrier
 
@@ -50,6 +50,10 @@ class Streaming:
         require_whole("every", self.every, 1, 1 << 16)
 
 
+Turn = Callable[[], contextlib.AbstractContextManager[object]]
+"""``with turn():`` around what a model is asked, where others use it too."""
+
+
 class Stream:
     """Edits frames one after another with a program.
 
@@ -65,11 +69,13 @@ class Stream:
         *,
         seed: int = 0,
         settings: Streaming | None = None,
+        turn: Turn = contextlib.nullcontext,
     ) -> None:
         self.editor, self.conditions, self.seed = editor, conditions, seed
+        self._turn = turn
         self.settings = settings or Streaming()
         self.edited = self.repeated = self.carried = 0
-        self._runs: deque[_Run] = deque()
+        self._runs: deque[_Frame] = deque()
         self._last: torch.Tensor | None = None  # the input of the last frame that was edited
         self._similar = 0
 
@@ -152,20 +158,20 @@ class Stream:
         self._last = frame.float()
         place = 0 if self.settings.shared_noise else number
         draws = Draws(self.seed, [place], self.editor.sampler.model)
-        self._runs.append(_Run(*self.editor.begun(frame[None], self.conditions, draws)))
+        with self._turn():
+            self._runs.append(_Frame(*self.editor.begun(frame[None], self.conditions, draws)))
         self.edited += 1
 
     @torch.inference_mode()
     def _advance(self) -> None:
         """One network call for all frames that are not finished."""
         live = [run for run in self._runs if not run.done]
-        with beside(self.editor.sampler.resolved.engine):
-            answers = answer_together([(run.session, run.pending) for run in live])
-        for run, some in zip(live, answers, strict=True):
-            run.send(some)
-            if run.done:
-                run.session.check()
-                run.picture = self.editor.decoded(run.result)[0].cpu()
+        with self._turn():
+            with beside(self.editor.sampler.resolved.engine):
+                advance(live)
+            for run in live:
+                if run.done:
+                    run.picture = self.editor.decoded(run.result())[0].cpu()
 
     def _finished(self) -> Iterator[torch.Tensor]:
         """The frames that are done, but for the last run: others may still be like it."""
@@ -175,27 +181,11 @@ class Stream:
             yield from self._runs.popleft().frames()
 
 
-class _Run:
+class _Frame(Run):
     """A frame on its way through the program; ``copies`` frames after it repeat its edit."""
 
-    def __init__(self, session: Session, steps: Steps) -> None:
-        self.session, self.steps, self.copies = session, steps, 0
-        self.done, self.result = False, torch.empty(0)
-        self.picture: torch.Tensor | None = None
-        self.pending: Sequence[Pending] = ()
-        self._next(lambda: next(self.steps))
-
-    def send(self, answers: Sequence[Answers]) -> None:
-        self._next(lambda: self.steps.send(answers))
-
-    def _next(self, move: Callable[[], Sequence[Pending]]) -> None:
-        """To the next rows that a network has to answer."""
-        try:
-            self.pending = move()
-            while not self.pending[0].ask.calls:
-                self.pending = self.steps.send(self.session.answer(self.pending))
-        except StopIteration as stop:
-            self.done, self.result, self.pending = True, stop.value, ()
+    copies = 0
+    picture: torch.Tensor | None = None
 
     def frames(self) -> Iterator[torch.Tensor]:
         assert self.picture is not None

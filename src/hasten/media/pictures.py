@@ -40,26 +40,27 @@ def to_pil(picture: torch.Tensor) -> Image.Image:
     return Image.fromarray(array.contiguous().numpy())
 
 
-def open_picture(file: Path, what: str) -> Image.Image:
-    """A picture file (PNG, JPEG or WebP) in RGB; ``what`` names it in an error.
+def open_picture(file: Path | io.BytesIO, what: str, largest: int = LARGEST) -> Image.Image:
+    """A picture file (PNG, JPEG or WebP), or its bytes, in RGB; ``what`` names it in an error.
 
     Raises:
-        UserError: it cannot be read, or is larger than 64 million pixels.
+        UserError: it cannot be read, or has more than ``largest`` pixels.
     """
-    require(file.is_file(), f"{what}: there is no file {file}.")
+    name = "" if isinstance(file, io.BytesIO) else f"{file} "
+    require(isinstance(file, io.BytesIO) or file.is_file(), f"{what}: there is no file {file}.")
     try:
         with Image.open(file, formats=FORMATS) as image:
             width, height = image.size
-            small = width * height <= LARGEST
+            small = width * height <= largest
             picture = image.convert("RGB") if small else None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(
-            f"{what}: {file} cannot be read ({str(error).partition(': ')[0]}); give a PNG, JPEG or "
+            f"{what}: {name}cannot be read ({str(error).partition(': ')[0]}); give a PNG, JPEG or "
             "WebP file."
         ) from None
     if picture is None:
         raise UserError(
-            f"{what}: {file} has {width}x{height} pixels; it takes up to {LARGEST:,} in all."
+            f"{what}: {name}has {width}x{height} pixels; it takes up to {largest:,} in all."
         )
     return picture
 
@@ -101,6 +102,18 @@ def png(picture: torch.Tensor, facts: Facts | None = None, zoom: int = 1) -> byt
         text.add_text(f"hasten:{key}", str(value))
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=text, optimize=True)
+    return buffer.getvalue()
+
+
+def encoded(picture: torch.Tensor, kind: str, quality: int = 90) -> bytes:
+    """A picture (c, h, w) in [0, 1] as the bytes of a ``png``, ``jpeg`` or ``webp``.
+
+    Args:
+        quality: of a JPEG or WebP, 0 to 100.
+    """
+    buffer = io.BytesIO()
+    options = {} if kind == "png" else {"quality": quality}
+    to_pil(picture).save(buffer, kind.upper(), **options)
     return buffer.getvalue()
 
 

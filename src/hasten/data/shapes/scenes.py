@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -36,6 +36,7 @@ CROWD = 24  # objects that are tried in a crowd; about five find room
 SINGLE = 1  # keeps the numbers that draw single objects apart from those of scenes
 CROWDED = {"small": 0.5, "medium": 0.1, "large": 0.4}  # how often each size is tried in one
 KINDS = {"one": 0.3, "count": 0.12, "relation": 0.38, "two": 0.1, "three": 0.1}  # how often
+HARD = {"inside": 0.6, "three": 0.4}  # how often each, among the scenes that are hard to learn
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,11 +104,13 @@ REACH = {
 }
 
 
-def scene(seed: int, number: int) -> Scene:
-    """Scene ``number`` of ``seed``."""
+def scene(seed: int, number: int, kinds: Mapping[str, float] = KINDS) -> Scene:
+    """Scene ``number`` of ``seed``, of a kind that ``kinds`` says how often to draw."""
     rng = np.random.default_rng((seed, number))
-    kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
+    kind = str(rng.choice(list(kinds), p=list(kinds.values())))
     relation = _one(rng, RELATIONS) if kind == "relation" else None
+    if kind == "inside":
+        kind, relation = "relation", "inside"
     things = None
     while things is None:
         looks = _looks_of(rng, kind, relation)
