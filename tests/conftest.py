@@ -235,3 +235,21 @@ def folder(tiny_model, tmp_path) -> Path:
     """A tiny model of three classes in a folder."""
     save_folder(tiny_model(labels=3), tmp_path / "model")
     return tmp_path / "model"
+
+
+@pytest.fixture(scope="session")
+def served_mnist():
+    """A small model, served."""
+    pytest.importorskip("fastapi")
+    from served_models import served_mnist
+
+    return served_mnist()
+
+
+@pytest.fixture(scope="session")
+def address(served_mnist):
+    """Where it is served."""
+    from served_models import serving
+
+    with serving([served_mnist]) as where:
+        yield where

@@ -10,7 +10,8 @@ import time
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from tests.serving.conftest import serving
+
+from served_models import serving
 
 openai = pytest.importorskip("openai")
 httpx = pytest.importorskip("httpx")

@@ -4,10 +4,10 @@ import json
 import socket
 
 import pytest
-from tests.serving.conftest import serving
 
 from hasten.serving import gate
 from hasten.serving.gate import Rules
+from served_models import serving
 
 httpx = pytest.importorskip("httpx")
 

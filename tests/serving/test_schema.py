@@ -2,7 +2,8 @@
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from tests.serving.conftest import serving
+
+from served_models import serving
 
 schemathesis = pytest.importorskip("schemathesis")
 

@@ -68,8 +68,8 @@ def _falls(number: int, share: float) -> bool:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shapes(Drawn):
     """``count`` scenes of one to three objects (:mod:`hasten.data.shapes.scenes`); a share
-    ``crowded`` of them are crowds, which have no captions: for autoencoders. A share ``hard`` has one
-    object inside another or three objects: what a text-to-image model learns last."""
+    ``crowded`` of them are crowds, which have no captions: for autoencoders. A share ``hard`` has
+    one object inside another or three objects: what a text-to-image model learns last."""
 
     shape: ClassVar[Shape] = (3, SIZE, SIZE)
 

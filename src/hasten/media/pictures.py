@@ -40,12 +40,13 @@ def to_pil(picture: torch.Tensor) -> Image.Image:
     return Image.fromarray(array.contiguous().numpy())
 
 
-def open_picture(file: Path | io.BytesIO, what: str, largest: int = LARGEST) -> Image.Image:
+def open_picture(file: Path | io.BytesIO, what: str, largest: int | None = None) -> Image.Image:
     """A picture file (PNG, JPEG or WebP), or its bytes, in RGB; ``what`` names it in an error.
 
     Raises:
-        UserError: it cannot be read, or has more than ``largest`` pixels.
+        UserError: it cannot be read, or has more than ``largest`` pixels, by default 64 million.
     """
+    largest = largest or LARGEST
     name = "" if isinstance(file, io.BytesIO) else f"{file} "
     require(isinstance(file, io.BytesIO) or file.is_file(), f"{what}: there is no file {file}.")
     try:

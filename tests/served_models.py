@@ -20,8 +20,8 @@ PLANS = [
 ]
 
 
-@pytest.fixture(scope="session")
 def served_mnist():
+    """``builtin:mnist`` with :data:`PLANS`."""
     model = hasten.load("builtin:mnist")
     return Served("builtin:mnist", model, named_plans(model, PLANS))
 
@@ -42,9 +42,3 @@ def serving(models, **options):
     yield f"http://127.0.0.1:{sock.getsockname()[1]}"
     server.should_exit = True
     thread.join(20)
-
-
-@pytest.fixture(scope="session")
-def address(served_mnist):
-    with serving([served_mnist]) as where:
-        yield where
