@@ -5,11 +5,10 @@ import socket
 import threading
 import time
 
-import pytest
-
 import hasten
 from hasten.serving.app import application
 from hasten.serving.gate import Rules
+from hasten.serving.listening import server_of
 from hasten.serving.named import named_plans
 from hasten.serving.served import Served
 
@@ -29,12 +28,11 @@ def served_mnist():
 @contextlib.contextmanager
 def serving(models, **options):
     """The address of a server."""
-    uvicorn = pytest.importorskip("uvicorn")
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     sock.listen(64)
     app = application(models, **{"rules": Rules(), **options})
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_keep_alive=5))
+    server = server_of(app, log_level="critical")
     thread = threading.Thread(target=server.run, args=([sock],), daemon=True)
     thread.start()
     while not server.started:

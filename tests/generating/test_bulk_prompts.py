@@ -59,7 +59,7 @@ def test_identical_prompts_are_used_once_on_request(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_pipeline_that_is_captured_is_loaded_for_the_prompts_of_each_shard(tmp_path):
+def test_a_pipeline_that_is_captured_encodes_the_prompts_of_each_shard(tmp_path):
     options = {"plan": TWO + ",guidance=3", "prompts": PROMPTS[:3], "shard": 2, "negative": "red"}
     generate("builtin:shapes", tmp_path / "a", **options, threads=1)
     assert whole(tmp_path / "a", 3)

@@ -275,3 +275,107 @@ def test_the_report_of_a_tuning_run_is_a_page_of_the_server(served_mnist, tmp_pa
         assert httpx.get(f"{address}/v1/models").json()["data"][0]["report"] is True
         assert "tuned" in httpx.get(f"{address}/report/builtin:mnist").text
         assert httpx.get(f"{address}/report/other").status_code == 404
+
+
+def test_an_edit_shows_the_edit_on_its_way(client):
+    events = list(
+        client.images.edit(
+            image=png(colour=128),
+            prompt="3",
+            stream=True,
+            partial_images=3,
+            extra_body={"plan": "best", "method": "sdedit(strength=1.0)", "seed": 1},
+        )
+    )
+    assert len(events) == 4
+    shown = [np.asarray(opened(event.b64_json), dtype=float) for event in events]
+    apart = [np.abs(picture - shown[-1]).mean() for picture in shown[:-1]]
+    assert apart == sorted(apart, reverse=True)
+
+
+def test_sixteen_bits_of_grey_stay_grey(client):
+    grey = io.BytesIO()
+    Image.fromarray(np.full((28, 28), 30000, np.uint16)).save(grey, "PNG")
+    white = Image.fromarray(np.full((28, 28), 0, np.uint16))
+    white.putpixel((0, 0), 65535)
+    region = io.BytesIO()
+    white.save(region, "PNG")
+    answer = client.images.edit(image=grey.getvalue(), mask=region.getvalue(), prompt="3")
+    edited = np.asarray(opened(answer.data[0].b64_json))
+    assert edited[14, 14] in (117, 118)  # 30000 / 257
+
+
+def test_pictures_are_counted_once(served_mnist):
+    with serving([served_mnist]) as address:
+        other = openai.OpenAI(base_url=f"{address}/v1", api_key="none")
+        list(other.images.generate(prompt="3", n=4, stream=True))
+        text = httpx.get(f"{address}/metrics").text
+    assert 'hasten_pictures_total{model="builtin:mnist",plan="balanced"} 4.0' in text
+
+
+def test_an_edit_of_too_many_evaluations_is_refused(address):
+    fields = {"prompt": "3", "method": "flowedit(average=64)", "num_inference_steps": "100"}
+    answer = httpx.post(f"{address}/v1/images/edits", data=fields, files={"image": png()})
+    assert answer.status_code == 400
+    assert "up to 1000" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"size": "64x64"}, "size"),
+        ({"seconds": "4"}, "seconds"),
+        ({"plan": "none"}, "plan"),
+        ({"method": "none"}, None),
+        ({"source_prompt": "12"}, "prompt"),
+    ],
+)
+def test_a_field_of_a_video_that_does_not_fit_is_named(address, fields, param):
+    files = {"input_reference": b"no clip"}
+    answer = httpx.post(f"{address}/v1/videos", data={"prompt": "3", **fields}, files=files)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+
+
+def test_a_clip_that_cannot_be_read_fails_without_naming_a_path(client):
+    job = client.videos.create(prompt="3", input_reference=("x.mp4", b"no clip"))
+    while job.status in ("queued", "in_progress"):
+        time.sleep(0.05)
+        job = client.videos.retrieve(job.id)
+    assert job.status == "failed"
+    assert job.error.message.startswith("input_reference cannot be read")
+
+
+def test_a_clip_that_cannot_be_stored_leaves_no_job(address, monkeypatch):
+    def full(self, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("hasten.serving.videos.Path.write_bytes", full)
+    before = httpx.get(f"{address}/v1/videos").json()["data"]
+    files = {"input_reference": b"a clip"}
+    answer = httpx.post(f"{address}/v1/videos", data={"prompt": "3"}, files=files)
+    assert answer.status_code == 503
+    assert "No space left" in answer.json()["error"]["message"]
+    assert httpx.get(f"{address}/v1/videos").json()["data"] == before
+
+
+def test_a_video_that_is_deleted_stops(client, served_mnist, tmp_path):
+    av = pytest.importorskip("av")
+    file = tmp_path / "clip.mp4"
+    with av.open(str(file), "w") as out:
+        stream = out.add_stream("libx264", rate=8)
+        stream.width = stream.height = 28
+        for _ in range(200):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((28, 28, 3), np.uint8))))
+        out.mux(stream.encode())
+    slow = {"plan": "best", "method": "flowedit(average=32)"}
+    job = client.videos.create(prompt="7", input_reference=file, extra_body=slow)
+    client.videos.delete(job.id)
+    files = {"input_reference": ("x.mp4", b"no clip")}
+    job = client.videos.create(prompt="3", **files)  # waits for the one before
+    for _ in range(1200):
+        job = client.videos.retrieve(job.id)
+        if job.status == "failed":
+            return
+        time.sleep(0.05)
+    pytest.fail("the deleted video still runs")

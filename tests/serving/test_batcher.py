@@ -190,7 +190,7 @@ def test_pictures_that_are_not_finite_fail_alone(batcher):
 
 def test_previews_come_after_the_evaluations_that_were_named(batcher):
     shown = []
-    job = job_of(lane_of(), previews=frozenset({1, 2}), preview=shown.append)
+    job = job_of(lane_of(), previews=(1, 2), preview=shown.append)
     batcher.submit(job).pictures.result(10)
     assert len(shown) == 2
 

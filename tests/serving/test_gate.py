@@ -121,6 +121,7 @@ def test_bodies_that_are_no_requests_are_refused(address, body):
 
 
 def test_other_addresses_and_methods_are_errors_of_the_same_shape(address):
+    assert httpx.head(f"{address}/health").status_code == 200
     for method, path, status in (("GET", "/v2", 404), ("GET", ROUTES[0], 405)):
         answer = httpx.request(method, f"{address}{path}")
         assert answer.status_code == status
@@ -138,10 +139,40 @@ def test_pages_of_other_sites_may_not_ask(address):
     assert answer.status_code == 403
 
 
+@pytest.mark.parametrize("origin", ["null", "http://[", "https://127.0.0.1.evil.example"])
+def test_origins_that_are_none_are_refused(address, origin):
+    answer = httpx.get(f"{address}/v1/models", headers={"Origin": origin})
+    assert answer.status_code == 403
+
+
+@pytest.mark.parametrize("host", ["LOCALHOST", "localhost.", "[::1]:80", "127.0.0.1"])
+def test_names_of_this_machine_are_taken(address, host):
+    assert httpx.get(f"{address}/health", headers={"Host": host}).status_code == 200
+
+
+def test_a_head_that_never_ends_is_given_up(address):
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as sock:
+        sock.sendall(b"GET /" + b"x" * (1 << 17))
+        assert b" 400 " in sock.recv(4096)
+
+
+def test_a_silent_connection_is_closed(served_mnist, monkeypatch):
+    monkeypatch.setattr("hasten.serving.listening.SILENT", 0.1)
+    with serving([served_mnist]) as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=30) as sock:
+            sock.sendall(b"GET / HTT")
+            assert sock.recv(4096) == b""
+
+
 def test_a_token_is_asked_for_where_there_is_one(served_mnist):
-    with serving([served_mnist], rules=Rules(token=TOKEN)) as address:
+    rules = Rules(token=TOKEN, local=False)  # as behind a proxy
+    with serving([served_mnist], rules=rules) as address:
+        named = {"Host": "hasten.example.com", "Authorization": f"bearer {TOKEN}"}
+        assert httpx.get(f"{address}/v1/models", headers=named).status_code == 200
         assert httpx.get(f"{address}/health").status_code == 200
-        for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN}):
+        for given in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}):
             answer = httpx.get(f"{address}/v1/models", headers=given)
             assert answer.status_code == 401
             assert answer.json()["error"]["code"] == "invalid_api_key"

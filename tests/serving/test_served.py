@@ -54,6 +54,14 @@ def test_plans_of_one_network_share_a_lane_and_others_do_not(served_mnist):
     assert served_mnist.lane(cached) is not served_mnist.lane(fast)
 
 
+def test_plans_of_other_decoders_decode_with_their_own():
+    model = hasten.load("builtin:shapes", prompts=[""])
+    plan = Plan(solver="ddim", grid="uniform", steps=1)
+    other = plan.with_lever("decoder(engine='eager', dtype='bfloat16')")
+    served = Served("shapes", model, {"balanced": plan, "fast": other})
+    assert served.lane(plan) is not served.lane(other)
+
+
 def test_the_largest_useful_batch_is_where_more_rows_are_hardly_faster(served_mnist, monkeypatch):
     clock = {"now": 0.0}
     costs = {1: 1.0, 2: 1.2, 4: 1.5, 6: 2.2, 8: 3.0, 12: 4.8}  # pictures a second: 2.67 from 4 on
@@ -135,3 +143,10 @@ def test_a_captured_pipeline_answers_any_prompt_in_shared_calls(name):
         alone = served.sampler(plan).sample(1, seed=number, condition=[prompt])
         torch.testing.assert_close(job.pictures.result(60), alone, atol=1e-4, rtol=0)
     batcher.close(5)
+
+
+def test_what_of_a_prompt_is_cut_off_is_said():
+    model = hasten.load("builtin:shapes", prompts=[""])
+    text = model.family.prompts(model.net)
+    assert text.cut_off(["a large red circle"]) == ""
+    assert "cut off, from 'circle" in text.cut_off(["a large red " + "circle " * 60])

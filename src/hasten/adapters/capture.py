@@ -15,6 +15,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from hasten.adapters.layout import Layout, PutX, Reader, Samples, Values
+from hasten.adapters.prompt_length import cut_off_by, warn
 from hasten.adapters.recording import Step, recorded, takes
 from hasten.adapters.untyped import Answer, Pipeline, PipelineCall
 from hasten.core.condition import COND, NULL, Condition, Leaf, PerSample, Ragged
@@ -239,7 +240,11 @@ class CapturedPrompts(Prompts):
     def __deepcopy__(self, memo: dict[int, object]) -> CapturedPrompts:
         return self
 
+    def cut_off(self, prompts: Sequence[str]) -> str:
+        return cut_off_by(self.pipe, prompts, self.call)
+
     def condition(self, prompts: Sequence[str], negative: Sequence[str] | None = None) -> Condition:
+        warn(self.cut_off(prompts))
         asked = {**self.call, "prompt": list(prompts)}
         unwanted = [text or self.negative for text in negative or [""] * len(prompts)]
         if any(unwanted):

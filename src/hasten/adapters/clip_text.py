@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from hasten.adapters.prompt_length import warn_of_cut
+from hasten.adapters.prompt_length import cut_off, warn
 from hasten.adapters.untyped import Tokenizer
 from hasten.adapters.word_tokenizer import token_ids
 from hasten.core.family import Text
@@ -23,8 +23,11 @@ class ClipText(Text):
     def __deepcopy__(self, memo: dict[int, object]) -> ClipText:
         return self
 
+    def cut_off(self, prompts: Sequence[str]) -> str:
+        return cut_off(self.tokenizer, prompts)
+
     def tokens(self, prompts: Sequence[str]) -> torch.Tensor:
-        warn_of_cut(self.tokenizer, prompts)
+        warn(self.cut_off(prompts))
         return token_ids(self.tokenizer, prompts)
 
     def facts(self) -> dict[str, object]:

@@ -12,25 +12,24 @@ ANY = 1 << 16  # more tokens than this stand for no limit
 LENGTH = "max_sequence_length"  # the argument of a pipeline's call that limits T5
 
 
-def warn_of_cut(tokenizer: Tokenizer, prompts: Sequence[str], limit: int | None = None) -> None:
-    """Say of the first of ``prompts`` that is too long what is cut off."""
+def cut_off(tokenizer: Tokenizer, prompts: Sequence[str], limit: int | None = None) -> str:
+    """What to say of the first of ``prompts`` that is too long; "" where none is."""
     limit = limit or int(tokenizer.model_max_length)
     if limit > ANY:
-        return
+        return ""
     for prompt in prompts:
         ids = tokenizer(prompt, truncation=False, verbose=False).input_ids
         if len(ids) > limit:
             lost = tokenizer.decode(ids[limit - 1 :], skip_special_tokens=True).strip()
-            warnings.warn(
+            return (
                 f"prompt {_short(prompt)!r} has {len(ids)} tokens, and {limit} are read: what "
-                f"follows is cut off, from {_short(lost)!r} on. Shorten it.",
-                stacklevel=2,
+                f"follows is cut off, from {_short(lost)!r} on. Shorten it."
             )
-            return
+    return ""
 
 
-def warn_of_cut_by(pipe: Pipeline, prompts: Sequence[str], call: Mapping[str, object]) -> None:
-    """:func:`warn_of_cut` for the one of a pipeline's tokenizers that reads most."""
+def cut_off_by(pipe: Pipeline, prompts: Sequence[str], call: Mapping[str, object]) -> str:
+    """:func:`cut_off` by the one of a pipeline's tokenizers that reads most."""
     default = inspect.signature(type(pipe).__call__).parameters.get(LENGTH)
     longest = call.get(LENGTH, None if default is None else default.default)
     limits: list[tuple[int, Tokenizer]] = []
@@ -40,9 +39,16 @@ def warn_of_cut_by(pipe: Pipeline, prompts: Sequence[str], call: Mapping[str, ob
             own = int(tokenizer.model_max_length)
             t5 = not type(tokenizer).__name__.startswith("CLIP")
             limits.append((longest if t5 and isinstance(longest, int) else own, tokenizer))
-    if limits:
-        limit, tokenizer = max(limits, key=lambda pair: pair[0])
-        warn_of_cut(tokenizer, prompts, limit)
+    if not limits:
+        return ""
+    limit, tokenizer = max(limits, key=lambda pair: pair[0])
+    return cut_off(tokenizer, prompts, limit)
+
+
+def warn(text: str) -> None:
+    """Say what :func:`cut_off` has found, where it found something."""
+    if text:
+        warnings.warn(text, stacklevel=3)
 
 
 def _short(text: str, most: int = 60) -> str:

@@ -20,7 +20,7 @@ from hasten.adapters.families import PROMPTED, Network
 from hasten.adapters.folder import INDEX, LIBRARIES, read_object, refusing
 from hasten.adapters.frozen import frozen
 from hasten.adapters.pipeline_notes import guided_as_called, shipped_call, shipped_plans
-from hasten.adapters.prompt_length import warn_of_cut_by
+from hasten.adapters.prompt_length import cut_off_by, warn
 from hasten.adapters.quiet import diffusers, quiet
 from hasten.adapters.schedules import config_of, read_prediction, read_schedule
 from hasten.adapters.split import split
@@ -134,7 +134,7 @@ def load_prompted(
     )
     if folder is not None:
         call = {**shipped_call(folder), **call}
-    warn_of_cut_by(pipe, texts, call)
+    warn(cut_off_by(pipe, texts, call))
     if whole and negative is None and not call:
         return _stable_diffusion(pipe, texts, name, folder, device, dtype)
     _require_as_it_is(pipe, folder, device, dtype)

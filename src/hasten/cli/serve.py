@@ -57,32 +57,25 @@ def serve(
         f"{TOKEN} has {len(token or '')} letters; it takes 16 or more.",
     )
     try:
-        import uvicorn
-
         from hasten.serving.app import application
         from hasten.serving.gate import Rules
+        from hasten.serving.listening import serve_on
     except ImportError as error:
         raise UserError(f"{NEEDS} ({error.name} is missing)") from error
-    served = [
-        _served(name, (plan or []) if number == 0 else [], device, quiet)
-        for number, name in enumerate(models or ("builtin:shapes",))
-    ]
-    names = [each.name for each in served]
-    require(len(set(names)) == len(names), f"models are {names}; name each once.")
-    app = application(served, rules=Rules(token=token, local=local), queue=queue, deadline=deadline)
-    with _listening(host, port) as sock:
+    with _bound(host, port) as sock:
+        served = [
+            _served(name, (plan or []) if number == 0 else [], device, quiet)
+            for number, name in enumerate(models or ("builtin:shapes",))
+        ]
+        names = [each.name for each in served]
+        require(len(set(names)) == len(names), f"models are {names}; name each once.")
+        rules = Rules(token=token, local=local and token is None)
+        app = application(served, rules=rules, queue=queue, deadline=deadline)
+        sock.listen(1024)
         if not quiet:
             address = f"{host if ':' not in host else f'[{host}]'}:{sock.getsockname()[1]}"
             print(f"http://{address}", flush=True)
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            timeout_keep_alive=5,
-            timeout_graceful_shutdown=30,
-            limit_concurrency=512,
-            server_header=False,
-        )
-        uvicorn.Server(config).run([sock])
+        serve_on(app, sock)
 
 
 def _served(name: str, plans: list[str], device: str, quiet: bool) -> Served:
@@ -101,8 +94,8 @@ def _served(name: str, plans: list[str], device: str, quiet: bool) -> Served:
     return each
 
 
-def _listening(host: str, port: int) -> socket.socket:
-    """A socket at ``host`` and ``port``.
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket at ``host`` and ``port``, which does not listen yet.
 
     Raises:
         UserError: the address cannot be used.
@@ -114,7 +107,6 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))
-        sock.listen(256)
     except OSError as error:
         sock.close()
         raise UserError(

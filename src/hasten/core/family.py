@@ -86,6 +86,11 @@ class Prompts(ABC):
         """The condition of ``prompts`` (n,), whose null branch is the ``negative`` prompt of each,
         by default the empty one."""
 
+    def cut_off(self, prompts: Sequence[str]) -> str:
+        """What to say of the first of ``prompts`` that is too long to be read whole; "" where none
+        is."""
+        return ""
+
 
 class Text(Prompts):
     """How a network's prompts become what it reads.

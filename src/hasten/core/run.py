@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from hasten.core.ask import MAIN
 from hasten.core.session import Session, answer_together
 from hasten.core.stepping import Answers, Pending, Steps
 
@@ -16,7 +17,7 @@ class Run:
 
     Attributes:
         pending: what a network has to answer next, () at the end; done: whether that is reached.
-        x0: what the network said last (n, ...).
+        x0: what the network said last about the main condition (n, ...).
     """
 
     def __init__(self, session: Session, steps: Steps) -> None:
@@ -28,7 +29,9 @@ class Run:
 
     def send(self, answers: Sequence[Answers]) -> None:
         """Take the answers to what was pending, and go on to the next evaluation."""
-        self.x0 = answers[-1][0]
+        for row, answer in zip(self.pending, answers, strict=True):
+            if getattr(row.ask, "condition", MAIN) == MAIN:
+                self.x0 = answer[0]
         self._move(lambda: self.steps.send(answers))
 
     def result(self) -> torch.Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from hasten.adapters.load import load
 from hasten.core.condition import Condition
-from hasten.core.family import Text
+from hasten.core.family import Prompts
 from hasten.core.model import Model
 from hasten.generating.job import Job
 
@@ -59,7 +59,7 @@ class Encoded:
     """The conditions of the prompts of one shard, encoded some ahead, each distinct one once; kept
     until the shard has no more items with it."""
 
-    def __init__(self, text: Text, asked: Asked, shard: range) -> None:
+    def __init__(self, text: Prompts, asked: Asked, shard: range) -> None:
         self._text, self._asked, self._shard = text, asked, shard
         self._known: dict[str, Condition] = {}
         self._last = {self._of(number): number for number in shard}

@@ -71,7 +71,7 @@ class Maker:
             "that torchrun starts; take sequential.",
         )
         self._asked = Asked(texts=job.prompts or model.prompts, labels=model.labels)
-        self._text = model.family.text(model.net) if job.prompts else None
+        self._text = model.family.prompts(model.net) if job.prompts else None
         any_prompt = not job.prompts or self._text is not None
         self._sampler = sampler if any_prompt else None  # else it is loaded for each shard's
         self._shards = Shards(job.folder, job.format)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 
@@ -15,6 +17,7 @@ from hasten.core.files import write_bytes
 
 Facts = Mapping[str, object]
 FORMATS = ("PNG", "JPEG", "WEBP")
+REASON = re.compile(r": | <")  # ends what an error says before it names a file
 LARGEST = 64 * 10**6  # pixels of a picture that is opened
 
 
@@ -53,10 +56,10 @@ def open_picture(file: Path | io.BytesIO, what: str, largest: int | None = None)
         with Image.open(file, formats=FORMATS) as image:
             width, height = image.size
             small = width * height <= largest
-            picture = image.convert("RGB") if small else None
+            picture = _eight_bits(image).convert("RGB") if small else None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(
-            f"{what}: {name}cannot be read ({str(error).partition(': ')[0]}); give a PNG, JPEG or "
+            f"{what}: {name}cannot be read ({REASON.split(str(error))[0]}); give a PNG, JPEG or "
             "WebP file."
         ) from None
     if picture is None:
@@ -64,6 +67,13 @@ def open_picture(file: Path | io.BytesIO, what: str, largest: int | None = None)
             f"{what}: {name}has {width}x{height} pixels; it takes up to {largest:,} in all."
         )
     return picture
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """``image``, whose pixels may be grey values of 16 bits, with 8 bits a channel."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
 
 
 def grid(pictures: torch.Tensor, columns: int | None = None, gap: int = 2) -> torch.Tensor:

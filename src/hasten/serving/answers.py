@@ -30,6 +30,7 @@ from hasten.serving.served import Served, Wanted, editor_of
 
 JPEG_BY_DEFAULT = 90  # OpenAI's 100 says "as good as it gets", which is twice as large
 
+MOST_EVALUATIONS = 1000  # of a picture
 Picture = torch.Tensor
 Finish = Callable[[torch.Tensor], torch.Tensor]
 
@@ -114,7 +115,7 @@ class Answering:
         plan = each.plans[name]
         return name, plan.model_copy(update=changes) if changes else plan
 
-    def generation(self, body: Generation) -> Told:
+    async def generation(self, body: Generation) -> Told:
         """A request for new pictures, submitted."""
         each = self.served(body.model)
         if each.makes_clips:
@@ -123,7 +124,7 @@ class Answering:
         name, plan = self.plan(each, body)
         seed = secrets.randbelow(2**31) if body.seed is None else body.seed
         wanted = Wanted(
-            sampler=each.sampler(plan),
+            sampler=await asyncio.to_thread(each.sampler, plan),
             prompts=(body.prompt,) * body.pictures,
             negative=body.negative_prompt or "",
             seed=seed,
@@ -140,8 +141,8 @@ class Answering:
         name, plan = self.plan(each, form)
         pixels = await asyncio.to_thread(_pixels, picture, each)
         region = None if mask is None else await asyncio.to_thread(_region, mask, picture, each)
-        sampler = each.sampler(plan)
-        editor = editor_of(sampler, form.method, masked=region is not None)
+        sampler = await asyncio.to_thread(each.sampler, plan)
+        editor = await asyncio.to_thread(editor_of, sampler, form.method, region is not None)
         if form.pictures != 1:
             raise Refusal(400, "n: an edit makes one picture.", param="n", code="invalid_value")
         seed = secrets.randbelow(2**31) if form.seed is None else form.seed
@@ -181,6 +182,7 @@ class Answering:
         editor = wanted.editor
         program = wanted.sampler.program if editor is None else editor.program
         assert program is not None
+        require_affordable(program.evaluations)
         told = Told(
             answering=self,
             served=each,
@@ -199,7 +201,7 @@ class Answering:
                 rows=len(wanted.prompts),
                 evaluations=program.evaluations,
                 deadline=self.deadline,
-                previews=frozenset(step for step in steps if step > 0),
+                previews=tuple(step for step in steps if step > 0),
                 preview=told.preview,
             )
         )
@@ -247,17 +249,15 @@ class Told:
         finally:
             leaving.cancel()
             pictures.cancel()
-        return {
-            "created": self.created,
-            "data": [{"b64_json": text} for text in texts],
-            **self._facts(),
-        }
+        data = [{"b64_json": text} for text in texts]
+        return {"created": self.created, "data": data, **self._facts()}
 
     async def events(self) -> AsyncIterator[str]:
         """Server-sent events: pictures on their way, then the whole ones."""
         assert self.job is not None
         what = "image_edit" if isinstance(self.body, EditForm) else "image_generation"
         pictures = asyncio.wrap_future(self.job.pictures)
+        coming: asyncio.Future[torch.Tensor] | None = None
         try:
             number = 0
             while not pictures.done() or not self._shown.empty():
@@ -269,12 +269,15 @@ class Told:
                 for text in await self._texts(coming.result()):
                     yield self._event(f"{what}.partial_image", text, partial_image_index=number)
                 number += 1
-            for text in await self._texts(pictures.result()):
-                yield self._event(f"{what}.completed", text, **self._facts())
+            texts, facts = await self._texts(pictures.result()), self._facts()
+            for text in texts:
+                yield self._event(f"{what}.completed", text, **facts)
         except Exception as error:
             yield f"event: error\ndata: {json.dumps(refusal_of(error).body)}\n\n"
         finally:
             pictures.cancel()
+            if coming is not None:
+                coming.cancel()
 
     def _event(self, kind: str, text: str, **facts: object) -> str:
         body = {"type": kind, "b64_json": text, "created_at": self.created, **facts}
@@ -294,7 +297,10 @@ class Told:
         assert self.job is not None
         _, height, width = self.served.model.picture_shape[-3:]
         self.answering.metrics.pictures.labels(self.served.name, self.name).inc(self.job.rows)
+        text = self.served.text
+        cut = text.cut_off(self.wanted.prompts[:1]) if text is not None else ""
         return {
+            "warnings": [cut] if cut else [],
             "output_format": self.body.output_format or "png",
             "size": f"{width}x{height}",
             "background": "opaque",
@@ -307,6 +313,22 @@ class Told:
             "largest_batch": self.job.shared,
             "seconds": round(time.perf_counter() - self.begun, 4),
         }
+
+
+def require_affordable(evaluations: int) -> None:
+    """Refuse a request of more network evaluations a picture than a server has time for.
+
+    Raises:
+        Refusal: it is one.
+    """
+    if evaluations > MOST_EVALUATIONS:
+        raise Refusal(
+            400,
+            f"num_inference_steps: with this plan and method it takes {evaluations} network "
+            f"evaluations a picture; up to {MOST_EVALUATIONS} are allowed.",
+            param="num_inference_steps",
+            code="invalid_value",
+        )
 
 
 async def _left(request: Request) -> None:
@@ -336,7 +358,7 @@ def _region(body: bytes, picture: bytes, each: Served) -> torch.Tensor:
     with Image.open(io.BytesIO(body)) as image:
         alpha = image.convert("RGBA").getchannel("A")
         clear = int(np.asarray(alpha).min()) < 255
-        shown = alpha if clear else image.convert("L")
+        shown = alpha if clear else _opened(body, "mask").convert("L")
     _, height, width = each.model.picture_shape
     small = shown.resize((width, height), Image.Resampling.BOX)
     white = torch.from_numpy(np.array(small, dtype=np.float32) / 255)

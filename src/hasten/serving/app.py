@@ -25,6 +25,7 @@ from hasten.serving.served import Served
 from hasten.serving.videos import Videos
 
 PAGE = Path(__file__).with_name("page")
+SAFE = {"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY"}
 STOPPING = 30.0  # seconds for what is under way when the server stops
 POLICY = "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:"
 REPORT_POLICY = (  # it carries its scripts and pictures with it
@@ -63,17 +64,22 @@ def application(
     _video_routes(app, videos)
     _other_routes(app, answering, metrics)
     app.middleware("http")(_counted(metrics))
-    app.add_middleware(Gate, rules=rules or Rules())
+    app.add_middleware(Gate, rules=rules or Rules(), refused=metrics.refused)
     return app
 
 
 def _counted(metrics: Metrics) -> Callable[..., Awaitable[Response]]:
     async def count(request: Request, go: Callable[[Request], Awaitable[Response]]) -> Response:
         begun = time.perf_counter()
-        response = await go(request)
-        route = getattr(request.scope.get("route"), "path", "other")
-        metrics.requests.labels(route, str(response.status_code)).inc()
-        metrics.seconds.labels(route).observe(time.perf_counter() - begun)
+        status = 500
+        try:
+            response = await go(request)
+            status = response.status_code
+        finally:
+            route = getattr(request.scope.get("route"), "path", "other")
+            metrics.requests.labels(route, str(status)).inc()
+            metrics.seconds.labels(route).observe(time.perf_counter() - begun)
+        response.headers.update(SAFE)
         return response
 
     return count
@@ -87,7 +93,7 @@ def _picture_routes(app: FastAPI, answering: Answering) -> None:
 
     @app.post("/v1/images/generations")
     async def generations(body: Generation, request: Request) -> Response:
-        return await told(request, answering.generation(body))
+        return await told(request, await answering.generation(body))
 
     @app.post("/v1/images/edits", openapi_extra=described(EditForm, image=True, mask=False))
     async def edits(request: Request) -> Response:
@@ -130,7 +136,7 @@ def _other_routes(app: FastAPI, answering: Answering, metrics: Metrics) -> None:
     async def model(name: str) -> JsonObject:
         return answering.told(answering.served(name))
 
-    @app.get("/health")
+    @app.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> Response:
         alive = answering.batcher.alive
         return JSONResponse({"status": "ok" if alive else "failed"}, 200 if alive else 503)
@@ -153,4 +159,4 @@ def _other_routes(app: FastAPI, answering: Answering, metrics: Metrics) -> None:
         def page(name: str = name) -> Response:
             return FileResponse(PAGE / name, headers={"Content-Security-Policy": POLICY})
 
-        app.get(address, include_in_schema=False)(page)
+        app.api_route(address, methods=["GET", "HEAD"], include_in_schema=False)(page)

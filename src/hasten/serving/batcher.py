@@ -71,7 +71,7 @@ class Job:
         order: what its lane begins the run with.
         rows: pictures; evaluations: network evaluations a picture.
         deadline: seconds from its coming to when it is given up.
-        previews: the evaluations, from 1, after which ``preview`` is called with the pictures
+        previews: the evaluations, from 1, at or after which ``preview`` is called with the pictures
             (rows, c, h, w) so far.
         pictures: the result, on the CPU. Cancelling it gives the job up before the next evaluation.
         shared: rows of the largest network call that it was part of.
@@ -82,13 +82,14 @@ class Job:
     rows: int
     evaluations: int
     deadline: float
-    previews: frozenset[int] = frozenset()
+    previews: tuple[int, ...] = ()
     preview: Callable[[torch.Tensor], object] = lambda pictures: None
     pictures: Future[torch.Tensor] = dataclasses.field(default_factory=Future)
     shared: int = 0
     due: float = 0.0
     begun: float = 0.0
     crossed: int = 0
+    shows: bool = False
     run: Run | None = None
 
     def fail(self, error: BaseException) -> None:
@@ -210,11 +211,13 @@ class Batcher:
     def _advance(self, jobs: list[Job]) -> None:
         started, rows = time.perf_counter(), sum(job.rows for job in jobs)
         runs = [job.run for job in jobs if job.run is not None]
+        asked = [len(run.pending) for run in runs]
         with beside(jobs[0].lane.engine):
             advance(runs)
         seconds = time.perf_counter() - started
-        for job in jobs:
-            job.crossed += 1
+        for job, count in zip(jobs, asked, strict=True):
+            before, job.crossed = job.crossed, job.crossed + count
+            job.shows = any(before < mark <= job.crossed for mark in job.previews)
             job.shared = max(job.shared, rows)
         key, mine = jobs[0].lane.key, seconds / rows
         before = self._seconds.get(key, mine)
@@ -233,7 +236,7 @@ class Batcher:
                     latents.append((job, job.run.result(), True))
                 except HastenError as error:
                     job.fail(error)
-            elif job.crossed in job.previews:
+            elif job.shows:
                 latents.append((job, job.run.x0, False))
         if not latents:
             return

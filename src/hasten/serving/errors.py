@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 
@@ -13,6 +14,7 @@ from starlette.exceptions import HTTPException
 from hasten.core.errors import NonFiniteError, UserError
 from hasten.serving.batcher import Busy, Closing, Late
 
+LOG = logging.getLogger(__name__)
 INVALID, SERVER, LIMIT = "invalid_request_error", "server_error", "rate_limit_error"
 FIELD = re.compile(r"^(\w+)(?: is|:|\[)")  # how an error of ours begins that names a field
 
@@ -63,6 +65,7 @@ def refusal_of(error: Exception) -> Refusal:
     if isinstance(error, UserError):
         field = FIELD.match(str(error))
         return Refusal(400, str(error), param=field and field[1], code="invalid_value")
+    LOG.error("a request failed", exc_info=error)
     return Refusal(500, f"{type(error).__name__}; the server's log says more.", kind=SERVER)
 
 

@@ -6,14 +6,14 @@ import asyncio
 import dataclasses
 import hmac
 import ipaddress
-from urllib.parse import urlsplit
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hasten.serving.errors import LIMIT, Refusal
 
 MEGABYTE = 1 << 20
-LARGEST_JSON, LARGEST_UPLOAD = 8 * MEGABYTE, 12 * MEGABYTE  # bytes of a body
+LARGEST_JSON, LARGEST_UPLOAD = 1 << 17, 12 * MEGABYTE  # bytes of a body
 SLOWEST = 20.0  # seconds until a body has come whole
 OPEN = ("/health", "/", "/page.js", "/page.css")  # answered without the token: they tell nothing
 
@@ -37,8 +37,10 @@ class Rules:
 class Gate:
     """Refuses what breaks the rules, without reading more of it than needed."""
 
-    def __init__(self, app: ASGIApp, rules: Rules) -> None:
-        self.app, self.rules, self._inside = app, rules, 0
+    def __init__(
+        self, app: ASGIApp, rules: Rules, refused: Callable[[int], object] = lambda status: None
+    ) -> None:
+        self.app, self.rules, self._refused, self._inside = app, rules, refused, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,6 +62,7 @@ class Gate:
             finally:
                 self._inside -= 1
         except Refusal as refusal:
+            self._refused(refusal.status)
             await refusal.response(scope, receive, send)
 
     def _check(self, scope: Scope, headers: dict[str, str]) -> None:
@@ -72,13 +75,14 @@ class Gate:
                 code="forbidden_host",
             )
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+        if origin is not None and origin.partition("://")[2] != headers.get("host"):
             raise Refusal(403, "pages of other sites may not use this server.", code="forbidden")
         token = self.rules.token
         if token is None or scope["path"] in OPEN:
             return
-        given = headers.get("authorization", "").partition("Bearer ")[2]
-        if not hmac.compare_digest(given.encode(), token.encode()):
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        right = hmac.compare_digest(given.strip().encode("latin-1"), token.encode())
+        if scheme.lower() != "bearer" or not right:
             raise Refusal(
                 401,
                 "the token is missing or wrong; send it as Authorization: Bearer TOKEN.",
@@ -88,9 +92,10 @@ class Gate:
 
 def _name(host: str) -> str:
     """Of a Host header, without its port."""
+    host = host.lower()
     if host.startswith("["):
         return host[1:].partition("]")[0]
-    return host.rpartition(":")[0] if ":" in host else host
+    return (host.rpartition(":")[0] if ":" in host else host).rstrip(".")
 
 
 def _is_local(name: str) -> bool:
@@ -139,4 +144,4 @@ async def _body(scope: Scope, receive: Receive, headers: dict[str, str]) -> Rece
 
 
 def _too_large(most: int) -> Refusal:
-    return Refusal(413, f"the body is larger than {most >> 20} MB.", code="too_large")
+    return Refusal(413, f"the body is larger than {most >> 10} kB.", code="too_large")

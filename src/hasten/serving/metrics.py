@@ -39,5 +39,9 @@ class Metrics:
         self.rows.observe(rows)
         self.evaluation.observe(seconds)
 
+    def refused(self, status: int) -> None:
+        """Note a request that did not reach a route."""
+        self.requests.labels("refused", str(status)).inc()
+
     def text(self) -> bytes:
         return generate_latest(self.registry)

@@ -114,14 +114,16 @@ class Served:
                 f"plan {plan} cannot be advanced an evaluation at a time, as a server does; set "
                 "executor=sequential and a solver that has a Program, such as dpmpp.",
             )
-            while len(self._samplers) >= KEPT:
-                del self._samplers[next(iter(self._samplers))]
+            named = {other.key for other in self.plans.values()}
+            others = [key for key in self._samplers if key not in named]
+            if len(others) >= KEPT:
+                del self._samplers[others[0]]
             self._samplers[plan.key] = sampler
         return sampler
 
     def lane(self, plan: Plan) -> Lane:
         """Where runs of ``plan`` go: those of one network share it."""
-        key = network_key(self.model, plan)
+        key = (*network_key(self.model, plan), *plan.levers)  # some levers are of the decoder
         with self._lock:
             if key in self._lanes:
                 return self._lanes[key]
@@ -232,7 +234,7 @@ def _run(order: Wanted, conditions: dict[str, Condition], denoiser: Denoiser) ->
     return Run(session, stepping(sampler.program, {"x": x}))
 
 
-def editor_of(sampler: Sampler, method: str, *, masked: bool) -> Editor:
+def editor_of(sampler: Sampler, method: str, masked: bool) -> Editor:
     """Edits with ``method`` on the sampler's plan.
 
     Raises:

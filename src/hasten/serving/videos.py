@@ -9,25 +9,30 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import torch
 
 from hasten.core.errors import HastenError, UserError
 from hasten.core.files import JsonObject
 from hasten.core.plan import Plan
 from hasten.editing.clip import ClipEdit, ClipEditor
+from hasten.editing.stream import Streaming
 from hasten.media.reading import open_clip
 from hasten.media.writing import ClipWriter
-from hasten.serving.answers import Answering
-from hasten.serving.batcher import Job
+from hasten.serving.answers import Answering, require_affordable
+from hasten.serving.batcher import Job, Late
 from hasten.serving.bodies import VideoForm
-from hasten.serving.errors import Refusal, refusal_of
-from hasten.serving.served import Served, Wanted
+from hasten.serving.errors import SERVER, Refusal, refusal_of
+from hasten.serving.served import Served, Wanted, editor_of
 
 MOST_JOBS = 16  # kept, the oldest that are done go first
 MOST_WAITING = 4
 MOST_FRAMES = 600  # of a clip that is edited
+MOST_SECONDS = 3600.0  # that a video may take
+POLL = 0.2  # seconds between looks at how far it is
 RATE = 8  # frames a second of a clip that a model makes, as its authors' pipelines write it
 
 
@@ -103,30 +108,55 @@ class Videos:
         """A job, queued.
 
         Raises:
-            Refusal: too many wait, or a field does not fit.
+            Refusal: too many wait, a field does not fit, or there is no room for the clip.
         """
         each = self._answering.served(form.model)
-        each.require_prompt(form.prompt)
-        name = form.plan or each.default
-        if name not in each.plans:
-            raise Refusal(400, f"plan: {name!r} is none of {', '.join(each.plans)}.", param="plan")
-        if each.makes_clips == (source is not None):
-            how = "makes clips and edits none; leave input_reference out"
-            other = "makes pictures; send a clip as input_reference, which it edits"
-            raise Refusal(
-                400,
-                f"input_reference: {each.name} {how if each.makes_clips else other}.",
-                param="input_reference",
-                code="invalid_value",
-            )
+        plan = self._checked(form, each, source is not None)
         job = self._queued(form, each)
-        make = self._generated(form, each, each.plans[name])
+        make = self._generated(form, each, plan)
         if source is not None:
             given = job.folder / "source"
-            given.write_bytes(source)
-            make = self._edited(form, each, each.plans[name], given)
+            try:
+                given.write_bytes(source)
+            except OSError as error:
+                self.delete(job.identity)
+                raise Refusal(
+                    503,
+                    f"the clip cannot be stored ({error.strerror}); try again later.",
+                    code="no_room",
+                    kind=SERVER,
+                    retry_after=60,
+                ) from error
+            make = self._edited(form, each, plan, given)
         self._pool.submit(_worked, job, make)
         return job.told()
+
+    def _checked(self, form: VideoForm, each: Served, edits: bool) -> Plan:
+        """The plan of a request whose fields fit."""
+        each.require_prompt(form.prompt)
+        name = form.plan or each.default
+        *_, height, width = each.model.picture_shape
+        own, how = f"{width}x{height}", "makes clips, and edits none; leave input_reference out"
+        if not each.makes_clips:
+            how = "makes pictures; send a clip as input_reference, which it edits"
+        wrong = {
+            "plan": name not in each.plans and f"{name!r} is none of {', '.join(each.plans)}.",
+            "input_reference": each.makes_clips == edits and f"{each.name} {how}.",
+            "size": form.size not in (None, "auto", own)
+            and f"{each.name} makes {own}, and edits in the clip's own size; leave size out.",
+            "seconds": form.seconds is not None
+            and "a clip is as long as the model makes it, or as the one it is edited from; leave "
+            "seconds out.",
+        }
+        for field, why in wrong.items():
+            if why:
+                raise Refusal(400, f"{field}: {why}", param=field, code="invalid_value")
+        plan = each.plans[name]
+        if edits:
+            each.require_prompt(form.source_prompt or form.prompt)
+            editor = editor_of(each.sampler(plan), form.method, False)
+            require_affordable(editor.program.evaluations)
+        return plan
 
     def _queued(self, form: VideoForm, each: Served) -> VideoJob:
         with self._lock:
@@ -161,18 +191,15 @@ class Videos:
             wanted = Wanted(sampler=sampler, prompts=(form.prompt,), seed=seed)
             with answering.batcher.turns:
                 lane = each.lane(plan)
-            submitted = answering.batcher.submit(
-                Job(
-                    lane=lane,
-                    order=wanted,
-                    rows=1,
-                    evaluations=sampler.program.evaluations,
-                    deadline=24 * 3600.0,
-                    previews=frozenset(range(1, sampler.program.evaluations)),
-                    preview=lambda _: _moved(job, submitted),
-                )
+            asked = Job(
+                lane=lane,
+                order=wanted,
+                rows=1,
+                evaluations=sampler.program.evaluations,
+                deadline=MOST_SECONDS,
             )
-            (clip,) = submitted.pictures.result()
+            answering.batcher.submit(asked)
+            (clip,) = _waited(job, asked)
             with ClipWriter(job.out, clip.shape[-1], clip.shape[-2], RATE) as writer:
                 for frame in clip:
                     writer.write(frame.expand(3, -1, -1))
@@ -194,14 +221,24 @@ class Videos:
                     param="input_reference",
                 )
 
+            begun = time.monotonic()
+
             def told(edit: ClipEdit) -> None:
-                if job.stopped:
-                    raise Stopped("stopped")
                 if edit.frames > MOST_FRAMES:
                     raise UserError(f"input_reference has more than {MOST_FRAMES} frames.")
+                if time.monotonic() - begun > MOST_SECONDS:
+                    raise Late(f"the clip took more than {MOST_SECONDS:g} s; send a shorter one.")
                 job.progress = min(99, 100 * edit.frames // (frames or MOST_FRAMES))
 
-            with answering.batcher.turns:
+            @contextlib.contextmanager
+            def turn() -> Iterator[None]:
+                if job.stopped:
+                    raise Stopped("the video was deleted.")
+                with answering.batcher.turns:
+                    yield
+
+            with turn():
+                rows = each.lane(plan).rows
                 editor = ClipEditor.of(
                     each.model,
                     each.asked(form.prompt),
@@ -210,8 +247,8 @@ class Videos:
                     plan=plan,
                     seed=form.seed or 0,
                 )
-            editor = dataclasses.replace(editor, turn=answering.batcher.turns)
-            editor(given, job.out, progress=told)
+            editor = dataclasses.replace(editor, turn=turn)
+            editor(given, job.out, settings=Streaming(depth=rows), progress=told)
 
         return make
 
@@ -248,10 +285,18 @@ class Videos:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _moved(job: VideoJob, submitted: Job) -> None:
-    job.progress = min(99, 100 * submitted.crossed // submitted.evaluations)
-    if job.stopped:
-        submitted.pictures.cancel()
+def _waited(job: VideoJob, asked: Job) -> torch.Tensor:
+    """The pictures of ``asked``, while ``job`` tells how far it is."""
+    while True:
+        try:
+            return asked.pictures.result(POLL)
+        except TimeoutError:
+            if asked.pictures.done():  # it was late
+                raise
+        job.progress = min(99, 100 * asked.crossed // asked.evaluations)
+        if job.stopped:
+            asked.pictures.cancel()
+            raise Stopped("the video was deleted.")
 
 
 def _worked(job: VideoJob, make: Callable[[VideoJob], object]) -> None:
@@ -264,5 +309,6 @@ def _worked(job: VideoJob, make: Callable[[VideoJob], object]) -> None:
         with contextlib.suppress(OSError):
             job.out.unlink(missing_ok=True)
         job.error, job.status = refusal_of(error), "failed"
+        job.error.message = job.error.message.replace(str(job.folder / "source"), "input_reference")
         return
     job.progress, job.completed, job.status = 100, int(time.time()), "completed"

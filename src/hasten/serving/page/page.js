@@ -57,7 +57,7 @@ function showModel() {
   find("prompt").required = prompts;
   find("asks").textContent = prompts ? "Prompt" : `Class, 0 to ${labels - 1}`;
   find("tab-edit").hidden = makes === "clips";
-  find("report").hidden = !model().report;
+  find("report").hidden = !model().report || state.token !== ""; // a link sends no token
   find("report").href = `/report/${model().id}`;
   const small = Math.max(...size.split("x").map(Number)) < SMALL;
   for (const id of ["shown", "video", "both", "mask", "gallery"]) {
@@ -176,6 +176,7 @@ async function make() {
       `${seconds(took)}, ${seconds(facts.seconds)} of it on the server; ${facts.evaluations} ` +
       `network evaluations; seed ${facts.seed}`;
     find("took").title = facts.plan_text;
+    problem(facts.warnings.join(" "));
     remember(done, find("took").textContent);
     const best = model().plans.best && facts.plan !== "best";
     state.last = { body: { ...body, seed: facts.seed, n: 1, plan: "best" }, picture: done[0], name: facts.plan };
