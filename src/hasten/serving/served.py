@@ -143,10 +143,13 @@ class Served:
         with self._lock:
             return self._lanes.setdefault(key, lane)
 
+    @torch.inference_mode()
     def warm_(self) -> None:
         """Prepare every plan's network at the batch sizes it will meet, and time each plan."""
         for name, plan in self.plans.items():
-            self.lane(plan)
+            lane = self.lane(plan)
+            for rows in (rows for rows in ROWS if rows <= lane.rows):
+                lane.decode(torch.zeros(rows, *self.model.shape, device=self.model.device))
             sampler, prompt = self.sampler(plan), self._any_prompt
             for _ in range(2):  # the first run of a graph takes longer
                 begun = time.perf_counter()
