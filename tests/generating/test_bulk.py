@@ -153,14 +153,14 @@ def test_ctrl_c_leaves_whole_shards_and_the_same_command_goes_on(
 
 
 def test_a_full_disk_is_one_line_and_what_is_done_stays(run, folder, tmp_path, monkeypatch):
-    out, fsync = tmp_path / "a", storing._fsync
+    out, fsync = tmp_path / "a", storing.fsync
 
     def full(path):
         if "shard-000001" in path.name:
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(path)
 
-    monkeypatch.setattr(storing, "_fsync", full)
+    monkeypatch.setattr(storing, "fsync", full)
     asked = ("--plan", TWO, "--n", 7, "--shard", 3, "--quiet", "--out", out)
     status, _, err = run("generate", folder, *asked)
     assert status == 2

@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+import hasten
+from hasten.core.plan import Plan
+from hasten.serving.served import Served
 from served_models import serving
 
 openai = pytest.importorskip("openai")
@@ -379,3 +382,19 @@ def test_a_video_that_is_deleted_stops(client, served_mnist, tmp_path):
             return
         time.sleep(0.05)
     pytest.fail("the deleted video still runs")
+
+
+def test_a_negative_prompt_without_guidance_is_refused():
+    model = hasten.load("builtin:shapes", prompts=[""])
+    plan = Plan(solver="ddim", grid="uniform", steps=1, guidance=3.0)
+    with serving([Served("builtin:shapes", model, {"balanced": plan})]) as address:
+        url = f"{address}/v1/images/generations"
+        body = {"prompt": "a red circle", "negative_prompt": "a blue star", "seed": 1}
+        answer = httpx.post(url, json={**body, "guidance_scale": 1})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "negative_prompt"
+        pictures = [
+            httpx.post(url, json=each, timeout=60).json()["data"]
+            for each in (body, {**body, "negative_prompt": ""})
+        ]
+        assert pictures[0] != pictures[1]

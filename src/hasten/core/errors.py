@@ -6,6 +6,7 @@ import difflib
 import math
 import numbers
 import reprlib
+import signal
 from collections.abc import Iterable
 
 
@@ -86,3 +87,13 @@ def require_choice(name: str, value: object, allowed: Iterable[str]) -> None:
     """Raise unless ``value`` is one of the words ``allowed``."""
     names = list(allowed)
     require(value in names, f"{name} is {value!r}. {nearest(str(value), names)}")
+
+
+def ended_by(status: int) -> str:
+    """How a process ended, from its exit status: that, or the name of the signal that killed it."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"

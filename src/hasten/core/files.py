@@ -129,7 +129,7 @@ def new_folder(target: Path, facts: Mapping[str, object] | None = None) -> Itera
                 if old.exists():
                     old.replace(target)
                 raise
-            _fsync(target.parent)
+            fsync(target.parent)
             shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
@@ -197,11 +197,12 @@ def _named(target: Path) -> Iterator[None]:
 def _fsync_tree(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
-            _fsync(path)
-    _fsync(folder)
+            fsync(path)
+    fsync(folder)
 
 
-def _fsync(path: Path) -> None:
+def fsync(path: Path) -> None:
+    """Have what was written to a file, or the names in a folder, on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -16,7 +15,7 @@ from typing import Protocol
 
 import torch
 
-from hasten.core.errors import HastenError, UserError
+from hasten.core.errors import HastenError, UserError, ended_by
 from hasten.core.files import JsonObject
 from hasten.generating.job import Job
 from hasten.generating.maker import Maker, Outcome, Progress, State
@@ -165,7 +164,7 @@ class Processes:
 
     def _died(self, number: int) -> Outcome | None:
         worker = self._workers.pop(number)
-        ending = _ending(worker.wait())
+        ending = ended_by(worker.wait())
         shard = self._at.pop(number, None)
         if not self._workers:
             raise HastenError(f"a process for shards has ended ({ending}); start again.")
@@ -174,12 +173,3 @@ class Processes:
             return None
         message = f"shard {shard}: its process has ended ({ending})"
         return Outcome(shard=shard, state=State.FAILED, message=message)
-
-
-def _ending(status: int) -> str:
-    if status >= 0:
-        return f"exit status {status}"
-    try:
-        return signal.Signals(-status).name
-    except ValueError:
-        return f"signal {-status}"

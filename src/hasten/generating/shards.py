@@ -18,7 +18,7 @@ from pathlib import Path
 import filelock
 
 from hasten.core.errors import UserError, require
-from hasten.core.files import JsonObject, read_json, require_writable, sha256, write_text
+from hasten.core.files import JsonObject, fsync, read_json, require_writable, sha256, write_text
 
 JOB = "job.json"
 LOCKS = ".locks"
@@ -70,15 +70,15 @@ class Shards:
         file = self.file(shard)
         with named(self.folder):
             for path in (*(beside.iterdir() if beside.is_dir() else ()), beside):
-                _fsync(path)
+                fsync(path)
             where = {"shard": file.name, "shard_sha256": _digest(beside)}
             lines = [json.dumps({**row, **where}, ensure_ascii=False) for row in rows]
             if file.is_dir():  # without its manifest
                 shutil.rmtree(file)
             beside.replace(file)
-            _fsync(self.folder)
+            fsync(self.folder)
             write_text(self.manifest(shard), "\n".join(lines) + "\n")
-            _fsync(self.folder)
+            fsync(self.folder)
 
     def verify(self, shard: int, items: range) -> bool:
         """Whether a shard that has a manifest is whole; if not, the manifest is removed, and it
@@ -199,11 +199,3 @@ def _digest(path: Path) -> str:
         return sha256(path)
     lines: Iterable[str] = (f"{file.name} {sha256(file)}\n" for file in sorted(path.iterdir()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -31,7 +31,6 @@ from hasten.serving.served import Served, Wanted, editor_of
 JPEG_BY_DEFAULT = 90  # OpenAI's 100 says "as good as it gets", which is twice as large
 
 MOST_EVALUATIONS = 1000  # of a picture
-Picture = torch.Tensor
 Finish = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -129,6 +128,14 @@ class Answering:
             negative=body.negative_prompt or "",
             seed=seed,
         )
+        if wanted.negative and plan.guidance == 1.0:
+            raise Refusal(
+                400,
+                f"negative_prompt: plan {name!r} has no guidance, so it would have no effect; give "
+                "guidance_scale, or drop it.",
+                param="negative_prompt",
+                code="invalid_value",
+            )
         return self._submitted(each, name, body, wanted)
 
     async def edit(self, form: EditForm, picture: bytes, mask: bytes | None) -> Told:

@@ -24,7 +24,7 @@ import torch
 
 from hasten.adapters.load import load
 from hasten.core.codec import codecs
-from hasten.core.errors import UserError
+from hasten.core.errors import UserError, ended_by
 from hasten.core.model import Model
 from hasten.core.prediction import predictions
 from hasten.tuning.requests import (
@@ -101,7 +101,7 @@ class WorkerProcess:
         assert process is not None
         with contextlib.suppress(subprocess.TimeoutExpired):
             if line is None:  # its output ended, so it is about to
-                ending = _ending(process.wait(EXIT_TIMEOUT_S))
+                ending = ended_by(process.wait(EXIT_TIMEOUT_S))
                 return Outcome(failure=f"its process was killed ({ending})", killed=True)
         process.kill()
         process.wait()
@@ -174,15 +174,6 @@ def _pump(process: subprocess.Popen[str], lines: queue.Queue[str | None]) -> Non
     for line in process.stdout:
         lines.put(line)
     lines.put(None)
-
-
-def _ending(status: int) -> str:
-    if status >= 0:
-        return f"exit status {status}"
-    try:
-        return signal.Signals(-status).name
-    except ValueError:
-        return f"signal {-status}"
 
 
 def _setup(executor: TrialExecutor) -> Json:
