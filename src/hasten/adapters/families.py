@@ -141,10 +141,7 @@ class CapturedFamily(DiffusersFamily):
     def call(
         self, net: nn.Module, x: torch.Tensor, t: torch.Tensor, condition: Condition
     ) -> torch.Tensor:
-        leaves = condition.branches[COND]
-        if leaves and "labels" not in leaves:
-            return net(x, t, condition.values(x, t))
-        return net(x, t, condition.labels)
+        return net(x, t, _read_by_captured(condition, x, t))
 
     def prompts(self, net: nn.Module) -> Prompts | None:
         return getattr(net.module if isinstance(net, Network) else net, "prompts", None)
@@ -215,14 +212,25 @@ class CapturedSplit(nn.Module):
         self,
         x: torch.Tensor,
         t: torch.Tensor,
-        condition: torch.Tensor | None = None,
+        condition: Condition | torch.Tensor | None = None,
         *features: torch.Tensor,
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        answer = self._span(lambda: self.net(x, t, condition), len(x), features)
+        given: Any = condition
+        if isinstance(condition, Condition):
+            given = _read_by_captured(condition, x, t)
+        answer = self._span(lambda: self.net(x, t, given), len(x), features)
         if isinstance(answer, tuple):
             answer, new = answer
             return answer, *new
         return answer
+
+
+def _read_by_captured(
+    condition: Condition, x: torch.Tensor, t: torch.Tensor
+) -> torch.Tensor | dict[str, Any] | None:
+    """What a captured network is given: labels, or what belongs to other prompts, by path."""
+    leaves = condition.branches[COND]
+    return condition.values(x, t) if leaves and "labels" not in leaves else condition.labels
 
 
 class DiT(DiffusersFamily):
@@ -313,7 +321,9 @@ class SplitNetwork(nn.Module):
         condition: Condition | torch.Tensor | None = None,
         *features: torch.Tensor,
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        return self.module(x, t, read_by_split(condition), *features)
+        if not isinstance(self.module, CapturedSplit):
+            condition = read_by_split(condition)
+        return self.module(x, t, condition, *features)
 
 
 def read_by_split(condition: Condition | torch.Tensor | None) -> torch.Tensor | None:
