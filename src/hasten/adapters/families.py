@@ -215,9 +215,8 @@ class CapturedSplit(nn.Module):
         condition: Condition | torch.Tensor | None = None,
         *features: torch.Tensor,
     ) -> torch.Tensor | tuple[torch.Tensor, ...]:
-        given: Any = condition
-        if isinstance(condition, Condition):
-            given = _read_by_captured(condition, x, t)
+        captured = isinstance(condition, Condition)
+        given = _read_by_captured(condition, x, t) if captured else condition
         answer = self._span(lambda: self.net(x, t, given), len(x), features)
         if isinstance(answer, tuple):
             answer, new = answer
@@ -227,7 +226,7 @@ class CapturedSplit(nn.Module):
 
 def _read_by_captured(
     condition: Condition, x: torch.Tensor, t: torch.Tensor
-) -> torch.Tensor | dict[str, Any] | None:
+) -> torch.Tensor | dict[str, object] | None:
     """What a captured network is given: labels, or what belongs to other prompts, by path."""
     leaves = condition.branches[COND]
     return condition.values(x, t) if leaves and "labels" not in leaves else condition.labels
